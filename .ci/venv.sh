@@ -1,0 +1,43 @@
+# Sourced by notebooks/start and tests/run, in the root of the repository.
+
+venv=.venv
+
+# A Python that is new enough, by whatever name it goes here.
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "Expected Python 3.11 or newer and found none: install one, or set PYTHON to it." >&2
+  return 1
+}
+
+# What the environment was made from; when it changes, pip runs again.
+fingerprint() {
+  "$venv/bin/python" - "$1" <<'PYTHON'
+import hashlib, pathlib, sys
+digest = hashlib.sha256(f"{sys.argv[1]} {sys.version} {pathlib.Path.cwd()}".encode())
+for name in ("pyproject.toml", "binder/constraints.txt"):
+    digest.update(pathlib.Path(name).read_bytes())
+print(digest.hexdigest())
+PYTHON
+}
+
+# install_extras NAME: the package, editable, with the extras NAME, in .venv.
+install_extras() {
+  local stamp="$venv/.installed-$1" python
+  if ! "$venv/bin/python" -c "" 2>/dev/null; then
+    python=$(find_python) || return 1
+    "$python" -m venv --clear "$venv" || return 1
+  fi
+  if [[ -f $stamp && $(<"$stamp") == "$(fingerprint "$1")" ]]; then
+    return 0
+  fi
+  echo "Installing cka_notebook and its extras '$1' into $venv (some minutes the first time)"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint binder/constraints.txt --editable ".[$1]" || return 1
+  fingerprint "$1" >"$stamp"
+}

@@ -1,0 +1,104 @@
+"""The package as a whole: what importing costs, what is public, what is committed."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import cka_notebook
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+PUBLIC = {
+    "CKA",
+    "CKAExplorer",
+    "CKAResult",
+    "hsic",
+    "metrics",
+    "plot_cka_comparison",
+    "plot_cka_heatmap",
+    "plot_cka_trend",
+}
+HEAVY = {"anywidget", "bokeh", "ipywidgets", "matplotlib", "pandas", "xarray"}
+
+
+def test_importing_loads_neither_the_page_half_nor_what_is_optional():
+    program = "import sys, cka_notebook; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "torch" in done.stdout.split()
+    assert HEAVY.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_a_public_name_resolves_and_is_listed(name):
+    assert getattr(cka_notebook, name) is not None
+    assert name in dir(cka_notebook)
+    assert name in cka_notebook.__all__
+
+
+def test_nothing_else_is_public():
+    assert {n for n in cka_notebook.__all__ if not n.startswith("_")} == PUBLIC
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = cka_notebook.no_such_name
+
+
+def test_the_version_is_that_of_the_metadata():
+    assert cka_notebook.__version__ == version("cka-notebook")
+
+
+def test_there_are_notebooks():
+    assert "01_quickstart.ipynb" in [path.name for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_committed_without_outputs(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert code
+    assert all(cell["outputs"] == [] for cell in code)
+    assert all(cell["execution_count"] is None for cell in code)
+    assert "widgets" not in notebook["metadata"]
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_what_the_readme_runs_is_there():
+    scripts = re.findall(r"^bash (\S+)", README, flags=re.MULTILINE)
+    assert {"notebooks/start", "tests/run"} <= set(scripts)
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_what_the_readme_links_to_is_there():
+    targets = [
+        target.split("#")[0]
+        for target in re.findall(r"\]\(([^)\s]+)\)", README)
+        if not target.startswith(("http", "#"))
+    ]
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_what_the_readme_calls_files_of_the_package_is_there():
+    files = re.findall(
+        r"`((?:cka_notebook|js|notebooks|tests|binder)/[\w./]+)`", README
+    )
+    assert files
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["widget.js", "widget.css"])
+def test_the_bundle_names_no_other_site(name):
+    bundle = (ROOT / "cka_notebook" / "static" / name).read_text(encoding="utf-8")
+    namespaces = "http://www.w3.org/"
+    addresses = re.findall(r"(?:https?:)?//[\w-]+(?:\.[\w-]+)+[^\s\"'`]*", bundle)
+    assert [url for url in addresses if not url.startswith(namespaces)] == []
