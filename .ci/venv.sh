@@ -37,7 +37,7 @@ install_extras() {
     return 0
   fi
   echo "Installing cka_notebook and its extras '$1' into $venv (some minutes the first time)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --constraint binder/constraints.txt --editable ".[$1]" || return 1
   fingerprint "$1" >"$stamp"
 }
