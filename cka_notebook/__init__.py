@@ -1,0 +1,49 @@
+"""Compare neural networks layer by layer, live in a notebook.
+
+Importing this loads torch and the engine. What draws (Bokeh, anywidget) is loaded when
+it is first asked for, so a cluster node pays nothing for it.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from . import hsic, metrics
+from ._engine import CKA
+from ._result import CKAResult
+
+if TYPE_CHECKING:
+    from ._explorer import CKAExplorer
+    from ._figures import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
+
+__version__ = version("cka-notebook")
+
+__all__ = [
+    "CKA",
+    "CKAExplorer",
+    "CKAResult",
+    "__version__",
+    "hsic",
+    "metrics",
+    "plot_cka_comparison",
+    "plot_cka_heatmap",
+    "plot_cka_trend",
+]
+
+_LATE = {
+    "CKAExplorer": "_explorer",
+    "plot_cka_comparison": "_figures",
+    "plot_cka_heatmap": "_figures",
+    "plot_cka_trend": "_figures",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f".{_LATE[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

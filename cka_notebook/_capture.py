@@ -1,0 +1,352 @@
+"""Forward hooks that live exactly as long as a `with` block and keep no activation.
+
+Inside the hook an activation is reduced to its packed Gram matrix. What happens to the
+tensor afterwards, such as an in-place ReLU or ``out += identity``, cannot change it.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from . import hsic
+from ._layers import Layer, LayerTree, Output
+
+OUTPUT_KEYS = ("last_hidden_state", "logits")
+"""Where Hugging Face outputs keep what the next layer sees."""
+
+PROBE_EXAMPLES = (3, 2)
+"""The axis that changes with the number of examples is the batch axis."""
+
+Features = Callable[[Tensor], Tensor]
+"""From activations (n, ...) of one layer to its features (n, ...)."""
+
+
+@dataclass(slots=True)
+class Grams:
+    """What one forward pass of one model gave.
+
+    Attributes:
+        z: Packed U-centered Gram matrices, ``(u, m)``; equal tensors share one.
+        scales: Scale of each row of ``z``, ``(u,)``.
+        traces: Trace of each centered Gram matrix, ``(u,)``.
+        index: Row of ``z`` for each layer; -1 where there is none.
+        problems: Why there is none, by layer.
+    """
+
+    z: Tensor
+    scales: Tensor
+    traces: Tensor
+    index: list[int]
+    problems: dict[int, str]
+
+
+class Capture:
+    """Packed Gram matrices of the chosen layers of one model, batch after batch.
+
+    Use as a context manager; hooks exist inside it only. Forward passes of other
+    threads, and those outside of `begin` and `finish`, are ignored.
+
+    Args:
+        layers: The layers, in the order of the rows.
+        features: For each layer, what is made of its activations before the Gram.
+    """
+
+    def __init__(self, layers: Sequence[Layer], features: Sequence[Features]) -> None:
+        self._layers = layers
+        self._features = features
+        self._rows: dict[nn.Module, list[tuple[int, Layer]]] = {}
+        for row, layer in enumerate(layers):
+            self._rows.setdefault(layer.module, []).append((row, layer))
+        self._handles: list[RemovableHandle] = []
+        self._thread: int | None = None
+        self._buffer = torch.empty(0)
+        self._clear(0)
+
+    def __enter__(self) -> Self:
+        hook = _Hook(self._on_output)
+        self._handles = [module.register_forward_hook(hook) for module in self._rows]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._buffer = torch.empty(0)
+        self._clear(0)
+
+    def begin(self, examples: int) -> None:
+        """Expect the forward pass of one batch, in this thread."""
+        self._clear(examples)
+        self._thread = threading.get_ident()
+
+    def finish(self) -> Grams:
+        """The Gram matrices of that forward pass."""
+        self._thread = None
+        for row, layer in enumerate(self._layers):
+            if self._index[row] < 0:
+                self._problems.setdefault(row, _missing(layer))
+        count = len(self._scales)
+        grams = Grams(
+            self._buffer[:count],
+            torch.stack(self._scales) if count else torch.empty(0),
+            torch.stack(self._traces) if count else torch.empty(0),
+            self._index,
+            self._problems,
+        )
+        self._clear(0)
+        return grams
+
+    def _clear(self, examples: int) -> None:
+        self._examples = examples
+        self._calls: dict[nn.Module, int] = {}
+        self._index = [-1] * len(self._layers)
+        self._problems: dict[int, str] = {}
+        self._scales: list[Tensor] = []
+        self._traces: list[Tensor] = []
+        self._seen: dict[int, tuple[weakref.ref[Tensor], int, Features, int]] = {}
+
+    def _on_output(self, module: nn.Module, _: Any, output: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        call = self._calls.get(module, 0)
+        self._calls[module] = call + 1
+        for row, layer in self._rows[module]:
+            if layer.call == call:
+                self._reduce(row, layer, output)
+
+    def _reduce(self, row: int, layer: Layer, output: Any) -> None:
+        found = tensor_of(output)
+        if isinstance(found, str):
+            self._problems[row] = found
+            return
+        features = self._features[row]
+        gram = self._same_as_before(found, features)
+        if gram is None:
+            rows = batch_first(found.detach(), layer.output)
+            if len(rows) != self._examples:
+                self._problems[row] = (
+                    f"output of shape {tuple(found.shape)} for {self._examples} examples"
+                )
+                return
+            with torch.autocast(found.device.type, enabled=False):
+                gram = self._store(hsic.packed_gram(features(rows).flatten(1)))
+            version = found._version  # noqa: SLF001 the only sign of an in-place change
+            self._seen[id(found)] = weakref.ref(found), version, features, gram
+        self._index[row] = gram
+
+    def _same_as_before(self, found: Tensor, features: Features) -> int | None:
+        """Gram of the very same tensor, handed on by an Identity or a container.
+
+        The weak reference tells it from a later tensor at the same address, the version
+        from one changed in place since.
+        """
+        entry = self._seen.get(id(found))
+        if entry is None or entry[0]() is not found or entry[2] is not features:
+            return None
+        return entry[3] if entry[1] == found._version else None  # noqa: SLF001 as above
+
+    def _store(self, packed: hsic.PackedGram) -> int:
+        """Keep a packed Gram matrix on the device of the batch's first one."""
+        index = len(self._scales)
+        size = (len(self._layers), len(packed.z))
+        if index == 0 and not _fits(self._buffer, size, packed.z):
+            self._buffer = packed.z.new_empty(size)
+        device = self._buffer.device
+        self._buffer[index].copy_(packed.z, non_blocking=True)
+        self._scales.append(packed.scale.to(device, non_blocking=True))
+        self._traces.append(packed.trace.to(device, non_blocking=True))
+        return index
+
+
+class _Hook:
+    """A forward hook that a copy or pickle of the model leaves behind."""
+
+    def __init__(self, function: Callable[[nn.Module, Any, Any], None]) -> None:
+        self._function = function
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._function(module, args, output)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
+        return no_hook
+
+    def __reduce__(self) -> str:
+        return "no_hook"
+
+
+def no_hook(*_: Any) -> None:
+    """What a copy of a hooked model has in place of our hook."""
+
+
+def probe(tree: LayerTree, run: Callable[[int | None], int]) -> None:
+    """Learn which modules are called, in what order and with what outputs.
+
+    Args:
+        tree: Gets what was learned.
+        run: ``run(count)`` runs the model on the first ``count`` examples of a batch,
+            or on all with None, and returns how many there were.
+    """
+    try:
+        seen = [_observe(tree, run, count) for count in PROBE_EXAMPLES]
+    except Exception:  # noqa: BLE001 some models refuse small batches; the real one decides
+        seen = []
+    (more, calls), (fewer, others) = seen if len(seen) == 2 else [(0, []), (0, [])]
+    same_modules = [c.module for c in calls] == [c.module for c in others]
+    if not calls or more == fewer or not same_modules:
+        examples, calls = _observe(tree, run, None)
+        outputs = [_by_size(call, examples) for call in calls]
+    else:
+        outputs = [
+            _by_change(a, b, more, fewer) for a, b in zip(calls, others, strict=True)
+        ]
+    found: dict[nn.Module, list[Output]] = {}
+    for order, (call, output) in enumerate(zip(calls, outputs, strict=True)):
+        found.setdefault(call.module, []).append(
+            Output(order, output.shape, output.axis, output.groups, output.reason)
+        )
+    tree.learn(found)
+
+
+def tensor_of(output: Any) -> Tensor | str:
+    """The tensor to compare in a module's output, or why there is none."""
+    if isinstance(output, Tensor):
+        return _usable(output)
+    if output is None:
+        return "no output"
+    if isinstance(output, Mapping):
+        first = [output[key] for key in OUTPUT_KEYS if output.get(key) is not None]
+        items = [*first, *output.values()]
+    elif isinstance(output, list | tuple):
+        items = list(output)
+    else:
+        return f"output of type {type(output).__name__}"
+    found = [tensor_of(item) for item in items]
+    tensor = next((item for item in found if isinstance(item, Tensor)), None)
+    reasons = [item for item in found if isinstance(item, str)]
+    return tensor if tensor is not None else (reasons or ["empty output"])[0]
+
+
+def batch_first(activations: Tensor, output: Output) -> Tensor:
+    """Activations as (n, ...), whatever their batch axis."""
+    rows = activations.movedim(output.axis, 0) if output.axis else activations
+    if output.groups > 1 and len(rows) % output.groups == 0:
+        rows = rows.unflatten(0, (-1, output.groups))
+    return rows.unsqueeze(1) if rows.ndim == 1 else rows
+
+
+@dataclass(slots=True)
+class _Call:
+    """One observed call: its tensor's shape and first rows, or what is wrong."""
+
+    module: nn.Module
+    shape: tuple[int, ...] = ()
+    reason: str | None = None
+    rows: Tensor | None = None
+
+
+def _observe(
+    tree: LayerTree, run: Callable[[int | None], int], count: int | None
+) -> tuple[int, list[_Call]]:
+    calls: list[_Call] = []
+    thread = threading.get_ident()
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        if threading.get_ident() == thread:
+            calls.append(_describe(module, tensor_of(output), count))
+
+    with _hooked(tree, note):
+        examples = run(count)
+    return examples, calls
+
+
+def _describe(module: nn.Module, found: Tensor | str, count: int | None) -> _Call:
+    if isinstance(found, str):
+        return _Call(module, reason=found)
+    shape = tuple(found.shape)
+    grouped = bool(count) and shape[0] != count and shape[0] % (count or 1) == 0
+    # A copy: the probe runs few examples, and what follows may change the tensor.
+    return _Call(module, shape, rows=found.detach().clone() if grouped else None)
+
+
+@contextmanager
+def _hooked(tree: LayerTree, function: Callable[..., None]) -> Iterator[None]:
+    modules = {id(node.module): node.module for node in tree.nodes}.values()
+    hook = _Hook(function)
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _by_change(call: _Call, other: _Call, more: int, fewer: int) -> Output:
+    """Batch axis from two calls with different numbers of examples."""
+    reason = call.reason or other.reason
+    if reason is not None or len(call.shape) != len(other.shape):
+        return Output(0, reason=reason or "output of varying rank")
+    pairs = list(zip(call.shape, other.shape, strict=True))
+    if (more, fewer) in pairs:
+        axis = pairs.index((more, fewer))
+        return Output(0, _open_shape(call.shape, axis), axis)
+    if call.shape == other.shape:
+        return Output(0, reason="output does not depend on the batch")
+    size, less = pairs[0]
+    groups = size // more
+    if size == groups * more and less == groups * fewer and _grouped(call, other):
+        return Output(0, _open_shape(call.shape, 0), 0, groups)
+    return Output(0, reason=f"no batch axis in output of shape {call.shape}")
+
+
+def _grouped(call: _Call, other: _Call) -> bool:
+    """Whether rows of one example lie together: the first ones are then the same."""
+    if call.rows is None or other.rows is None:
+        return False
+    first, same = other.rows.float(), call.rows[: len(other.rows)].float()
+    tolerance = 1e-3 * float(first.abs().max())
+    return first.shape == same.shape and bool(
+        torch.allclose(first, same, rtol=1e-3, atol=tolerance)
+    )
+
+
+def _by_size(call: _Call, examples: int) -> Output:
+    """Batch axis as the first of the right size, where small batches do not run."""
+    if call.reason is not None:
+        return Output(0, reason=call.reason)
+    if examples not in call.shape:
+        reason = f"no batch axis in output of shape {call.shape}"
+        return Output(0, reason=reason)
+    axis = call.shape.index(examples)
+    return Output(0, _open_shape(call.shape, axis), axis)
+
+
+def _open_shape(shape: tuple[int, ...], axis: int) -> tuple[int | None, ...]:
+    return (*shape[:axis], None, *shape[axis + 1 :])
+
+
+def _usable(tensor: Tensor) -> Tensor | str:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "sparse or nested output"
+    if tensor.is_complex():
+        return "complex output"
+    if not tensor.is_floating_point():
+        return "integer output"
+    return tensor if tensor.ndim > 0 else "scalar output"
+
+
+def _missing(layer: Layer) -> str:
+    if layer.call == 0:
+        return "not called"
+    return f"called fewer than {layer.call + 1} times"
+
+
+def _fits(buffer: Tensor, size: tuple[int, int], like: Tensor) -> bool:
+    same = buffer.dtype == like.dtype and buffer.device == like.device
+    return same and buffer.shape == size

@@ -1,0 +1,126 @@
+"""From activations to features: what becomes of tokens and positions before the Gram."""
+
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+Pool = str | Callable[[Tensor], Tensor]
+
+POOLS = ("auto", "flatten", "mean", "cls", "last")
+
+
+class Pooling:
+    """Makes features (n, ...) of activations (n, ...), with the masks of a batch.
+
+    ``"auto"`` averages sequences over the tokens that their attention mask keeps, and
+    flattens everything else. ``"mean"`` averages over tokens of (n, tokens, p) and over
+    positions of (n, channels, ...); ``"cls"`` and ``"last"`` take one token.
+
+    Args:
+        pool: One choice for all layers, or a dict from layer names or globs to choices;
+            the first match counts, and ``"auto"`` where there is none.
+
+    Raises:
+        ValueError: If a choice is unknown.
+    """
+
+    def __init__(self, pool: Pool | Mapping[str, Pool] = "auto") -> None:
+        self._choices = dict(pool) if isinstance(pool, Mapping) else {"*": pool}
+        for choice in self._choices.values():
+            if not callable(choice) and choice not in POOLS:
+                known = ", ".join(repr(name) for name in POOLS)
+                msg = f"Expected `pool` to be {known} or a callable, got {choice!r}."
+                raise ValueError(msg)
+        self._made: dict[tuple[Pool, bool], Callable[[Tensor], Tensor]] = {}
+        self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.masked = False
+        """Whether a mask has left padding out of any layer."""
+
+    def begin(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
+        """Take the attention masks of the batch that comes."""
+        self._masks = mask, decoder_mask
+
+    def features(self, layer: str) -> Callable[[Tensor], Tensor]:
+        """What makes this layer's features; the same object for equal treatment."""
+        choice = self._choice(layer)
+        decoder = layer.startswith("decoder.") or ".decoder." in layer
+        key = choice, decoder
+        if key not in self._made:
+            self._made[key] = self._maker(choice, decoder)
+        return self._made[key]
+
+    def describe(self) -> dict[str, str]:
+        """The choices in words, for the record."""
+        return {
+            pattern: getattr(choice, "__name__", repr(choice))
+            if callable(choice)
+            else choice
+            for pattern, choice in self._choices.items()
+        }
+
+    def _choice(self, layer: str) -> Pool:
+        for pattern, choice in self._choices.items():
+            if fnmatch.fnmatchcase(layer, pattern):
+                return choice
+        return "auto"
+
+    def _maker(self, choice: Pool, decoder: bool) -> Callable[[Tensor], Tensor]:
+        if callable(choice):
+            return _checked(choice)
+
+        def make(x: Tensor) -> Tensor:
+            mask = self._mask_for(x, decoder)
+            return self._pooled(cast("str", choice), x, mask)
+
+        return make
+
+    def _pooled(self, choice: str, x: Tensor, mask: Tensor | None) -> Tensor:
+        if choice == "auto":
+            choice = "flatten" if mask is None else "mean"
+        if choice == "flatten" or x.ndim < 3:
+            return x
+        self.masked |= mask is not None
+        if choice == "mean":
+            if mask is not None:
+                return _masked_mean(x, mask)
+            return x.flatten(2).mean(2) if x.ndim > 3 else x.mean(1)
+        if choice == "last" and mask is not None:
+            tokens = torch.arange(x.shape[1], device=x.device)
+            last = (tokens * (mask > 0)).argmax(1)
+            return x[torch.arange(len(x), device=x.device), last]
+        return x[:, 0 if choice == "cls" else -1]
+
+    def _mask_for(self, x: Tensor, decoder: bool) -> Tensor | None:
+        mask = self._masks[1 if decoder else 0]
+        if mask is None or x.ndim != 3 or mask.shape != x.shape[:2]:
+            return None
+        return mask.to(x.device)
+
+
+def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    weights = (mask > 0).to(torch.float32).unsqueeze(-1)
+    # where, not a product: padding may hold NaN or Inf
+    kept = torch.where(weights > 0, x.to(torch.float32), 0.0)
+    return kept.sum(1) / weights.sum(1).clamp_min(1)
+
+
+def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def make(x: Tensor) -> Tensor:
+        features = pool(x)
+        if not isinstance(features, Tensor) or len(features) != len(x):
+            got = (
+                f"shape {tuple(features.shape)}"
+                if isinstance(features, Tensor)
+                else type(features).__name__
+            )
+            msg = (
+                f"Expected `pool` to return a tensor of {len(x)} rows for activations "
+                f"of shape {tuple(x.shape)}, got {got}."
+            )
+            raise ValueError(msg)
+        return features.unsqueeze(1) if features.ndim == 1 else features
+
+    return make

@@ -1,0 +1,272 @@
+"""A CKA matrix that knows its axes, its uncertainty and where it came from."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .metrics import MinibatchCKA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = "cka_notebook.result/1"
+"""Kind and version of the files that `CKAResult.save` writes."""
+
+
+@dataclass(eq=False)
+class CKAResult:
+    """Similarity of every layer of model 1 (rows) to every layer of model 2 (columns).
+
+    Attributes:
+        matrix: Shape ``(L1, L2)``, float64, on the CPU; NaN where undefined, never
+            clamped: the unbiased estimate can be slightly negative.
+        stderr: Shape ``(L1, L2)``, float64; standard error over batches, NaN with fewer
+            than two.
+        layers1: Names of the rows.
+        layers2: Names of the columns.
+        name1: What model 1 is called.
+        name2: What model 2 is called.
+        metric: Name of the measure.
+        examples: Number of examples that were compared.
+        batches: Number of batches they came in.
+        skipped: Number of batches that were too small.
+        notes: What a reader should know, in sentences.
+        undefined1: Why a row is NaN, by layer name.
+        undefined2: Why a column is NaN.
+        provenance: Versions, devices, dtypes, pooling, models and loaders.
+
+    Example:
+        >>> from torch import nn
+        >>> from cka_notebook import CKA
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> result = CKA(model).compare([torch.randn(16, 4)], progress=False)
+        >>> result.layers1
+        ('0', '2')
+    """
+
+    matrix: Tensor
+    stderr: Tensor
+    layers1: tuple[str, ...]
+    layers2: tuple[str, ...]
+    name1: str = "model1"
+    name2: str = "model2"
+    metric: str = "cka"
+    examples: int = 0
+    batches: int = 0
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+    undefined1: dict[str, str] = field(default_factory=dict)
+    undefined2: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    sums: MinibatchCKA | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        rows, columns = self.matrix.shape
+        return (
+            f"CKAResult({self.name1} x {self.name2}, {rows} x {columns} layers, "
+            f"{self.metric}, {self.examples} examples in {self.batches} batches)"
+        )
+
+    def row(self, layer: str | int) -> Tensor:
+        """One layer of model 1 against all of model 2, ``(L2,)``."""
+        return self.matrix[_position(layer, self.layers1, self.name1)]
+
+    def column(self, layer: str | int) -> Tensor:
+        """One layer of model 2 against all of model 1, ``(L1,)``."""
+        return self.matrix[:, _position(layer, self.layers2, self.name2)]
+
+    def diagonal(self) -> Tensor:
+        """Layer i against layer i, ``(L,)``.
+
+        Raises:
+            ValueError: If the models have different numbers of layers here.
+        """
+        if len(self.layers1) != len(self.layers2):
+            msg = (
+                f"Expected as many layers of {self.name1} as of {self.name2}, got "
+                f"{len(self.layers1)} and {len(self.layers2)}. Use best_matches(), or "
+                "choose matching layers."
+            )
+            raise ValueError(msg)
+        return self.matrix.diagonal()
+
+    def best_matches(self) -> dict[str, str | None]:
+        """For each layer of model 1, the most similar one of model 2.
+
+        None where the whole row is undefined.
+        """
+        values = self.matrix.nan_to_num(nan=-torch.inf)
+        best, where = values.max(dim=1)
+        return {
+            layer: self.layers2[int(j)] if value > -torch.inf else None
+            for layer, value, j in zip(self.layers1, best, where, strict=True)
+        }
+
+    def export(self) -> dict[str, Any]:
+        """A plain dict with the keys of torch_cka and of pytorch-cka.
+
+        Example:
+            >>> result = CKAResult(torch.eye(1), torch.eye(1), ("a",), ("b",))
+            >>> sorted(result.export())[:3]
+            ['CKA', 'cka_matrix', 'dataset1_name']
+        """
+        data = self.provenance.get("loader1", {}).get("dataset", "")
+        other = self.provenance.get("loader2") or {}
+        return {
+            "model1_name": self.name1,
+            "model2_name": self.name2,
+            "CKA": self.matrix,
+            "cka_matrix": self.matrix,
+            "stderr": self.stderr,
+            "model1_layers": list(self.layers1),
+            "model2_layers": list(self.layers2),
+            "dataset1_name": data,
+            "dataset2_name": other.get("dataset", data),
+        }
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The matrix as a pandas DataFrame, rows and columns named by layer.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        import pandas as pd  # noqa: PLC0415 optional, and slow to import
+
+        index = pd.Index(self.layers1, name=self.name1)
+        columns = pd.Index(self.layers2, name=self.name2)
+        return pd.DataFrame(self.matrix.numpy(), index=index, columns=columns)
+
+    def merge(self, other: Self) -> Self:
+        """The result of the batches of both, for the same models and layers.
+
+        Raises:
+            ValueError: If layers or metric differ, or one result has no sums.
+        """
+        for what in ("layers1", "layers2", "metric", "name1", "name2"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                msg = (
+                    f"Expected results of the same comparison to merge, got `{what}` "
+                    f"{mine!r} and {theirs!r}."
+                )
+                raise ValueError(msg)
+        if self.sums is None or other.sums is None:
+            msg = "Expected results made by CKA.compare, got one without running sums."
+            raise ValueError(msg)
+        sums = self.sums.merge(other.sums)
+        return type(self)(
+            matrix=sums.compute(),
+            stderr=sums.stderr(),
+            layers1=self.layers1,
+            layers2=self.layers2,
+            name1=self.name1,
+            name2=self.name2,
+            metric=self.metric,
+            examples=self.examples + other.examples,
+            batches=self.batches + other.batches,
+            skipped=self.skipped + other.skipped,
+            notes=list(dict.fromkeys([*self.notes, *other.notes])),
+            undefined1=_still(
+                self.undefined1 | other.undefined1, self.layers1, sums.xx
+            ),
+            undefined2=_still(
+                self.undefined2 | other.undefined2, self.layers2, sums.yy
+            ),
+            provenance=self.provenance,
+            sums=sums,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one safetensors file, from which `load` gives the same bits back.
+
+        The file appears whole or not at all.
+        """
+        tensors = {"matrix": self.matrix, "stderr": self.stderr}
+        if self.sums is not None:
+            sums = self.sums.to("cpu").tensors()
+            tensors |= {f"sums.{name}": value for name, value in sums.items()}
+        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
+        target = Path(path)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            save_file(
+                tensors, part, {"format": FORMAT, "json": json.dumps(self._facts())}
+            )
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file that `save` wrote. Nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is of another kind or version.
+        """
+        if not Path(path).is_file():
+            msg = f"No result file at {str(path)!r}."
+            raise FileNotFoundError(msg)
+        header, tensors = _read(path)
+        facts = json.loads(header["json"])
+        sums = {k[5:]: v for k, v in tensors.items() if k.startswith("sums.")}
+        batches = facts.pop("sums_batches", 0)
+        facts |= {key: tuple(facts[key]) for key in ("layers1", "layers2")}
+        return cls(
+            tensors["matrix"],
+            tensors["stderr"],
+            sums=MinibatchCKA(**sums, batches=batches) if sums else None,
+            **facts,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        names = (
+            "layers1 layers2 name1 name2 metric examples batches skipped notes "
+            "undefined1 undefined2 provenance"
+        )
+        facts = {name: getattr(self, name) for name in names.split()}
+        if self.sums is not None:
+            facts["sums_batches"] = self.sums.batches
+        return facts
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
+    except Exception as error:
+        msg = f"Expected a result file of CKAResult.save, got {str(path)!r}: {error}."
+        raise ValueError(msg) from error
+    if header.get("format") != FORMAT:
+        msg = (
+            f"Expected a file of format {FORMAT!r}, got {header.get('format')!r} in "
+            f"{str(path)!r}."
+        )
+        raise ValueError(msg)
+    return header, tensors
+
+
+def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
+    if isinstance(layer, int):
+        return layer
+    if layer in names:
+        return names.index(layer)
+    msg = f"Expected a layer of {title} in this result, got {layer!r}: {list(names)}."
+    raise ValueError(msg)
+
+
+def _still(
+    reasons: dict[str, str], names: tuple[str, ...], norms: Tensor
+) -> dict[str, str]:
+    """Reasons of the layers that are undefined after a merge, too."""
+    defined = {n for n, norm in zip(names, norms, strict=True) if norm > 0}
+    return {name: text for name, text in reasons.items() if name not in defined}
