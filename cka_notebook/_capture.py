@@ -9,14 +9,16 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from . import hsic
 from ._layers import Layer, LayerTree, Output
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
 
 OUTPUT_KEYS = ("last_hidden_state", "logits")
 """Where Hugging Face outputs keep what the next layer sees."""
@@ -45,6 +47,13 @@ class Grams:
     traces: Tensor
     index: list[int]
     problems: dict[int, str]
+
+    def subset(self, rows: Sequence[int]) -> "Grams":
+        """The Gram matrices of some layers, in another order."""
+        known = self.problems
+        problems = {i: known[row] for i, row in enumerate(rows) if row in known}
+        index = [self.index[row] for row in rows]
+        return Grams(self.z, self.scales, self.traces, index, problems)
 
 
 class Capture:
@@ -131,9 +140,9 @@ class Capture:
         if gram is None:
             rows = batch_first(found.detach(), layer.output)
             if len(rows) != self._examples:
-                self._problems[row] = (
-                    f"output of shape {tuple(found.shape)} for {self._examples} examples"
-                )
+                shape = tuple(found.shape)
+                text = f"output of shape {shape} for {self._examples} examples"
+                self._problems[row] = text
                 return
             with torch.autocast(found.device.type, enabled=False):
                 gram = self._store(hsic.packed_gram(features(rows).flatten(1)))
@@ -195,7 +204,7 @@ def probe(tree: LayerTree, run: Callable[[int | None], int]) -> None:
     """
     try:
         seen = [_observe(tree, run, count) for count in PROBE_EXAMPLES]
-    except Exception:  # noqa: BLE001 some models refuse small batches; the real one decides
+    except Exception:  # some models refuse small batches; the full one decides
         seen = []
     (more, calls), (fewer, others) = seen if len(seen) == 2 else [(0, []), (0, [])]
     same_modules = [c.module for c in calls] == [c.module for c in others]
@@ -237,7 +246,7 @@ def batch_first(activations: Tensor, output: Output) -> Tensor:
     """Activations as (n, ...), whatever their batch axis."""
     rows = activations.movedim(output.axis, 0) if output.axis else activations
     if output.groups > 1 and len(rows) % output.groups == 0:
-        rows = rows.unflatten(0, (-1, output.groups))
+        rows = rows.reshape(-1, output.groups, *rows.shape[1:])
     return rows.unsqueeze(1) if rows.ndim == 1 else rows
 
 

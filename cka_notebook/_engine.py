@@ -3,23 +3,26 @@
 import platform
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import ExitStack, closing, nullcontext
 from functools import partial
+from importlib.metadata import version
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import RandomSampler
 from tqdm.auto import tqdm
 
 from . import hsic, metrics
 from ._capture import Capture, Grams, probe
-from ._inputs import Call, Caller, Forward, check_loader, empty_loader, length
+from ._guard import OwnRandom, eager, evaluating, placed
+from ._inputs import Call, Caller, Forward
 from ._layers import Choices, Layer, LayerTree
+from ._loaders import batches, check_loaders, empty_loader, length, loader_facts
 from ._pool import Pool, Pooling
 from ._result import CKAResult
+from ._running import Running
 
 Callback = Callable[[int, int | None, Tensor], object]
 Pools = Pool | Mapping[str, Pool]
@@ -61,7 +64,7 @@ class CKA:
         (torch.Size([3, 3]), ('0', '1', '2'))
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 the positional order is torch_cka's
         self,
         model1: nn.Module,
         model2: nn.Module | None = None,
@@ -197,13 +200,14 @@ class CKA:
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
     ) -> Generator["Running", None, None]:
-        """One running state: first before any batch, with the layers known, then after
-        each. Closing the generator removes all hooks and restores the models.
+        """The running state: before any batch, with the layers known, then after each.
+
+        Closing the generator removes all hooks and restores the models.
         """
-        _check_loaders(loader, loader2, paired, max_batches)
+        check_loaders(loader, loader2, paired, max_batches)
         with ExitStack() as stack:
             for model in (self.model1, self.model2):
-                stack.enter_context(_placed(model, self.device))
+                stack.enter_context(placed(model, self.device))
             run = _Run(self, loader, loader2, paired)
             run.probe()
             running = run.choose(layers1, layers2, max_batches)
@@ -216,169 +220,6 @@ class CKA:
                     break
                 yield running
             running.finish()
-
-
-class Running:
-    """The state of a run: sums so far, and what was skipped or undefined.
-
-    Attributes:
-        layers1: Names of the rows.
-        layers2: Names of the columns.
-        total: Number of batches to come in all, or None if unknown.
-        batches: Batches in the sums.
-        skipped: Batches that were too small.
-        examples: Examples in the sums.
-        notes: Sentences a reader should know.
-    """
-
-    def __init__(
-        self, layers1: list[str], layers2: list[str], total: int | None
-    ) -> None:
-        self.layers1, self.layers2 = tuple(layers1), tuple(layers2)
-        self.total = total
-        self.batches = self.skipped = self.examples = 0
-        self.notes: list[str] = []
-        self.describe: Callable[[], dict[str, Any]] = dict
-        self.names = ("model1", "model2")
-        self.metric = "cka"
-        self._sums: metrics.MinibatchCKA | None = None
-        self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
-        self._bad: list[Tensor | None] = [None, None]
-
-    @property
-    def done(self) -> int:
-        """Batches taken from the loader."""
-        return self.batches + self.skipped
-
-    def matrix(self) -> Tensor:
-        """CKA so far, ``(L1, L2)`` float64 on the device of the Gram matrices."""
-        return self._blank(self.sums.compute())
-
-    def stderr(self) -> Tensor:
-        """Its standard error, likewise."""
-        return self._blank(self.sums.stderr())
-
-    @property
-    def sums(self) -> metrics.MinibatchCKA:
-        """The running sums; zeros before the first batch."""
-        if self._sums is None:
-            return metrics.MinibatchCKA.empty(len(self.layers1), len(self.layers2))
-        return self._sums
-
-    @property
-    def undefined1(self) -> dict[str, str]:
-        """Why rows are undefined, by layer. Waits for the device."""
-        return self._reasons(0, self.layers1, self.sums.xx)
-
-    @property
-    def undefined2(self) -> dict[str, str]:
-        """Why columns are undefined, by layer. Waits for the device."""
-        return self._reasons(1, self.layers2, self.sums.yy)
-
-    def result(self) -> CKAResult:
-        """The result of the batches so far, on the CPU."""
-        undefined1, undefined2 = self.undefined1, self.undefined2
-        reasons = [
-            f"{name}: {layer!r} is undefined, {reason}."
-            for name, undefined in zip(
-                self.names, (undefined1, undefined2), strict=True
-            )
-            for layer, reason in undefined.items()
-        ]
-        return CKAResult(
-            matrix=self.matrix().cpu(),
-            stderr=self.stderr().cpu(),
-            layers1=self.layers1,
-            layers2=self.layers2,
-            name1=self.names[0],
-            name2=self.names[1],
-            metric=self.metric,
-            examples=self.examples,
-            batches=self.batches,
-            skipped=self.skipped,
-            notes=[*self.notes, *dict.fromkeys(reasons)],
-            undefined1=undefined1,
-            undefined2=undefined2,
-            provenance=self.describe(),
-            sums=self.sums.to("cpu"),
-        )
-
-    def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
-        """Add one batch."""
-        self.batches += 1
-        self.examples += examples
-        home = _sums_device(grams1.z.device)
-        if self._sums is None:
-            shape = len(self.layers1), len(self.layers2)
-            self._sums = metrics.MinibatchCKA.empty(*shape, home)
-        self._note_problems(grams1, grams2)
-        self._sums.add(*_products(grams1, grams2, home))
-
-    def skip(self, examples: int) -> None:
-        """Count a batch that is too small for the unbiased estimate."""
-        del examples
-        self.skipped += 1
-
-    def finish(self) -> None:
-        """Say what was skipped.
-
-        Raises:
-            ValueError: If every batch was.
-        """
-        if not self.batches:
-            msg = (
-                f"Expected batches of at least {hsic.MIN_EXAMPLES} examples, got "
-                f"{self.skipped} smaller ones. The unbiased HSIC divides by n - 3: "
-                "raise batch_size."
-            )
-            raise ValueError(msg)
-        if self.skipped:
-            many = "1 batch" if self.skipped == 1 else f"{self.skipped} batches"
-            self.notes.append(
-                f"{many} of fewer than {hsic.MIN_EXAMPLES} examples left out: the "
-                "unbiased HSIC divides by n - 3."
-            )
-
-    def _note_problems(self, *grams: Grams) -> None:
-        for side, given in enumerate(grams):
-            known = self._problems[side]
-            for row, problem in given.problems.items():
-                known.setdefault(row, f"{problem} in batch {self.done}")
-            traces = _spread(given.traces, given.index)
-            bad = self._bad[side]
-            if bad is None:
-                bad = torch.full_like(traces, -1.0)
-            new = ~torch.isfinite(traces) & (bad < 0)
-            self._bad[side] = torch.where(new, float(self.done), bad)
-
-    def _blank(self, values: Tensor) -> Tensor:
-        """NaN where a layer gave nothing in some batch."""
-        rows, columns = (sorted(problems) for problems in self._problems)
-        if rows:
-            values[rows] = torch.nan
-        if columns:
-            values[:, columns] = torch.nan
-        return values
-
-    def _reasons(
-        self, side: int, names: tuple[str, ...], norms: Tensor
-    ) -> dict[str, str]:
-        if not self.batches:
-            return {}
-        bad, norms = self._bad[side], norms.cpu()
-        first = bad.cpu().tolist() if bad is not None else [-1] * len(names)
-        reasons: dict[str, str] = {}
-        for row, name in enumerate(names):
-            if row in self._problems[side]:
-                reasons[name] = self._problems[side][row]
-            elif first[row] >= 0:
-                reasons[name] = (
-                    f"not finite in batch {int(first[row])} (NaN, Inf, or too large to "
-                    "square)"
-                )
-            elif norms[row] == 0:
-                reasons[name] = "the same for every example: no variance to compare"
-        return reasons
 
 
 class _Run:
@@ -406,12 +247,12 @@ class _Run:
         ]
         # The same model on the same inputs runs once.
         self.once = cka.same and loader2 is None and cka.forwards[0] is cka.forwards[1]
-        self.random = _OwnRandom([caller.device for caller in self.callers])
+        self.random = OwnRandom([caller.device for caller in self.callers])
         self.modules = [list(caller.model.modules()) for caller in self.callers]
         self.pools = [Pooling(cka.pool), Pooling(cka.pool)]
         self.captures: list[Capture] = []
         with self.random:
-            self.batches = _batches(loader, loader2, paired)
+            self.batches = batches(loader, loader2, paired)
         self.sides: tuple[list[int], list[int]] = ([], [])
 
     def probe(self) -> None:
@@ -475,10 +316,8 @@ class _Run:
                 return True
             grams = [self._grams(side, call) for side, call in enumerate(calls)]
         if self.once:
-            both = [_subset(grams[0], side) for side in self.sides]
-        else:
-            both = grams
-        running.add(both[0], both[1], n)
+            grams = [grams[0].subset(side) for side in self.sides]
+        running.add(grams[0], grams[1], n)
         return True
 
     def close(self) -> None:
@@ -514,7 +353,7 @@ class _Run:
         autocast = (
             torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
         )
-        with torch.no_grad(), _evaluating(self.modules[side]), autocast, _eager():
+        with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
             caller(call)
 
     def _probe_run(self, side: int, call: Call, count: int | None) -> int:
@@ -543,12 +382,10 @@ class _Run:
         return [note for note in dict.fromkeys(notes) if note]
 
     def _provenance(self) -> dict[str, Any]:
-        from . import __version__  # noqa: PLC0415 the package is complete only now
-
         models = [_model_facts(caller.model) for caller in self.callers]
         loader, loader2 = self.loaders
         return {
-            "cka_notebook": __version__,
+            "cka_notebook": version("cka-notebook"),
             "torch": torch.__version__,
             "python": platform.python_version(),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -556,154 +393,10 @@ class _Run:
             "masked": any(pool.masked for pool in self.pools),
             "model1": models[0],
             "model2": models[1],
-            "loader1": _loader_facts(loader),
-            "loader2": _loader_facts(loader2) if loader2 is not None else None,
+            "loader1": loader_facts(loader),
+            "loader2": loader_facts(loader2) if loader2 is not None else None,
             "paired": self.paired,
         }
-
-
-class _OwnRandom:
-    """A random stream of the run's own, swapped in around what it computes.
-
-    It starts where the global stream is, so seeding works as expected, and leaves the
-    global stream untouched, so comparing models changes nothing else in a notebook.
-    """
-
-    def __init__(self, devices: list[torch.device]) -> None:
-        self._cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
-        self._depth = 0
-        self._mine = self._get()
-
-    def __enter__(self) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self._theirs = self._get()
-            self._set(self._mine)
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._mine = self._get()
-            self._set(self._theirs)
-
-    def _get(self) -> list[Tensor]:
-        cuda = [torch.cuda.get_rng_state(index) for index in self._cuda]
-        return [torch.get_rng_state(), *cuda]
-
-    def _set(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for index, state in zip(self._cuda, states[1:], strict=True):
-            torch.cuda.set_rng_state(state, index)
-
-
-@contextmanager
-def _evaluating(modules: list[nn.Module]) -> Iterator[None]:
-    """Evaluation mode for one forward pass; each module's own flag comes back."""
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
-    """The model on ``device``, and back afterwards. Dispatched models stay put."""
-    held = [*model.parameters(), *model.buffers()]
-    homes = {tensor.device for tensor in held}
-    if device is None or homes == {device} or hasattr(model, "hf_device_map"):
-        yield
-        return
-    if len(homes) > 1:
-        msg = (
-            f"Expected {type(model).__name__} on one device to move it, got {homes}. "
-            "Leave device=None: inputs then follow the model."
-        )
-        raise ValueError(msg)
-    model.to(device)
-    try:
-        yield
-    finally:
-        for home in homes:
-            model.to(home)
-
-
-def _eager() -> Any:
-    """No compiled graphs for now: hooks added after compilation are not in them."""
-    if hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()
-
-
-def _products(
-    grams1: Grams, grams2: Grams, home: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The h of one batch for all pairs: ``(L1, L2)``, ``(L1,)``, ``(L2,)``."""
-    z1, z2 = grams1.z.to(home), grams2.z.to(home)
-    s1, s2 = grams1.scales.to(home).double(), grams2.scales.to(home).double()
-    xy = hsic.pair_products(z1, z2) * (s1[:, None] * s2)
-    xx = hsic.self_products(z1) * s1.square()
-    yy = xx if grams1.z is grams2.z else hsic.self_products(z2) * s2.square()
-    rows, columns = _indices(grams1, home), _indices(grams2, home)
-    return xy[rows][:, columns], xx[rows], yy[columns]
-
-
-def _indices(grams: Grams, device: torch.device) -> Tensor:
-    """Row of each layer; a layer without one takes any, and is blanked later."""
-    return torch.tensor([max(0, i) for i in grams.index], device=device)
-
-
-def _spread(values: Tensor, index: list[int]) -> Tensor:
-    if not len(values):
-        return torch.zeros(len(index))
-    return values[torch.tensor([max(0, i) for i in index], device=values.device)]
-
-
-def _subset(grams: Grams, rows: list[int]) -> Grams:
-    """The Gram matrices of some layers, in another order."""
-    place = {row: i for i, row in enumerate(rows)}
-    problems = {place[r]: text for r, text in grams.problems.items() if r in place}
-    index = [grams.index[row] for row in rows]
-    return Grams(grams.z, grams.scales, grams.traces, index, problems)
-
-
-def _sums_device(device: torch.device) -> torch.device:
-    """Where float64 exists."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def _batches(
-    loader: Iterable[Any], loader2: Iterable[Any] | None, paired: bool
-) -> Iterator[tuple[Any, Any]]:
-    """Pairs of batches; each loader is iterated once."""
-    first = iter(loader)
-    if loader2 is None:
-        return ((batch, batch) for batch in first)
-    return _pairs(first, iter(loader2), paired)
-
-
-def _pairs(
-    first: Iterator[Any], second: Iterator[Any], paired: bool
-) -> Iterator[tuple[Any, Any]]:
-    ended = object()
-    number = 0
-    while True:
-        batch1, batch2 = next(first, ended), next(second, ended)
-        if batch1 is ended or batch2 is ended:
-            if paired and batch1 is not batch2:
-                which = "loader" if batch1 is ended else "loader2"
-                msg = (
-                    f"Expected paired loaders of equal length, but `{which}` ended "
-                    f"after {number} batches. Pass paired=False if they hold different "
-                    "examples."
-                )
-                raise ValueError(msg)
-            return
-        number += 1
-        yield batch1, batch2
 
 
 def _check_model(model: object, argument: str) -> None:
@@ -713,38 +406,6 @@ def _check_model(model: object, argument: str) -> None:
             f"{type(model).__name__}."
         )
         raise TypeError(msg)
-
-
-def _check_loaders(
-    loader: Iterable[Any],
-    loader2: Iterable[Any] | None,
-    paired: bool,
-    max_batches: int | None,
-) -> None:
-    if max_batches is not None and max_batches < 1:
-        msg = f"Expected `max_batches` to be at least 1, got {max_batches!r}."
-        raise ValueError(msg)
-    check_loader(loader, "loader")
-    if loader2 is None:
-        return
-    check_loader(loader2, "loader2")
-    if not paired:
-        return
-    lengths = length(loader), length(loader2)
-    if None not in lengths and lengths[0] != lengths[1]:
-        msg = (
-            f"Expected paired loaders of equal length, got {lengths[0]} and "
-            f"{lengths[1]} batches. Pass paired=False if they hold different examples."
-        )
-        raise ValueError(msg)
-    for each, argument in ((loader, "loader"), (loader2, "loader2")):
-        if isinstance(getattr(each, "sampler", None), RandomSampler):
-            msg = (
-                f"Expected paired loaders in the same order, got a shuffling `{argument}`."
-                " Pass shuffle=False to both, or paired=False if they hold different "
-                "examples."
-            )
-            raise ValueError(msg)
 
 
 def _unequal(
@@ -779,16 +440,4 @@ def _model_facts(model: nn.Module) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
         "devices": sorted({str(p.device) for p in parameters}),
-    }
-
-
-def _loader_facts(loader: Iterable[Any]) -> dict[str, Any]:
-    dataset = getattr(loader, "dataset", None)
-    sampler = getattr(loader, "sampler", None)
-    return {
-        "class": type(loader).__name__,
-        "dataset": type(dataset).__name__ if dataset is not None else "",
-        "batches": length(loader),
-        "batch_size": getattr(loader, "batch_size", None),
-        "shuffled": isinstance(sampler, RandomSampler),
     }

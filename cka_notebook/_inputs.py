@@ -6,7 +6,7 @@ mapping such as Hugging Face's BatchEncoding, whose keys are the arguments of `f
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -214,33 +214,6 @@ def describe(value: Any) -> str:
         kinds = ", ".join(type(item).__name__ for item in value[:4])
         return f"a {type(value).__name__} of {len(value)} ({kinds})"
     return f"a {type(value).__name__}"
-
-
-def length(loader: Iterable[Any]) -> int | None:
-    """Number of batches, or None if the loader does not know."""
-    try:
-        return len(loader)  # type: ignore[arg-type] what has no length raises TypeError
-    except (TypeError, NotImplementedError):
-        return None
-
-
-def check_loader(loader: Any, argument: str) -> None:
-    """Raise TypeError if ``loader`` cannot be iterated, or is one batch."""
-    if isinstance(loader, Tensor | Mapping | str) or not isinstance(loader, Iterable):
-        msg = (
-            f"Expected `{argument}` to yield batches, got {describe(loader)}. Pass a "
-            "DataLoader, or a list of batches."
-        )
-        raise TypeError(msg)
-
-
-def empty_loader(argument: str) -> ValueError:
-    """The error for a loader that yields nothing."""
-    return ValueError(
-        f"Expected `{argument}` to yield at least one batch, got none. It is empty, or "
-        "a generator that was used up before: pass a DataLoader or a list, or make a "
-        "new generator for each run."
-    )
 
 
 def _as_mapping(batch: Any) -> Any:

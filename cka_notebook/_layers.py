@@ -1,9 +1,9 @@
 """The tree of a model's modules, and the choice of layers from it.
 
-A *layer* is one call of one module: a module called once is a layer under its own name,
-one called k times is the layers ``act#0`` ... ``act#k-1``. Which modules are called,
-how often, in what order and with what output is known after a probe (`_capture`); before
-it, every module counts as called once, in the order of definition.
+A *layer* is one call of one module: a module called once is a layer under its own
+name, one called k times is the layers ``act#0`` ... ``act#k-1``. Which modules are
+called, how often, in what order and with what output is known after a probe
+(`_capture`); before it, every module counts as called once, in order of definition.
 """
 
 import difflib
@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -171,7 +172,7 @@ class LayerTree:
         return [layer for name in names for layer in self._named(name)]
 
     def preset(self, preset: str) -> list[str]:
-        """Names of the layers of ``"auto"``, ``"blocks"``, ``"leaves"`` or ``"all"``."""
+        """Names of the layers of one of the presets, in execution order."""
         layers = self.layers
         if preset == "all":
             return [layer.name for layer in layers]
@@ -179,7 +180,7 @@ class LayerTree:
             return [layer.name for layer in layers if is_leaf(layer.module)]
         blocks = _blocks(self.nodes, layers)
         if preset == "auto":
-            chosen = [*_around(self.nodes, layers, blocks), *blocks]
+            chosen = [*_around(layers, blocks), *blocks]
             if not chosen:
                 chosen = [x for x in layers if is_leaf(x.module) and _has_own(x.module)]
             chosen.sort(key=lambda layer: layer.output.order)
@@ -190,7 +191,7 @@ class LayerTree:
         """What to say if ``auto`` leaves layers out because there are too many."""
         layers = self.layers
         blocks = _blocks(self.nodes, layers)
-        around = _around(self.nodes, layers, blocks)
+        around = _around(layers, blocks)
         leaves = sum(is_leaf(x.module) and _has_own(x.module) for x in layers)
         count = len(blocks) + len(around) or leaves
         step = thinning(count)
@@ -437,7 +438,7 @@ def _is_stage(module: nn.Module, repeated: set[type]) -> bool:
     return bool(inner) and not others
 
 
-def _around(nodes: list[Node], layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
+def _around(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
     """Stem, norms, pools and heads: the outermost layers that hold no block.
 
     Of a run of plain leaves before a block, the last that changes something stands for
@@ -447,7 +448,6 @@ def _around(nodes: list[Node], layers: list[Layer], blocks: list[Layer]) -> list
         return []
     inside = tuple({_bare(layer.name) + "." for layer in blocks})
     block_names = {layer.name for layer in blocks}
-    by_name = {node.name: node for node in nodes}
     outer: list[Layer] = []
     for layer in layers:
         name = _bare(layer.name)
@@ -459,7 +459,7 @@ def _around(nodes: list[Node], layers: list[Layer], blocks: list[Layer]) -> list
     top = [x for x in outer if not _has_ancestor(_bare(x.name), names)]
     last = max(layer.output.order for layer in blocks)
     kept = [x for x in top if x.output.order > last and _ends(x.module)]
-    return [*_stems(top, blocks, by_name), *kept]
+    return [*_stems(top, blocks), *kept]
 
 
 def _has_ancestor(name: str, names: set[str]) -> bool:
@@ -472,9 +472,7 @@ def _ends(module: nn.Module) -> bool:
     return pools or next(module.parameters(), None) is not None
 
 
-def _stems(
-    top: list[Layer], blocks: list[Layer], by_name: dict[str, Node]
-) -> list[Layer]:
+def _stems(top: list[Layer], blocks: list[Layer]) -> list[Layer]:
     """The last outer layer of each run between two blocks, but for the final run."""
     marks = sorted(
         [(x.output.order, False, x) for x in top]
@@ -482,10 +480,8 @@ def _stems(
         key=lambda mark: mark[0],
     )
     stems: list[Layer] = []
-    for (_, is_block, layer), (_, next_is_block, _) in zip(
-        marks, marks[1:], strict=False
-    ):
-        if not is_block and next_is_block and by_name[_bare(layer.name)]:
+    for (_, is_block, layer), (_, next_is_block, _) in pairwise(marks):
+        if not is_block and next_is_block:
             stems.append(layer)
     return stems
 

@@ -1,8 +1,7 @@
-"""From activations to features: what becomes of tokens and positions before the Gram."""
+"""From activations to features: what becomes of tokens and positions."""
 
 import fnmatch
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -72,8 +71,7 @@ class Pooling:
             return _checked(choice)
 
         def make(x: Tensor) -> Tensor:
-            mask = self._mask_for(x, decoder)
-            return self._pooled(cast("str", choice), x, mask)
+            return self._pooled(choice, x, self._mask_for(x, decoder))
 
         return make
 
@@ -109,7 +107,7 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def make(x: Tensor) -> Tensor:
-        features = pool(x)
+        features: object = pool(x)
         if not isinstance(features, Tensor) or len(features) != len(x):
             got = (
                 f"shape {tuple(features.shape)}"

@@ -17,13 +17,15 @@ References:
     [4] Szekely & Rizzo 2014, https://arxiv.org/abs/1310.2926
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf", "cosine"]
+KERNELS = get_args(Kernel)
+ESTIMATORS = get_args(Estimator)
 
 MIN_EXAMPLES = 4
 """HSIC_1 divides by n (n - 3)."""
@@ -42,8 +44,8 @@ class PackedGram(NamedTuple):
     """The U-centered Gram matrix of one layer, ready for a dot product.
 
     Attributes:
-        z: Shape ``(m,)`` with m = n * n / 2 for even n; ``2 * z1 @ z2 * scale1 * scale2``
-            is ``<U(K), U(L)>``.
+        z: Shape ``(m,)`` with m = n * n / 2 for even n; ``<U(K), U(L)>`` is
+            ``2 * z1 @ z2 * scale1 * scale2``.
         scale: Scalar by which ``z`` was divided, so that no square over- or underflows.
         trace: Scalar, trace of the centered Gram matrix; not finite if an activation
             was not, 0 if the layer is constant.
@@ -79,15 +81,11 @@ def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Ten
                 [ 2.,  1., -3.],
                 [-6., -3.,  9.]])
     """
+    _check_option("kernel", kernel, KERNELS)
     rows = _as_rows(x)
     if kernel == "linear":
         return centered_gram(rows)[0]
-    if kernel == "cosine":
-        return _cosine_gram(rows)
-    if kernel == "rbf":
-        return _rbf_gram(rows, threshold)
-    msg = f"Expected `kernel` 'linear', 'rbf' or 'cosine', got {kernel!r}."
-    raise ValueError(msg)
+    return _cosine_gram(rows) if kernel == "cosine" else _rbf_gram(rows, threshold)
 
 
 def hsic(K: Tensor, L: Tensor, estimator: Estimator = "unbiased") -> Tensor:
@@ -112,13 +110,11 @@ def hsic(K: Tensor, L: Tensor, estimator: Estimator = "unbiased") -> Tensor:
         >>> bool(hsic(K, K) > 0)
         True
     """
+    _check_option("estimator", estimator, ESTIMATORS)
     _check_pair(K, L)
     n = K.shape[0]
     if estimator == "biased":
         return (_double_center(K) * L.double()).sum() / (n - 1) ** 2
-    if estimator != "unbiased":
-        msg = f"Expected `estimator` 'unbiased' or 'biased', got {estimator!r}."
-        raise ValueError(msg)
     check_examples(n)
     return (u_center(K.double()) * u_center(L.double())).sum() / (n * (n - 3))
 
@@ -325,6 +321,13 @@ def _rbf_gram(rows: Tensor, threshold: float) -> Tensor:
     # numpy's median, the mean of the two middle values, as in the published notebook
     middle = distances.flatten().quantile(0.5)
     return torch.exp(-distances / (2 * threshold**2 * middle))
+
+
+def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        some = ", ".join(repr(item) for item in known)
+        msg = f"Expected `{name}` to be one of {some}, got {value!r}."
+        raise ValueError(msg)
 
 
 def _check_pair(K: Tensor, L: Tensor) -> None:

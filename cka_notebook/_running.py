@@ -1,0 +1,205 @@
+"""The state of a run: running sums, and what was skipped or is undefined."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import hsic, metrics
+from ._capture import Grams
+from ._result import CKAResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Running:
+    """The state of a run: sums so far, and what was skipped or undefined.
+
+    Attributes:
+        layers1: Names of the rows.
+        layers2: Names of the columns.
+        total: Number of batches to come in all, or None if unknown.
+        batches: Batches in the sums.
+        skipped: Batches that were too small.
+        examples: Examples in the sums.
+        notes: Sentences a reader should know.
+    """
+
+    def __init__(
+        self, layers1: list[str], layers2: list[str], total: int | None
+    ) -> None:
+        self.layers1, self.layers2 = tuple(layers1), tuple(layers2)
+        self.total = total
+        self.batches = self.skipped = self.examples = 0
+        self.notes: list[str] = []
+        self.describe: Callable[[], dict[str, Any]] = dict
+        self.names = ("model1", "model2")
+        self.metric = "cka"
+        self._sums: metrics.MinibatchCKA | None = None
+        self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
+        self._bad: list[Tensor | None] = [None, None]
+
+    @property
+    def done(self) -> int:
+        """Batches taken from the loader."""
+        return self.batches + self.skipped
+
+    def matrix(self) -> Tensor:
+        """CKA so far, ``(L1, L2)`` float64 on the device of the Gram matrices."""
+        return self._blank(self.sums.compute())
+
+    def stderr(self) -> Tensor:
+        """Its standard error, likewise."""
+        return self._blank(self.sums.stderr())
+
+    @property
+    def sums(self) -> metrics.MinibatchCKA:
+        """The running sums; zeros before the first batch."""
+        if self._sums is None:
+            return metrics.MinibatchCKA.empty(len(self.layers1), len(self.layers2))
+        return self._sums
+
+    @property
+    def undefined1(self) -> dict[str, str]:
+        """Why rows are undefined, by layer. Waits for the device."""
+        return self._reasons(0, self.layers1, self.sums.xx)
+
+    @property
+    def undefined2(self) -> dict[str, str]:
+        """Why columns are undefined, by layer. Waits for the device."""
+        return self._reasons(1, self.layers2, self.sums.yy)
+
+    def result(self) -> CKAResult:
+        """The result of the batches so far, on the CPU."""
+        undefined1, undefined2 = self.undefined1, self.undefined2
+        reasons = [
+            f"{name}: {layer!r} is undefined, {reason}."
+            for name, undefined in zip(
+                self.names, (undefined1, undefined2), strict=True
+            )
+            for layer, reason in undefined.items()
+        ]
+        return CKAResult(
+            matrix=self.matrix().cpu(),
+            stderr=self.stderr().cpu(),
+            layers1=self.layers1,
+            layers2=self.layers2,
+            name1=self.names[0],
+            name2=self.names[1],
+            metric=self.metric,
+            examples=self.examples,
+            batches=self.batches,
+            skipped=self.skipped,
+            notes=[*self.notes, *dict.fromkeys(reasons)],
+            undefined1=undefined1,
+            undefined2=undefined2,
+            provenance=self.describe(),
+            sums=self.sums.to("cpu"),
+        )
+
+    def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
+        """Add one batch."""
+        self.batches += 1
+        self.examples += examples
+        home = _sums_device(grams1.z.device)
+        if self._sums is None:
+            shape = len(self.layers1), len(self.layers2)
+            self._sums = metrics.MinibatchCKA.empty(*shape, home)
+        self._note_problems(grams1, grams2)
+        self._sums.add(*_products(grams1, grams2, home))
+
+    def skip(self, examples: int) -> None:
+        """Count a batch that is too small for the unbiased estimate."""
+        del examples
+        self.skipped += 1
+
+    def finish(self) -> None:
+        """Say what was skipped.
+
+        Raises:
+            ValueError: If every batch was.
+        """
+        if not self.batches:
+            msg = (
+                f"Expected batches of at least {hsic.MIN_EXAMPLES} examples, got "
+                f"{self.skipped} smaller ones. The unbiased HSIC divides by n - 3: "
+                "raise batch_size."
+            )
+            raise ValueError(msg)
+        if self.skipped:
+            many = "1 batch" if self.skipped == 1 else f"{self.skipped} batches"
+            self.notes.append(
+                f"{many} of fewer than {hsic.MIN_EXAMPLES} examples left out: the "
+                "unbiased HSIC divides by n - 3."
+            )
+
+    def _note_problems(self, *grams: Grams) -> None:
+        for side, given in enumerate(grams):
+            known = self._problems[side]
+            for row, problem in given.problems.items():
+                known.setdefault(row, f"{problem} in batch {self.done}")
+            traces = _spread(given.traces, given.index)
+            bad = self._bad[side]
+            if bad is None:
+                bad = torch.full_like(traces, -1.0)
+            new = ~torch.isfinite(traces) & (bad < 0)
+            self._bad[side] = torch.where(new, float(self.done), bad)
+
+    def _blank(self, values: Tensor) -> Tensor:
+        """NaN where a layer gave nothing in some batch."""
+        rows, columns = (sorted(problems) for problems in self._problems)
+        if rows:
+            values[rows] = torch.nan
+        if columns:
+            values[:, columns] = torch.nan
+        return values
+
+    def _reasons(
+        self, side: int, names: tuple[str, ...], norms: Tensor
+    ) -> dict[str, str]:
+        if not self.batches:
+            return {}
+        bad, norms = self._bad[side], norms.cpu()
+        first = bad.cpu().tolist() if bad is not None else [-1] * len(names)
+        reasons: dict[str, str] = {}
+        for row, name in enumerate(names):
+            if row in self._problems[side]:
+                reasons[name] = self._problems[side][row]
+            elif first[row] >= 0:
+                reasons[name] = (
+                    f"not finite in batch {int(first[row])} (NaN, Inf, or too large to "
+                    "square)"
+                )
+            elif norms[row] == 0:
+                reasons[name] = "the same for every example: no variance to compare"
+        return reasons
+
+
+def _products(
+    grams1: Grams, grams2: Grams, home: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The h of one batch for all pairs: ``(L1, L2)``, ``(L1,)``, ``(L2,)``."""
+    z1, z2 = grams1.z.to(home), grams2.z.to(home)
+    s1, s2 = grams1.scales.to(home).double(), grams2.scales.to(home).double()
+    xy = hsic.pair_products(z1, z2) * (s1[:, None] * s2)
+    xx = hsic.self_products(z1) * s1.square()
+    yy = xx if grams1.z is grams2.z else hsic.self_products(z2) * s2.square()
+    rows, columns = _indices(grams1, home), _indices(grams2, home)
+    return xy[rows][:, columns], xx[rows], yy[columns]
+
+
+def _indices(grams: Grams, device: torch.device) -> Tensor:
+    """Row of each layer; a layer without one takes any, and is blanked later."""
+    return torch.tensor([max(0, i) for i in grams.index], device=device)
+
+
+def _spread(values: Tensor, index: list[int]) -> Tensor:
+    if not len(values):
+        return torch.zeros(len(index))
+    return values[torch.tensor([max(0, i) for i in index], device=values.device)]
+
+
+def _sums_device(device: torch.device) -> torch.device:
+    """Where float64 exists."""
+    return torch.device("cpu") if device.type == "mps" else device
