@@ -1,7 +1,7 @@
 """The BokehJS of the installed Bokeh, carried to the page once per kernel.
 
-Every explorer refers to one shared model, so a notebook of many explorers holds one copy.
-It is always the version that built the figures, and no network is needed.
+Every explorer refers to one shared model, so a notebook of many explorers holds one
+copy. It is always the version that built the figures, and no network is needed.
 """
 
 import functools

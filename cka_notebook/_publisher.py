@@ -1,7 +1,7 @@
 """Frames out: newest wins, one in flight until acknowledged, the last always sent.
 
-The engine's loop asks `wants()` once a batch and makes a frame only when one would leave
-at once; everything that touches the wire happens in the publisher's own thread. What the
+The engine's loop asks `wants()` once a batch and makes a frame only when one would
+leave at once; all that touches the wire happens in the publisher's own thread. What the
 page needs to draw a cell's convergence is kept by `History`, on a clock of its own, so
 that it does not depend on how fast a page answers.
 """
@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Frame:
 
     header: Header
     arrays: tuple[Floats, ...]
-    final: bool
+    urgent: bool
 
     @property
     def nbytes(self) -> int:
@@ -62,8 +62,7 @@ class Publisher:
     """Sends frames as fast as the page takes them, and not faster.
 
     Args:
-        send: Called with a header, to which ``seq`` was added, and its buffers; from
-            one thread at a time.
+        send: Called with a header and its buffers, from one thread at a time.
         clock: Seconds, as `time.monotonic` gives them.
     """
 
@@ -82,7 +81,6 @@ class Publisher:
         self._listening = False
         self._views: dict[str, int] = {}
         self._seq = 0
-        self._epoch = 0
 
     def start(self) -> None:
         """Begin to send, in a thread that belongs to the calling cell.
@@ -113,18 +111,29 @@ class Publisher:
         return not self._waiting and not self._sending and self._delay() <= 0
 
     def offer(
-        self, header: Header, arrays: Sequence[Floats], *, final: bool = False
-    ) -> None:
-        """Replace the waiting frame by this one; a final frame is never replaced."""
-        frame = Frame(header, tuple(arrays), final)
+        self, header: Header, arrays: Sequence[Floats], *, urgent: bool = False
+    ) -> Header:
+        """Replace the waiting frame by this one.
+
+        Args:
+            header: What the frame is; its ``seq``, if any, is replaced.
+            arrays: Go as float32, row by row. Not to be changed afterwards.
+            urgent: Send without waiting, and whatever is offered later: a last frame.
+
+        Returns:
+            The header with the number under which the frame goes.
+        """
         with self._changed:
-            if self._waiting and not self._waiting[-1].final:
+            self._seq += 1
+            frame = Frame({**header, "seq": self._seq}, tuple(arrays), urgent)
+            if self._waiting and not self._waiting[-1].urgent:
                 self._waiting.pop()
             self._waiting.append(frame)
             self._changed.notify_all()
             threaded = self._thread is not None
-        if not threaded and (final or self._delay() <= 0):
+        if not threaded and (urgent or self._delay() <= 0):
             self._flush()
+        return frame.header
 
     def greet(self, page: str, views: int) -> None:
         """A page has come: it gets the latest frame at once."""
@@ -133,7 +142,7 @@ class Publisher:
             self._unacknowledged = False
             again = self._last if not self._waiting else None
         if again is not None:
-            self.offer(again.header, again.arrays, final=again.final)
+            self.offer(again.header, again.arrays, urgent=again.urgent)
 
     def forget(self) -> None:
         """Drop the latest frame: a new run has begun."""
@@ -152,7 +161,8 @@ class Publisher:
     def acknowledge(self, page: str, views: int, epoch: int, seq: int) -> None:
         """A page has drawn this frame."""
         with self._changed:
-            if (epoch, seq) >= (self._epoch, self._seq):
+            last = self._last.header if self._last else {}
+            if (epoch, seq) >= (last.get("epoch", 0), last.get("seq", 0)):
                 self._unacknowledged = False
         self.hear(page, views)
 
@@ -181,7 +191,7 @@ class Publisher:
                 if self._thread not in (me, None):
                     return None
                 if self._waiting:
-                    hurry = self._waiting[0].final or self._thread is None
+                    hurry = self._waiting[0].urgent or self._thread is None
                     delay = 0.0 if hurry else self._delay()
                     if delay <= 0:
                         return self._take()
@@ -199,9 +209,6 @@ class Publisher:
             self._listening = False
             self._views.clear()
         self._sending = True
-        self._seq += 1
-        self._epoch = frame.header.get("epoch", 0)
-        frame = replace(frame, header={**frame.header, "seq": self._seq})
         self._sent_at, self._last, self._unacknowledged = now, frame, True
         return frame
 

@@ -1,0 +1,363 @@
+"""What an explorer compares: two models over a loader, or a saved result.
+
+Between runs the models are held weakly, so that ``del model`` frees their memory
+although a notebook's output still holds the explorer. A model that nobody else holds is
+kept: it could not come back.
+"""
+
+import contextlib
+import difflib
+import fnmatch
+import inspect
+import sys
+import weakref
+from collections.abc import Generator, Iterable, Mapping, Sized
+from typing import Any, Literal, Protocol, cast
+
+from torch import nn
+
+from ._engine import CKA
+from ._result import CKAResult
+from ._running import Running
+
+Side = Literal["layers1", "layers2"]
+SIDES: tuple[Side, Side] = ("layers1", "layers2")
+Columns = Mapping[str, Any]
+
+RUN_OPTIONS = ("paired", "max_batches")
+"""Options of `CKA.compare` that an explorer takes, too."""
+
+OWN_REFERENCES = 2
+"""A model in a list counts one reference, and looking at the count another."""
+
+
+class Comparison(Protocol):
+    """What an explorer asks of the thing it shows."""
+
+    names: tuple[str, str]
+    same: bool
+    metric: str
+    loader_text: str
+    one_shot: bool
+
+    def trees(self) -> dict[str, Columns]:
+        """The layer trees, as columns for the page."""
+
+    def initial(self, side: Side) -> list[str]:
+        """Layers that are chosen when nobody has chosen yet."""
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers."""
+
+    def steps(
+        self, metric: str, choices: Mapping[Side, Any]
+    ) -> Generator[Running, None, None]:
+        """The engine's running states."""
+
+    def release(self) -> None:
+        """Hold the models weakly until the next run."""
+
+    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
+        """The call that repeats this comparison."""
+
+
+class Live:
+    """Two models over one loader, or over two.
+
+    Args:
+        model1: The model of the rows.
+        model2: The model of the columns; None compares `model1` with itself.
+        loader: Batches.
+        loader2: Batches for model 2, or None.
+        options: Options of `CKA` and of its `compare`.
+
+    Raises:
+        TypeError: If an option is unknown.
+    """
+
+    def __init__(
+        self,
+        model1: nn.Module,
+        model2: nn.Module | None,
+        loader: Iterable[Any],
+        loader2: Iterable[Any] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        check_options(options)
+        self._loader, self._loader2 = loader, loader2
+        self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
+        self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
+        self._cka: CKA | None = CKA(model1, model2, **self._options)
+        self._models = _Models(model1, model2 if model2 is not None else model1)
+        self.names = self._cka.name1, self._cka.name2
+        self.same = self._cka.same
+        self.metric = self._cka.metric
+        self.loader_text = describe_loader(loader)
+        self.one_shot = hasattr(loader, "__next__") or hasattr(loader2, "__next__")
+        self._trees: dict[str, Columns] = {}
+
+    def trees(self) -> dict[str, Columns]:
+        """The layer trees as columns; those of the last run when none is going on."""
+        if self._cka is not None:
+            trees = {"model1": self._cka.tree1, "model2": self._cka.tree2}
+            if not self._trees or all(tree.probed for tree in trees.values()):
+                self._trees = {name: tree.columns() for name, tree in trees.items()}
+        return self._trees
+
+    def initial(self, side: Side) -> list[str]:
+        """Layers of the constructor's choice, as far as known before a probe."""
+        cka = self._engine()
+        return self.choose(side, cka.choices1 if side == "layers1" else cka.choices2)
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers.
+
+        Raises:
+            ValueError: If a name or pattern matches nothing, with the nearest names.
+        """
+        if self._cka is None:
+            return choose_rows(side_of(self._trees, side), choices, side)
+        tree = self._cka.tree1 if side == "layers1" else self._cka.tree2
+        if tree.probed:
+            return tree.choose(choices)
+        tree.check(choices)
+        try:
+            return tree.choose(choices)
+        except ValueError:
+            # The calls "act#0", "act#1" of a module are known after the probe only.
+            return [choice for choice in choices if isinstance(choice, str)]
+
+    def steps(
+        self, metric: str, choices: Mapping[Side, Any]
+    ) -> Generator[Running, None, None]:
+        """The engine's running states, in layers that were chosen since, if any.
+
+        Raises:
+            RuntimeError: If a model is gone.
+        """
+        if self._cka is None or self._cka.metric != metric:
+            self._cka = self._engine(metric)
+        return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
+            self._loader, self._loader2, **self._run_options, **choices
+        )
+
+    def release(self) -> None:
+        """Hold the models weakly until the next run."""
+        self.trees()
+        self._cka = None
+        self._models.release()
+
+    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
+        """The call that repeats this comparison, with variables called as here."""
+        shown = {
+            **{k: v for k, v in self._options.items() if not k.endswith("_layers")},
+            "model1_layers": layers["layers1"],
+            "model2_layers": layers["layers2"],
+            "metric": metric,
+        }
+        models = "model1, model1" if self.same else "model1, model2"
+        loaders = "loader" if self._loader2 is None else "loader, loader2"
+        options = "".join(f"    {k}={_text(v)},\n" for k, v in sorted(shown.items()))
+        run = "".join(f", {k}={_text(v)}" for k, v in self._run_options.items())
+        return f"CKA(\n    {models},\n{options}).compare({loaders}{run})"
+
+    def _engine(self, metric: str | None = None) -> CKA:
+        if self._cka is not None and metric is None:
+            return self._cka
+        model1, model2 = self._models.held()
+        options = {**self._options, "metric": metric or self.metric}
+        return CKA(model1, model2, **options)
+
+
+class Saved:
+    """A result without models."""
+
+    one_shot = False
+    loader_text = ""
+
+    def __init__(self, result: CKAResult) -> None:
+        self.names = result.name1, result.name2
+        self.same = False
+        self.metric = result.metric
+        self._layers: dict[Side, list[str]] = {
+            "layers1": list(result.layers1),
+            "layers2": list(result.layers2),
+        }
+
+    def trees(self) -> dict[str, Columns]:
+        """One row for each layer of the result."""
+        return {
+            "model1": flat_columns(self.names[0], self._layers["layers1"]),
+            "model2": flat_columns(self.names[1], self._layers["layers2"]),
+        }
+
+    def initial(self, side: Side) -> list[str]:
+        """All layers of the result."""
+        return self._layers[side]
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers."""
+        return choose_rows(side_of(self.trees(), side), choices, side)
+
+    def steps(
+        self,
+        metric: str,  # noqa: ARG002 the protocol's
+        choices: Mapping[Side, Any],  # noqa: ARG002 likewise
+    ) -> Generator[Running, None, None]:
+        """Nothing can be computed.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        msg = (
+            "Expected models to compare, got a saved result. Make an explorer with "
+            "CKAExplorer(model1, model2, loader)."
+        )
+        raise RuntimeError(msg)
+
+    def release(self) -> None:
+        """There is nothing to let go of."""
+
+    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
+        """The call that would repeat this comparison, given the models."""
+        return (
+            "CKA(\n    model1, model2,\n"
+            f"    metric={metric!r},\n"
+            f"    model1_layers={layers['layers1']!r},\n"
+            f"    model2_layers={layers['layers2']!r},\n).compare(loader)"
+        )
+
+
+class _Models:
+    """The models: strongly held during a run, weakly afterwards."""
+
+    def __init__(self, *models: nn.Module) -> None:
+        self._kinds = [type(model).__name__ for model in models]
+        self._weak = [weakref.ref(model) for model in models]
+        self._strong = list({id(model): model for model in models}.values())
+
+    def held(self) -> list[nn.Module]:
+        """The models, which are held again from here on."""
+        models = [reference() for reference in self._weak]
+        for number, (model, kind) in enumerate(
+            zip(models, self._kinds, strict=True), 1
+        ):
+            if model is None:
+                msg = (
+                    f"Expected model{number} ({kind}) to exist still, and it was "
+                    "deleted after the last run. Make a new CKAExplorer."
+                )
+                raise RuntimeError(msg)
+        found = [model for model in models if model is not None]
+        self._strong = list({id(model): model for model in found}.values())
+        return found
+
+    def release(self) -> None:
+        """Keep only what nobody else holds."""
+        for place in reversed(range(len(self._strong))):
+            if sys.getrefcount(self._strong[place]) > OWN_REFERENCES:
+                del self._strong[place]
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Refuse unknown keywords.
+
+    Raises:
+        TypeError: With the allowed ones.
+    """
+    signature = list(inspect.signature(CKA).parameters)[2:]
+    allowed = sorted({*signature, *RUN_OPTIONS})
+    for option in options:
+        if option not in allowed:
+            near = difflib.get_close_matches(option, allowed, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            msg = (
+                f"CKAExplorer got an unexpected keyword argument {option!r}.{hint} It "
+                f"takes autostart and {', '.join(allowed)}."
+            )
+            raise TypeError(msg)
+
+
+def describe_loader(loader: object) -> str:
+    """A loader in a few words, without addresses.
+
+    Example:
+        >>> describe_loader([1, 2, 3])
+        'list, 3 batches'
+    """
+    data = getattr(loader, "dataset", loader)
+    words = [type(data).__name__]
+    with contextlib.suppress(TypeError):  # Not every loader has a length.
+        words.append(f"{len(cast('Sized', loader))} batches")
+    size = getattr(loader, "batch_size", None)
+    if isinstance(size, int):
+        words.append(f"batch size {size}")
+    return ", ".join(words)
+
+
+def flat_columns(title: str, layers: list[str]) -> Columns:
+    """A tree of one level, for names without a model."""
+    count = len(layers)
+    rows = list(range(1, count + 1))
+    return {
+        "name": ["", *layers],
+        "type": [title, *[""] * count],
+        "depth": [0, *[1] * count],
+        "params": [0] * (count + 1),
+        "shape": [None] * (count + 1),
+        "reason": ["the model itself", *[None] * count],
+        "order": [None, *range(count)],
+        "presets": dict.fromkeys(("auto", "blocks", "leaves", "all"), rows),
+    }
+
+
+def side_of(trees: Mapping[str, Columns], side: Side) -> Columns:
+    """The columns of the model that this side's layers belong to."""
+    return trees["model1" if side == "layers1" else "model2"]
+
+
+def choose_rows(columns: Columns, choices: Any, side: Side) -> list[str]:
+    """Choose layers from a tree's columns, when there is no model to ask.
+
+    Args:
+        columns: The tree.
+        choices: A preset, a name or glob, or several of these.
+        side: Which choice it is, for messages.
+
+    Raises:
+        ValueError: If a name or pattern matches nothing, with the nearest names.
+
+    Example:
+        >>> columns = flat_columns("Net", ["stem", "block.0", "block.1"])
+        >>> choose_rows(columns, "block.*", "layers1")
+        ['block.0', 'block.1']
+    """
+    names, reasons = columns["name"], columns["reason"]
+    if isinstance(choices, str) and choices in columns["presets"]:
+        return [names[row] for row in columns["presets"][choices]]
+    rows = zip(columns["order"], names, reasons, strict=True)
+    order = sorted((o, n) for o, n, reason in rows if reason is None and o is not None)
+    known = [name for _, name in order]
+    wanted = [choices] if isinstance(choices, str) else list(choices)
+    found: list[str] = []
+    for name in wanted:
+        matches = [name] if name in known else fnmatch.filter(known, str(name))
+        if not matches:
+            raise ValueError(unknown_layer(str(name), known, side))
+        found += matches
+    return list(dict.fromkeys(found))
+
+
+def unknown_layer(name: str, known: list[str], what: str) -> str:
+    """The message for a layer that does not exist."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"`{what}` names {name!r}, which is none of the {len(known)} layers to choose "
+        f"from.{hint}"
+    )
+
+
+def _text(value: Any) -> str:
+    """Source of an option's value; functions and modules by their name."""
+    return getattr(value, "__name__", None) or repr(value)

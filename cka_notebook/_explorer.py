@@ -1,0 +1,469 @@
+"""`CKAExplorer`: the widget, with what users call and what its page says.
+
+Synced traits flow from the kernel to the page only; the page speaks by custom messages,
+which may arrive in any thread, so they only give orders or wait in a queue for a thread
+of their own. ``protocol.ts`` is the other half of this file.
+"""
+
+import base64
+import contextlib
+import math
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import anywidget
+import bokeh
+import traitlets
+from ipywidgets import widget_serialization
+
+from . import _cell, _figures, _report, metrics
+from ._bokehjs import BokehRuntime, bokehjs_gz, shared_runtime
+from ._comparison import SIDES, Comparison, Live, Saved, side_of, unknown_layer
+from ._desk import Desk
+from ._frames import Progress
+from ._session import Session, words
+from ._worker import Surroundings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ._result import CKAResult
+
+PROTOCOL = 1
+STATIC = Path(__file__).parent / "static"
+STATES = ("idle", "running", "paused", "stopped", "done", "error")
+CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
+"""Traits that a page may ask to be set."""
+
+PAGE_TRAITS = (
+    *("_protocol", "_key", "_meta", "_trees", "_figure", "_axes", "_message", "status"),
+    *("_snapshot", "_matrix", "_stderr", "_history"),
+    *CHOICES,
+)
+"""Traits that a page without a kernel needs."""
+
+
+class CKAExplorer(anywidget.AnyWidget):
+    """Compares the layers of two models, live in a notebook.
+
+    The last expression of a cell, it shows itself and starts: the map of CKA values
+    sharpens with every batch, and clicks, choices and buttons work meanwhile, because
+    the work is done in a thread of its own. The models are left as they were found.
+
+    Args:
+        model1: The model of the rows.
+        model2: The model of the columns; the same model, or None, compares it with
+            itself in one forward pass per batch.
+        loader: Batches, as `CKA.compare` takes them. Each goes to both models.
+        loader2: Other inputs for model 2, of the same examples in the same order.
+        autostart: Start when shown. A run that would take longer than two minutes
+            holds after its first batches and waits for its Resume button or `run`.
+        cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
+            ``paired``, ``max_batches``.
+
+    Raises:
+        TypeError: If an option is unknown.
+        ValueError: If a layer does not exist.
+
+    Example:
+        >>> from torch import nn, randn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> loader = [randn(16, 4) for _ in range(3)]
+        >>> explorer = CKAExplorer(model, None, loader, model1_layers="all")
+        >>> explorer.wait().matrix.shape
+        torch.Size([3, 3])
+        >>> explorer.status
+        'done'
+    """
+
+    _esm = STATIC / "widget.js"
+    _css = STATIC / "widget.css"
+
+    status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
+    """What the explorer is doing: one of `STATES`."""
+    layers1 = traitlets.Any().tag(sync=True)
+    """Names of the chosen layers of model 1. Takes whatever chooses layers."""
+    layers2 = traitlets.Any().tag(sync=True)
+    """Names of the chosen layers of model 2."""
+    focus = traitlets.Tuple(
+        traitlets.Unicode(), traitlets.Unicode(), default_value=None, allow_none=True
+    ).tag(sync=True)
+    """The pair ``(layer1, layer2)`` that is looked at, or None."""
+    metric = traitlets.Unicode("cka").tag(sync=True)
+    """Name of the measure. A run starts again when it changes."""
+    palette = traitlets.Enum(tuple(_figures.PALETTES), "magma").tag(sync=True)
+    """Colors of the map."""
+    color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
+    """Values of the first and the last color, or ``"fit"``."""
+
+    _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
+    _key = traitlets.Unicode().tag(sync=True)
+    _runtime = traitlets.Instance(BokehRuntime).tag(sync=True, **widget_serialization)
+    _meta = traitlets.Dict().tag(sync=True)
+    _trees = traitlets.Dict().tag(sync=True)
+    _figure = traitlets.Dict().tag(sync=True)
+    _axes = traitlets.Dict(None, allow_none=True).tag(sync=True)
+    _message = traitlets.Dict({"kind": "", "text": ""}).tag(sync=True)
+    _snapshot = traitlets.Dict(None, allow_none=True).tag(sync=True)
+    _matrix = traitlets.Bytes(b"").tag(sync=True)
+    _stderr = traitlets.Bytes(b"").tag(sync=True)
+    _history = traitlets.Bytes(b"").tag(sync=True)
+
+    _session: Session
+
+    def __init__(
+        self,
+        model1: "nn.Module",
+        model2: "nn.Module | None",
+        loader: Iterable[Any],
+        loader2: Iterable[Any] | None = None,
+        *,
+        autostart: bool = True,
+        **cka_options: Any,
+    ) -> None:
+        comparison = Live(model1, model2, loader, loader2, cka_options)
+        self._set_up(comparison, autostart=autostart)
+
+    @classmethod
+    def from_result(cls, result: "CKAResult") -> Self:
+        """An explorer of a saved result; no models are needed."""
+        explorer = cls.__new__(cls)
+        explorer._set_up(Saved(result), autostart=False)  # noqa: SLF001 a constructor
+        explorer._session.show_saved(result)  # noqa: SLF001 likewise
+        return explorer
+
+    def _set_up(self, comparison: Comparison, *, autostart: bool) -> None:
+        self._autostart = autostart
+        self._appeared = False
+        self._session = Session(comparison, self._put, self.send)
+        self._desk = Desk(self._handle)
+        super().__init__(**self._first_traits(comparison))
+        self._session.chosen.clear()
+        self.on_msg(self._receive)
+        self.observe(self._take_layers, list(SIDES))
+        self.observe(self._take_metric, "metric")
+        _cell.supersede(self)
+
+    def _first_traits(self, comparison: Comparison) -> dict[str, Any]:
+        name1, name2 = comparison.names
+        return {
+            "_key": uuid.uuid4().hex,
+            "_runtime": shared_runtime(),
+            "_figure": _figures.figure_json(_figures.explorer_figure()),
+            "_trees": comparison.trees(),
+            "_meta": {
+                "name1": name1,
+                "name2": name2,
+                "bokeh": bokeh.__version__,
+                "loader": comparison.loader_text,
+                "self": comparison.same,
+            },
+            "metric": comparison.metric,
+            "layers1": comparison.initial("layers1"),
+            "layers2": comparison.initial("layers2"),
+        }
+
+    # What users call
+
+    def run(self, *, block: bool = False) -> None:
+        """Start, resume, or start again when the last run has ended.
+
+        Args:
+            block: Work in the calling thread and return at the end. For scripts, and
+                for front ends that do not hear other threads.
+
+        Raises:
+            RuntimeError: If the models are gone, or there is nothing to compute.
+        """
+        self._session.runs.surroundings = Surroundings.here()
+        self._session.runs.start(block=block)
+
+    def pause(self) -> None:
+        """Hold after the current batch; `run` and `resume` go on."""
+        if self._session.runs.live is not None:
+            self._session.runs.live.pause()
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._session.runs.go_on()
+
+    def stop(self) -> None:
+        """End after the current batch; the result so far is kept."""
+        if self._session.runs.live is not None:
+            self._session.runs.live.stop()
+
+    def wait(self, timeout: float | None = None) -> "CKAResult | None":
+        """Wait for the end of the run, which is started if there was none.
+
+        An interrupt stops the run after the current batch, and the result so far is
+        kept.
+
+        Args:
+            timeout: Seconds to wait at most, or None.
+
+        Returns:
+            The result; None if the run was stopped before its first batch.
+
+        Raises:
+            TimeoutError: If the run has not ended by then. It goes on.
+        """
+        session = self._session
+        if session.is_saved and session.runs.untouched:
+            return session.result
+        worker = session.runs.wait(timeout)
+        if worker is None:
+            raise TimeoutError(self._not_yet(timeout))
+        if worker.error is not None:
+            raise worker.error
+        return session.result
+
+    def close(self) -> None:
+        """Stop the run and free what the page holds. `result` stays."""
+        if hasattr(self, "_session"):  # It lacks where the constructor has raised.
+            self.stop()
+        if self.comm is not None:
+            self.layout.close()
+        super().close()
+
+    @property
+    def progress(self) -> Progress:
+        """Batches, total or None, examples, seconds and largest standard error."""
+        return self._session.progress
+
+    @property
+    def result(self) -> "CKAResult | None":
+        """The latest result: partial during a run, None before its first batch."""
+        return self._session.result
+
+    @property
+    def code(self) -> str:
+        """The Python call that repeats exactly this comparison."""
+        layers = {side: list(getattr(self, side)) for side in SIDES}
+        return self._session.comparison.code(self.metric, layers)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write one self-contained file: hover, zoom and trends work without a network.
+
+        Args:
+            path: Where to; a file that is there is replaced.
+        """
+        name1, name2 = self._session.comparison.names
+        state = self.get_state(PAGE_TRAITS)
+        page = _report.page(
+            {**state, **self._session.still()},
+            title=f"{self.metric.upper()} of {name1} and {name2}",
+            module=str(self._esm),
+            style=str(self._css),
+            bokehjs=bokehjs_gz(),
+            version=bokeh.__version__,
+        )
+        Path(path).write_text(page, encoding="utf-8")
+
+    def __repr__(self) -> str:
+        name1, name2 = self._session.comparison.names
+        rows, columns = len(self.layers1), len(self.layers2)
+        text = f"CKAExplorer({name1} x {name2}, {rows} x {columns} layers"
+        result = self._session.ended_result
+        if result is None:
+            return f"{text})"
+        low, high = _limits(result)
+        return (
+            f"{text}, {result.metric} {low:.2f} to {high:.2f}, {result.examples} "
+            f"examples in {result.batches} batches)"
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        if bundle is None:
+            return None
+        data, metadata = bundle
+        data["text/plain"] = repr(self)
+        result = self._session.ended_result
+        if result is not None:
+            data["image/png"] = base64.b64encode(self._png(result)).decode()
+        self._session.runs.surroundings = Surroundings.here()
+        self._appear()
+        return data, metadata
+
+    def _png(self, result: "CKAResult") -> bytes:
+        limits = _limits(result) if self.color_range == "fit" else self.color_range
+        colors = _figures.PALETTES[self.palette]
+        return _report.png(result.matrix.numpy(), colors, limits)
+
+    def _not_yet(self, timeout: float | None) -> str:
+        done = self.progress
+        total = "an unknown number" if done.total is None else done.total
+        return (
+            f"Expected the run to end within {timeout} s, and it is {self.status} at "
+            f"batch {done.batches} of {total}. It goes on: wait again, or stop()."
+        )
+
+    # Choices in
+
+    @traitlets.validate("layers1", "layers2")
+    def _check_layers(self, proposal: Any) -> list[str]:
+        try:
+            return self._session.choose(proposal["trait"].name, proposal["value"])
+        except (ValueError, TypeError) as error:
+            raise traitlets.TraitError(str(error)) from error
+
+    @traitlets.validate("focus")
+    def _check_focus(self, proposal: Any) -> Any:
+        for side, layer in zip(SIDES, proposal["value"] or (), strict=False):
+            known = side_of(self._trees, side)["name"]
+            if layer not in known:
+                raise traitlets.TraitError(unknown_layer(layer, known, "focus"))
+        return proposal["value"]
+
+    @traitlets.validate("metric")
+    def _check_metric(self, proposal: Any) -> Any:
+        known = metrics.names()
+        if proposal["value"] not in known:
+            msg = f"Expected `metric` to be one of {known}, got {proposal['value']!r}."
+            raise traitlets.TraitError(msg)
+        return proposal["value"]
+
+    @traitlets.validate("color_range")
+    def _check_color_range(self, proposal: Any) -> Any:
+        value = proposal["value"]
+        if isinstance(value, str) and value == "fit":
+            return value
+        with contextlib.suppress(TypeError, ValueError):
+            low, high = (float(end) for end in value)
+            if low < high and math.isfinite(low) and math.isfinite(high):
+                return [low, high]
+        msg = (
+            "Expected `color_range` to be 'fit' or two numbers, the lower first, got "
+            f"{value!r}."
+        )
+        raise traitlets.TraitError(msg)
+
+    def _take_layers(self, change: Any) -> None:
+        self._session.layers_changed(change["name"], change["new"])
+
+    def _take_metric(self, change: Any) -> None:
+        self._session.metric_changed(change["new"])
+
+    # What the page says
+
+    def _receive(self, _: Any, content: Any, __: Any) -> None:
+        """Take a message in whatever thread it comes: obey, or leave it on the desk."""
+        if not isinstance(content, Mapping):
+            return
+        what = content.get("kind"), content.get("name")
+        if what == ("command", "pause"):
+            self.pause()
+        elif what == ("command", "stop"):
+            self.stop()
+        elif what[0] == "ack":
+            self._acknowledged(content)
+        else:
+            self._desk.put(content)
+
+    def _acknowledged(self, content: Mapping[str, Any]) -> None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            page, views = str(content["page"]), int(content["views"])
+            epoch, seq = int(content["epoch"]), int(content["seq"])
+            self._session.frames.publisher.acknowledge(page, views, epoch, seq)
+
+    def _handle(self, content: Mapping[str, Any]) -> None:
+        """Do what a message asks; what goes wrong is shown to who asked."""
+        handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
+            "ready": self._on_ready,
+            "command": self._on_command,
+            "layers": self._on_choice,
+            "focus": self._on_choice,
+            "view": self._on_choice,
+            "tolerance": self._on_tolerance,
+            "need_bokeh": self._on_need_bokeh,
+        }
+        handler = handlers.get(str(content.get("kind")))
+        try:
+            if handler is not None:
+                handler(content)
+        except Exception as error:
+            self._session.say("error", words(error))
+
+    def _on_ready(self, content: Mapping[str, Any]) -> None:
+        page, views = str(content.get("page")), int(content.get("views") or 0)
+        frames, runs = self._session.frames, self._session.runs
+        frames.publisher.hear(page, views)
+        if views:
+            self._appear()
+        worker = runs.live
+        if worker is None or worker.only_probe:
+            return
+        history = frames.history_message(worker.epoch)
+        if history is not None:
+            self.send(*history)
+        frames.publisher.greet(page, views)
+
+    def _on_command(self, content: Mapping[str, Any]) -> None:
+        name, runs = content.get("name"), self._session.runs
+        if name == "resume":
+            runs.go_on()
+        elif name == "restart" and runs.live is not None:
+            runs.live.restart()
+        elif name in ("run", "restart"):
+            runs.start()
+
+    def _on_choice(self, content: Mapping[str, Any]) -> None:
+        for name in CHOICES:
+            if name in content:
+                setattr(self, name, content[name])
+
+    def _on_tolerance(self, content: Mapping[str, Any]) -> None:
+        value = content.get("value")
+        self._session.tolerance = None if value is None else float(value)
+
+    def _on_need_bokeh(self, _: Mapping[str, Any]) -> None:
+        version = bokeh.__version__
+        self.send({"kind": "bokehjs", "version": version}, [bokehjs_gz()])
+
+    def _appear(self) -> None:
+        """Start, or only probe, when first shown."""
+        first, self._appeared = not self._appeared, True
+        session = self._session
+        if not first or session.is_saved or not session.runs.untouched:
+            return
+        if self._autostart or not session.comparison.one_shot:
+            auto = self._autostart
+            with contextlib.suppress(RuntimeError):  # The page shows its words.
+                session.runs.start(cautious=auto, only_probe=not auto)
+
+    # What the page is told
+
+    def _put(self, traits: Mapping[str, Any]) -> None:
+        """Set traits, in this order."""
+        for name, value in traits.items():
+            self.set_trait(name, value)
+
+    def open(self) -> None:
+        """Open the comm, unless there is one."""
+        super().open()
+        _leave_replies_to_the_page(self.comm)
+
+    def _send(self, msg: Any, buffers: Any = None) -> None:
+        comm = self.comm
+        if comm is not None:
+            super()._send(msg, buffers=buffers)
+            _leave_replies_to_the_page(comm)
+
+
+def _leave_replies_to_the_page(comm: Any) -> None:
+    """Let the page's next message go to any free thread of the kernel.
+
+    ipykernel 7.4 notes on the comm which shell has sent last and routes the page's
+    messages there, which is the main shell, blocked while a cell runs. Without the
+    note they go to a subshell, as the page asks. An optimization, not a promise: other
+    versions have no such note.
+    """
+    getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+
+
+def _limits(result: "CKAResult") -> tuple[float, float]:
+    """Smallest and largest value."""
+    known = result.matrix[result.matrix.isfinite()]
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)

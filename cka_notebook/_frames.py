@@ -1,0 +1,181 @@
+"""What of a run goes to the page: live frames, the history of cells, the last state."""
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ._publisher import Floats, Header, History, Publisher, Send
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ._result import CKAResult
+    from ._running import Running
+
+NO_SNAPSHOT: dict[str, Any] = {
+    "_snapshot": None,
+    "_matrix": b"",
+    "_stderr": b"",
+    "_history": b"",
+}
+"""Traits of a run that has neither ended nor paused."""
+
+
+class Progress(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        batches: Batches taken from the loader.
+        total: Number of batches to come in all, or None if unknown.
+        examples: Examples compared.
+        seconds: Time worked, without pauses.
+        max_stderr: Largest standard error of the latest frame, or None.
+    """
+
+    batches: int = 0
+    total: int | None = None
+    examples: int = 0
+    seconds: float = 0.0
+    max_stderr: float | None = None
+
+
+class Frames:
+    """The frames of one explorer, run after run.
+
+    Args:
+        send: Called with a header and its buffers, from one thread at a time.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self.publisher = Publisher(send)
+        self._history = History(cells=1)
+        self._shape = (0, 0)
+        self._max_stderr: float | None = None
+
+    def begin(self, state: "Running") -> None:
+        """A new epoch: forget the frames of the last one."""
+        self.publisher.forget()
+        self._shape = len(state.layers1), len(state.layers2)
+        self._history = History(self._shape[0] * self._shape[1])
+        self._max_stderr = None
+
+    def take(self, epoch: int, seconds: float, state: "Running") -> None:
+        """Make a frame of this batch if one is wanted."""
+        sends, keeps = self.publisher.wants(), self._history.wants(state.done)
+        if not state.batches or not (sends or keeps):
+            return
+        started = time.perf_counter()
+        matrix, stderr = floats(state.matrix()), floats(state.stderr())
+        self._max_stderr = largest(stderr)
+        if keeps:
+            cost = time.perf_counter() - started
+            self._history.add(state.done, matrix, cost=cost)
+        if sends:
+            header = self._header(epoch, self.progress(seconds, state), state.skipped)
+            self.publisher.offer(header, (matrix, stderr))
+
+    def hold(
+        self, epoch: int, progress: Progress, result: "CKAResult", *, final: bool
+    ) -> dict[str, Any]:
+        """Send a frame that must arrive.
+
+        Returns:
+            Traits from which a page can draw it and its history at any later time.
+        """
+        matrix, stderr = floats(result.matrix), floats(result.stderr)
+        self._shape = len(result.layers1), len(result.layers2)
+        self._max_stderr = largest(stderr)
+        self._history.close(progress.batches, matrix)
+        progress = progress._replace(max_stderr=self._max_stderr)
+        header = self._header(epoch, progress, result.skipped, final=final)
+        header = self.publisher.offer(header, (matrix, stderr), urgent=True)
+        return self._snapshot(header, matrix, stderr)
+
+    def saved(self, result: "CKAResult") -> dict[str, Any]:
+        """Traits that show a result, though nothing was run here."""
+        self._shape = len(result.layers1), len(result.layers2)
+        self._history = History(result.matrix.numel())
+        self._max_stderr = largest(floats(result.stderr))
+        return self.still(1, self.progress_of(result), result)
+
+    def still(
+        self, epoch: int, progress: Progress, result: "CKAResult"
+    ) -> dict[str, Any]:
+        """Traits that show a result as it is; nothing is sent."""
+        header = self._header(epoch, progress, result.skipped, final=True)
+        matrix, stderr = floats(result.matrix), floats(result.stderr)
+        return self._snapshot({**header, "seq": 1}, matrix, stderr)
+
+    def progress(self, seconds: float, state: "Running") -> Progress:
+        """How far a run has come."""
+        return Progress(
+            state.done, state.total, state.examples, seconds, self._max_stderr
+        )
+
+    def progress_of(self, result: "CKAResult") -> Progress:
+        """How far the run of a result had come."""
+        done = result.batches + result.skipped
+        return Progress(done, done, result.examples, 0.0, self._max_stderr)
+
+    def history_message(self, epoch: int) -> tuple[Header, list[bytes]] | None:
+        """The history so far, for a page that comes in the middle of a run."""
+        batches, data = self._history.take()
+        if not batches:
+            return None
+        rows, cols = self._shape
+        facts = {"epoch": epoch, "batches": batches, "rows": rows, "cols": cols}
+        return {"kind": "history", **facts}, [data]
+
+    def _header(
+        self, epoch: int, progress: Progress, skipped: int, *, final: bool = False
+    ) -> Header:
+        rows, cols = self._shape
+        return {
+            "kind": "frame",
+            "epoch": epoch,
+            "batch": progress.batches,
+            "total": progress.total,
+            "examples": progress.examples,
+            "skipped": skipped,
+            "seconds": round(progress.seconds, 3),
+            "rate": round(progress.examples / max(progress.seconds, 1e-3), 1),
+            "max_stderr": progress.max_stderr,
+            "rows": rows,
+            "cols": cols,
+            "final": final,
+        }
+
+    def _snapshot(
+        self, header: Header, matrix: Floats, stderr: Floats
+    ) -> dict[str, Any]:
+        batches, history = self._history.take()
+        return {
+            "_matrix": matrix.tobytes(),
+            "_stderr": stderr.tobytes(),
+            "_history": history,
+            "_snapshot": {"header": header, "history": {"batches": batches}},
+        }
+
+
+def axes(epoch: int, known: "Running | CKAResult") -> dict[str, Any]:
+    """What the rows and columns of an epoch's frames are."""
+    return {
+        "epoch": epoch,
+        "layers1": list(known.layers1),
+        "layers2": list(known.layers2),
+        "undefined1": dict(known.undefined1),
+        "undefined2": dict(known.undefined2),
+        "notes": list(known.notes),
+    }
+
+
+def floats(values: "Tensor") -> Floats:
+    """Float32 on the CPU, row by row, as it goes over the wire."""
+    return np.ascontiguousarray(values.detach().cpu().numpy(), "<f4")
+
+
+def largest(values: Floats) -> float | None:
+    """The largest value, or None if none is finite."""
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else None

@@ -1,0 +1,236 @@
+"""What goes on behind one explorer: its runs, what they tell, what its page is told.
+
+The session turns what a worker reports into traits and frames. It works in whatever
+thread the worker does, and writes traits only through the function it was given.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ._comparison import SIDES, Comparison, Saved, Side
+from ._frames import NO_SNAPSHOT, Frames, Header, Progress, axes
+from ._runs import Runs
+from ._worker import Outcome, Worker
+
+if TYPE_CHECKING:
+    from ._result import CKAResult
+    from ._running import Running
+
+LONG_RUN = 120.0
+"""A run that nobody asked for holds when it would take more seconds than this."""
+
+STABLE_AFTER = 4
+"""Standard errors of fewer batches are too uncertain themselves to stop by."""
+
+Put = Callable[[Mapping[str, Any]], None]
+Send = Callable[[Header, list[bytes]], None]
+
+
+class Session:
+    """The host of the workers of one explorer.
+
+    Args:
+        comparison: What is compared.
+        put: Sets traits, in the order given.
+        send: Sends a custom message with buffers to the page.
+
+    Attributes:
+        comparison: What is compared.
+        runs: The workers, one after the other.
+        frames: What of a run goes to the page.
+        metric: Name of the measure that the next epoch computes.
+        chosen: Choices of layers made since the explorer was, by side.
+        computing: Layers of the current epoch's frames, by side.
+        tolerance: End when no standard error is above it, or None.
+    """
+
+    def __init__(self, comparison: Comparison, put: Put, send: Send) -> None:
+        self.comparison = comparison
+        self.runs = Runs(self)
+        self.frames = Frames(send)
+        self.metric = comparison.metric
+        self.chosen: dict[Side, Any] = {}
+        self.computing: dict[Side, list[str]] = {}
+        self.tolerance: float | None = None
+        self._put = put
+        self._warm_at = 0.0
+        self._result: CKAResult | None = None
+        self._progress = Progress()
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a result only, and nothing to compute."""
+        return isinstance(self.comparison, Saved)
+
+    @property
+    def ended_result(self) -> "CKAResult | None":
+        """The result of the last run that has ended."""
+        return self._result
+
+    @property
+    def result(self) -> "CKAResult | None":
+        """The latest result: partial during a run, None before its first batch."""
+        worker = self.runs.live
+        computes = worker is not None and not worker.only_probe
+        return worker.latest() if worker is not None and computes else self._result
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come, or the last one came."""
+        worker = self.runs.live
+        state = worker.state if worker is not None else None
+        if worker is None or state is None:
+            return self._progress
+        return self.frames.progress(worker.seconds, state)
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers, which the next epoch computes."""
+        if choices == self.computing.get(side):
+            return list(choices)
+        names = self.comparison.choose(side, choices)
+        self.chosen[side] = choices
+        return names
+
+    def layers_changed(self, side: Side, layers: list[str]) -> None:
+        """Begin again with other layers; in a pause, when it ends."""
+        worker, computed = self.runs.live, self.computing.get(side)
+        if worker is None or computed is None or layers == computed:
+            return
+        if worker.paused:
+            self.runs.stale |= not set(layers) <= set(computed)
+        else:
+            worker.restart()
+
+    def metric_changed(self, metric: str) -> None:
+        """Begin again with another measure."""
+        self.metric = metric
+        if self.runs.live is not None:
+            self.runs.live.restart()
+
+    def say(self, kind: str, text: str) -> None:
+        """Show words in the cell: an ``"error"``, a ``"note"``, or nothing."""
+        self._put({"_message": {"kind": kind, "text": text}})
+
+    def show_saved(self, result: "CKAResult") -> None:
+        """Show a result that was not computed here."""
+        self._result = result
+        self._set_computing(result.layers1, result.layers2)
+        shown = self.frames.saved(result)
+        self._progress = self.frames.progress_of(result)
+        self._put({"_axes": axes(1, result), **shown, "status": "done"})
+
+    def still(self) -> dict[str, Any]:
+        """Traits that show a run that goes on as it is at this moment."""
+        result, worker = self.result, self.runs.live
+        if worker is None or result is None:
+            return {}
+        shown = self.frames.still(worker.epoch, self.progress, result)
+        return {"_axes": axes(worker.epoch, result), **shown, "status": "stopped"}
+
+    # What a worker asks and tells
+
+    def steps(self) -> Generator["Running", None, None]:
+        """The engine's running states, for what is chosen now."""
+        return self.comparison.steps(self.metric, self.chosen)
+
+    def starts(self) -> None:
+        """A run was ordered."""
+        self.say("", "")
+        self._put({"status": "running"})
+        self.frames.publisher.start()
+
+    def begins(self, worker: Worker, state: "Running") -> None:
+        """A probe is done: shapes, order and layers are known."""
+        self.frames.begin(state)
+        self._set_computing(state.layers1, state.layers2)
+        trees = self.comparison.trees()
+        self._put({**NO_SNAPSHOT, "_trees": trees, **self.computing})
+        self._put({"_axes": axes(worker.epoch, state)})
+
+    def batch(self, worker: Worker, state: "Running") -> bool:
+        """A batch has been added."""
+        self.frames.take(worker.epoch, worker.seconds, state)
+        self._hold_if_long(worker, state)
+        return not self._is_stable(state)
+
+    def pauses(self, worker: Worker, state: "Running") -> None:
+        """The run holds; the page gets all that it needs to draw by itself."""
+        if worker.result is not None:
+            self._show(worker, state, worker.result, final=False)
+        self._put({"status": "paused"})
+
+    def resumes(self, worker: Worker) -> None:
+        """The run goes on."""
+        del worker
+        self.say("", "")
+        self._put({"status": "running"})
+
+    def ends(self, worker: Worker, outcome: Outcome) -> None:
+        """The run is over: the last frame, the words, the status."""
+        state, result = worker.state, worker.result
+        if not worker.only_probe:
+            self._result = result
+        if result is not None and state is not None:
+            self._show(worker, state, result, final=True)
+            self._progress = self.frames.progress(worker.seconds, state)
+        self.frames.publisher.finish()
+        worker.state = state = None
+        self.comparison.release()
+        if outcome == "error" and worker.error is not None:
+            self.say("error", words(worker.error))
+        if outcome == "error" or not worker.only_probe:
+            self._put({"status": outcome})
+
+    def _set_computing(self, *layers: tuple[str, ...]) -> None:
+        for side, names in zip(SIDES, layers, strict=True):
+            self.computing[side] = list(names)
+
+    def _show(
+        self, worker: Worker, state: "Running", result: "CKAResult", *, final: bool
+    ) -> None:
+        """Send a frame that must arrive, and keep all of it in traits."""
+        self._put({"_axes": axes(worker.epoch, result)})
+        progress = self.frames.progress(worker.seconds, state)
+        self._put(self.frames.hold(worker.epoch, progress, result, final=final))
+
+    def _hold_if_long(self, worker: Worker, state: "Running") -> None:
+        """Pause a run that nobody asked for and that would take long.
+
+        The first batch warms up; the second tells what one costs.
+        """
+        if state.done == 1:
+            self._warm_at = worker.seconds
+        elif state.done == 2 and self.runs.cautious and state.total is not None:
+            left = state.total - 2
+            seconds = (worker.seconds - self._warm_at) * left
+            if seconds > LONG_RUN:
+                worker.pause()
+                text = f"The other {left} batches would take {_about(seconds)}."
+                self.say("note", f"{text} Resume computes them.")
+
+    def _is_stable(self, state: "Running") -> bool:
+        """Whether no standard error is above what the page asked for."""
+        tolerance = self.tolerance
+        if tolerance is None or state.batches < STABLE_AFTER:
+            return False
+        if bool((state.stderr().nan_to_num(nan=0.0) > tolerance).any()):
+            return False
+        text = f"Stable: no standard error above {tolerance:g} at batch {state.done}."
+        self.say("note", text)
+        return True
+
+
+def words(error: BaseException) -> str:
+    """What an error says, or at least its name."""
+    return str(error) or type(error).__name__
+
+
+def _about(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> _about(840), _about(9000)
+        ('about 14 min', 'about 2.5 h')
+    """
+    minutes = seconds / 60
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
