@@ -1,0 +1,262 @@
+"""Interactive Bokeh figures of results, and the figures that the page embeds.
+
+The page's figures are made here, without data, and found again in the page by the names
+of their models; the page only replaces arrays, ranges and colors. ``charts.ts`` is the
+other half of this file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import bokeh
+import bokeh.palettes
+import numpy as np
+from bokeh.document import Document
+from bokeh.models import (
+    BasicTicker,
+    BoxZoomTool,
+    ColumnDataSource,
+    FixedTicker,
+    Image,
+    Line,
+    LinearColorMapper,
+    MultiLine,
+    Quad,
+    Range1d,
+    Rect,
+    Scatter,
+    Text,
+    VArea,
+    WheelZoomTool,
+)
+from bokeh.models.glyphs import HArea
+from bokeh.plotting import figure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bokeh.models.glyph import Glyph
+
+PALETTES: Final[dict[str, Sequence[str]]] = {
+    "magma": bokeh.palettes.Magma256,
+    "viridis": bokeh.palettes.Viridis256,
+    "cividis": bokeh.palettes.Cividis256,
+    "inferno": bokeh.palettes.Inferno256,
+    "greys": bokeh.palettes.Greys256,
+}
+"""The palettes offered, dark for 0 and bright for 1; none is a rainbow."""
+
+BELOW_ZERO: Final = "#2a9d8f"
+"""Unbiased CKA may fall below 0: those cells have a color that no palette has."""
+
+LABEL_FONT_SIZE: Final = "11px"
+"""Smaller tick labels are hard to read; see UX-H6 in the requirements."""
+
+
+def explorer_figure() -> Document:
+    """The page's figures, empty: a map, two trends beside it, and a convergence plot.
+
+    Returns:
+        A document with four roots named ``"map"``, ``"row_trend"``, ``"column_trend"``
+        and ``"history"``. The map shares its x range with the row trend and its y range
+        with the column trend, so a zoom of the one is a zoom of the others.
+    """
+    columns = Range1d(start=0, end=1, name="columns_range")
+    rows = Range1d(start=1, end=0, name="rows_range")
+    values = Range1d(start=0, end=1, name="value_range")
+    document = Document()
+    for root in (
+        _map(columns, rows),
+        _row_trend(columns, values),
+        _column_trend(values, rows),
+        _history(),
+    ):
+        document.add_root(root)
+    return document
+
+
+def figure_json(document: Document) -> dict[str, Any]:
+    """The document as the page embeds it: JSON, and which root is which figure.
+
+    Args:
+        document: What `explorer_figure` made. Not modified.
+
+    Returns:
+        ``doc`` as Bokeh serializes it, ``roots`` from the figure's name to its id, and
+        the ``version`` of Bokeh that the page has to load.
+    """
+    return {
+        "doc": document.to_json(deferred=False),
+        "roots": {str(root.name): str(root.id) for root in document.roots},
+        "version": bokeh.__version__,
+    }
+
+
+def _map(columns: Range1d, rows: Range1d) -> figure:
+    plot = _blank("map", columns, rows, height=400)
+    mapper = LinearColorMapper(
+        palette=list(PALETTES["magma"]),
+        low=0,
+        high=1,
+        low_color=BELOW_ZERO,
+        nan_color="rgba(0, 0, 0, 0)",
+        name="color_mapper",
+    )
+    image = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
+    nothing = np.full((1, 1), np.nan, dtype=np.float32)
+    _add(plot, "map_source", image, image=[nothing], x=[0], y=[0], dw=[1], dh=[1])
+    edges = _empty("left", "right", "top", "bottom")
+    _add(plot, "undefined_source", _hatched(), **edges)
+    numbers = Text(
+        text="text",
+        text_color="color",
+        text_align="center",
+        text_baseline="middle",
+        text_font_size=LABEL_FONT_SIZE,
+    )
+    _add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
+    for name, glyphs in _markers().items():
+        source = ColumnDataSource(_empty("x", "y"), name=name)
+        for glyph in glyphs:
+            plot.add_glyph(source, glyph)
+    plot.tags = [{"palettes": {name: _packed(p) for name, p in PALETTES.items()}}]
+    for axis, name in ((plot.xaxis[0], "columns"), (plot.yaxis[0], "rows")):
+        axis.ticker = FixedTicker(ticks=[], name=f"{name}_ticker")
+        axis.name = f"{name}_axis"
+    plot.xaxis[0].major_label_orientation = "vertical"
+    plot.grid.grid_line_color = None
+    box, wheel = BoxZoomTool(), WheelZoomTool()
+    plot.add_tools(box, wheel)
+    plot.toolbar.active_drag = box
+    plot.toolbar.active_scroll = wheel
+    return plot
+
+
+def _hatched() -> Quad:
+    return Quad(
+        left="left",
+        right="right",
+        top="top",
+        bottom="bottom",
+        fill_alpha=0.12,
+        line_color=None,
+        hatch_pattern="/",
+        hatch_scale=8,
+        hatch_weight=1,
+        hatch_alpha=0.5,
+        name="undefined",
+    )
+
+
+def _markers() -> dict[str, tuple[Rect, ...]]:
+    """Frames around cells: a dark halo and a bright line are seen on every color."""
+
+    def cell(**line: Any) -> Rect:
+        return Rect(x="x", y="y", width=1, height=1, fill_color=None, **line)
+
+    halo, bright = "#06141f", "#5ce1ff"
+    return {
+        "hover_source": (
+            cell(line_color=halo, line_width=3, line_alpha=0.7),
+            cell(line_color="white", line_width=1),
+        ),
+        "pins_source": (
+            cell(line_color=halo, line_width=4),
+            cell(line_color="white", line_width=2, line_dash="dashed"),
+        ),
+        "focus_source": (
+            cell(line_color=halo, line_width=5),
+            cell(line_color=bright, line_width=2.5),
+        ),
+    }
+
+
+def _row_trend(columns: Range1d, values: Range1d) -> figure:
+    plot = _blank("row_trend", columns, values, height=110)
+    plot.xaxis.visible = False
+    plot.xgrid.grid_line_color = None
+    plot.yaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
+    band = VArea(x="x", y1="lower", y2="upper", fill_alpha=0.22, name="row_band")
+    _add_trend(plot, "row", band, "circle")
+    return plot
+
+
+def _column_trend(values: Range1d, rows: Range1d) -> figure:
+    plot = _blank("column_trend", values, rows, height=400)
+    plot.yaxis.visible = False
+    plot.ygrid.grid_line_color = None
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
+    band = HArea(y="y", x1="lower", x2="upper", fill_alpha=0.22, name="column_band")
+    _add_trend(plot, "column", band, "square")
+    return plot
+
+
+def _history() -> figure:
+    batches = Range1d(start=0, end=1, name="batches_range")
+    values = Range1d(start=0, end=1, name="history_range")
+    plot = _blank("history", batches, values, height=150)
+    plot.xaxis.ticker = BasicTicker(num_minor_ticks=0)
+    plot.yaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
+    band = VArea(x="x", y1="lower", y2="upper", fill_alpha=0.22, name="history_band")
+    _add_trend(plot, "history", band, "circle")
+    return plot
+
+
+def _add_trend(plot: figure, name: str, band: Glyph, marker: str) -> None:
+    """One line with its band and points, and the thinner lines pinned beside it."""
+    pins = ColumnDataSource(
+        _empty("xs", "ys", "color", "dash"), name=f"{name}_pins_source"
+    )
+    lines = MultiLine(
+        xs="xs", ys="ys", line_color="color", line_dash="dash", line_width=1.5
+    )
+    points = ColumnDataSource(
+        _empty("x", "y", "color", "marker"), name=f"{name}_pin_points"
+    )
+    dots = Scatter(
+        x="x", y="y", marker="marker", size=5, line_color="color", fill_color=None
+    )
+    source = ColumnDataSource(_empty("x", "y", "lower", "upper"), name=f"{name}_source")
+    line = Line(x="x", y="y", line_width=2, name=f"{name}_line")
+    knots = Scatter(x="x", y="y", marker=marker, size=4, name=f"{name}_points")
+    plot.add_glyph(pins, lines)
+    plot.add_glyph(points, dots)
+    for glyph in (band, line, knots):
+        plot.add_glyph(source, glyph)
+
+
+def _blank(name: str, x_range: Range1d, y_range: Range1d, height: int) -> figure:
+    plot = figure(
+        name=name,
+        x_range=x_range,
+        y_range=y_range,
+        width=480,
+        height=height,
+        tools=[],
+        toolbar_location=None,
+        min_border=0,
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        outline_line_width=1,
+    )
+    plot.axis.major_label_text_font_size = LABEL_FONT_SIZE
+    plot.axis.axis_line_color = None
+    plot.axis.minor_tick_line_color = None
+    plot.axis.major_tick_in = 0
+    plot.axis.major_tick_out = 3
+    plot.axis.major_label_standoff = 3
+    return plot
+
+
+def _add(plot: figure, source: str, glyph: Glyph, /, **data: Any) -> None:
+    plot.add_glyph(ColumnDataSource(data, name=source), glyph)
+
+
+def _empty(*columns: str) -> dict[str, Any]:
+    return {column: [] for column in columns}
+
+
+def _packed(palette: Sequence[str]) -> str:
+    """All colors of a palette in one string of hexadecimal digits, six a color."""
+    return "".join(color.removeprefix("#") for color in palette)

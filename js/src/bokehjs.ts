@@ -1,0 +1,83 @@
+/** BokehJS of exactly one version, evaluated once a page, from wherever it can be had. */
+
+import { gzipOf, type Model, runtimeIdOf } from "./protocol.ts";
+import { type Session, wordsOf } from "./session.ts";
+
+/** The part of BokehJS that is used; `charts.ts` knows the rest of it. */
+export interface Bokeh {
+  readonly version: string;
+  readonly embed: {
+    embed_items(
+      docs: Record<string, unknown>,
+      items: readonly unknown[],
+    ): Promise<readonly ViewManager[]>;
+  };
+}
+
+export interface ViewManager extends Iterable<{ model: { document: unknown } }> {
+  clear(): void;
+}
+
+const LOADED = Symbol.for("cka_notebook.bokehjs");
+const KERNEL_TIMEOUT_MS = 20000;
+
+/** The page's own Bokeh if it is of that version, else ours, loaded at most once. */
+export function loadBokeh(
+  model: Model,
+  session: Session,
+  version: string,
+): Promise<Bokeh> {
+  const present = presentBokeh(version);
+  if (present) return Promise.resolve(present);
+  const page = globalThis as { [LOADED]?: Map<string, Promise<Bokeh>> };
+  page[LOADED] ??= new Map();
+  const loaded = page[LOADED];
+  const begun = loaded.get(version);
+  if (begun) return begun;
+  const promise = fetched(model, session, version).then(evaluated);
+  loaded.set(version, promise);
+  promise.catch(() => loaded.delete(version));
+  return promise;
+}
+
+/** Bokeh keeps each version that was ever loaded under its number. */
+function presentBokeh(version: string): Bokeh | null {
+  const bokeh = (globalThis as { Bokeh?: Bokeh & Record<string, Bokeh> }).Bokeh;
+  if (!bokeh) return null;
+  return bokeh.version === version ? bokeh : (bokeh[version] ?? null);
+}
+
+async function fetched(
+  model: Model,
+  session: Session,
+  version: string,
+): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    const id = runtimeIdOf(model);
+    const runtime = id ? await model.widget_manager?.get_model(id) : undefined;
+    const gz = runtime && gzipOf(runtime, version);
+    if (gz) return gz;
+  } catch {
+    // A front end that cannot resolve the reference: the kernel is asked instead.
+  }
+  return session.requestBokeh(version, KERNEL_TIMEOUT_MS);
+}
+
+async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
+  const stream = new Blob([gz]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const source = await new Response(stream).text();
+  const wrapped = [
+    "const root={};(function(){",
+    source,
+    "\n}).call(root);export default root.Bokeh;",
+  ];
+  const url = URL.createObjectURL(new Blob(wrapped, { type: "text/javascript" }));
+  try {
+    const module = (await import(url)) as { default: Bokeh };
+    return module.default;
+  } catch (error) {
+    throw new Error(`BokehJS could not be started. ${wordsOf(error)}`);
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}

@@ -1,0 +1,436 @@
+/**
+ * The only file that knows BokehJS: embeds the figures that `_figures.py` made, finds
+ * their models by name, and from then on replaces data, ranges and colors.
+ */
+
+import type { Bokeh, ViewManager } from "./bokehjs.ts";
+import { ticksFor } from "./labels.ts";
+import type { Box, Cell } from "./map_view.ts";
+import type { FigureJson } from "./protocol.ts";
+import type { Theme } from "./theme.ts";
+
+export type FigureName = "map" | "row_trend" | "column_trend" | "history";
+
+type Attributes = Record<string, unknown>;
+interface BokehModel {
+  setv(attributes: Attributes): void;
+  properties: Record<string, { change: { connect(slot: () => void): void } }>;
+}
+interface Source extends BokehModel {
+  data: Record<string, unknown>;
+}
+interface Range extends BokehModel {
+  start: number;
+  end: number;
+}
+interface Plot extends BokehModel {
+  inner_width: number;
+  inner_height: number;
+  tags: unknown[];
+  above: BokehModel[];
+  below: BokehModel[];
+  left: BokehModel[];
+  center: BokehModel[];
+  on_event(name: string, handler: (event: { x: number; y: number }) => void): void;
+}
+interface BokehDocument {
+  get_model_by_name(name: string): BokehModel | null;
+  clear(): void;
+}
+interface ImageArray {
+  new (values: Float32Array, shape: number[]): unknown;
+}
+
+export interface Line {
+  readonly at: readonly number[];
+  readonly value: readonly number[];
+  readonly stderr: readonly number[];
+}
+
+export interface PinnedLine extends Line {
+  readonly color: string;
+  readonly dash: string;
+  readonly marker: string;
+}
+
+export interface Labels {
+  readonly names: readonly string[];
+  readonly title: string;
+}
+
+/** Borders around a frame in pixels, the same for charts that are read as one. */
+export interface Geometry {
+  readonly left: number;
+  readonly bottom: number;
+  readonly width: number;
+  readonly height: number;
+  readonly trend: number;
+  readonly aside: number;
+  readonly history: { readonly width: number; readonly height: number };
+}
+
+export interface Handlers {
+  tap(cell: Cell, shift: boolean): void;
+  hover(cell: Cell | null): void;
+  zoomed(): void;
+}
+
+const RIGHT = 10;
+const TOP = 6;
+/** Room so that the last tick label and the frame's outline are not cut. */
+
+export class Charts {
+  readonly palettes: Readonly<Record<string, readonly string[]>>;
+  private readonly views: ViewManager;
+  private readonly document: BokehDocument;
+  private readonly slots: Readonly<Record<FigureName, HTMLElement>>;
+  private readonly handlers: Handlers;
+  private readonly toArray: ImageArray;
+  private readonly abort = new AbortController();
+  private size = { rows: 1, cols: 1 };
+  private labels: { rows: Labels; columns: Labels } = {
+    rows: { names: [], title: "" },
+    columns: { names: [], title: "" },
+  };
+  private shift = false;
+
+  static async embed(
+    bokeh: Bokeh,
+    figures: FigureJson,
+    slots: Readonly<Record<FigureName, HTMLElement>>,
+    handlers: Handlers,
+  ): Promise<Charts> {
+    const nameOf = new Map(
+      Object.entries(figures.roots).map(([name, id]) => [id, name]),
+    );
+    const doc = figures.doc as { roots: { id: string }[] };
+    const ids = doc.roots.map(({ id }) => id);
+    const elements = ids.map((id) => [id, slots[nameOf.get(id) as FigureName]]);
+    const item = {
+      docid: "page",
+      elementid: slots.map,
+      root_ids: ids,
+      roots: Object.fromEntries(elements),
+    };
+    const [views] = await bokeh.embed.embed_items({ page: doc }, [item]);
+    if (!views) throw new Error("BokehJS did not draw the figures.");
+    return new Charts(views, slots, handlers);
+  }
+
+  private constructor(
+    views: ViewManager,
+    slots: Readonly<Record<FigureName, HTMLElement>>,
+    handlers: Handlers,
+  ) {
+    this.views = views;
+    this.slots = slots;
+    this.handlers = handlers;
+    const [view] = views;
+    this.document = view?.model.document as BokehDocument;
+    const [image] = this.source("map_source").data.image as object[];
+    this.toArray = image?.constructor as ImageArray;
+    this.palettes = unpacked(this.plot("map").tags);
+    this.listen();
+  }
+
+  destroy(): void {
+    this.abort.abort();
+    this.views.clear();
+    this.document.clear();
+  }
+
+  /** Pixels of one cell, as far as the present zoom goes. */
+  get cellPixels(): { width: number; height: number } {
+    const { inner_width: width, inner_height: height } = this.plot("map");
+    const [columns, rows] = [this.range("columns_range"), this.range("rows_range")];
+    return {
+      width: width / Math.abs(columns.end - columns.start),
+      height: height / Math.abs(rows.end - rows.start),
+    };
+  }
+
+  /** First and last cell in sight on both axes. */
+  get window(): { rows: [number, number]; cols: [number, number] } {
+    const seen = (range: Range, size: number): [number, number] => [
+      Math.max(0, Math.floor(Math.min(range.start, range.end))),
+      Math.min(size, Math.ceil(Math.max(range.start, range.end))),
+    ];
+    return {
+      rows: seen(this.range("rows_range"), this.size.rows),
+      cols: seen(this.range("columns_range"), this.size.cols),
+    };
+  }
+
+  setImage(image: Float32Array, rows: number, cols: number): void {
+    const resized = rows !== this.size.rows || cols !== this.size.cols;
+    this.size = { rows, cols };
+    const array = new this.toArray(image, [rows, cols]);
+    this.source("map_source").data = {
+      image: [array],
+      x: [0],
+      y: [0],
+      dw: [cols],
+      dh: [rows],
+    };
+    if (resized) this.resetZoom();
+  }
+
+  setUndefined(boxes: Box): void {
+    this.source("undefined_source").data = { ...boxes };
+  }
+
+  setNumbers(numbers: { x: number[]; y: number[]; text: string[]; color: string[] }) {
+    this.source("numbers_source").data = numbers;
+  }
+
+  setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void {
+    this.source(`${name}_source`).data = {
+      x: cells.map(({ col }) => col + 0.5),
+      y: cells.map(({ row }) => row + 0.5),
+    };
+  }
+
+  setTrend(name: "row" | "column" | "history", line: Line | null): void {
+    const { at = [], value = [], stderr = [] } = line ?? {};
+    const error = value.map((_, k) => (Number.isFinite(stderr[k]) ? stderr[k] : 0));
+    const lower = value.map((v, k) => v - (error[k] as number));
+    const upper = value.map((v, k) => v + (error[k] as number));
+    this.source(`${name}_source`).data =
+      name === "column"
+        ? { x: [...value], y: [...at], lower, upper }
+        : { x: [...at], y: [...value], lower, upper };
+  }
+
+  setPins(name: "row" | "column" | "history", lines: readonly PinnedLine[]): void {
+    const along = lines.map((line) => [...line.at]);
+    const values = lines.map((line) => [...line.value]);
+    const [xs, ys] = name === "column" ? [values, along] : [along, values];
+    const color = lines.map((line) => line.color);
+    this.source(`${name}_pins_source`).data = {
+      xs,
+      ys,
+      color,
+      dash: lines.map((line) => line.dash),
+    };
+    const repeated = (of: (line: PinnedLine) => string) =>
+      lines.flatMap((line) => line.at.map(() => of(line)));
+    this.source(`${name}_pin_points`).data = {
+      x: xs.flat(),
+      y: ys.flat(),
+      color: repeated((line) => line.color),
+      marker: repeated((line) => line.marker),
+    };
+  }
+
+  setLabels(rows: Labels, columns: Labels): void {
+    this.labels = { rows, columns };
+    this.axis("rows_axis").setv({ axis_label: rows.title });
+    this.axis("columns_axis").setv({ axis_label: columns.title });
+    this.updateTicks();
+  }
+
+  setColors(palette: string, low: number, high: number): void {
+    this.model("color_mapper").setv({
+      palette: this.palettes[palette] ?? [],
+      low,
+      high,
+    });
+    this.range("value_range").setv({ start: low, end: high });
+  }
+
+  setHistoryRange(batches: [number, number], values: [number, number]): void {
+    this.range("batches_range").setv({ start: batches[0], end: batches[1] });
+    this.range("history_range").setv({ start: values[0], end: values[1] });
+  }
+
+  setGeometry(geometry: Geometry): void {
+    const { left, bottom, width, height, trend, aside, history } = geometry;
+    const sides = { min_border_left: left, min_border_right: RIGHT };
+    this.plot("map").setv({
+      ...sides,
+      min_border_top: TOP,
+      min_border_bottom: bottom,
+      width,
+      height: height + TOP + bottom,
+    });
+    this.plot("row_trend").setv({
+      ...sides,
+      min_border_top: TOP,
+      min_border_bottom: TOP,
+      width,
+      height: trend,
+    });
+    this.plot("column_trend").setv({
+      min_border_left: TOP,
+      min_border_right: RIGHT,
+      min_border_top: TOP,
+      min_border_bottom: bottom,
+      width: Math.max(60, aside),
+      height: height + TOP + bottom,
+    });
+    this.plot("history").setv({
+      min_border_left: 44,
+      min_border_right: RIGHT,
+      min_border_top: TOP,
+      min_border_bottom: 24,
+      width: history.width,
+      height: history.height,
+    });
+  }
+
+  setTheme(theme: Theme): void {
+    for (const name of ["map", "row_trend", "column_trend", "history"] as const) {
+      const plot = this.plot(name);
+      plot.setv({ outline_line_color: theme.frame });
+      for (const axis of [...plot.below, ...plot.left, ...plot.above]) {
+        axis.setv(axisColors(theme));
+      }
+      if (name !== "map") {
+        for (const grid of plot.center) {
+          if ("grid_line_color" in grid) grid.setv({ grid_line_color: theme.grid });
+        }
+      }
+    }
+    this.plot("row_trend").center.slice(0, 1).forEach(withoutLines);
+    this.plot("column_trend").center.slice(1, 2).forEach(withoutLines);
+    for (const name of ["row", "column", "history"] as const) {
+      const color = theme[name];
+      this.model(`${name}_band`).setv({ fill_color: color });
+      this.model(`${name}_line`).setv({ line_color: color });
+      this.model(`${name}_points`).setv({ line_color: color, fill_color: color });
+    }
+    this.model("undefined").setv({ fill_color: theme.muted, hatch_color: theme.muted });
+  }
+
+  resetZoom(): void {
+    const { rows, cols } = this.size;
+    this.setRange("columns_range", 0, cols);
+    this.setRange("rows_range", rows, 0);
+  }
+
+  get isZoomed(): boolean {
+    const { rows, cols } = this.size;
+    const [x, y] = [this.range("columns_range"), this.range("rows_range")];
+    return x.start !== 0 || x.end !== cols || y.start !== rows || y.end !== 0;
+  }
+
+  updateTicks(): void {
+    this.updateAxis("rows", this.plot("map").inner_height);
+    this.updateAxis("columns", this.plot("map").inner_width);
+  }
+
+  private updateAxis(name: "rows" | "columns", pixels: number): void {
+    const range = this.range(`${name}_range`);
+    const { ticks, labels } = ticksFor(
+      this.labels[name].names,
+      range.start,
+      range.end,
+      pixels,
+    );
+    this.axis(`${name}_axis`).setv({ major_label_overrides: labels });
+    this.model(`${name}_ticker`).setv({ ticks });
+  }
+
+  private setRange(name: string, start: number, end: number): void {
+    const range = this.range(name);
+    range.setv({ bounds: null });
+    range.setv({ start, end, reset_start: start, reset_end: end });
+    range.setv({ bounds: [Math.min(start, end), Math.max(start, end)] });
+  }
+
+  private listen(): void {
+    const map = this.plot("map");
+    map.on_event("tap", (event) => {
+      const cell = this.cellAt(event);
+      if (cell) this.handlers.tap(cell, this.shift);
+    });
+    map.on_event("mousemove", (event) => this.handlers.hover(this.cellAt(event)));
+    map.on_event("doubletap", () => this.resetZoom());
+    const { signal } = this.abort;
+    const { map: slot } = this.slots;
+    slot.addEventListener("pointerleave", () => this.handlers.hover(null), { signal });
+    const remember = (event: PointerEvent) => {
+      this.shift = event.shiftKey;
+    };
+    slot.addEventListener("pointerdown", remember, { signal, capture: true });
+    for (const element of Object.values(this.slots)) {
+      // Without Ctrl the wheel belongs to the page: BokehJS must not see it.
+      const pass = (event: WheelEvent) => {
+        if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+      };
+      element.addEventListener("wheel", pass, { signal, capture: true });
+    }
+    const moved = () => {
+      this.updateTicks();
+      this.handlers.zoomed();
+    };
+    for (const name of ["columns_range", "rows_range"]) {
+      for (const end of ["start", "end"]) {
+        this.range(name).properties[end]?.change.connect(moved);
+      }
+    }
+    for (const side of ["inner_width", "inner_height"]) {
+      map.properties[side]?.change.connect(moved);
+    }
+  }
+
+  private cellAt({ x, y }: { x: number; y: number }): Cell | null {
+    const [row, col] = [Math.floor(y), Math.floor(x)];
+    const { rows, cols } = this.size;
+    return row >= 0 && col >= 0 && row < rows && col < cols ? { row, col } : null;
+  }
+
+  private model(name: string): BokehModel {
+    const model = this.document.get_model_by_name(name);
+    if (!model) throw new Error(`The figures have no model named "${name}".`);
+    return model;
+  }
+
+  private plot(name: FigureName): Plot {
+    return this.model(name) as Plot;
+  }
+
+  private source(name: string): Source {
+    return this.model(name) as Source;
+  }
+
+  private range(name: string): Range {
+    return this.model(name) as Range;
+  }
+
+  private axis(name: string): BokehModel {
+    return this.model(name);
+  }
+}
+
+function axisColors(theme: Theme): Attributes {
+  return {
+    major_label_text_color: theme.text,
+    major_label_text_font: theme.font,
+    axis_label_text_color: theme.muted,
+    axis_label_text_font: theme.font,
+    axis_label_text_font_style: "normal",
+    axis_label_text_font_size: "12px",
+    axis_label_standoff: 6,
+    major_tick_line_color: theme.frame,
+  };
+}
+
+function withoutLines(grid: BokehModel): void {
+  grid.setv({ grid_line_color: null });
+}
+
+/** Palettes travel as one string of hexadecimal digits each, six a color. */
+function unpacked(tags: readonly unknown[]): Record<string, string[]> {
+  const [tag] = tags as { palettes: Record<string, string> }[];
+  const packed =
+    tag instanceof Map
+      ? Object.fromEntries(tag.get("palettes"))
+      : (tag?.palettes ?? {});
+  return Object.fromEntries(
+    Object.entries(packed as Record<string, string>).map(([name, digits]) => [
+      name,
+      (digits.match(/.{6}/g) ?? []).map((color) => `#${color}`),
+    ]),
+  );
+}

@@ -1,0 +1,226 @@
+/** The head of a view: names, run and pause, the progress line, the message. */
+
+import { h, type IconName, icon, set, setText } from "./dom.ts";
+import { clock, count, plural } from "./format.ts";
+import type { CommandName, Frame, Status } from "./protocol.ts";
+import type { Session } from "./session.ts";
+
+const WORDS: Record<Status, string> = {
+  idle: "Ready",
+  running: "Running",
+  paused: "Paused",
+  stopped: "Stopped",
+  done: "Done",
+  error: "Error",
+};
+
+interface Action {
+  readonly name: CommandName;
+  readonly label: string;
+  readonly icon: IconName;
+}
+
+const RUN: Action = { name: "run", label: "Run", icon: "run" };
+const PAUSE: Action = { name: "pause", label: "Pause", icon: "pause" };
+const RESUME: Action = { name: "resume", label: "Resume", icon: "run" };
+const STOP: Action = { name: "stop", label: "Stop", icon: "stop" };
+const RESTART: Action = { name: "restart", label: "Restart", icon: "restart" };
+
+/** The first one is what most people want to do next. */
+const ACTIONS: Record<Status, readonly Action[]> = {
+  idle: [RUN],
+  running: [PAUSE, STOP, RESTART],
+  paused: [RESUME, STOP, RESTART],
+  stopped: [RESTART],
+  done: [RESTART],
+  error: [RESTART],
+};
+
+const MUCH_WORK_SECONDS = 30;
+const CONFIRM_MS = 5000;
+
+export class Controls {
+  readonly element: HTMLElement;
+  private readonly session: Session;
+  private readonly names = h("h2", { class: "cka-names" });
+  private readonly badge = h("span", { class: "cka-badge", role: "status" });
+  private readonly buttons = h("div", { class: "cka-buttons", role: "group" });
+  private readonly line = h("p", { class: "cka-progress-line" });
+  private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
+  private readonly fill = h("div", { class: "cka-bar-fill" });
+  private readonly message = h("div", { class: "cka-message", role: "alert" });
+  private readonly tolerance: HTMLInputElement;
+  private confirming: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(session: Session, toggleLayers: HTMLElement) {
+    this.session = session;
+    set(this.buttons, { "aria-label": "Run" });
+    set(this.bar, { "aria-label": "Batches", "aria-valuemin": 0 });
+    this.bar.append(this.fill);
+    this.tolerance = h("input", {
+      class: "cka-input cka-narrow",
+      type: "text",
+      inputmode: "decimal",
+      placeholder: "off",
+      "aria-label": "Stop when the largest standard error is below",
+      onchange: () => this.toleranceChanged(),
+    });
+    const title =
+      "Stops the run when the largest standard error of the map is below this";
+    this.element = h(
+      "header",
+      { class: "cka-head" },
+      h(
+        "div",
+        { class: "cka-head-row" },
+        this.names,
+        this.badge,
+        h("span", { class: "cka-grow" }),
+        h(
+          "label",
+          { class: "cka-field", title },
+          "Stop when \u00b1 below",
+          this.tolerance,
+        ),
+        this.buttons,
+        toggleLayers,
+      ),
+      this.line,
+      this.bar,
+      this.message,
+    );
+    this.update();
+  }
+
+  update(): void {
+    this.updateNames();
+    this.updateStatus();
+    this.updateProgress();
+    this.updateMessage();
+  }
+
+  updateNames(): void {
+    const [first, second] = this.session.meta.names;
+    const name = (text: string) => h("span", { class: "cka-model", title: text }, text);
+    const times = h("span", { class: "cka-times" }, "\u00d7");
+    this.names.replaceChildren(name(first), times, name(second));
+  }
+
+  updateStatus(): void {
+    const { status } = this.session;
+    setText(this.badge, WORDS[status]);
+    set(this.badge, { "data-status": status });
+    clearTimeout(this.confirming);
+    this.drawButtons(ACTIONS[status]);
+    this.updateProgress();
+  }
+
+  updateProgress(): void {
+    const frame = this.session.shown?.frame ?? null;
+    setText(this.line, frame ? progressWords(frame) : this.waitingWords());
+    set(this.line, { title: frame && "elapsed < remaining, largest standard error" });
+    const share = frame?.total ? frame.batch / frame.total : null;
+    this.fill.style.width = share === null ? "0" : `${100 * Math.min(1, share)}%`;
+    set(this.bar, {
+      hidden: frame !== null && share === null ? true : undefined,
+      "aria-valuemax": frame?.total,
+      "aria-valuenow": share === null ? undefined : frame?.batch,
+    });
+  }
+
+  updateMessage(): void {
+    const { kind, text } = this.session.message;
+    const notes = this.session.shown?.axes.notes ?? [];
+    const lines = text ? [text, ...notes] : notes;
+    this.message.hidden = lines.length === 0;
+    set(this.message, {
+      "data-kind": kind || "note",
+      role: kind === "error" ? "alert" : "status",
+    });
+    const dismiss = h(
+      "button",
+      {
+        class: "cka-button cka-quiet",
+        type: "button",
+        "aria-label": "Dismiss the message",
+        onclick: () => this.session.dismiss(),
+      },
+      icon("close"),
+    );
+    const words = h("div", { class: "cka-message-text" });
+    words.append(...lines.map((line) => h("p", {}, line)));
+    this.message.replaceChildren(words, ...(text ? [dismiss] : []));
+  }
+
+  private waitingWords(): string {
+    const { status, meta, layers } = this.session;
+    const size = `${layers[0].length} \u00d7 ${layers[1].length} layers`;
+    const parts = [size, meta.loader && `over ${meta.loader}`]
+      .filter(Boolean)
+      .join(" ");
+    if (status === "running") return `${parts} \u00b7 first batch\u2026`;
+    return parts;
+  }
+
+  private drawButtons(actions: readonly Action[]): void {
+    const root = this.buttons.getRootNode() as Document | ShadowRoot;
+    const hadFocus = root.activeElement && this.buttons.contains(root.activeElement);
+    const buttons = actions.map((action, k) => {
+      const text = h("span", {}, action.label);
+      const button = h(
+        "button",
+        {
+          class: `cka-button${k === 0 ? " cka-primary" : ""}`,
+          type: "button",
+          onclick: () => this.act(action, text),
+        },
+        icon(action.icon),
+        text,
+      );
+      return button;
+    });
+    this.buttons.replaceChildren(...buttons);
+    if (hadFocus) buttons[0]?.focus();
+  }
+
+  /** Asks once before much work is thrown away. */
+  private act(action: Action, text: HTMLElement): void {
+    const seconds = this.session.shown?.frame.seconds ?? 0;
+    const loses = this.session.status === "running" || this.session.status === "paused";
+    const asked = text.dataset.asked === "yes";
+    if (action.name === "restart" && loses && seconds > MUCH_WORK_SECONDS && !asked) {
+      text.dataset.asked = "yes";
+      setText(text, `Discard ${clock(seconds)}?`);
+      this.confirming = setTimeout(() => this.updateStatus(), CONFIRM_MS);
+      return;
+    }
+    if (asked) this.updateStatus();
+    this.session.command(action.name);
+  }
+
+  private toleranceChanged(): void {
+    const text = this.tolerance.value.trim().replace(",", ".");
+    const value = text === "" || text === "off" ? null : Number(text);
+    const wrong = value !== null && !(value > 0);
+    set(this.tolerance, { "aria-invalid": wrong });
+    if (wrong) this.session.fail(`The tolerance must be above 0, got "${text}".`);
+    else this.session.setTolerance(value);
+  }
+}
+
+/** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · largest ± 0.004" */
+export function progressWords(frame: Frame): string {
+  const { batch, total, examples, skipped, seconds, rate, maxStderr } = frame;
+  const batches =
+    total === null
+      ? plural(batch, "batch", "batches")
+      : `${count(batch)}/${count(total)} batches`;
+  const parts = [batches, plural(examples, "example")];
+  if (skipped > 0) parts.push(`${count(skipped)} skipped`);
+  if (rate > 0 && !frame.final) parts.push(`${count(rate)} examples/s`);
+  const left = total !== null && batch > 0 ? ((total - batch) * seconds) / batch : null;
+  const eta = left !== null && left > 0 && !frame.final ? ` < ${clock(left)}` : "";
+  parts.push(clock(seconds) + eta);
+  if (maxStderr !== null) parts.push(`largest \u00b1\u202f${maxStderr.toFixed(3)}`);
+  return parts.join(" \u00b7 ");
+}

@@ -1,0 +1,56 @@
+/** Tick labels that never blank: short enough, no more than fit, never none. */
+
+export const MAX_CHARACTERS = 28;
+export const PIXELS_PER_LABEL = 14;
+
+/** The dotted prefix that all names share and that says nothing on an axis. */
+export function commonPrefix(names: readonly string[]): string {
+  if (names.length < 2) return "";
+  const [first = ""] = names;
+  const parts = first.split(".").slice(0, -1);
+  while (parts.length > 0) {
+    const prefix = `${parts.join(".")}.`;
+    if (names.every((name) => name.startsWith(prefix) && name.length > prefix.length)) {
+      return prefix;
+    }
+    parts.pop();
+  }
+  return "";
+}
+
+/** Shortened in the middle: both the stage and the last word of a name matter. */
+export function ellipsis(name: string, limit = MAX_CHARACTERS): string {
+  if (name.length <= limit) return name;
+  const head = Math.ceil((limit - 1) / 2);
+  return `${name.slice(0, head)}\u2026${name.slice(name.length - (limit - 1 - head))}`;
+}
+
+export interface Ticks {
+  readonly ticks: number[];
+  readonly labels: Map<number, string>;
+}
+
+/** Ticks at cell centers between two ends of an axis, as many as fit. */
+export function ticksFor(
+  labels: readonly string[],
+  from: number,
+  to: number,
+  pixels: number,
+): Ticks {
+  const low = Math.max(0, Math.floor(Math.min(from, to)));
+  const high = Math.min(labels.length, Math.ceil(Math.max(from, to)));
+  const perCell = pixels / Math.max(1e-9, Math.abs(to - from));
+  const stride = Math.max(1, Math.ceil(PIXELS_PER_LABEL / Math.max(1e-9, perCell)));
+  const ticks: number[] = [];
+  const named = new Map<number, string>();
+  for (let index = low - (low % stride); index < high; index += stride) {
+    if (index < low) continue;
+    ticks.push(index + 0.5);
+    named.set(index + 0.5, labels[index] ?? "");
+  }
+  if (ticks.length === 0 && high > low) {
+    ticks.push(low + 0.5);
+    named.set(low + 0.5, labels[low] ?? "");
+  }
+  return { ticks, labels: named };
+}

@@ -1,0 +1,554 @@
+/** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
+
+import { h, icon, set, setText, uniqueId } from "./dom.ts";
+import { count, layerName, plural, shape, short } from "./format.ts";
+import { matches } from "./query.ts";
+import { wordsOf } from "./session.ts";
+import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
+
+export interface LayerTreeHandlers {
+  choose(names: string[]): void;
+  undo(): void;
+  mirror(): void;
+}
+
+const ROW_HEIGHT = 24;
+const SPARE_ROWS = 4;
+/** Drawn above and below what is in sight, so that quick scrolling shows no gaps. */
+const VIEWPORT_ROWS = 14;
+const OPEN_LINES = 40;
+/** So many lines are opened at first; more would be a list, not a tree. */
+const CHIPS = 6;
+const TYPE_AHEAD_MS = 700;
+const PRESETS = ["auto", "blocks", "leaves", "all"] as const;
+const PRESET_HELP = {
+  auto: "The layers chosen by default: blocks, stem, final norm and head",
+  blocks: "The repeated blocks of the model",
+  leaves: "Modules without children",
+  all: "Every module that gives a tensor",
+} as const;
+const ARIA_CHECKED = { checked: "true", mixed: "mixed", unchecked: "false" } as const;
+
+export class LayerTree {
+  readonly element: HTMLElement;
+  private tree: Tree;
+  private chosen: Uint8Array;
+  private readonly handlers: LayerTreeHandlers;
+  private open: Set<string>;
+  private foldedMatches = new Set<string>();
+  private filter: Uint8Array | null = null;
+  private lines: Line[] = [];
+  private active = 0;
+  private anchor: number | null = null;
+  private typed = "";
+  private typedAt = 0;
+  private allChips = false;
+  private readonly prefix = uniqueId("row");
+  private readonly title = h("h3", { class: "cka-tree-title" });
+  private readonly summary = h("span", { class: "cka-tree-count", role: "status" });
+  private readonly undoButton: HTMLButtonElement;
+  private readonly mirrorButton: HTMLButtonElement;
+  private readonly presets = h("div", { class: "cka-segments", role: "group" });
+  private readonly search: HTMLInputElement;
+  private readonly found = h("span", { class: "cka-found", role: "status" });
+  private readonly chips = h("div", { class: "cka-chips", role: "group" });
+  private readonly viewport: HTMLElement;
+  private readonly canvas = h("div", { class: "cka-rows", role: "presentation" });
+
+  constructor(name: string, other: string, tree: Tree, handlers: LayerTreeHandlers) {
+    this.tree = tree;
+    this.handlers = handlers;
+    this.chosen = new Uint8Array(tree.size);
+    this.open = new Set();
+    this.undoButton = h(
+      "button",
+      {
+        class: "cka-button cka-quiet",
+        type: "button",
+        title: "Undo the last choice (Ctrl+Z)",
+        "aria-label": "Undo the last choice",
+        onclick: () => this.handlers.undo(),
+      },
+      icon("undo"),
+    );
+    this.mirrorButton = h(
+      "button",
+      {
+        class: "cka-button cka-quiet",
+        type: "button",
+        title: `Choose the layers of the same names in ${other}`,
+        "aria-label": `Mirror the choice to ${other}`,
+        onclick: () => this.handlers.mirror(),
+      },
+      icon("mirror"),
+    );
+    this.search = h("input", {
+      class: "cka-search",
+      type: "search",
+      placeholder: "Search: conv, layer?.*, /bn\\d/, type:Linear, depth:2",
+      "aria-label": `Search the layers of ${name}`,
+      title:
+        "Text, glob (* within a level, ** any), /regex/, type:Linear, depth:2. " +
+        "All words must match; boxes then act on matches only.",
+      spellcheck: "false",
+      autocomplete: "off",
+      oninput: () => this.searched(),
+    });
+    this.viewport = h(
+      "div",
+      {
+        class: "cka-viewport",
+        role: "tree",
+        tabindex: "0",
+        "aria-multiselectable": "true",
+        "aria-label": `Layers of ${name}`,
+        onscroll: () => this.drawRows(),
+        onkeydown: (event: KeyboardEvent) => this.pressed(event),
+        onclick: (event: MouseEvent) => this.clicked(event),
+        onfocus: () => this.drawRows(),
+        onblur: () => this.drawRows(),
+      },
+      this.canvas,
+    );
+    setText(this.title, name);
+    set(this.presets, { "aria-label": `Presets for ${name}` });
+    set(this.chips, { "aria-label": `Types of ${name}` });
+    this.element = h(
+      "section",
+      { class: "cka-tree", "aria-label": `Layers of ${name}` },
+      h(
+        "div",
+        { class: "cka-tree-head" },
+        this.title,
+        this.summary,
+        this.undoButton,
+        this.mirrorButton,
+      ),
+      this.presets,
+      h("div", { class: "cka-search-row" }, this.search, this.found),
+      this.chips,
+      this.viewport,
+    );
+  }
+
+  setTree(tree: Tree): void {
+    const first = this.tree !== tree && this.tree.size !== tree.size;
+    this.tree = tree;
+    if (first) this.active = 0;
+    this.searched();
+  }
+
+  setChosen(names: readonly string[], canUndo: boolean): void {
+    this.chosen = this.tree.chosenBy(names);
+    if (this.open.size === 0) this.open = this.tree.opened(this.chosen, OPEN_LINES);
+    const choosable = this.tree.columns.reason.filter((why) => why === null).length;
+    setText(this.summary, `${count(names.length)} of ${plural(choosable, "layer")}`);
+    this.undoButton.disabled = !canUndo;
+    this.draw();
+  }
+
+  /** Draws all again, also after the size of the viewport has changed. */
+  draw(): void {
+    this.lines = this.tree.lines((node) => this.isOpen(node), this.filter);
+    this.active = Math.min(this.active, Math.max(0, this.lines.length - 1));
+    this.canvas.style.height = `${this.lines.length * ROW_HEIGHT}px`;
+    const visible = Math.max(3, Math.min(VIEWPORT_ROWS, this.lines.length));
+    this.viewport.style.height = `${visible * ROW_HEIGHT}px`;
+    this.drawPresets();
+    this.drawChips();
+    this.drawRows();
+  }
+
+  private isOpen(node: Node): boolean {
+    return this.filter ? !this.foldedMatches.has(node.id) : this.open.has(node.id);
+  }
+
+  private commit(chosen: Uint8Array): void {
+    this.handlers.choose(this.tree.namesOf(chosen));
+  }
+
+  private searched(): void {
+    this.foldedMatches = new Set();
+    let problem = "";
+    try {
+      this.filter = matches(this.search.value, this.tree.columns);
+    } catch (error) {
+      this.filter = null;
+      problem = wordsOf(error);
+    }
+    const hits = this.filter?.reduce((sum, flag) => sum + flag, 0);
+    const text = hits === undefined ? "" : hits === 0 ? "nothing" : count(hits);
+    setText(this.found, problem || text);
+    this.found.classList.toggle("cka-problem", problem !== "");
+    set(this.search, { "aria-invalid": problem !== "" });
+    this.draw();
+  }
+
+  private drawPresets(): void {
+    const buttons = PRESETS.filter((name) => name in this.tree.columns.presets).map(
+      (name) => {
+        const rows = this.tree.preset(name);
+        const same = rows.every((flag, row) => flag === this.chosen[row]);
+        const label = `${name[0]?.toUpperCase()}${name.slice(1)}`;
+        return this.presetButton(label, rows, same, PRESET_HELP[name]);
+      },
+    );
+    const none = new Uint8Array(this.tree.size);
+    const empty = this.chosen.every((flag) => flag === 0);
+    buttons.push(this.presetButton("None", none, empty, "Choose nothing"));
+    this.keepFocus(this.presets, buttons);
+  }
+
+  private presetButton(
+    label: string,
+    rows: Uint8Array,
+    pressed: boolean,
+    title: string,
+  ): HTMLButtonElement {
+    const size = rows.reduce((sum, flag) => sum + flag, 0);
+    return h(
+      "button",
+      {
+        class: "cka-segment",
+        type: "button",
+        "data-key": label,
+        "aria-pressed": String(pressed),
+        title,
+        onclick: () => this.commit(rows),
+      },
+      label,
+      size > 0 && h("span", { class: "cka-number" }, count(size)),
+    );
+  }
+
+  private drawChips(): void {
+    const classes = this.tree.classes(this.filter);
+    const shown = this.allChips ? classes : classes.slice(0, CHIPS);
+    const chips = shown.map(({ type, rows }) => this.chip(type, rows));
+    if (classes.length > CHIPS) {
+      const rest = classes.length - CHIPS;
+      const more = h(
+        "button",
+        {
+          class: "cka-chip cka-more",
+          type: "button",
+          "data-key": "more",
+          "aria-expanded": String(this.allChips),
+          onclick: () => {
+            this.allChips = !this.allChips;
+            this.drawChips();
+          },
+        },
+        this.allChips ? "fewer" : `${rest} more`,
+      );
+      chips.push(more);
+    }
+    this.keepFocus(this.chips, chips);
+  }
+
+  private chip(type: string, rows: readonly number[]): HTMLButtonElement {
+    const on = rows.filter((row) => this.chosen[row]).length;
+    const state = on === 0 ? "false" : on === rows.length ? "true" : "mixed";
+    const where = this.filter ? " that match" : "";
+    return h(
+      "button",
+      {
+        class: "cka-chip",
+        type: "button",
+        "data-key": `type ${type}`,
+        "aria-pressed": state,
+        title: `${on} of ${rows.length} ${type} layers${where} are chosen: toggle all`,
+        onclick: () => {
+          const next = Uint8Array.from(this.chosen);
+          for (const row of rows) next[row] = state === "true" ? 0 : 1;
+          this.commit(next);
+        },
+      },
+      type,
+      h("span", { class: "cka-number" }, count(rows.length)),
+    );
+  }
+
+  /** Replaces buttons without taking the keyboard's focus away from the one it is on. */
+  private keepFocus(parent: HTMLElement, buttons: readonly HTMLButtonElement[]): void {
+    const root = parent.getRootNode() as Document | ShadowRoot;
+    const focused = root.activeElement as HTMLElement | null;
+    const key = focused && parent.contains(focused) ? focused.dataset.key : undefined;
+    parent.replaceChildren(...buttons);
+    if (key) buttons.find((button) => button.dataset.key === key)?.focus();
+  }
+
+  private drawRows(): void {
+    const top = this.viewport.scrollTop;
+    const height = this.viewport.clientHeight || VIEWPORT_ROWS * ROW_HEIGHT;
+    const from = Math.max(0, Math.floor(top / ROW_HEIGHT) - SPARE_ROWS);
+    const to = Math.min(
+      this.lines.length,
+      Math.ceil((top + height) / ROW_HEIGHT) + SPARE_ROWS,
+    );
+    const boxOf = this.tree.boxes(this.chosen);
+    const indices = Array.from({ length: Math.max(0, to - from) }, (_, k) => from + k);
+    if (this.active < from || this.active >= to) indices.push(this.active);
+    const rows = indices.flatMap((index) => {
+      const line = this.lines[index];
+      return line ? [this.row(line, index, boxOf(line.node))] : [];
+    });
+    if (rows.length === 0) {
+      rows.push(
+        h(
+          "div",
+          { class: "cka-empty", role: "presentation" },
+          this.tree.size === 0
+            ? "This model's layers are not known."
+            : "No layer matches.",
+        ),
+      );
+    }
+    this.canvas.replaceChildren(...rows);
+    const id = this.lines.length > 0 ? `${this.prefix}-${this.active}` : undefined;
+    set(this.viewport, { "aria-activedescendant": id });
+  }
+
+  private row(line: Line, index: number, state: BoxState): HTMLElement {
+    const { node } = line;
+    const { columns } = this.tree;
+    const first = node.first;
+    const isRun = node.kind === "run";
+    const reason = isRun ? null : columns.reason[first];
+    const type = columns.type[first] ?? "";
+    const own = !isRun && this.chosen[first] === 1;
+    const size = shape(columns.shape[first] ?? null);
+    const params = columns.params[first] ?? 0;
+    const name = isRun ? node.label : layerName(columns.name[first] ?? "", type);
+    const times = isRun ? `\u00d7${node.children.length}` : "";
+    const foldable = node.children.length > 0;
+    const expanded = foldable ? String(this.isOpen(node)) : undefined;
+    const spoken = [name, type, times, size && `output ${size}`];
+    if (params > 0) spoken.push(`${count(params)} parameters`);
+    if (reason) spoken.push(reason);
+    const element = h(
+      "div",
+      {
+        id: `${this.prefix}-${index}`,
+        class: `cka-row${own ? " cka-own" : ""}${index === this.active ? " cka-active" : ""}`,
+        role: "treeitem",
+        "data-index": index,
+        "aria-level": node.depth + 1,
+        "aria-posinset": line.position,
+        "aria-setsize": line.siblings,
+        "aria-expanded": expanded,
+        "aria-checked": state === "disabled" ? undefined : ARIA_CHECKED[state],
+        "aria-disabled": state === "disabled" ? "true" : undefined,
+        "aria-label": spoken.filter(Boolean).join(", "),
+        title: this.help(node, name, reason ?? null),
+      },
+      h(
+        "span",
+        {
+          class: "cka-twist",
+          "data-part": foldable ? "twist" : undefined,
+        },
+        foldable && icon("open"),
+      ),
+      h("span", { class: `cka-box cka-${state}`, "data-part": "box" }),
+      h("span", { class: "cka-name" }, ...this.nameParts(name, node, isRun)),
+      h("span", { class: "cka-type" }, reason ? reason : `${type} ${times}`.trim()),
+      h("span", { class: "cka-shape" }, size),
+      h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
+    );
+    element.style.top = `${index * ROW_HEIGHT}px`;
+    element.style.setProperty("--depth", String(node.depth));
+    if (reason) element.classList.add("cka-greyed");
+    return element;
+  }
+
+  /** The last word of a dotted name in full, what its parent says already in grey. */
+  private nameParts(
+    name: string,
+    node: Node,
+    isRun: boolean,
+  ): (HTMLElement | string)[] {
+    if (this.filter) return [name];
+    const dot = isRun
+      ? name.lastIndexOf(".", name.indexOf("["))
+      : name.lastIndexOf(".");
+    return node.depth > 0 && dot >= 0 ? [name.slice(dot + 1)] : [name];
+  }
+
+  private help(node: Node, name: string, reason: string | null): string {
+    if (reason && node.children.length === 0) return `${name}: ${reason}`;
+    const targets = this.filter
+      ? this.tree.targets(node).filter((row) => this.filter?.[row])
+      : this.tree.targets(node);
+    const [only] = targets;
+    if (targets.length === 1 && only === node.first) return name;
+    const what = this.filter ? "the matches below" : plural(targets.length, "layer");
+    return (
+      `${name}\nThe box chooses ${what}. ` +
+      "Alt: only this module. Shift: all lines from the last one clicked."
+    );
+  }
+
+  private clicked(event: MouseEvent): void {
+    const target = event.target as Element;
+    const row = target.closest<HTMLElement>(".cka-row");
+    if (!row) return;
+    const index = Number(row.dataset.index);
+    const line = this.lines[index];
+    if (!line) return;
+    this.active = index;
+    const part = target.closest<HTMLElement>("[data-part]")?.dataset.part;
+    if (part === "twist") this.fold(line.node, !this.isOpen(line.node));
+    else if (event.shiftKey && this.anchor !== null) this.toggleRange(index);
+    else if (event.altKey) this.toggleAlone(line.node);
+    else this.toggle(line.node);
+    if (!event.shiftKey) this.anchor = index;
+  }
+
+  private toggle(node: Node): void {
+    const next = this.tree.toggled(this.chosen, node, this.filter);
+    this.commitIfNew(next);
+  }
+
+  private toggleAlone(node: Node): void {
+    if (node.kind === "run" || !this.tree.canChoose(node.first)) return;
+    const next = Uint8Array.from(this.chosen);
+    next[node.first] = next[node.first] ? 0 : 1;
+    this.commitIfNew(next);
+  }
+
+  /** All lines between the last one clicked and this one become as that one is. */
+  private toggleRange(index: number): void {
+    const anchor = this.lines[this.anchor ?? index];
+    if (!anchor) return;
+    const on = this.tree.boxes(this.chosen)(anchor.node) === "checked";
+    const [low, high] = [
+      Math.min(index, this.anchor ?? 0),
+      Math.max(index, this.anchor ?? 0),
+    ];
+    const next = Uint8Array.from(this.chosen);
+    for (const { node } of this.lines.slice(low, high + 1)) {
+      const isLeaf = node.children.length === 0 || !this.isOpen(node);
+      for (const row of isLeaf ? this.tree.targets(node) : []) {
+        if (!this.filter || this.filter[row]) next[row] = on ? 1 : 0;
+      }
+    }
+    this.commitIfNew(next);
+  }
+
+  private commitIfNew(next: Uint8Array): void {
+    if (next.some((flag, row) => flag !== this.chosen[row])) this.commit(next);
+    else this.drawRows();
+  }
+
+  private fold(node: Node, open: boolean): void {
+    if (this.filter) {
+      if (open) this.foldedMatches.delete(node.id);
+      else this.foldedMatches.add(node.id);
+    } else if (open) this.open.add(node.id);
+    else this.open.delete(node.id);
+    this.draw();
+  }
+
+  private pressed(event: KeyboardEvent): void {
+    const line = this.lines[this.active];
+    const undo = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
+    if (undo) {
+      event.preventDefault();
+      event.stopPropagation();
+      this.handlers.undo();
+      return;
+    }
+    if (!line) return;
+    const page = Math.max(1, Math.floor(this.viewport.clientHeight / ROW_HEIGHT) - 1);
+    const moves: Record<string, number> = {
+      ArrowDown: this.active + 1,
+      ArrowUp: this.active - 1,
+      Home: 0,
+      End: this.lines.length - 1,
+      PageDown: this.active + page,
+      PageUp: this.active - page,
+    };
+    const to = moves[event.key];
+    if (to !== undefined) this.move(to);
+    else if (event.key === "ArrowRight") this.right(line.node);
+    else if (event.key === "ArrowLeft") this.left(line.node);
+    else if (event.key === " " || event.key === "Enter") {
+      if (event.altKey) this.toggleAlone(line.node);
+      else if (event.shiftKey && this.anchor !== null) this.toggleRange(this.active);
+      else this.toggle(line.node);
+      if (!event.shiftKey) this.anchor = this.active;
+    } else if (event.key === "*") this.openSiblings(line);
+    else if (event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey)) {
+      this.chooseMatches();
+    } else if (event.key.length === 1 && !event.ctrlKey && !event.metaKey) {
+      this.typeAhead(event.key);
+    } else return;
+    event.preventDefault();
+  }
+
+  private move(index: number): void {
+    this.active = Math.max(0, Math.min(this.lines.length - 1, index));
+    const top = this.active * ROW_HEIGHT;
+    const { scrollTop, clientHeight } = this.viewport;
+    if (top < scrollTop) this.viewport.scrollTop = top;
+    else if (top + ROW_HEIGHT > scrollTop + clientHeight) {
+      this.viewport.scrollTop = top + ROW_HEIGHT - clientHeight;
+    }
+    this.drawRows();
+  }
+
+  private right(node: Node): void {
+    if (node.children.length === 0) return;
+    if (this.isOpen(node)) this.move(this.active + 1);
+    else this.fold(node, true);
+  }
+
+  private left(node: Node): void {
+    if (node.children.length > 0 && this.isOpen(node)) {
+      this.fold(node, false);
+      return;
+    }
+    for (let k = this.active - 1; k >= 0; k--) {
+      if ((this.lines[k]?.node.depth ?? 0) < node.depth) {
+        this.move(k);
+        return;
+      }
+    }
+  }
+
+  private openSiblings(line: Line): void {
+    for (const { node } of this.lines) {
+      const alike = node.depth === line.node.depth && node.children.length > 0;
+      if (alike)
+        this.filter ? this.foldedMatches.delete(node.id) : this.open.add(node.id);
+    }
+    const { id } = line.node;
+    this.draw();
+    this.move(this.lines.findIndex(({ node }) => node.id === id));
+  }
+
+  private chooseMatches(): void {
+    const next = Uint8Array.from(this.chosen);
+    for (let row = 0; row < this.tree.size; row++) {
+      if (this.tree.canChoose(row) && (this.filter?.[row] ?? 1)) next[row] = 1;
+    }
+    this.commitIfNew(next);
+  }
+
+  private typeAhead(key: string): void {
+    const now = Date.now();
+    this.typed = now - this.typedAt > TYPE_AHEAD_MS ? key : this.typed + key;
+    this.typedAt = now;
+    const start = this.typed.length > 1 ? this.active : this.active + 1;
+    for (let k = 0; k < this.lines.length; k++) {
+      const index = (start + k) % this.lines.length;
+      const label = this.lines[index]?.node.label ?? "";
+      const last = label.slice(label.lastIndexOf(".") + 1);
+      if (last.toLowerCase().startsWith(this.typed.toLowerCase())) {
+        this.move(index);
+        return;
+      }
+    }
+  }
+}

@@ -1,0 +1,51 @@
+/** How large the charts are in a given width. Pure arithmetic. */
+
+import type { Geometry } from "./charts.ts";
+
+const MIN_FRAME = 140;
+const MAX_FRAME_HEIGHT = 560;
+const MIN_FRAME_HEIGHT = 200;
+const AXIS_TITLE = 24;
+const TICK = 9;
+const RIGHT = 10;
+const WIDE_DETAILS = 620;
+/** From this width on the convergence plot stands beside the words. */
+
+export interface Sizes {
+  /** Widest row label and longest column label in pixels. */
+  readonly rowLabel: number;
+  readonly columnLabel: number;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+export function geometryFor(width: number, sizes: Sizes): Geometry {
+  const aside = Math.round(Math.min(190, Math.max(84, width * 0.22)));
+  const wanted = Math.ceil(sizes.rowLabel) + TICK + AXIS_TITLE;
+  const left = Math.max(52, Math.min(wanted, width - aside - RIGHT - MIN_FRAME));
+  const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + AXIS_TITLE);
+  const map = width - aside;
+  const frame = Math.max(60, map - left - RIGHT);
+  const square = (frame * sizes.rows) / Math.max(1, sizes.cols);
+  const height = Math.round(
+    Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, square)),
+  );
+  const beside = width >= WIDE_DETAILS;
+  const history = {
+    width: Math.floor(beside ? (width - 24) / 2 : width),
+    height: 150,
+  };
+  return { left, bottom, width: map, height, trend: 104, aside, history };
+}
+
+/** Width of the widest text in pixels; a guess where there is no canvas. */
+export function widest(texts: readonly string[], font: string): number {
+  const context = document.createElement("canvas").getContext?.("2d");
+  if (!context)
+    return 6.5 * texts.reduce((most, text) => Math.max(most, text.length), 0);
+  context.font = font;
+  return texts.reduce(
+    (most, text) => Math.max(most, context.measureText(text).width),
+    0,
+  );
+}

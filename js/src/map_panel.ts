@@ -1,0 +1,460 @@
+/** The map with its trends beside it: draws what the session knows, with `charts.ts`. */
+
+import type { Bokeh } from "./bokehjs.ts";
+import { CellGrid } from "./cell_grid.ts";
+import { Charts, type FigureName, type Line } from "./charts.ts";
+import { Details } from "./details.ts";
+import { h, icon, setText } from "./dom.ts";
+import { plusMinus, value } from "./format.ts";
+import { commonPrefix, ellipsis } from "./labels.ts";
+import { geometryFor, widest } from "./layout.ts";
+import { MapTools } from "./map_tools.ts";
+import {
+  type Cell,
+  cellOf,
+  frameIndex,
+  imageOf,
+  limits,
+  type MapView,
+  mapView,
+  type Options,
+  pairOf,
+  undefinedBoxes,
+} from "./map_view.ts";
+import { columnOf, isMasked, rowOf } from "./matrix.ts";
+import { numbersFor } from "./numbers.ts";
+import type { FigureJson, Side } from "./protocol.ts";
+import type { Change, Session } from "./session.ts";
+import { type Theme, themeOf } from "./theme.ts";
+import { errorAt, readout, shownName, spoken, valueAt } from "./words.ts";
+
+const LABEL_FONT_PX = 11;
+const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
+const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
+
+export class MapPanel {
+  readonly element: HTMLElement;
+  private readonly session: Session;
+  private readonly root: HTMLElement;
+  private readonly tools: MapTools;
+  private readonly grid: CellGrid;
+  private readonly details: Details;
+  private readonly slots: Record<FigureName, HTMLElement>;
+  private readonly rowCaption = h("p", { class: "cka-caption cka-row-caption" });
+  private readonly columnCaption = h("p", { class: "cka-caption cka-column-caption" });
+  private readonly focusValue = h("p", { class: "cka-focus-value" });
+  private readonly focusError = h("p", { class: "cka-focus-error" });
+  private readonly clear: HTMLButtonElement;
+  private readonly readNames = h("p", { class: "cka-read-names" });
+  private readonly readFacts = h("p", { class: "cka-read-facts" });
+  private readonly waiting = h("p", { class: "cka-waiting", role: "status" });
+  private readonly missing = h("p", { class: "cka-missing", role: "status" });
+  private readonly stage: HTMLElement;
+  private readonly options: Options = {
+    order: "execution",
+    mask: "none",
+    transpose: false,
+  };
+  private charts: Charts | null = null;
+  private theme: Theme;
+  private view: MapView | null = null;
+  private hover: Cell | null = null;
+  private numbers = false;
+  private width = 0;
+  private labelled = "";
+
+  constructor(session: Session, root: HTMLElement) {
+    this.session = session;
+    this.root = root;
+    this.theme = themeOf(root);
+    this.tools = new MapTools({
+      palette: (name) => session.setPalette(name),
+      range: (range) => session.setColorRange(range),
+      options: (options) => this.setOptions(options),
+      numbers: (shown) => {
+        this.numbers = shown;
+        this.drawNumbers();
+      },
+      resetZoom: () => this.charts?.resetZoom(),
+    });
+    this.grid = new CellGrid({
+      say: (cell) => (this.view ? spoken(session, this.view, cell) : ""),
+      moved: (cell) => this.hovered(cell),
+      chosen: (cell, pin) => this.tapped(cell, pin),
+      cleared: () => session.look(null),
+    });
+    this.slots = {
+      map: h("div", { class: "cka-slot cka-map" }),
+      row_trend: h("div", { class: "cka-slot cka-row-trend" }),
+      column_trend: h("div", { class: "cka-slot cka-column-trend" }),
+      history: h("div", { class: "cka-slot cka-history" }),
+    };
+    this.details = new Details(session, this.slots.history);
+    this.clear = h(
+      "button",
+      {
+        class: "cka-button cka-quiet",
+        type: "button",
+        title: "Let go of the cell (Escape)",
+        "aria-label": "Let go of the cell",
+        onclick: () => session.look(null),
+      },
+      icon("close"),
+    );
+    this.stage = h(
+      "div",
+      { class: "cka-stage" },
+      h("div", { class: "cka-above" }, this.rowCaption, this.slots.row_trend),
+      h(
+        "div",
+        { class: "cka-corner" },
+        h("div", { class: "cka-focus" }, this.focusValue, this.clear),
+        this.focusError,
+        this.columnCaption,
+      ),
+      h("div", { class: "cka-map-holder" }, this.slots.map, this.grid.element),
+      this.slots.column_trend,
+    );
+    this.element = h(
+      "section",
+      { class: "cka-chart", "aria-label": "Map" },
+      this.tools.element,
+      this.missing,
+      this.waiting,
+      this.stage,
+      h(
+        "div",
+        { class: "cka-readout" },
+        h("div", { class: "cka-read" }, this.readNames, this.readFacts),
+        this.tools.legend,
+      ),
+      this.details.element,
+    );
+    setText(this.waiting, "Preparing the map\u2026");
+    this.stage.classList.add("cka-not-yet");
+  }
+
+  /** Embeds the figures; until then the panel says that it is preparing. */
+  async start(bokeh: Bokeh, figures: FigureJson): Promise<void> {
+    this.charts = await Charts.embed(bokeh, figures, this.slots, {
+      tap: (cell, shift) => {
+        this.grid.setCursor(cell, true);
+        this.tapped(cell, shift);
+      },
+      hover: (cell) => this.hovered(cell),
+      zoomed: () => this.zoomed(),
+    });
+    this.waiting.hidden = true;
+    this.stage.classList.remove("cka-not-yet");
+    this.charts.setTheme(this.theme);
+    this.update("frame");
+    this.layOut();
+  }
+
+  fail(text: string): void {
+    setText(this.waiting, text);
+    this.waiting.hidden = false;
+    this.waiting.classList.add("cka-problem");
+  }
+
+  destroy(): void {
+    this.charts?.destroy();
+    this.charts = null;
+  }
+
+  update(change: Change): void {
+    if (change === "focus" || change === "pins") this.drawFocus();
+    else if (change === "colors") this.drawColors();
+    else if (change === "frame" || change === "layers" || change === "trees") {
+      if (change === "frame" && this.session.shown?.frame.final) {
+        this.options.clustered = undefined;
+      }
+      this.drawAll();
+    }
+  }
+
+  themeChanged(): void {
+    this.theme = themeOf(this.root);
+    this.charts?.setTheme(this.theme);
+    this.labelled = "";
+    this.drawAll();
+  }
+
+  resize(width: number): void {
+    if (Math.abs(width - this.width) < 1 || width < 1) return;
+    this.width = Math.floor(width);
+    this.layOut();
+  }
+
+  private setOptions(options: Partial<Options>): void {
+    Object.assign(this.options, options, { clustered: undefined });
+    this.hover = null;
+    this.drawAll();
+  }
+
+  private drawAll(): void {
+    this.view = mapView(this.session, this.options);
+    if (this.options.order === "clustered" && this.view) {
+      const { rows, columns } = this.view;
+      this.options.clustered =
+        rows.side === 1 ? [rows.names, columns.names] : [columns.names, rows.names];
+    }
+    this.drawMissing();
+    const { charts, view } = this;
+    if (!charts || !view) return;
+    const { mask } = this.options;
+    const { rows, cols } = view.values;
+    this.drawLabels();
+    const [low, high] = limits(view, this.session.colorRange);
+    if (rows > 0 && cols > 0) {
+      charts.setImage(imageOf(view, mask, low), rows, cols);
+    } else charts.setImage(Float32Array.of(Number.NaN), 1, 1);
+    const holes = undefinedBoxes(view, mask);
+    charts.setUndefined(holes);
+    const negative = view.values.values.some((number) => number < 0);
+    this.tools.setKeys(negative, holes.left.length > 0);
+    charts.setColors(this.session.palette, low, high);
+    this.drawColors();
+    this.drawNumbers();
+    this.drawFocus();
+    this.grid.setSize(rows, cols, this.summary(view));
+  }
+
+  private drawMissing(): void {
+    const { session, view } = this;
+    const waits = session.status === "running" || !view;
+    const some = view ? view.missing : 0;
+    this.missing.hidden = waits || some === 0;
+    const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
+    setText(this.missing, `${what} not computed yet: press Run or Restart.`);
+  }
+
+  private summary(view: MapView): string {
+    const [first, second] = this.session.meta.names;
+    const { rows, cols } = view.values;
+    const names = view.rows.side === 1 ? [first, second] : [second, first];
+    const { batch } = view.shown.frame;
+    return (
+      `CKA of ${rows} layers of ${names[0]} by ${cols} layers of ${names[1]} ` +
+      `after ${batch} batches. Arrow keys move, Enter shows the trends of a cell.`
+    );
+  }
+
+  private drawLabels(): void {
+    const { charts, view } = this;
+    if (!charts || !view) return;
+    const key = JSON.stringify([view.rows, view.columns, this.session.meta.names]);
+    if (key === this.labelled) return;
+    this.labelled = key;
+    charts.setLabels(this.labelsOf("rows"), this.labelsOf("columns"));
+    this.layOut();
+  }
+
+  private labelsOf(which: "rows" | "columns"): { names: string[]; title: string } {
+    const axis = this.view?.[which];
+    if (!axis) return { names: [], title: "" };
+    const prefix = commonPrefix(axis.names);
+    const shown = axis.names.map((name) => shownName(this.session, axis.side, name));
+    const names = shown.map((name) => ellipsis(name.slice(prefix.length)));
+    const model = this.session.meta.names[axis.side - 1] ?? "";
+    return { names, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model };
+  }
+
+  private layOut(): void {
+    const { charts, view, width } = this;
+    if (!charts || width < 1) return;
+    const font = `${LABEL_FONT_PX}px ${this.theme.font}`;
+    const geometry = geometryFor(width, {
+      rows: view?.values.rows ?? 1,
+      cols: view?.values.cols ?? 1,
+      rowLabel: widest(this.labelsOf("rows").names, font),
+      columnLabel: widest(this.labelsOf("columns").names, font),
+    });
+    this.stage.style.setProperty("--left", `${geometry.left}px`);
+    this.stage.style.setProperty("--aside", `${geometry.aside}px`);
+    charts.setGeometry(geometry);
+  }
+
+  private drawColors(): void {
+    const { charts, session } = this;
+    const range = limits(this.view, session.colorRange);
+    this.tools.setRange(session.colorRange, range);
+    if (!charts) return;
+    charts.setColors(session.palette, ...range);
+    this.tools.setPalette(session.palette, charts.palettes[session.palette] ?? []);
+    if (session.colorRange !== "fit" && this.view) {
+      const { rows, cols } = this.view.values;
+      if (rows > 0 && cols > 0) {
+        charts.setImage(imageOf(this.view, this.options.mask, range[0]), rows, cols);
+      }
+    }
+    this.drawNumbers();
+  }
+
+  private drawNumbers(): void {
+    const { charts, view } = this;
+    if (!charts) return;
+    const palette = charts.palettes[this.session.palette] ?? [];
+    charts.setNumbers(
+      numbersFor(this.numbers ? view : null, {
+        cell: charts.cellPixels,
+        window: charts.window,
+        mask: this.options.mask,
+        limits: limits(view, this.session.colorRange),
+        palette,
+      }),
+    );
+  }
+
+  private zoomed(): void {
+    this.tools.setZoomed(this.charts?.isZoomed ?? false);
+    this.drawNumbers();
+  }
+
+  private tapped(cell: Cell, pin: boolean): void {
+    const { view } = this;
+    if (!view || isMasked(this.options.mask, cell.row, cell.col)) return;
+    if (pin) this.session.pin(pairOf(view, cell));
+    else this.session.look(pairOf(view, cell));
+  }
+
+  private hovered(cell: Cell | null): void {
+    const known = this.view && cell && this.view.values.values.length > 0 ? cell : null;
+    if (known?.row === this.hover?.row && known?.col === this.hover?.col) return;
+    this.hover = known;
+    this.charts?.setMarker("hover", known ? [known] : []);
+    this.drawReadout();
+    if (!this.focusCell) this.drawTrends();
+  }
+
+  private get focusCell(): Cell | null {
+    const { focus } = this.session;
+    return this.view && focus ? cellOf(this.view, focus) : null;
+  }
+
+  private drawFocus(): void {
+    const { charts, view, session } = this;
+    if (!charts || !view) return;
+    const cell = this.focusCell;
+    charts.setMarker("focus", cell ? [cell] : []);
+    charts.setMarker(
+      "pins",
+      session.pins.flatMap((pair) => cellOf(view, pair) ?? []),
+    );
+    if (cell) this.grid.setCursor(cell, false);
+    this.drawTrends();
+    this.drawReadout();
+    this.details.draw(view, cell);
+  }
+
+  private drawTrends(): void {
+    const { charts, view, session } = this;
+    if (!charts || !view) return;
+    const cell = this.focusCell ?? this.hover;
+    charts.setTrend("row", cell && rowLine(view, cell));
+    charts.setTrend("column", cell && columnLine(view, cell));
+    const history = this.focusCell ? this.historyLine(view, this.focusCell) : null;
+    charts.setTrend("history", history);
+    this.fitHistory(history);
+    const pins = session.pins.flatMap((pair, k) => {
+      const at = cellOf(view, pair);
+      const color = this.theme.pins[k % this.theme.pins.length] ?? this.theme.muted;
+      const dash = DASHES[k % DASHES.length] as string;
+      const marker = MARKERS[k % MARKERS.length] as string;
+      return at ? [{ at, style: { color, dash, marker } }] : [];
+    });
+    const pinned = (line: (view: MapView, cell: Cell) => Line) =>
+      pins.map(({ at, style }) => ({ ...line(view, at), ...style }));
+    charts.setPins("row", pinned(rowLine));
+    charts.setPins("column", pinned(columnLine));
+    charts.setPins(
+      "history",
+      pinned((of, at) => this.historyLine(of, at)),
+    );
+    this.drawCaptions(cell);
+  }
+
+  private drawCaptions(cell: Cell | null): void {
+    const { view, session } = this;
+    if (!view) return;
+    const [first, second] = session.meta.names;
+    const model = (side: Side) => (side === 1 ? first : second);
+    const { rows, columns } = view;
+    const caption = (own: typeof rows, other: typeof rows, index: number) => {
+      const name = shownName(session, own.side, own.names[index] ?? "");
+      return [
+        h("span", { class: "cka-dot" }),
+        h("b", { title: name }, name),
+        ` of ${model(own.side)} against ${model(other.side)}`,
+      ];
+    };
+    if (!cell) {
+      this.rowCaption.replaceChildren("Click a cell: its row is drawn here, ");
+      this.rowCaption.append("its column at the side.");
+      this.columnCaption.replaceChildren();
+      setText(this.focusValue, "");
+      setText(this.focusError, "");
+    } else {
+      this.rowCaption.replaceChildren(...caption(rows, columns, cell.row));
+      this.columnCaption.replaceChildren(...caption(columns, rows, cell.col));
+      setText(this.focusValue, value(valueAt(view, cell)));
+      setText(this.focusError, plusMinus(errorAt(view, cell)));
+    }
+    this.clear.hidden = !this.focusCell;
+  }
+
+  private historyLine(view: MapView, cell: Cell): Line {
+    const history = this.session.history.cell(frameIndex(view, cell));
+    return { at: history.batches, value: history.values, stderr: history.stderrs };
+  }
+
+  private fitHistory(line: Line | null): void {
+    const finite = (line?.value ?? []).filter(Number.isFinite);
+    const errors = line?.stderr.filter(Number.isFinite) ?? [];
+    const pad = Math.max(0.01, ...errors.slice(-1));
+    const low = finite.length > 0 ? Math.min(...finite) - pad : 0;
+    const high = finite.length > 0 ? Math.max(...finite) + pad : 1;
+    const last = line?.at.at(-1) ?? 1;
+    this.charts?.setHistoryRange([0, Math.max(1, last) * 1.02], [low, high]);
+  }
+
+  private drawReadout(): void {
+    const { view, session } = this;
+    const cell = this.hover ?? this.focusCell;
+    this.tools.point(view && cell ? valueAt(view, cell) : null);
+    if (!view || !cell) {
+      const hint = view ? "Point at a cell to read it" : "";
+      this.readNames.replaceChildren(h("span", { class: "cka-hint" }, hint));
+      setText(
+        this.readFacts,
+        "Shift+click pins more series, Ctrl+wheel or a drag zooms",
+      );
+      return;
+    }
+    const { names, value: number, facts } = readout(session, view, cell);
+    const [row, column] = view.rows.side === 1 ? [0, 1] : [1, 0];
+    this.readNames.replaceChildren(
+      h("span", { class: "cka-layer cka-as-row" }, names[row] ?? ""),
+      h("span", { class: "cka-times" }, "\u00d7"),
+      h("span", { class: "cka-layer cka-as-column" }, names[column] ?? ""),
+      h("span", { class: "cka-read-value" }, number),
+    );
+    setText(this.readFacts, facts);
+  }
+}
+
+function rowLine(view: MapView, cell: Cell): Line {
+  return {
+    at: view.columns.names.map((_, k) => k + 0.5),
+    value: [...rowOf(view.values, cell.row)],
+    stderr: [...rowOf(view.stderr, cell.row)],
+  };
+}
+
+function columnLine(view: MapView, cell: Cell): Line {
+  return {
+    at: view.rows.names.map((_, k) => k + 0.5),
+    value: [...columnOf(view.values, cell.col)],
+    stderr: [...columnOf(view.stderr, cell.col)],
+  };
+}

@@ -1,0 +1,238 @@
+/** The tools above the map: colors, range, order, mask, and the color bar. */
+
+import { h, icon, set, setText } from "./dom.ts";
+import { value } from "./format.ts";
+import type { Options } from "./map_view.ts";
+import type { Mask, Order } from "./matrix.ts";
+import type { ColorRange } from "./protocol.ts";
+
+export interface ToolHandlers {
+  palette(name: string): void;
+  range(range: ColorRange): void;
+  options(options: Partial<Options>): void;
+  numbers(shown: boolean): void;
+  resetZoom(): void;
+}
+
+const PALETTES = ["magma", "viridis", "cividis", "inferno", "greys"];
+const ORDERS: Record<Order, string> = {
+  execution: "Execution",
+  name: "Name",
+  clustered: "Clustered",
+};
+const MASKS: Record<Mask, string> = {
+  none: "Nothing",
+  upper: "Upper triangle",
+  lower: "Lower triangle",
+  diagonal: "Diagonal",
+};
+
+export class MapTools {
+  readonly element: HTMLElement;
+  readonly legend: HTMLElement;
+  private readonly handlers: ToolHandlers;
+  private readonly palette: HTMLSelectElement;
+  private readonly mode: HTMLSelectElement;
+  private readonly low: HTMLInputElement;
+  private readonly high: HTMLInputElement;
+  private readonly manual: HTMLElement;
+  private readonly zoom: HTMLButtonElement;
+  private readonly gradient = h("div", { class: "cka-gradient" });
+  private readonly needle = h("div", { class: "cka-needle", hidden: true });
+  private readonly lowText = h("span");
+  private readonly highText = h("span");
+  private readonly below = h("span", { class: "cka-key" });
+  private readonly undefinedKey = h("span", { class: "cka-key" });
+  private limits: readonly [number, number] = [0, 1];
+
+  constructor(handlers: ToolHandlers) {
+    this.handlers = handlers;
+    const names = Object.fromEntries(PALETTES.map((name) => [name, capital(name)]));
+    this.palette = select(names, (name) => handlers.palette(name));
+    const modes = { unit: "0 to 1", fit: "Fit", manual: "Manual" };
+    this.mode = select(modes, (mode) => this.modeChanged(mode));
+    const limit = (label: string) =>
+      h("input", {
+        class: "cka-input cka-narrow",
+        type: "text",
+        inputmode: "decimal",
+        "aria-label": label,
+        onchange: () => this.manualChanged(),
+      });
+    this.low = limit("Lowest value of the colors");
+    this.high = limit("Highest value of the colors");
+    this.manual = h(
+      "span",
+      { class: "cka-manual", hidden: true },
+      this.low,
+      "\u2013",
+      this.high,
+    );
+    this.zoom = h(
+      "button",
+      {
+        class: "cka-button cka-quiet",
+        type: "button",
+        title: "Show the whole map again (double click on the map)",
+        hidden: true,
+        onclick: () => handlers.resetZoom(),
+      },
+      icon("zoom"),
+      "Whole map",
+    );
+    this.element = h(
+      "div",
+      { class: "cka-tools", role: "toolbar", "aria-label": "Map" },
+      field("Colors", this.palette),
+      field("Range", this.mode, this.manual),
+      field(
+        "Order",
+        select(ORDERS, (order) => handlers.options({ order })),
+      ),
+      field(
+        "Mask",
+        select(MASKS, (mask) => handlers.options({ mask })),
+      ),
+      toggle("Transpose", "Swap rows and columns", (transpose) =>
+        handlers.options({ transpose }),
+      ),
+      toggle("Numbers", "Write the values into cells that are large enough", (on) =>
+        handlers.numbers(on),
+      ),
+      h("span", { class: "cka-grow" }),
+      this.zoom,
+    );
+    this.legend = this.makeLegend();
+  }
+
+  setRange(range: ColorRange, limits: readonly [number, number]): void {
+    this.limits = limits;
+    const unit = range !== "fit" && range[0] === 0 && range[1] === 1;
+    const editing = this.mode.value === "manual" && range !== "fit";
+    if (!editing) this.mode.value = range === "fit" ? "fit" : unit ? "unit" : "manual";
+    this.manual.hidden = this.mode.value !== "manual";
+    if (range !== "fit") {
+      this.low.value = String(range[0]);
+      this.high.value = String(range[1]);
+    }
+    const [low, high] = limits;
+    setText(this.lowText, short(low));
+    setText(this.highText, short(high));
+  }
+
+  setPalette(name: string, colors: readonly string[]): void {
+    this.palette.value = name;
+    const stops = colors.filter((_, k) => k % 15 === 0);
+    if (stops.length > 1) {
+      this.gradient.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    }
+  }
+
+  setKeys(hasBelow: boolean, hasUndefined: boolean): void {
+    this.below.hidden = !hasBelow;
+    this.undefinedKey.hidden = !hasUndefined;
+  }
+
+  setZoomed(zoomed: boolean): void {
+    this.zoom.hidden = !zoomed;
+  }
+
+  /** Points at a value on the color bar. */
+  point(number: number | null): void {
+    const [low, high] = this.limits;
+    this.needle.hidden = number === null || !Number.isFinite(number);
+    if (number === null) return;
+    const share = Math.max(0, Math.min(1, (number - low) / (high - low)));
+    this.needle.style.left = `${100 * share}%`;
+  }
+
+  private makeLegend(): HTMLElement {
+    const below = h("span", { class: "cka-swatch cka-below" });
+    this.below.append(below, "below 0");
+    const hatched = h("span", { class: "cka-swatch cka-hatched" });
+    this.undefinedKey.append(hatched, "undefined");
+    set(this.undefinedKey, { title: "Hover a hatched cell for the reason" });
+    this.setKeys(false, false);
+    return h(
+      "div",
+      { class: "cka-legend", "aria-hidden": "true" },
+      this.lowText,
+      h("div", { class: "cka-scale" }, this.gradient, this.needle),
+      this.highText,
+      this.below,
+      this.undefinedKey,
+    );
+  }
+
+  private modeChanged(mode: string): void {
+    this.manual.hidden = mode !== "manual";
+    if (mode === "unit") this.handlers.range([0, 1]);
+    else if (mode === "fit") this.handlers.range("fit");
+    else {
+      this.low.value = short(this.limits[0]);
+      this.high.value = short(this.limits[1]);
+      this.manualChanged();
+      this.low.focus();
+    }
+  }
+
+  private manualChanged(): void {
+    const [low, high] = [this.low, this.high].map((input) =>
+      input.value.trim() === "" ? Number.NaN : Number(input.value.replace(",", ".")),
+    ) as [number, number];
+    const valid = low < high;
+    for (const input of [this.low, this.high]) set(input, { "aria-invalid": !valid });
+    if (valid) this.handlers.range([low, high]);
+  }
+}
+
+function short(number: number): string {
+  return Number.isInteger(number)
+    ? String(number)
+    : value(number, 2).replace("\u2212", "-");
+}
+
+function capital(word: string): string {
+  return `${word[0]?.toUpperCase()}${word.slice(1)}`;
+}
+
+function field(label: string, ...controls: HTMLElement[]): HTMLElement {
+  return h("label", { class: "cka-field" }, label, ...controls);
+}
+
+function select<K extends string>(
+  choices: Readonly<Record<K, string>>,
+  changed: (choice: K) => void,
+): HTMLSelectElement {
+  const element = h("select", {
+    class: "cka-select",
+    onchange: () => changed(element.value as K),
+  });
+  for (const [value, text] of Object.entries<string>(choices)) {
+    element.append(h("option", { value }, text));
+  }
+  return element;
+}
+
+function toggle(
+  label: string,
+  title: string,
+  changed: (on: boolean) => void,
+): HTMLButtonElement {
+  const button = h(
+    "button",
+    {
+      class: "cka-button cka-toggle",
+      type: "button",
+      title,
+      "aria-pressed": "false",
+      onclick: () => {
+        const on = button.getAttribute("aria-pressed") !== "true";
+        set(button, { "aria-pressed": String(on) });
+        changed(on);
+      },
+    },
+    label,
+  );
+  return button;
+}

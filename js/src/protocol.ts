@@ -1,0 +1,361 @@
+/**
+ * Everything that crosses the wire: types, decoders and messages.
+ *
+ * The only file that knows the names Python uses; `_explorer.py` is its twin. Traits
+ * flow from the kernel to the page only, the page speaks by custom messages.
+ */
+
+export const PROTOCOL = 1;
+
+/** What a hook gets from the front end: the part of a widget model that is used here. */
+export interface Model {
+  get(name: string): unknown;
+  on(event: string, handler: (...args: never[]) => void): void;
+  off(event: string, handler: (...args: never[]) => void): void;
+  send(content: unknown): void;
+  widget_manager?: { get_model(id: string): Promise<{ get(name: string): unknown }> };
+}
+
+export type Side = 1 | 2;
+export type Status = "idle" | "running" | "paused" | "stopped" | "done" | "error";
+export type CommandName = "run" | "pause" | "resume" | "stop" | "restart";
+export type ColorRange = "fit" | readonly [number, number];
+export type Focus = readonly [string, string] | null;
+
+export interface Meta {
+  readonly names: readonly [string, string];
+  readonly bokeh: string;
+  readonly loader: string;
+  readonly self: boolean;
+}
+
+export interface TreeColumns {
+  readonly name: readonly string[];
+  readonly type: readonly string[];
+  readonly depth: readonly number[];
+  readonly params: readonly number[];
+  readonly shape: readonly (readonly (number | null)[] | null)[];
+  readonly reason: readonly (string | null)[];
+  readonly order: readonly (number | null)[];
+  readonly presets: Readonly<Record<string, readonly number[]>>;
+}
+
+export interface Axes {
+  readonly epoch: number;
+  readonly layers: readonly [readonly string[], readonly string[]];
+  readonly undefinedLayers: readonly [
+    Readonly<Record<string, string>>,
+    Readonly<Record<string, string>>,
+  ];
+  readonly notes: readonly string[];
+}
+
+export interface Frame {
+  readonly seq: number;
+  readonly epoch: number;
+  readonly batch: number;
+  readonly total: number | null;
+  readonly examples: number;
+  readonly skipped: number;
+  readonly seconds: number;
+  readonly rate: number;
+  readonly maxStderr: number | null;
+  readonly rows: number;
+  readonly cols: number;
+  readonly final: boolean;
+  readonly matrix: Float32Array;
+  readonly stderr: Float32Array;
+}
+
+export interface HistoryPart {
+  readonly epoch: number;
+  readonly rows: number;
+  readonly cols: number;
+  readonly batches: readonly number[];
+  readonly matrices: readonly Float32Array[];
+}
+
+export interface FigureJson {
+  readonly doc: unknown;
+  readonly roots: Readonly<Record<string, string>>;
+  readonly version: string;
+}
+
+export interface Message {
+  readonly kind: "error" | "note" | "";
+  readonly text: string;
+}
+
+/** The events of a model, by the name of what has changed. */
+export const CHANGED = {
+  trees: "change:_trees",
+  axes: "change:_axes",
+  snapshot: "change:_snapshot",
+  message: "change:_message",
+  meta: "change:_meta",
+  status: "change:status",
+  layers1: "change:layers1",
+  layers2: "change:layers2",
+  focus: "change:focus",
+  palette: "change:palette",
+  colorRange: "change:color_range",
+} as const;
+
+export const CUSTOM_MESSAGE = "msg:custom";
+
+type Bytes = ArrayBuffer | ArrayBufferView;
+type Wire = Record<string, unknown>;
+
+/** Bytes in a buffer of their own: the front end's may be shared and misaligned. */
+export function copyOf(bytes: Bytes): Uint8Array<ArrayBuffer> {
+  const view = ArrayBuffer.isView(bytes)
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    : new Uint8Array(bytes);
+  return Uint8Array.from(view);
+}
+
+export function floatsOf(bytes: Bytes): Float32Array {
+  return new Float32Array(copyOf(bytes).buffer);
+}
+
+export function isBytes(value: unknown): value is Bytes {
+  return value instanceof ArrayBuffer || ArrayBuffer.isView(value);
+}
+
+export function protocolOf(model: Model): number {
+  return (model.get("_protocol") as number | undefined) ?? PROTOCOL;
+}
+
+export function keyOf(model: Model): string {
+  return (model.get("_key") as string | undefined) ?? "";
+}
+
+export function metaOf(model: Model): Meta {
+  const meta = (model.get("_meta") ?? {}) as Wire;
+  return {
+    names: [String(meta.name1 ?? "Model 1"), String(meta.name2 ?? "Model 2")],
+    bokeh: String(meta.bokeh ?? ""),
+    loader: String(meta.loader ?? ""),
+    self: meta.self === true,
+  };
+}
+
+export function treesOf(model: Model): readonly [TreeColumns, TreeColumns] {
+  const trees = (model.get("_trees") ?? {}) as { model1?: Wire; model2?: Wire };
+  return [columnsOf(trees.model1), columnsOf(trees.model2)];
+}
+
+function columnsOf(wire: Wire | undefined): TreeColumns {
+  const columns = (wire ?? {}) as Partial<TreeColumns>;
+  const name = columns.name ?? [];
+  const filled = <T>(values: readonly T[] | undefined, missing: T) =>
+    values ?? name.map(() => missing);
+  return {
+    name,
+    type: filled(columns.type, ""),
+    depth: filled(columns.depth, 0),
+    params: filled(columns.params, 0),
+    shape: filled(columns.shape, null),
+    reason: filled(columns.reason, null),
+    order: filled(columns.order, null),
+    presets: columns.presets ?? {},
+  };
+}
+
+export function axesOf(model: Model): Axes | null {
+  const wire = model.get("_axes") as Wire | null | undefined;
+  if (!wire || !Array.isArray(wire.layers1) || !Array.isArray(wire.layers2))
+    return null;
+  return {
+    epoch: Number(wire.epoch ?? 0),
+    layers: [wire.layers1, wire.layers2],
+    undefinedLayers: [
+      (wire.undefined1 ?? {}) as Record<string, string>,
+      (wire.undefined2 ?? {}) as Record<string, string>,
+    ],
+    notes: (wire.notes ?? []) as string[],
+  };
+}
+
+export function layersOf(model: Model, side: Side): readonly string[] {
+  return (model.get(side === 1 ? "layers1" : "layers2") ?? []) as string[];
+}
+
+export function focusOf(model: Model): Focus {
+  const focus = model.get("focus");
+  return Array.isArray(focus) && focus.length === 2
+    ? [String(focus[0]), String(focus[1])]
+    : null;
+}
+
+export function statusOf(model: Model): Status {
+  return (model.get("status") as Status | undefined) ?? "idle";
+}
+
+export function metricOf(model: Model): string {
+  return String(model.get("metric") ?? "cka");
+}
+
+export function paletteOf(model: Model): string {
+  return String(model.get("palette") ?? "magma");
+}
+
+export function colorRangeOf(model: Model): ColorRange {
+  const range = model.get("color_range");
+  if (range === "fit") return "fit";
+  return Array.isArray(range) && range.length === 2
+    ? [Number(range[0]), Number(range[1])]
+    : [0, 1];
+}
+
+export function messageOf(model: Model): Message {
+  const wire = (model.get("_message") ?? {}) as Wire;
+  const kind = wire.kind === "error" || wire.kind === "note" ? wire.kind : "";
+  return { kind, text: String(wire.text ?? "") };
+}
+
+export function figureOf(model: Model): FigureJson | null {
+  const figure = model.get("_figure") as FigureJson | null | undefined;
+  return figure?.doc ? figure : null;
+}
+
+/** The id of the model that carries BokehJS, without the prefix of references. */
+export function runtimeIdOf(model: Model): string | null {
+  const reference = model.get("_runtime");
+  if (typeof reference !== "string" || reference === "") return null;
+  return reference.replace(/^IPY_MODEL_/, "").replace(/^anywidget:/, "");
+}
+
+/** The gzipped BokehJS in the shared model, if it is of that version. */
+export function gzipOf(
+  runtime: { get(name: string): unknown },
+  version: string,
+): Uint8Array<ArrayBuffer> | null {
+  const gz = runtime.get("gz");
+  if (runtime.get("version") !== version || !isBytes(gz)) return null;
+  return gz.byteLength > 0 ? copyOf(gz) : null;
+}
+
+/** The last frame of a paused or ended run, from the traits alone. */
+export function snapshotOf(
+  model: Model,
+): { frame: Frame; history: HistoryPart } | null {
+  const wire = model.get("_snapshot") as { header?: Wire; history?: Wire } | null;
+  const matrix = model.get("_matrix");
+  const stderr = model.get("_stderr");
+  if (!wire?.header || !isBytes(matrix) || !isBytes(stderr)) return null;
+  const frame = frameFrom(wire.header, [matrix, stderr]);
+  const history = model.get("_history");
+  const batches = (wire.history?.batches ?? []) as number[];
+  return {
+    frame,
+    history: historyFrom(frame, isBytes(history) ? batches : [], history),
+  };
+}
+
+export type Received =
+  | { kind: "frame"; frame: Frame }
+  | { kind: "history"; history: HistoryPart }
+  | { kind: "bokehjs"; version: string; gz: Uint8Array<ArrayBuffer> }
+  | { kind: "unknown" };
+
+/** A custom message of the kernel; throws, in words, when it is not what was agreed. */
+export function decode(content: unknown, buffers: readonly Bytes[]): Received {
+  const wire = (content ?? {}) as Wire;
+  switch (wire.kind) {
+    case "frame":
+      return { kind: "frame", frame: frameFrom(wire, buffers) };
+    case "history": {
+      const shape = {
+        epoch: Number(wire.epoch),
+        rows: Number(wire.rows),
+        cols: Number(wire.cols),
+      };
+      const batches = (wire.batches ?? []) as number[];
+      return { kind: "history", history: historyFrom(shape, batches, buffers[0]) };
+    }
+    case "bokehjs": {
+      const gz = buffers[0];
+      if (!gz) throw new Error("Expected BokehJS in one buffer, got none.");
+      return { kind: "bokehjs", version: String(wire.version), gz: copyOf(gz) };
+    }
+    default:
+      return { kind: "unknown" };
+  }
+}
+
+function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
+  const rows = Number(header.rows);
+  const cols = Number(header.cols);
+  const [matrix, stderr] = buffers;
+  if (!matrix || !stderr) {
+    throw new Error(`Expected a frame of 2 buffers, got ${buffers.length}.`);
+  }
+  return {
+    seq: Number(header.seq),
+    epoch: Number(header.epoch),
+    batch: Number(header.batch),
+    total: numberOrNull(header.total),
+    examples: Number(header.examples ?? 0),
+    skipped: Number(header.skipped ?? 0),
+    seconds: Number(header.seconds ?? 0),
+    rate: Number(header.rate ?? 0),
+    maxStderr: numberOrNull(header.max_stderr),
+    rows,
+    cols,
+    final: header.final === true,
+    matrix: sized(matrix, rows * cols),
+    stderr: sized(stderr, rows * cols),
+  };
+}
+
+function historyFrom(
+  shape: { epoch: number; rows: number; cols: number },
+  batches: readonly number[],
+  bytes: unknown,
+): HistoryPart {
+  const { epoch, rows, cols } = shape;
+  const all = isBytes(bytes)
+    ? sized(bytes, batches.length * rows * cols)
+    : new Float32Array();
+  const matrices = batches.map((_, k) =>
+    all.slice(k * rows * cols, (k + 1) * rows * cols),
+  );
+  return { epoch, rows, cols, batches, matrices };
+}
+
+function sized(bytes: Bytes, length: number): Float32Array {
+  if (bytes.byteLength !== 4 * length) {
+    throw new Error(
+      `Expected ${4 * length} bytes of float32 from the kernel, got ${bytes.byteLength}.`,
+    );
+  }
+  return floatsOf(bytes);
+}
+
+function numberOrNull(value: unknown): number | null {
+  return typeof value === "number" && Number.isFinite(value) ? value : null;
+}
+
+/** What the page says to the kernel. */
+export const say = {
+  ready: (page: string, views: number) => ({ kind: "ready", page, views }),
+  ack: (page: string, frame: Frame, views: number) => ({
+    kind: "ack",
+    page,
+    epoch: frame.epoch,
+    seq: frame.seq,
+    views,
+  }),
+  command: (name: CommandName) => ({ kind: "command", name }),
+  layers: (layers: { 1?: readonly string[]; 2?: readonly string[] }) => ({
+    kind: "layers",
+    ...(layers[1] && { layers1: layers[1] }),
+    ...(layers[2] && { layers2: layers[2] }),
+  }),
+  focus: (focus: Focus) => ({ kind: "focus", focus }),
+  palette: (palette: string) => ({ kind: "view", palette }),
+  colorRange: (range: ColorRange) => ({ kind: "view", color_range: range }),
+  tolerance: (value: number | null) => ({ kind: "tolerance", value }),
+  needBokeh: (version: string) => ({ kind: "need_bokeh", version }),
+} as const;

@@ -1,0 +1,127 @@
+/** What is said about a cell: the readout, the spoken words, the best matches. */
+
+import { layerName, plural, plusMinus, shape, value } from "./format.ts";
+import { type Cell, type MapView, pairOf } from "./map_view.ts";
+import { bestMatch, columnOf, rankOf, rowOf } from "./matrix.ts";
+import type { Side } from "./protocol.ts";
+import type { Session } from "./session.ts";
+
+/** A layer's name as shown; the root goes by its class. */
+export function shownName(session: Session, side: Side, name: string): string {
+  const tree = session.trees[side - 1];
+  return layerName(name, tree?.columns.type[tree.rowOf.get(name) ?? -1] ?? "");
+}
+
+export function valueAt(view: MapView, { row, col }: Cell): number {
+  return view.values.values[row * view.values.cols + col] ?? Number.NaN;
+}
+
+export function errorAt(view: MapView, { row, col }: Cell): number {
+  return view.stderr.values[row * view.stderr.cols + col] ?? Number.NaN;
+}
+
+/** Why a cell has no value, in the kernel's words. */
+export function reasonFor(session: Session, view: MapView, cell: Cell): string {
+  const [one, two] = pairOf(view, cell);
+  const { undefinedLayers } = view.shown.axes;
+  const first = undefinedLayers[0][one];
+  const second = undefinedLayers[1][two];
+  const parts = [
+    first && `${shownName(session, 1, one)}: ${first}`,
+    second && `${shownName(session, 2, two)}: ${second}`,
+  ].filter(Boolean);
+  return parts.length > 0 ? `Undefined. ${parts.join("; ")}` : "Undefined";
+}
+
+export interface Readout {
+  readonly names: readonly [string, string];
+  readonly value: string;
+  readonly facts: string;
+}
+
+export function readout(session: Session, view: MapView, cell: Cell): Readout {
+  const pair = pairOf(view, cell);
+  const sides = [1, 2] as const;
+  const names = sides.map((side) =>
+    shownName(session, side, pair[side - 1] as string),
+  ) as [string, string];
+  const number = valueAt(view, cell);
+  const facts = sides.map((side) =>
+    layerFacts(session, side, pair[side - 1] as string),
+  );
+  const known = !Number.isNaN(number);
+  const rest = known
+    ? [...ranks(view, cell), plural(view.shown.frame.examples, "example")]
+    : [reasonFor(session, view, cell)];
+  const both = facts.filter(Boolean).join(" \u00d7 ");
+  return {
+    names,
+    value: `${value(number, 4)} ${plusMinus(errorAt(view, cell), 4)}`.trim(),
+    facts: [both, ...rest].filter(Boolean).join(" \u00b7 "),
+  };
+}
+
+function layerFacts(session: Session, side: Side, name: string): string {
+  const tree = session.trees[side - 1];
+  const row = tree?.rowOf.get(name);
+  if (!tree || row === undefined) return "";
+  const { columns } = tree;
+  return [columns.type[row], shape(columns.shape[row] ?? null)]
+    .filter(Boolean)
+    .join(" ");
+}
+
+function ranks(view: MapView, { row, col }: Cell): string[] {
+  const { rows, cols } = view.values;
+  const inRow = rankOf(rowOf(view.values, row), col);
+  const inColumn = rankOf(columnOf(view.values, col), row);
+  const batches = view.shown.frame.batch;
+  return [
+    inRow === null ? "" : `${ordinal(inRow)} of ${cols} in its row`,
+    inColumn === null ? "" : `${ordinal(inColumn)} of ${rows} in its column`,
+    plural(batches, "batch", "batches"),
+  ].filter(Boolean);
+}
+
+/** "layer2.0 by layer3.1, 0.73 plus or minus 0.01" */
+export function spoken(session: Session, view: MapView, cell: Cell): string {
+  const [one, two] = pairOf(view, cell);
+  const names = `${shownName(session, 1, one)} by ${shownName(session, 2, two)}`;
+  const number = valueAt(view, cell);
+  if (Number.isNaN(number)) return `${names}, ${reasonFor(session, view, cell)}`;
+  const sign = number < 0 ? "minus " : "";
+  const error = errorAt(view, cell);
+  const tail = Number.isNaN(error) ? "" : ` plus or minus ${error.toFixed(3)}`;
+  return `${names}, ${sign}${Math.abs(number).toFixed(2)}${tail}`;
+}
+
+/** One sentence about the row's or the column's best match, or null if it has none. */
+export function bestMatchWords(
+  session: Session,
+  view: MapView,
+  cell: Cell,
+  along: "row" | "column",
+): { of: string; match: string; rest: string } | null {
+  const isRow = along === "row";
+  const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
+  const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
+  const best = bestMatch(line, error);
+  if (!best) return null;
+  const [own, other] = isRow ? [view.rows, view.columns] : [view.columns, view.rows];
+  const ownName = own.names[isRow ? cell.row : cell.col] ?? "";
+  const otherName = other.names[best.index] ?? "";
+  const ties =
+    best.ties > 0 ? `; ${plural(best.ties, "other")} within the standard error` : "";
+  const number = `${value(best.value)} ${plusMinus(error[best.index] ?? null)}`.trim();
+  return {
+    of: shownName(session, own.side, ownName),
+    match: shownName(session, other.side, otherName),
+    rest: `(${number})${ties}`,
+  };
+}
+
+function ordinal(number: number): string {
+  const tens = number % 100;
+  if (tens >= 11 && tens <= 13) return `${number}th`;
+  return `${number}${["th", "st", "nd", "rd"][number % 10] ?? "th"}`;
+}

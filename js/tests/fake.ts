@@ -1,0 +1,304 @@
+/** A model without a kernel, and two small networks for it to talk about. */
+
+import type { Model, TreeColumns } from "../src/protocol.ts";
+
+type Handler = (...args: never[]) => void;
+
+export class FakeModel implements Model {
+  readonly sent: Record<string, unknown>[] = [];
+  readonly state: Record<string, unknown>;
+  widget_manager?: { get_model(id: string): Promise<{ get(name: string): unknown }> };
+  private readonly handlers = new Map<string, Set<Handler>>();
+
+  constructor(state: Record<string, unknown>) {
+    this.state = state;
+  }
+
+  get(name: string): unknown {
+    return this.state[name];
+  }
+
+  on(event: string, handler: Handler): void {
+    const known = this.handlers.get(event) ?? new Set();
+    this.handlers.set(event, known.add(handler));
+  }
+
+  off(event: string, handler: Handler): void {
+    this.handlers.get(event)?.delete(handler);
+  }
+
+  send(content: unknown): void {
+    this.sent.push(content as Record<string, unknown>);
+  }
+
+  /** What the kernel does: sets traits, all of them before the first event. */
+  put(state: Record<string, unknown>): void {
+    Object.assign(this.state, state);
+    for (const name of Object.keys(state)) this.fire(`change:${name}`);
+  }
+
+  message(content: unknown, buffers: ArrayBufferView[] = []): void {
+    this.fire("msg:custom", content, buffers);
+  }
+
+  listeners(): number {
+    return [...this.handlers.values()].reduce((sum, set) => sum + set.size, 0);
+  }
+
+  sentOf(kind: string): Record<string, unknown>[] {
+    return this.sent.filter((message) => message.kind === kind);
+  }
+
+  private fire(event: string, ...args: unknown[]): void {
+    for (const handler of this.handlers.get(event) ?? []) handler(...(args as never[]));
+  }
+}
+
+interface Row {
+  name: string;
+  type: string;
+  params?: number;
+  shape?: (number | null)[];
+  reason?: string;
+}
+
+/** Columns as the kernel sends them; depth and order follow from the names. */
+export function columnsFrom(
+  rows: readonly Row[],
+  presets: Record<string, string[]>,
+): TreeColumns {
+  const names = rows.map((row) => row.name);
+  const at = (list: string[]) => list.map((name) => names.indexOf(name));
+  return {
+    name: names,
+    type: rows.map((row) => row.type),
+    depth: names.map((name) => (name === "" ? 0 : name.split(/[.#]/).length)),
+    params: rows.map((row) => row.params ?? 0),
+    shape: rows.map((row) => row.shape ?? null),
+    reason: rows.map((row) => row.reason ?? null),
+    order: rows.map((row, k) => (row.reason ? null : k)),
+    presets: Object.fromEntries(
+      Object.entries(presets).map(([name, list]) => [name, at(list)]),
+    ),
+  };
+}
+
+export function resnetColumns(blocksPerStage = 2): TreeColumns {
+  const rows: Row[] = [
+    { name: "", type: "ResNet", params: 11689512, shape: [null, 1000] },
+    { name: "conv1", type: "Conv2d", params: 9408, shape: [null, 64, 112, 112] },
+    { name: "bn1", type: "BatchNorm2d", params: 128, shape: [null, 64, 112, 112] },
+    { name: "relu", type: "ReLU", shape: [null, 64, 112, 112] },
+    { name: "maxpool", type: "MaxPool2d", shape: [null, 64, 56, 56] },
+  ];
+  const blocks: string[] = [];
+  for (let stage = 1; stage <= 4; stage++) {
+    const width = 32 * 2 ** stage;
+    const shape = [null, width, 112 / 2 ** stage, 112 / 2 ** stage];
+    const params = 18 * width * width;
+    rows.push({ name: `layer${stage}`, type: "Sequential", params: 2 * params, shape });
+    for (let k = 0; k < blocksPerStage; k++) {
+      const block = `layer${stage}.${k}`;
+      blocks.push(block);
+      rows.push({ name: block, type: "BasicBlock", params, shape });
+      for (const part of ["conv1", "bn1", "relu", "conv2", "bn2"]) {
+        const type = part.startsWith("conv")
+          ? "Conv2d"
+          : part === "relu"
+            ? "ReLU"
+            : "BatchNorm2d";
+        rows.push({
+          name: `${block}.${part}`,
+          type,
+          params: type === "Conv2d" ? params / 2 : type === "ReLU" ? 0 : 2 * width,
+          shape,
+        });
+      }
+    }
+  }
+  rows.push(
+    { name: "avgpool", type: "AdaptiveAvgPool2d", shape: [null, 512, 1, 1] },
+    { name: "dropout", type: "Dropout", reason: "never called" },
+    { name: "fc", type: "Linear", params: 513000, shape: [null, 1000] },
+  );
+  const parents = new Set(
+    rows.map(({ name }) => name.split(".").slice(0, -1).join(".")),
+  );
+  const choosable = rows.filter((row) => !row.reason).map((row) => row.name);
+  return columnsFrom(rows, {
+    auto: ["conv1", ...blocks, "avgpool", "fc"],
+    blocks,
+    leaves: choosable.filter((name) => name !== "" && !parents.has(name)),
+    all: choosable,
+  });
+}
+
+export function vitColumns(depth = 12): TreeColumns {
+  const shape = [null, 197, 768];
+  const rows: Row[] = [
+    { name: "", type: "VisionTransformer", params: 86567656, shape: [null, 1000] },
+    {
+      name: "patch_embed",
+      type: "PatchEmbed",
+      params: 590592,
+      shape: [null, 196, 768],
+    },
+    {
+      name: "patch_embed.proj",
+      type: "Conv2d",
+      params: 590592,
+      shape: [null, 768, 14, 14],
+    },
+    { name: "pos_drop", type: "Dropout", shape },
+    { name: "blocks", type: "Sequential", params: 7087872 * depth, shape },
+  ];
+  const blocks = Array.from({ length: depth }, (_, k) => `blocks.${k}`);
+  for (const block of blocks) {
+    rows.push(
+      { name: block, type: "Block", params: 7087872, shape },
+      { name: `${block}.norm1`, type: "LayerNorm", params: 1536, shape },
+      { name: `${block}.attn`, type: "Attention", params: 2362368, shape },
+      {
+        name: `${block}.attn.qkv`,
+        type: "Linear",
+        params: 1771776,
+        shape: [null, 197, 2304],
+      },
+      { name: `${block}.attn.proj`, type: "Linear", params: 590592, shape },
+      { name: `${block}.mlp`, type: "Mlp", params: 4722432, shape },
+      {
+        name: `${block}.mlp.fc1`,
+        type: "Linear",
+        params: 2362368,
+        shape: [null, 197, 3072],
+      },
+      { name: `${block}.mlp.act`, type: "GELU", shape: [null, 197, 3072] },
+      { name: `${block}.mlp.fc2`, type: "Linear", params: 2360064, shape },
+    );
+  }
+  rows.push(
+    { name: "norm", type: "LayerNorm", params: 1536, shape },
+    { name: "head", type: "Linear", params: 769000, shape: [null, 1000] },
+  );
+  const names = rows.map((row) => row.name);
+  const isLeaf = (name: string) =>
+    name !== "" && !names.some((other) => other.startsWith(`${name}.`));
+  return columnsFrom(rows, {
+    auto: ["patch_embed", ...blocks, "norm", "head"],
+    blocks,
+    leaves: names.filter(isLeaf),
+    all: names,
+  });
+}
+
+export function presetNames(columns: TreeColumns, preset = "auto"): string[] {
+  return (columns.presets[preset] ?? []).map((row) => columns.name[row] as string);
+}
+
+/** A smooth map as one meets it, with noise that falls as batches come in. */
+export function matrices(rows: number, cols: number, batch: number, seed = 1) {
+  const random = generator(seed + batch);
+  const matrix = new Float32Array(rows * cols);
+  const stderr = new Float32Array(rows * cols);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++) {
+      const [u, v] = [i / Math.max(1, rows - 1), j / Math.max(1, cols - 1)];
+      const near = Math.exp(-(((u - v) * 3.1) ** 2));
+      const level = 0.12 + 0.84 * near * (0.78 + 0.22 * Math.cos(2.4 * (u + v) - 0.6));
+      const noise = (0.1 * (random() - 0.5)) / Math.sqrt(batch);
+      matrix[i * cols + j] = Math.min(0.999, level + noise);
+      stderr[i * cols + j] = (0.03 * (1.2 - near) + 0.004) / Math.sqrt(batch);
+    }
+  }
+  return { matrix, stderr };
+}
+
+function generator(seed: number): () => number {
+  let state = seed * 2654435761;
+  return () => {
+    state = (Math.imul(state ^ (state >>> 15), 2246822519) + 0x9e3779b9) | 0;
+    return ((state ^ (state >>> 13)) >>> 0) / 2 ** 32;
+  };
+}
+
+interface StateOptions {
+  readonly trees?: readonly [TreeColumns, TreeColumns];
+  readonly figure?: unknown;
+  readonly status?: string;
+}
+
+let serial = 0;
+
+export function stateOf(options: StateOptions = {}): Record<string, unknown> {
+  const [first, second] = options.trees ?? [resnetColumns(), vitColumns()];
+  const [layers1, layers2] = [presetNames(first), presetNames(second)];
+  serial += 1;
+  return {
+    _protocol: 1,
+    _key: `explorer-${serial}`,
+    _runtime: "IPY_MODEL_runtime",
+    _meta: {
+      name1: "ResNet-18",
+      name2: "ViT-B/16",
+      bokeh: "3.9.2",
+      loader: "5 000 examples, batches of 64",
+      self: false,
+    },
+    _trees: { model1: first, model2: second },
+    _axes: { epoch: 1, layers1, layers2, undefined1: {}, undefined2: {}, notes: [] },
+    _figure: options.figure ?? null,
+    _snapshot: null,
+    _matrix: null,
+    _stderr: null,
+    _history: null,
+    _message: { kind: "", text: "" },
+    layers1,
+    layers2,
+    focus: null,
+    status: options.status ?? "running",
+    metric: "cka",
+    palette: "magma",
+    color_range: [0, 1],
+  };
+}
+
+interface FrameOptions {
+  readonly seq: number;
+  readonly epoch?: number;
+  readonly batch?: number;
+  readonly total?: number | null;
+  readonly final?: boolean;
+  readonly rows: number;
+  readonly cols: number;
+  readonly edit?: (matrix: Float32Array, stderr: Float32Array) => void;
+}
+
+/** A frame as the kernel sends it: header and two buffers at odd offsets. */
+export function wireFrame(options: FrameOptions): [unknown, DataView[]] {
+  const { rows, cols, seq } = options;
+  const batch = options.batch ?? seq;
+  const { matrix, stderr } = matrices(rows, cols, batch);
+  options.edit?.(matrix, stderr);
+  const header = {
+    kind: "frame",
+    seq,
+    epoch: options.epoch ?? 1,
+    batch,
+    total: options.total === undefined ? 157 : options.total,
+    examples: 128 * batch,
+    skipped: 0,
+    seconds: 0.83 * batch,
+    rate: 1210,
+    max_stderr: Math.max(...stderr.filter((number) => !Number.isNaN(number))),
+    rows,
+    cols,
+    final: options.final ?? false,
+  };
+  return [header, [misaligned(matrix), misaligned(stderr)]];
+}
+
+function misaligned(floats: Float32Array): DataView {
+  const bytes = new Uint8Array(floats.byteLength + 3);
+  bytes.set(new Uint8Array(floats.buffer), 3);
+  return new DataView(bytes.buffer, 3);
+}
