@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -179,27 +178,22 @@ class LayerTree:
         if preset == "leaves":
             return [layer.name for layer in layers if is_leaf(layer.module)]
         blocks = _blocks(self.nodes, layers)
-        if preset == "auto":
-            chosen = [*_around(layers, blocks), *blocks]
-            if not chosen:
-                chosen = [x for x in layers if is_leaf(x.module) and _has_own(x.module)]
-            chosen.sort(key=lambda layer: layer.output.order)
-            return [layer.name for layer in chosen[:: thinning(len(chosen))] or layers]
-        return [layer.name for layer in blocks] or self.preset("auto")
+        if preset == "blocks" and blocks:
+            return [layer.name for layer in blocks]
+        chosen = _auto(layers, blocks)
+        return [chosen[i].name for i in thinned(len(chosen))]
 
     def auto_note(self) -> str | None:
         """What to say if ``auto`` leaves layers out because there are too many."""
-        layers = self.layers
-        blocks = _blocks(self.nodes, layers)
-        around = _around(layers, blocks)
-        leaves = sum(is_leaf(x.module) and _has_own(x.module) for x in layers)
-        count = len(blocks) + len(around) or leaves
-        step = thinning(count)
-        if step == 1:
+        count = len(_auto(self.layers, _blocks(self.nodes, self.layers)))
+        kept = thinned(count)
+        if len(kept) == count:
             return None
+        step = kept[1] - kept[0]
+        last = "" if kept[-1] == kept[-2] + step else " and the last"
         return (
-            f"{self._title}: `auto` shows {-(-count // step)} of {count} layers, "
-            f"every {_ordinal(step)}."
+            f"{self._title}: `auto` shows {len(kept)} of {count} layers, every "
+            f"{_ordinal(step)}{last}."
         )
 
     def columns(self) -> dict[str, Any]:
@@ -318,8 +312,8 @@ class LayerTree:
 
     def _unknown(self, name: str) -> str:
         known = [node.name for node in self.nodes if node.name]
-        near = difflib.get_close_matches(name, [*known, *self.names], n=3, cutoff=0.4)
-        near = list(dict.fromkeys(near))
+        candidates = list(dict.fromkeys([*known, *self.names]))
+        near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.4)
         hint = f" Did you mean {_either(near)}?" if near else ""
         return (
             f"`{self.argument}` names {name!r}, which {self._title} does not have."
@@ -351,9 +345,12 @@ def is_leaf(module: nn.Module) -> bool:
     return not any(child is not None for child in module._modules.values())  # noqa: SLF001 nn.Module offers no cheap public test
 
 
-def thinning(count: int) -> int:
-    """Step that brings ``count`` layers below the limit of ``auto``."""
-    return -(-count // AUTO_LIMIT) if count > AUTO_LIMIT else 1
+def thinned(count: int) -> list[int]:
+    """Indices that ``auto`` keeps of so many layers: evenly spaced, and the last."""
+    if count <= AUTO_LIMIT:
+        return list(range(count))
+    step = -(-(count - 1) // (AUTO_LIMIT - 1))
+    return sorted({*range(0, count, step), count - 1})
 
 
 def _walk(model: nn.Module) -> Iterator[Node]:
@@ -398,35 +395,77 @@ def _has_own(module: nn.Module) -> bool:
     return next(module.parameters(recurse=False), None) is not None
 
 
+def _auto(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
+    """Blocks and what is around them; else leaves with parameters; else all."""
+    if blocks:
+        chosen = [*_around(layers, blocks), *blocks]
+        return sorted(chosen, key=lambda layer: layer.output.order)
+    return [x for x in layers if is_leaf(x.module) and _has_own(x.module)] or layers
+
+
 def _blocks(nodes: list[Node], layers: list[Layer]) -> list[Layer]:
     """Layers that are the model's building blocks: the outermost repeated class.
 
-    A repeated class whose members only hold one list of another repeated class is a
-    stage, and its members' members are the blocks.
+    Where no class of blocks repeats, plain containers side by side are the blocks.
     """
     live = {_bare(layer.name) for layer in layers}
-    candidates = [
-        n for n in nodes if n.name in live and n.alias is None and _may_repeat(n.module)
-    ]
-    counts = Counter(type(n.module) for n in candidates)
-    repeated = {kind for kind, count in counts.items() if count >= REPEATS}
-    chosen: list[str] = []
-    skip: str | None = None
+    own = [n for n in nodes if n.name in live and n.alias is None]
+    chosen = _repeated([n for n in own if _may_repeat(n.module)]) or _siblings(
+        [n for n in own if type(n.module) in CONTAINERS]
+    )
+    return [layer for layer in layers if _bare(layer.name) in chosen]
+
+
+def _repeated(candidates: list[Node]) -> set[str]:
+    """Names of the outermost modules of classes that repeat at that level.
+
+    A class that is mostly a part of other blocks (the convolution of a stem that is
+    also in each block) is none. Calls count, not modules: a block may be shared.
+    """
+    kinds = _frequent(candidates)
+    while kinds:
+        chosen = _outermost(candidates, kinds)
+        rare = {type(node.module) for node in chosen} - _frequent(chosen)
+        if not rare:
+            return {node.name for node in chosen}
+        kinds -= rare
+    return set()
+
+
+def _frequent(nodes: list[Node]) -> set[type]:
+    counts: Counter[type] = Counter()
+    for node in nodes:
+        counts[type(node.module)] += len(node.outputs or [None])
+    return {kind for kind, count in counts.items() if count >= REPEATS}
+
+
+def _outermost(candidates: list[Node], kinds: set[type]) -> list[Node]:
+    """Modules of these classes in no other; stages count as what they hold."""
+    chosen: list[Node] = []
     for node in candidates:
-        if skip is not None and node.name.startswith(skip):
-            continue
-        if type(node.module) in repeated and not _is_stage(node.module, repeated):
-            chosen.append(node.name)
-            skip = node.name + "."
-    names = set(chosen)
-    return [layer for layer in layers if _bare(layer.name) in names]
+        inside = chosen and node.name.startswith(chosen[-1].name + ".")
+        right = type(node.module) in kinds and not _is_stage(node.module, kinds)
+        if right and not inside:
+            chosen.append(node)
+    return chosen
+
+
+def _siblings(containers: list[Node]) -> set[str]:
+    """Names of the outermost plain containers with enough others beside them."""
+    families: dict[str, list[str]] = {}
+    for node in containers:
+        families.setdefault(node.name.rpartition(".")[0], []).append(node.name)
+    large = [names for names in families.values() if len(names) >= REPEATS]
+    return set(large[0]) if large else set()
 
 
 def _may_repeat(module: nn.Module) -> bool:
-    return not is_leaf(module) and not isinstance(module, CONTAINERS)
+    """Whether a module can be a block: it has parts, and a class of its own."""
+    return not is_leaf(module) and type(module) not in CONTAINERS
 
 
 def _is_stage(module: nn.Module, repeated: set[type]) -> bool:
+    """Whether a module only holds lists of one repeated class."""
     lists, others = [], []
     for name, child in module.named_children():
         if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 0:
@@ -434,56 +473,73 @@ def _is_stage(module: nn.Module, repeated: set[type]) -> bool:
         elif "sampl" not in name:
             others.append(name)
     kinds = [next(iter(kinds)) for kinds in lists if len(kinds) == 1]
-    inner = [k for k in kinds if k in repeated and not issubclass(k, CONTAINERS)]
-    return bool(inner) and not others
+    return any(kind in repeated for kind in kinds) and not others
 
 
 def _around(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
-    """Stem, norms, pools and heads: the outermost layers that hold no block.
+    """Stems, norms, pools and heads: the outermost layers that hold no block.
 
-    Of a run of plain leaves before a block, the last that changes something stands for
-    all; after the last block each one with parameters, and each pool, counts.
+    Of a run of them before a block, the last stands for all; behind the last block of
+    the model or of a stack (an encoder, say), each that ends something counts.
     """
-    if not blocks:
-        return []
-    inside = tuple({_bare(layer.name) + "." for layer in blocks})
-    block_names = {layer.name for layer in blocks}
-    outer: list[Layer] = []
-    for layer in layers:
-        name = _bare(layer.name)
-        holds = any(block.startswith(name + ".") for block in block_names)
-        within = name.startswith(inside) or layer.name in block_names
-        if not holds and not within and not isinstance(layer.module, PASSIVE):
-            outer.append(layer)
-    names = {_bare(layer.name) for layer in outer}
-    top = [x for x in outer if not _has_ancestor(_bare(x.name), names)]
-    last = max(layer.output.order for layer in blocks)
-    kept = [x for x in top if x.output.order > last and _ends(x.module)]
-    return [*_stems(top, blocks), *kept]
+    marks = [(x, False) for x in _outer(layers, blocks)] + [(x, True) for x in blocks]
+    marks.sort(key=lambda mark: mark[0].output.order)
+    kept: list[Layer] = []
+    run: list[Layer] = []
+    before: Layer | None = None
+    for layer, is_block in marks:
+        if not is_block:
+            run.append(layer)
+            continue
+        kept += _of_run(run, before, layer)
+        run, before = [], layer
+    return [*kept, *_of_run(run, before, None)]
 
 
-def _has_ancestor(name: str, names: set[str]) -> bool:
+def _outer(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
+    """Layers outside of all blocks that hold none, without those inside of others."""
+    names = {_bare(layer.name) for layer in blocks}
+    inside = tuple(name + "." for name in names)
+    holders = {above for name in names for above in _ancestors(name)}
+    free = [
+        layer
+        for layer in layers
+        if _bare(layer.name) not in names | holders
+        and not layer.name.startswith(inside)
+        and not isinstance(layer.module, PASSIVE)
+    ]
+    bare = {_bare(layer.name) for layer in free}
+    return [x for x in free if bare.isdisjoint(_ancestors(_bare(x.name)))]
+
+
+def _of_run(run: list[Layer], before: Layer | None, after: Layer | None) -> list[Layer]:
+    """What to keep of the outer layers between two blocks."""
+    if before is None:
+        return run[-1:]
+    if after is None:
+        return [layer for layer in run if _ends(layer.module)]
+    ends = [x for x in run if _shared(x, before) > _shared(x, after)]
+    stems = [x for x in run if x not in ends and _has_parameters(x.module)]
+    return [*(x for x in ends if _ends(x.module)), *stems[-1:]]
+
+
+def _ancestors(name: str) -> list[str]:
     parts = name.split(".")
-    return any(".".join(parts[:i]) in names for i in range(1, len(parts)))
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _shared(layer: Layer, other: Layer) -> int:
+    """Number of modules that hold both."""
+    ancestors = set(_ancestors(_bare(layer.name)))
+    return len(ancestors.intersection(_ancestors(_bare(other.name))))
 
 
 def _ends(module: nn.Module) -> bool:
-    pools = "pool" in type(module).__name__.lower()
-    return pools or next(module.parameters(), None) is not None
+    return "pool" in type(module).__name__.lower() or _has_parameters(module)
 
 
-def _stems(top: list[Layer], blocks: list[Layer]) -> list[Layer]:
-    """The last outer layer of each run between two blocks, but for the final run."""
-    marks = sorted(
-        [(x.output.order, False, x) for x in top]
-        + [(x.output.order, True, x) for x in blocks],
-        key=lambda mark: mark[0],
-    )
-    stems: list[Layer] = []
-    for (_, is_block, layer), (_, next_is_block, _) in pairwise(marks):
-        if not is_block and next_is_block:
-            stems.append(layer)
-    return stems
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _parameter_counts(nodes: list[Node]) -> list[int]:
@@ -513,4 +569,6 @@ def _either(names: list[str]) -> str:
 
 
 def _ordinal(number: int) -> str:
-    return f"{number}{ {2: 'nd', 3: 'rd'}.get(number, 'th') }"
+    teens = number % 100 in (11, 12, 13)
+    ending = "th" if teens else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

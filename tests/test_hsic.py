@@ -1,0 +1,337 @@
+"""The mathematics against published numbers, theory, and two other implementations."""
+
+import dcor
+import numpy as np
+import pytest
+import torch
+from reference import hsic1, minibatch_cka
+
+from cka_notebook import hsic
+
+EXACT = 1e-12
+"""Float64 against float64 in another order of summation."""
+
+FLOAT32 = 3e-6
+"""The bar for float32 activations: a few hundred roundings of 6e-8."""
+
+
+def demo(n=100):
+    """The data of the published notebook of Kornblith et al. 2019."""
+    random = np.random.RandomState(1337)
+    x = random.randn(n, 10)
+    return torch.tensor(x), torch.tensor(random.randn(n, 10) + x)
+
+
+def pair(n=20, p=7, q=5):
+    x = torch.randn(n, p, dtype=torch.float64)
+    return x, x[:, :q] + torch.randn(n, q, dtype=torch.float64)
+
+
+def packed(x):
+    return hsic.packed_gram(x)
+
+
+def product(a, b):
+    """<U(K), U(L)> from two packed Gram matrices."""
+    return hsic.pair_products(a.z[None], b.z[None])[0, 0] * a.scale * b.scale
+
+
+@pytest.mark.parametrize(
+    ("options", "published"),
+    [
+        ({"estimator": "biased"}, 0.55761),
+        ({"estimator": "unbiased"}, 0.51346),
+        ({"estimator": "biased", "kernel": "rbf", "threshold": 0.5}, 0.65483),
+    ],
+)
+def test_published_numbers_are_reproduced_to_the_last_digit(options, published):
+    assert hsic.cka(*demo(), **options).item() == pytest.approx(published, abs=5e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Distance covariance")
+def test_debiased_linear_cka_is_dcor_s_bias_corrected_correlation_with_exponent_two():
+    x, y = demo()
+    theirs = dcor.u_distance_correlation_sqr(x.numpy(), y.numpy(), exponent=2)
+    assert hsic.cka(x, y).item() == pytest.approx(theirs, abs=EXACT)
+
+
+@pytest.mark.parametrize("n", [4, 5, 8, 31, 128])
+def test_unbiased_hsic_is_the_textbook_s(n):
+    x, y = pair(n)
+    K, L = x @ x.T, y @ y.T
+    assert hsic.hsic(K, L).item() == pytest.approx(hsic1(K, L).item(), rel=1e-9)
+
+
+def test_biased_hsic_is_the_trace_of_doubly_centered_grams():
+    x, y = pair()
+    n = len(x)
+    H = torch.eye(n, dtype=torch.float64) - 1 / n
+    textbook = torch.trace(x @ x.T @ H @ y @ y.T @ H) / (n - 1) ** 2
+    ours = hsic.hsic(x @ x.T, y @ y.T, "biased")
+    assert ours.item() == pytest.approx(textbook.item(), rel=EXACT)
+
+
+def test_hsic_does_not_need_centered_grams():
+    x, y = pair()
+    centered = hsic.hsic(hsic.gram(x), hsic.gram(y))
+    assert hsic.hsic(x @ x.T, y @ y.T).item() == pytest.approx(centered.item())
+
+
+def test_mean_over_all_pairings_of_unbiased_hsic_is_zero():
+    generator = torch.Generator().manual_seed(1)
+    x, y = pair(6)
+    K, L = x @ x.T, y @ y.T
+    draws = torch.stack(
+        [
+            hsic.hsic(K, L[order][:, order])
+            for order in (torch.randperm(6, generator=generator) for _ in range(4000))
+        ]
+    )
+    assert abs(draws.mean()) < 4 * draws.std() / 4000**0.5
+
+
+def test_u_centered_gram_has_no_diagonal_and_no_row_sums():
+    U = hsic.u_center(hsic.gram(pair()[0]))
+    assert U.diagonal().abs().max() == 0
+    assert U.sum(0).abs().max() < 1e-10
+    torch.testing.assert_close(U, U.T, rtol=0, atol=1e-13)
+
+
+def test_u_centering_is_a_projection():
+    U = hsic.u_center(hsic.gram(pair()[0]))
+    torch.testing.assert_close(hsic.u_center(U), U, rtol=0, atol=1e-10)
+
+
+def test_u_centering_removes_row_effects_and_any_diagonal():
+    K, a = hsic.gram(pair()[0]), torch.randn(20, dtype=torch.float64)
+    changed = K + a[:, None] + a + torch.randn(20, dtype=torch.float64).diag()
+    torch.testing.assert_close(
+        hsic.u_center(changed), hsic.u_center(K), rtol=0, atol=1e-10
+    )
+
+
+def test_u_centered_squared_distances_are_minus_two_u_centered_grams():
+    x, _ = pair()
+    distances = torch.cdist(x, x).square()
+    torch.testing.assert_close(
+        hsic.u_center(distances), -2 * hsic.u_center(x @ x.T), rtol=0, atol=1e-9
+    )
+
+
+def test_one_u_centered_side_is_enough():
+    x, y = pair()
+    U, V = hsic.u_center(x @ x.T), hsic.u_center(y @ y.T)
+    bare = (y @ y.T).fill_diagonal_(0)
+    assert (U * bare).sum().item() == pytest.approx((U * V).sum().item(), rel=1e-10)
+
+
+def test_u_centering_commutes_with_a_permutation_of_examples():
+    K, order = hsic.gram(pair()[0]), torch.randperm(20)
+    torch.testing.assert_close(
+        hsic.u_center(K[order][:, order]),
+        hsic.u_center(K)[order][:, order],
+        rtol=0,
+        atol=1e-10,
+    )
+
+
+def test_u_centered_space_has_dimension_n_times_n_minus_three_halves():
+    n = 6
+    units = torch.zeros(n * n, n, n, dtype=torch.float64)
+    for k in range(n * n):
+        units[k, k // n, k % n] = units[k, k % n, k // n] = 1
+    images = hsic.u_center(units).flatten(1)
+    assert torch.linalg.matrix_rank(images).item() == n * (n - 3) // 2
+
+
+def test_u_centering_takes_stacks_and_changes_no_input():
+    x = torch.randn(3, 9, 4, dtype=torch.float64)
+    K = x @ x.transpose(1, 2)
+    before = K.clone()
+    stacked = hsic.u_center(K)
+    assert torch.equal(K, before)
+    torch.testing.assert_close(stacked[1], hsic.u_center(K[1]), rtol=0, atol=1e-14)
+
+
+def test_gram_is_of_centered_activations_and_changes_no_input():
+    x = torch.randn(6, 3, 4) + 5
+    before = x.clone()
+    flat = x.flatten(1).double()
+    flat -= flat.mean(0)
+    torch.testing.assert_close(
+        hsic.gram(x), (flat @ flat.T).float(), rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int64, torch.uint8, torch.bool, torch.float16, torch.bfloat16]
+)
+def test_gram_takes_integers_flags_and_halves_in_float32(dtype):
+    x = (torch.rand(8, 30) * 9).to(dtype)
+    expected = hsic.gram(x.double()).float()
+    assert hsic.gram(x).dtype == torch.float32
+    torch.testing.assert_close(hsic.gram(x), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_gram_of_a_layer_larger_than_the_buffer_is_that_of_the_whole(monkeypatch):
+    x = torch.randn(8, 3000)
+    whole = hsic.gram(x)
+    monkeypatch.setattr(hsic, "CHUNK_BYTES", 8 * 300 * 4)
+    torch.testing.assert_close(hsic.gram(x), whole, rtol=1e-5, atol=1e-3)
+
+
+def test_gram_keeps_the_gradient_out_of_nothing_it_is_given():
+    x = torch.randn(6, 4, requires_grad=True)
+    assert hsic.gram(x.detach()).requires_grad is False
+
+
+def test_cosine_gram_has_a_unit_diagonal_and_no_nan_for_a_zero_row():
+    x = torch.randn(5, 3)
+    x[2] = 0
+    diagonal = hsic.gram(x, "cosine").diagonal()
+    torch.testing.assert_close(diagonal, torch.tensor([1.0, 1, 0, 1, 1]))
+
+
+def test_rbf_cka_tends_to_linear_cka_for_wide_kernels():
+    x, y = demo()
+    linear = hsic.cka(x, y, "biased")
+    gaps = [
+        abs(hsic.cka(x, y, "biased", "rbf", threshold=width) - linear).item()
+        for width in (1, 3, 10)
+    ]
+    assert gaps[0] > 10 * gaps[2]
+    # The gap falls with the square of the width.
+    assert gaps[1] / gaps[2] == pytest.approx(100 / 9, rel=0.1)
+
+
+def test_unbiased_cka_of_independent_activations_is_negative_half_of_the_time():
+    generator = torch.Generator().manual_seed(0)
+    draws = [
+        torch.randn(16, 200, generator=generator, dtype=torch.float64)
+        for _ in range(200)
+    ]
+    values = torch.stack(
+        [hsic.cka(x, y) for x, y in zip(draws[::2], draws[1::2], strict=True)]
+    )
+    # Its standard deviation is (2 / n (n - 3)) ** 0.5 = 0.098, for any data.
+    assert abs(values.mean()) < 4 * 0.098 / 10
+    assert 30 < (values < 0).sum() < 70
+    assert values.std().item() == pytest.approx(0.098, rel=0.25)
+
+
+def test_biased_cka_of_wide_independent_activations_is_near_one():
+    x, y = torch.randn(16, 4096), torch.randn(16, 512)
+    assert hsic.cka(x, y, "biased") > 0.95
+
+
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "cosine"])
+def test_cka_of_a_layer_with_itself_is_one(kernel, estimator):
+    x = torch.randn(20, 7)
+    assert abs(hsic.cka(x, x, estimator, kernel).item() - 1) <= EXACT
+
+
+def test_cka_of_a_constant_layer_is_nan():
+    x = torch.ones(8, 3) * 1e3 + torch.arange(3)
+    assert hsic.cka(x, torch.randn(8, 3)).isnan()
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 9, 32, 33])
+def test_packed_grams_multiply_like_u_centered_ones(n):
+    x, y = pair(n)
+    K, L = x @ x.T, y @ y.T
+    textbook = n * (n - 3) * hsic1(K, L)
+    ours = product(packed(x), packed(y))
+    scale = (hsic1(K, K) * hsic1(L, L)).sqrt().item() * n * (n - 3)
+    assert ours.item() == pytest.approx(textbook.item(), abs=1e-12 * scale)
+
+
+def test_all_pair_products_at_once_are_those_one_by_one():
+    layers = [packed(torch.randn(12, p)) for p in (1, 3, 30)]
+    z = torch.stack([layer.z for layer in layers])
+    grid = hsic.pair_products(z, z)
+    for i, a in enumerate(layers):
+        for j, b in enumerate(layers):
+            single = hsic.pair_products(a.z[None], b.z[None])[0, 0]
+            assert grid[i, j].item() == pytest.approx(single.item(), abs=1e-9)
+    norms = hsic.self_products(z)
+    torch.testing.assert_close(norms, grid.diagonal(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("p", [1, 5, 300, 5000])
+@pytest.mark.parametrize("mean", [0, 10, 1000])
+def test_packed_float32_grams_agree_with_float64_whatever_the_mean(p, mean):
+    x = torch.randn(32, p) + mean
+    y = torch.cat([x, torch.randn(32, max(1, p // 2))], 1)
+    ours = (
+        product(packed(x), packed(y))
+        / (product(packed(x), packed(x)) * product(packed(y), packed(y))).sqrt()
+    )
+    # Each float32 input was rounded before any of this; float64 sees the same input.
+    exact = minibatch_cka([x.double()], [y.double()])
+    assert ours.item() == pytest.approx(exact.item(), abs=FLOAT32)
+
+
+@pytest.mark.parametrize("exponent", [-15, -12, 0, 12, 15])
+def test_packed_grams_neither_overflow_nor_vanish(exponent):
+    x = torch.randn(16, 30)
+    big = packed(x * 10.0**exponent)
+    assert big.z.isfinite().all()
+    torch.testing.assert_close(big.z, packed(x).z, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e3, 1e-20, 3.14159e7])
+def test_a_constant_layer_has_no_trace_and_no_product(value):
+    gram = packed(torch.full((16, 30), value) + torch.arange(30) * value)
+    assert gram.trace == 0
+    assert gram.z.abs().max() == 0
+
+
+def test_a_layer_that_hardly_varies_is_not_taken_for_a_constant():
+    x = torch.full((16, 30), 1.0)
+    x[:, 0] += torch.arange(16) * 1e-3
+    assert packed(x).trace > 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_value_that_is_not_finite_shows_in_the_trace(value):
+    x = torch.randn(16, 30)
+    x[3, 4] = value
+    assert not packed(x).trace.isfinite()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_too_few_examples_are_refused(n):
+    with pytest.raises(ValueError, match=f"at least 4 examples, got {n}.*n - 3"):
+        hsic.u_center(torch.zeros(n, n))
+    with pytest.raises(ValueError, match=f"at least 4 examples, got {n}"):
+        hsic.hsic(torch.zeros(n, n), torch.zeros(n, n))
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4,), (2, 4, 4)])
+def test_a_gram_that_is_not_square_is_refused(shape):
+    with pytest.raises(ValueError, match=r"same shape \(n, n\), got"):
+        hsic.hsic(torch.zeros(shape), torch.zeros(shape))
+
+
+def test_grams_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"\(4, 4\) and \(5, 5\)"):
+        hsic.hsic(torch.eye(4), torch.eye(5))
+
+
+def test_activations_of_different_examples_are_refused():
+    with pytest.raises(ValueError, match=r"got 4 and 5\. Row i of both"):
+        hsic.cka(torch.zeros(4, 2), torch.zeros(5, 2))
+
+
+def test_a_scalar_is_no_activation():
+    with pytest.raises(ValueError, match="got a scalar"):
+        hsic.gram(torch.tensor(1.0))
+
+
+def test_unknown_kernels_and_estimators_are_named_with_the_known_ones():
+    with pytest.raises(ValueError, match="`kernel` to be one of 'linear', 'rbf'"):
+        hsic.gram(torch.zeros(4, 2), "poly")
+    with pytest.raises(ValueError, match="`estimator` to be one of 'unbiased'"):
+        hsic.hsic(torch.eye(4), torch.eye(4), "debiased")
