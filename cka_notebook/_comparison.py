@@ -12,7 +12,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Generator, Iterable, Mapping, Sized
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -20,8 +20,9 @@ from ._engine import CKA
 from ._result import CKAResult
 from ._running import Running
 
-Side = Literal["layers1", "layers2"]
-SIDES: tuple[Side, Side] = ("layers1", "layers2")
+Side = str
+SIDES = ("layers1", "layers2")
+"""The two traits that hold choices of layers: rows, columns."""
 Columns = Mapping[str, Any]
 
 RUN_OPTIONS = ("paired", "max_batches")
@@ -49,10 +50,11 @@ class Comparison(Protocol):
     def choose(self, side: Side, choices: Any) -> list[str]:
         """Names of the chosen layers."""
 
-    def steps(
-        self, metric: str, choices: Mapping[Side, Any]
-    ) -> Generator[Running, None, None]:
-        """The engine's running states."""
+    def prepare(self, metric: str) -> None:
+        """Get hold of what a run needs; RuntimeError if it is gone."""
+
+    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+        """The engine's running states, in layers that were chosen since, if any."""
 
     def release(self) -> None:
         """Hold the models weakly until the next run."""
@@ -94,6 +96,10 @@ class Live:
         self.metric = self._cka.metric
         self.loader_text = describe_loader(loader)
         self.one_shot = hasattr(loader, "__next__") or hasattr(loader2, "__next__")
+        self._first_choices: dict[Side, Any] = {
+            "layers1": self._cka.choices1,
+            "layers2": self._cka.choices2,
+        }
         self._trees: dict[str, Columns] = {}
 
     def trees(self) -> dict[str, Columns]:
@@ -106,8 +112,7 @@ class Live:
 
     def initial(self, side: Side) -> list[str]:
         """Layers of the constructor's choice, as far as known before a probe."""
-        cka = self._engine()
-        return self.choose(side, cka.choices1 if side == "layers1" else cka.choices2)
+        return self.choose(side, self._first_choices[side])
 
     def choose(self, side: Side, choices: Any) -> list[str]:
         """Names of the chosen layers.
@@ -127,16 +132,21 @@ class Live:
             # The calls "act#0", "act#1" of a module are known after the probe only.
             return [choice for choice in choices if isinstance(choice, str)]
 
-    def steps(
-        self, metric: str, choices: Mapping[Side, Any]
-    ) -> Generator[Running, None, None]:
-        """The engine's running states, in layers that were chosen since, if any.
+    def prepare(self, metric: str) -> None:
+        """Get hold of the models.
 
         Raises:
-            RuntimeError: If a model is gone.
+            RuntimeError: If one is gone.
         """
         if self._cka is None or self._cka.metric != metric:
-            self._cka = self._engine(metric)
+            model1, model2 = self._models.held()
+            self._cka = CKA(model1, model2, **{**self._options, "metric": metric})
+
+    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+        """The engine's running states, in layers that were chosen since, if any."""
+        if self._cka is None:
+            msg = "Expected prepare() before steps()."
+            raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
             self._loader, self._loader2, **self._run_options, **choices
         )
@@ -160,13 +170,6 @@ class Live:
         options = "".join(f"    {k}={_text(v)},\n" for k, v in sorted(shown.items()))
         run = "".join(f", {k}={_text(v)}" for k, v in self._run_options.items())
         return f"CKA(\n    {models},\n{options}).compare({loaders}{run})"
-
-    def _engine(self, metric: str | None = None) -> CKA:
-        if self._cka is not None and metric is None:
-            return self._cka
-        model1, model2 = self._models.held()
-        options = {**self._options, "metric": metric or self.metric}
-        return CKA(model1, model2, **options)
 
 
 class Saved:
@@ -199,21 +202,22 @@ class Saved:
         """Names of the chosen layers."""
         return choose_rows(side_of(self.trees(), side), choices, side)
 
-    def steps(
-        self,
-        metric: str,  # noqa: ARG002 the protocol's
-        choices: Mapping[Side, Any],  # noqa: ARG002 likewise
-    ) -> Generator[Running, None, None]:
+    def prepare(self, metric: str) -> None:
         """Nothing can be computed.
 
         Raises:
             RuntimeError: Always.
         """
         msg = (
-            "Expected models to compare, got a saved result. Make an explorer with "
-            "CKAExplorer(model1, model2, loader)."
+            f"Expected models to compare by {metric}, got a saved result. Make an "
+            "explorer with CKAExplorer(model1, model2, loader)."
         )
         raise RuntimeError(msg)
+
+    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+        """Nothing, likewise."""
+        del choices
+        yield from ()
 
     def release(self) -> None:
         """There is nothing to let go of."""

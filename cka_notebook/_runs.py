@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 class Host(Watcher, Protocol):
     """Who wants things computed, and is told about it."""
 
+    def prepare(self) -> None:
+        """Raise RuntimeError if nothing can be computed."""
+
     def steps(self) -> Generator["Running", None, None]:
         """The engine's running states, for what is chosen now."""
 
@@ -62,12 +65,14 @@ class Runs:
             only_probe: Run the models on a few examples, for shapes and layers.
 
         Raises:
-            RuntimeError: If called by the very thread whose run is ending.
+            RuntimeError: If nothing can be computed, or if called by the very thread
+                whose run is ending.
         """
         with self._guard:
             if self.go_on():
                 worker, fresh = self._worker, False
             else:
+                self._host.prepare()
                 worker, fresh = self._new(only_probe=only_probe), True
                 self.cautious, self.stale = cautious, False
         if worker is None:

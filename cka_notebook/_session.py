@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._comparison import SIDES, Comparison, Saved, Side
-from ._frames import NO_SNAPSHOT, Frames, Header, Progress, axes
+from ._frames import NO_SNAPSHOT, Frames, Progress, axes
+from ._publisher import Send
 from ._runs import Runs
 from ._worker import Outcome, Worker
 
@@ -23,7 +24,6 @@ STABLE_AFTER = 4
 """Standard errors of fewer batches are too uncertain themselves to stop by."""
 
 Put = Callable[[Mapping[str, Any]], None]
-Send = Callable[[Header, list[bytes]], None]
 
 
 class Session:
@@ -129,9 +129,14 @@ class Session:
 
     # What a worker asks and tells
 
+    def prepare(self) -> None:
+        """Raise RuntimeError if nothing can be computed."""
+        self.comparison.prepare(self.metric)
+
     def steps(self) -> Generator["Running", None, None]:
         """The engine's running states, for what is chosen now."""
-        return self.comparison.steps(self.metric, self.chosen)
+        self.comparison.prepare(self.metric)
+        return self.comparison.steps(self.chosen)
 
     def starts(self) -> None:
         """A run was ordered."""

@@ -53,7 +53,8 @@ class Surroundings:
     @classmethod
     def here(cls) -> "Surroundings":
         """Those of the calling thread."""
-        cuda = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        cuda = torch.cuda.current_device() if started else None
         return cls(torch.get_default_device(), cuda)
 
     @contextlib.contextmanager
