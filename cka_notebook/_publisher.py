@@ -137,9 +137,9 @@ class Publisher:
 
     def greet(self, page: str, views: int) -> None:
         """A page has come: it gets the latest frame at once."""
-        self.hear(page, views)
         with self._changed:
             self._unacknowledged = False
+            self.hear(page, views)
             again = self._last if not self._waiting else None
         if again is not None:
             self.offer(again.header, again.arrays, urgent=again.urgent)

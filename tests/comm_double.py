@@ -1,0 +1,132 @@
+"""A comm that records what the kernel sends and plays the page.
+
+`until` waits for a condition on what was sent, with a generous limit: tests wait for
+events, never for time to pass.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import comm
+import comm.base_comm
+import numpy as np
+
+PATIENCE = 60.0
+
+
+def until(condition, what="the condition", patience=PATIENCE):
+    """Wait until `condition()` is true and return its value."""
+    end = time.monotonic() + patience
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {patience} s in vain for {what}")
+        time.sleep(0.002)
+    return value
+
+
+@dataclass
+class Sent:
+    """One message to the page."""
+
+    kind: str
+    data: dict
+    buffers: list = field(default_factory=list)
+    thread: str = ""
+
+    @property
+    def content(self):
+        """Content of a custom message."""
+        return self.data.get("content", {}) if self.kind == "comm_msg" else {}
+
+    def arrays(self):
+        """Buffers of a frame, in shape."""
+        shape = self.content["rows"], self.content["cols"]
+        return [np.frombuffer(b, "<f4").reshape(shape) for b in self.buffers]
+
+
+class RecordingComm(comm.base_comm.BaseComm):
+    """Records messages; with `acknowledges`, answers frames as a page does."""
+
+    acknowledges = False
+    page_name = "page-1"
+    views = 1
+
+    def __init__(self, *args, **kwargs):
+        self.sent = []
+        self._reply_subshell_id = "unset"
+        super().__init__(*args, **kwargs)
+
+    def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
+        del metadata, keys
+        thread = threading.current_thread().name
+        message = Sent(msg_type, data or {}, [bytes(b) for b in buffers or []], thread)
+        self._reply_subshell_id = "main"  # As ipykernel 7.4 does.
+        self.sent.append(message)
+        content = message.content
+        if self.acknowledges and content.get("kind") == "frame":
+            self.page(
+                {
+                    "kind": "ack",
+                    "page": self.page_name,
+                    "epoch": content["epoch"],
+                    "seq": content["seq"],
+                    "views": self.views,
+                }
+            )
+
+    def page(self, content, buffers=()):
+        """Deliver a custom message of the page."""
+        data = {"method": "custom", "content": content}
+        self.handle_msg({"content": {"data": data}, "buffers": list(buffers)})
+
+    def custom(self, kind):
+        """Custom messages of this kind, in order."""
+        return [m for m in list(self.sent) if m.content.get("kind") == kind]
+
+    @property
+    def frames(self):
+        return self.custom("frame")
+
+    def values(self, trait):
+        """Values of a synced trait in the order in which the page saw them."""
+        found = []
+        for message in list(self.sent):
+            state = message.data.get("state")
+            if state is None:
+                continue
+            if trait in state:
+                found.append(state[trait])
+            paths = message.data.get("buffer_paths", [])
+            for path, buffer in zip(paths, message.buffers, strict=True):
+                if path == [trait]:
+                    found.append(buffer)
+        return found
+
+
+class Gate:
+    """A loader that hands out a batch only when told to.
+
+    The probe takes the first batch, so `let(1)` is what a first computed batch needs.
+    """
+
+    batch_size = None
+
+    def __init__(self, batches, *, open_=False):
+        self.dataset = list(batches)
+        self._tickets = threading.Semaphore(len(self.dataset) * 50 if open_ else 0)
+        self.iterations = 0
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __iter__(self):
+        self.iterations += 1
+        for batch in self.dataset:
+            if not self._tickets.acquire(timeout=PATIENCE):
+                raise AssertionError("the gate was never opened")
+            yield batch
+
+    def let(self, count):
+        """Let `count` more batches through."""
+        self._tickets.release(count)
