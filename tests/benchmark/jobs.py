@@ -1,0 +1,60 @@
+"""Jobs in processes of their own, with an allocator that does not blur times."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parents[1]
+STEADY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
+"""Freed memory stays with the process. By default glibc hands it back after each layer,
+and page faults take a tenth of the time, except for contenders that keep activations
+and so speed up the forward passes beside them."""
+
+DEADLINE = 1800.0
+"""Seconds for a job that is not expected to be slow."""
+
+
+class JobFailedError(Exception):
+    """A job ended without a result; the text is for the table."""
+
+
+def run(job: dict[str, Any], deadline: float = DEADLINE) -> dict[str, Any]:
+    """Run one job in a new process and return what it found.
+
+    Raises:
+        JobFailedError: If it crashed, or lasted longer than the deadline.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "found.json"
+        command = [sys.executable, "-m", "benchmark.worker"]
+        arguments = json.dumps(job | {"out": str(out)})
+        try:
+            subprocess.run(
+                [*command, arguments],
+                env=_environment(job),
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=deadline,
+            )
+        except subprocess.TimeoutExpired as error:
+            msg = f"> {deadline:.0f} s"
+            raise JobFailedError(msg) from error
+        except subprocess.CalledProcessError as error:
+            last = error.stderr.strip().splitlines()[-1:] or [
+                f"exit {error.returncode}"
+            ]
+            raise JobFailedError(last[0][:200]) from error
+        return json.loads(out.read_text())
+
+
+def _environment(job: dict[str, Any]) -> dict[str, str]:
+    threads = {"OMP_NUM_THREADS": str(job.get("threads", 1)), "TQDM_DISABLE": "1"}
+    path = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    # Memory is measured as a user would see it.
+    steady = STEADY if job["kind"] in {"times", "growth"} else {}
+    return os.environ | threads | path | steady

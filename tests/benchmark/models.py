@@ -1,0 +1,170 @@
+"""The models of the benchmark, small enough to define here: weights are random."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions around a shortcut, with in-place ReLU and ``out += identity``.
+
+    As torchvision has it: one ReLU module is called twice, and what ``bn1`` and ``bn2``
+    returned is overwritten.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += identity
+        return self.relu(out)
+
+
+class ResNet(nn.Module):
+    """A ResNet of basic blocks: ``(2, 2, 2, 2)`` is ResNet-18, ``(3, 4, 6, 3)`` 34."""
+
+    def __init__(self, depths: tuple[int, ...], classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        widths = [64, *(64 * 2**i for i in range(len(depths)))]
+        for i, depth in enumerate(depths):
+            stride = 1 if i == 0 else 2
+            stage = [BasicBlock(widths[i], widths[i + 1], stride)]
+            stage += [BasicBlock(widths[i + 1], widths[i + 1]) for _ in range(1, depth)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
+        self.stages = [f"layer{i + 1}" for i in range(len(depths))]
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of ``(n, tokens, width)``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = (self.query(x), self.key(x), self.value(x))
+        q, k, v = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in parts)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class PreNormBlock(nn.Module):
+    """A block of a vision transformer."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(4 * width, width)
+        self.drop = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.drop(self.fc2(self.act(self.fc1(self.norm2(x)))))
+
+
+class ViT(nn.Module):
+    """A vision transformer with patches of 16 x 16."""
+
+    def __init__(
+        self, size: int = 224, width: int = 384, depth: int = 12, heads: int = 6
+    ) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 16, 16)
+        self.cls = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(
+            0.02 * torch.randn(1, (size // 16) ** 2 + 1, width)
+        )
+        self.blocks = nn.Sequential(*(PreNormBlock(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        first = self.cls.expand(len(tokens), -1, -1)
+        tokens = torch.cat([first, tokens], 1) + self.positions
+        return self.head(self.norm(self.blocks(tokens))[:, 0])
+
+
+class PostNormBlock(nn.Module):
+    """A block of BERT."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads)
+        self.drop1 = nn.Dropout(0.1)
+        self.norm1 = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(4 * width, width)
+        self.drop2 = nn.Dropout(0.1)
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.drop1(self.attention(x)))
+        return self.norm2(x + self.drop2(self.fc2(self.act(self.fc1(x)))))
+
+
+class Bert(nn.Module):
+    """The encoder of BERT, on token numbers ``(n, tokens)``."""
+
+    def __init__(
+        self, tokens: int = 64, width: int = 256, depth: int = 8, heads: int = 4
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(30522, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, width))
+        self.norm = nn.LayerNorm(width)
+        self.drop = nn.Dropout(0.1)
+        blocks = (PostNormBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.drop(self.norm(self.words(x) + self.positions)))
+
+
+def mlp(width: int = 512, depth: int = 51, inputs: int = 512) -> nn.Sequential:
+    """Linear and ReLU in turn: ``2 * depth`` layers."""
+    widths = [inputs, *[width] * depth]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        linear = nn.Linear(before, after)
+        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers)

@@ -1,0 +1,135 @@
+"""The jobs of the benchmark; each runs in a process of its own, see `jobs`."""
+
+import copy
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peers import reference
+from torch import Tensor, nn
+
+from . import contenders
+from .cases import ALL, Case
+from .clocks import ClockedLoader, Peak, median
+
+Job = dict[str, Any]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ROUND_SECONDS = 1.0
+"""A round of one contender lasts about so long, if its batches are short."""
+
+
+def main() -> None:
+    """Run the job of the command line and write what it found."""
+    job = json.loads(sys.argv[1])
+    torch.set_num_threads(job.get("threads", 1))
+    torch.backends.cuda.matmul.allow_tf32 = job.get("tf32", True)
+    torch.backends.cudnn.allow_tf32 = job.get("tf32", True)
+    found = JOBS[job["kind"]](job)
+    Path(job["out"]).write_text(json.dumps(found))
+
+
+def times(job: Job) -> dict[str, Any]:
+    """Seconds a batch of the bare forward passes and the fast contenders, in turn."""
+    case, models, batches = _prepared(job, 1)
+    layers = case.layers(models[0]), case.layers(models[1])
+    runs = {name: contenders.make(name, models, layers) for name in job["contenders"]}
+    loader = ClockedLoader(batches * 2, job["device"])
+    runs["forward"](loader)
+    many = min(8, math.ceil(ROUND_SECONDS / max(loader.seconds()[-1], 1e-3)))
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(job["rounds"]):
+        order = list(runs)[turn % len(runs) :] + list(runs)[: turn % len(runs)]
+        for name in order:
+            loader = ClockedLoader(batches * (many + 1), job["device"])
+            runs[name](loader)
+            seconds[name] += loader.seconds()
+            wall[name] += loader.wall()
+    return {
+        "seconds": {name: median(values) for name, values in seconds.items()},
+        "wall": {name: median(values) for name, values in wall.items()},
+        "spread": {name: _spread(values) for name, values in seconds.items()},
+        "layers": [len(x) for x in layers],
+    }
+
+
+def solo(job: Job) -> dict[str, Any]:
+    """Peak memory and matrix of one contender, and its time if it is a slow one."""
+    slow = job["contender"] in contenders.SLOW
+    case, models, batches = _prepared(job, 1)
+    layers = case.layers(models[0]), case.layers(models[1])
+    before = _forward_seconds(models, batches, job) if slow else []
+    if slow:
+        # Their hooks stay, and would be timed with the forward passes.
+        models = _copied(models)
+    run = contenders.make(job["contender"], models, layers)
+    loader = ClockedLoader(batches if slow else batches * 2, job["device"])
+    with Peak(job["device"]) as peak:
+        start = time.process_time()
+        matrix = run(loader)
+        seconds = time.process_time() - start
+    found: dict[str, Any] = {"above": peak.above, "peak": peak.peak}
+    if matrix is not None:
+        found["matrix"] = matrix.double().cpu().tolist()
+    if slow:
+        forward = median(before + _forward_seconds(_prepared(job, 1)[1], batches, job))
+        found |= {"seconds": seconds, "forward": forward}
+    return found
+
+
+def truth(job: Job) -> dict[str, Any]:
+    """CKA in float64 from copied activations of one batch."""
+    case, models, batches = _prepared(job, 1)
+    grams = [
+        reference.grams_of(model, case.layers(model), batches, lambda m, x: m(x))
+        for model in models
+    ]
+    return {"matrix": reference.cka(*grams).cpu().tolist()}
+
+
+def _prepared(
+    job: Job, count: int
+) -> tuple[Case, tuple[nn.Module, nn.Module], list[Tensor]]:
+    case = ALL[job["case"]]
+    dtype = DTYPES[job.get("dtype", "float32")]
+    model1, model2 = case.models()
+    same = model1 is model2
+    model1 = model1.to(job["device"], dtype)
+    model2 = model1 if same else model2.to(job["device"], dtype)
+    batches = [x.to(job["device"]) for x in case.batches(count)]
+    batches = [x.to(dtype) if x.is_floating_point() else x for x in batches]
+    return case, (model1, model2), batches
+
+
+def _copied(models: tuple[nn.Module, nn.Module]) -> tuple[nn.Module, nn.Module]:
+    first = copy.deepcopy(models[0])
+    return first, first if models[1] is models[0] else copy.deepcopy(models[1])
+
+
+def _forward_seconds(
+    models: tuple[nn.Module, nn.Module], batches: list[Tensor], job: Job
+) -> list[float]:
+    loader = ClockedLoader(batches * 4, job["device"])
+    contenders.make("forward", models, ([], []))(loader)
+    return loader.seconds()
+
+
+def _spread(values: list[float]) -> list[float]:
+    """First and third quartile."""
+    ordered = sorted(values)
+    return [ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]]
+
+
+JOBS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "times": times,
+    "solo": solo,
+    "truth": truth,
+}
+
+if __name__ == "__main__":
+    main()
