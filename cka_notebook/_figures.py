@@ -7,6 +7,7 @@ other half of this file.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import bokeh
@@ -124,7 +125,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     for axis, name in ((plot.xaxis[0], "columns"), (plot.yaxis[0], "rows")):
         axis.ticker = FixedTicker(ticks=[], name=f"{name}_ticker")
         axis.name = f"{name}_axis"
-    plot.xaxis[0].major_label_orientation = "vertical"
+    plot.xaxis[0].major_label_orientation = math.pi / 2
     plot.grid.grid_line_color = None
     box, wheel = BoxZoomTool(), WheelZoomTool()
     plot.add_tools(box, wheel)

@@ -1,6 +1,6 @@
 /** The head of a view: names, run and pause, the progress line, the message. */
 
-import { h, type IconName, icon, set, setText } from "./dom.ts";
+import { h, type IconName, icon, replaceKeeping, set, setText } from "./dom.ts";
 import { clock, count, plural } from "./format.ts";
 import type { CommandName, Frame, Status } from "./protocol.ts";
 import type { Session } from "./session.ts";
@@ -48,7 +48,8 @@ export class Controls {
   private readonly line = h("p", { class: "cka-progress-line" });
   private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
   private readonly fill = h("div", { class: "cka-bar-fill" });
-  private readonly message = h("div", { class: "cka-message", role: "alert" });
+  private readonly message = h("div", { class: "cka-message" });
+  private readonly notes = h("div", { class: "cka-message", role: "status" });
   private readonly tolerance: HTMLInputElement;
   private confirming: ReturnType<typeof setTimeout> | undefined;
 
@@ -88,6 +89,7 @@ export class Controls {
       this.line,
       this.bar,
       this.message,
+      this.notes,
     );
     this.update();
   }
@@ -97,6 +99,7 @@ export class Controls {
     this.updateStatus();
     this.updateProgress();
     this.updateMessage();
+    this.updateNotes();
   }
 
   updateNames(): void {
@@ -130,9 +133,7 @@ export class Controls {
 
   updateMessage(): void {
     const { kind, text } = this.session.message;
-    const notes = this.session.shown?.axes.notes ?? [];
-    const lines = text ? [text, ...notes] : notes;
-    this.message.hidden = lines.length === 0;
+    this.message.hidden = text === "";
     set(this.message, {
       "data-kind": kind || "note",
       role: kind === "error" ? "alert" : "status",
@@ -142,14 +143,25 @@ export class Controls {
       {
         class: "cka-button cka-quiet",
         type: "button",
+        "data-key": "dismiss",
         "aria-label": "Dismiss the message",
         onclick: () => this.session.dismiss(),
       },
       icon("close"),
     );
-    const words = h("div", { class: "cka-message-text" });
-    words.append(...lines.map((line) => h("p", {}, line)));
-    this.message.replaceChildren(words, ...(text ? [dismiss] : []));
+    const words = h("div", { class: "cka-message-text" }, text);
+    replaceKeeping(this.message, text ? [words, dismiss] : []);
+  }
+
+  /** What the kernel noted about the data, for as long as its frame is shown. */
+  updateNotes(): void {
+    const notes = this.session.shown?.axes.notes ?? [];
+    this.notes.hidden = notes.length === 0;
+    const key = notes.join("\n");
+    if (this.notes.dataset.notes === key) return;
+    this.notes.dataset.notes = key;
+    const lines = notes.map((note) => h("p", {}, note));
+    this.notes.replaceChildren(h("div", { class: "cka-message-text" }, ...lines));
   }
 
   private waitingWords(): string {
@@ -164,7 +176,7 @@ export class Controls {
 
   private drawButtons(actions: readonly Action[]): void {
     const root = this.buttons.getRootNode() as Document | ShadowRoot;
-    const hadFocus = root.activeElement && this.buttons.contains(root.activeElement);
+    const hadFocus = this.buttons.contains(root.activeElement);
     const buttons = actions.map((action, k) => {
       const text = h("span", {}, action.label);
       const button = h(

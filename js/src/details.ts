@@ -1,6 +1,6 @@
 /** Below the map: best matches in words, pinned series, and the convergence plot. */
 
-import { h, icon } from "./dom.ts";
+import { h, icon, replaceKeeping } from "./dom.ts";
 import { value } from "./format.ts";
 import { type Cell, cellOf, type MapView } from "./map_view.ts";
 import type { Session } from "./session.ts";
@@ -34,7 +34,10 @@ export class Details {
     const isEmpty = !cell && this.session.pins.length === 0;
     this.element.classList.toggle("cka-away", isEmpty);
     this.sentences.replaceChildren(...(cell ? this.matches(view, cell) : []));
-    this.pins.replaceChildren(...this.session.pins.map((_, k) => this.pin(view, k)));
+    replaceKeeping(
+      this.pins,
+      this.session.pins.map((_, k) => this.pin(view, k)),
+    );
     this.pins.hidden = this.session.pins.length === 0;
   }
 
@@ -77,6 +80,7 @@ export class Details {
         {
           class: "cka-button cka-quiet",
           type: "button",
+          "data-key": pair.join("\n"),
           "aria-label": `Unpin ${one} by ${two}`,
           onclick: () => this.session.pin(pair),
         },

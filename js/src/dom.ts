@@ -66,6 +66,20 @@ export function icon(name: IconName): SVGSVGElement {
   return svg;
 }
 
+/** Replaces children without taking the keyboard's focus off the one it is on. */
+export function replaceKeeping(
+  parent: HTMLElement,
+  children: readonly HTMLElement[],
+): void {
+  const root = parent.getRootNode() as Document | ShadowRoot;
+  const focused = root.activeElement?.closest<HTMLElement>("[data-key]");
+  const key = focused && parent.contains(focused) ? focused.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  const again = [...parent.querySelectorAll<HTMLElement>("[data-key]")];
+  again.find((element) => element.dataset.key === key)?.focus();
+}
+
 let serial = 0;
 
 /** An id that no other element of the page has. */

@@ -1,6 +1,6 @@
 /** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
 
-import { h, icon, set, setText, uniqueId } from "./dom.ts";
+import { h, icon, replaceKeeping, set, setText, uniqueId } from "./dom.ts";
 import { count, layerName, plural, shape, short } from "./format.ts";
 import { matches } from "./query.ts";
 import { wordsOf } from "./session.ts";
@@ -196,7 +196,7 @@ export class LayerTree {
     const none = new Uint8Array(this.tree.size);
     const empty = this.chosen.every((flag) => flag === 0);
     buttons.push(this.presetButton("None", none, empty, "Choose nothing"));
-    this.keepFocus(this.presets, buttons);
+    replaceKeeping(this.presets, buttons);
   }
 
   private presetButton(
@@ -243,7 +243,7 @@ export class LayerTree {
       );
       chips.push(more);
     }
-    this.keepFocus(this.chips, chips);
+    replaceKeeping(this.chips, chips);
   }
 
   private chip(type: string, rows: readonly number[]): HTMLButtonElement {
@@ -267,15 +267,6 @@ export class LayerTree {
       type,
       h("span", { class: "cka-number" }, count(rows.length)),
     );
-  }
-
-  /** Replaces buttons without taking the keyboard's focus away from the one it is on. */
-  private keepFocus(parent: HTMLElement, buttons: readonly HTMLButtonElement[]): void {
-    const root = parent.getRootNode() as Document | ShadowRoot;
-    const focused = root.activeElement as HTMLElement | null;
-    const key = focused && parent.contains(focused) ? focused.dataset.key : undefined;
-    parent.replaceChildren(...buttons);
-    if (key) buttons.find((button) => button.dataset.key === key)?.focus();
   }
 
   private drawRows(): void {
@@ -314,6 +305,7 @@ export class LayerTree {
     const { columns } = this.tree;
     const first = node.first;
     const isRun = node.kind === "run";
+    const isRoot = columns.name[first] === "";
     const reason = isRun ? null : columns.reason[first];
     const type = columns.type[first] ?? "";
     const own = !isRun && this.chosen[first] === 1;
@@ -352,7 +344,11 @@ export class LayerTree {
       ),
       h("span", { class: `cka-box cka-${state}`, "data-part": "box" }),
       h("span", { class: "cka-name" }, ...this.nameParts(name, node, isRun)),
-      h("span", { class: "cka-type" }, reason ? reason : `${type} ${times}`.trim()),
+      h(
+        "span",
+        { class: "cka-type" },
+        reason ?? (isRoot ? "" : `${type} ${times}`.trim()),
+      ),
       h("span", { class: "cka-shape" }, size),
       h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
     );
@@ -452,13 +448,6 @@ export class LayerTree {
 
   private pressed(event: KeyboardEvent): void {
     const line = this.lines[this.active];
-    const undo = event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey);
-    if (undo) {
-      event.preventDefault();
-      event.stopPropagation();
-      this.handlers.undo();
-      return;
-    }
     if (!line) return;
     const page = Math.max(1, Math.floor(this.viewport.clientHeight / ROW_HEIGHT) - 1);
     const moves: Record<string, number> = {
@@ -480,6 +469,7 @@ export class LayerTree {
       if (!event.shiftKey) this.anchor = this.active;
     } else if (event.key === "*") this.openSiblings(line);
     else if (event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey)) {
+      event.stopPropagation();
       this.chooseMatches();
     } else if (event.key.length === 1 && !event.ctrlKey && !event.metaKey) {
       this.typeAhead(event.key);

@@ -201,32 +201,32 @@ export class MapPanel {
     }
     this.drawMissing();
     const { charts, view } = this;
-    if (!charts || !view) return;
-    const { mask } = this.options;
-    const { rows, cols } = view.values;
+    if (!charts || !view) {
+      this.drawColors();
+      return;
+    }
     this.drawLabels();
-    const [low, high] = limits(view, this.session.colorRange);
-    if (rows > 0 && cols > 0) {
-      charts.setImage(imageOf(view, mask, low), rows, cols);
-    } else charts.setImage(Float32Array.of(Number.NaN), 1, 1);
-    const holes = undefinedBoxes(view, mask);
+    const holes = undefinedBoxes(view, this.options.mask);
     charts.setUndefined(holes);
     const negative = view.values.values.some((number) => number < 0);
     this.tools.setKeys(negative, holes.left.length > 0);
-    charts.setColors(this.session.palette, low, high);
     this.drawColors();
-    this.drawNumbers();
     this.drawFocus();
-    this.grid.setSize(rows, cols, this.summary(view));
+    this.grid.setSize(view.values.rows, view.values.cols, this.summary(view));
   }
 
   private drawMissing(): void {
     const { session, view } = this;
-    const waits = session.status === "running" || !view;
-    const some = view ? view.missing : 0;
-    this.missing.hidden = waits || some === 0;
-    const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-    setText(this.missing, `${what} not computed yet: press Run or Restart.`);
+    const empty = session.layers.findIndex((layers) => layers.length === 0);
+    const some = session.status === "running" || !view ? 0 : view.missing;
+    this.missing.hidden = empty < 0 && some === 0;
+    if (empty >= 0) {
+      const name = session.meta.names[empty];
+      setText(this.missing, `No layer of ${name} is chosen: check some in its tree.`);
+    } else if (some > 0) {
+      const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
+      setText(this.missing, `${what} not computed yet: run again to fill the map.`);
+    }
   }
 
   private summary(view: MapView): string {
@@ -276,18 +276,16 @@ export class MapPanel {
   }
 
   private drawColors(): void {
-    const { charts, session } = this;
-    const range = limits(this.view, session.colorRange);
-    this.tools.setRange(session.colorRange, range);
+    const { charts, session, view } = this;
+    const [low, high] = limits(view, session.colorRange);
+    this.tools.setRange(session.colorRange, [low, high]);
     if (!charts) return;
-    charts.setColors(session.palette, ...range);
+    charts.setColors(session.palette, low, high);
     this.tools.setPalette(session.palette, charts.palettes[session.palette] ?? []);
-    if (session.colorRange !== "fit" && this.view) {
-      const { rows, cols } = this.view.values;
-      if (rows > 0 && cols > 0) {
-        charts.setImage(imageOf(this.view, this.options.mask, range[0]), rows, cols);
-      }
-    }
+    const { rows = 0, cols = 0 } = view?.values ?? {};
+    if (view && rows > 0 && cols > 0) {
+      charts.setImage(imageOf(view, this.options.mask, low), rows, cols);
+    } else charts.setImage(Float32Array.of(Number.NaN), 1, 1);
     this.drawNumbers();
   }
 

@@ -21,9 +21,9 @@ const ORDERS: Record<Order, string> = {
   clustered: "Clustered",
 };
 const MASKS: Record<Mask, string> = {
-  none: "Nothing",
-  upper: "Upper triangle",
-  lower: "Lower triangle",
+  none: "None",
+  upper: "Upper",
+  lower: "Lower",
   diagonal: "Diagonal",
 };
 

@@ -37,14 +37,17 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     }
     if (change === "trees" || change === "layers") drawTrees();
     if (change === "status") controls.updateStatus();
-    if (change === "frame") controls.updateProgress();
-    if (change === "frame" || change === "message") controls.updateMessage();
+    if (change === "message") controls.updateMessage();
+    if (change === "frame") {
+      controls.updateProgress();
+      controls.updateNotes();
+    }
     panel?.update(change === "status" ? "frame" : change);
   };
   drawTrees();
   const unsubscribe = session.subscribe(update);
   const stopSizes = followSize(root, panel);
-  keepKeys(root);
+  keepKeys(root, session);
   const gone = new AbortController();
   void start(model, session, panel, gone.signal);
   return () => {
@@ -150,10 +153,14 @@ function followSize(root: HTMLElement, panel: MapPanel): () => void {
 }
 
 /** Keys pressed here are not the notebook's shortcuts ("x" would cut the cell). */
-function keepKeys(root: HTMLElement): void {
+function keepKeys(root: HTMLElement, session: Session): void {
   root.addEventListener("keydown", (event) => {
-    if (!event.ctrlKey && !event.metaKey && event.key !== "Escape") {
+    const control = event.ctrlKey || event.metaKey;
+    const writes = event.target instanceof HTMLInputElement;
+    if (control && event.key.toLowerCase() === "z" && !writes) {
+      event.preventDefault();
       event.stopPropagation();
-    }
+      session.undo();
+    } else if (!control && event.key !== "Escape") event.stopPropagation();
   });
 }

@@ -77,8 +77,8 @@ function ranks(view: MapView, { row, col }: Cell): string[] {
   const inColumn = rankOf(columnOf(view.values, col), row);
   const batches = view.shown.frame.batch;
   return [
-    inRow === null ? "" : `${ordinal(inRow)} of ${cols} in its row`,
-    inColumn === null ? "" : `${ordinal(inColumn)} of ${rows} in its column`,
+    inRow === null ? "" : `${ordinal(inRow)} of ${cols} in row`,
+    inColumn === null ? "" : `${ordinal(inColumn)} of ${rows} in column`,
     plural(batches, "batch", "batches"),
   ].filter(Boolean);
 }

@@ -1,0 +1,134 @@
+import { expect, test } from "vitest";
+import axes from "../../../tests/wire/axes.json";
+import frame from "../../../tests/wire/frame.json";
+import fromPage from "../../../tests/wire/from_page.json";
+import history from "../../../tests/wire/history.json";
+import snapshot from "../../../tests/wire/snapshot.json";
+import trees from "../../../tests/wire/trees.json";
+import {
+  axesOf,
+  decode,
+  floatsOf,
+  gzipOf,
+  runtimeIdOf,
+  say,
+  snapshotOf,
+  treesOf,
+} from "../../src/protocol.ts";
+import { FakeModel } from "../fake.ts";
+
+function bytesOf(base64: string, offset = 0): DataView {
+  const text = atob(base64);
+  const bytes = new Uint8Array(text.length + offset);
+  for (let k = 0; k < text.length; k++) bytes[k + offset] = text.charCodeAt(k);
+  return new DataView(bytes.buffer, offset);
+}
+
+test("a frame that Python wrote is read with its NaN and its missing total", () => {
+  const buffers = frame.buffers.map((text) => bytesOf(text));
+  const received = decode(frame.message, buffers);
+  if (received.kind !== "frame") throw new Error(received.kind);
+  const { rows, cols, matrix, stderr, maxStderr, total } = received.frame;
+  expect(matrix.length).toBe(rows * cols);
+  expect(stderr.length).toBe(rows * cols);
+  expect(matrix[0]).toBe(1);
+  expect(Array.from(matrix.slice(6, 9)).every(Number.isNaN)).toBe(true);
+  expect(maxStderr).toBe(frame.message.max_stderr);
+  expect(total).toBe(frame.message.total);
+  const unknown = decode({ ...frame.message, total: null }, buffers);
+  expect(unknown.kind === "frame" && unknown.frame.total).toBeNull();
+});
+
+test("buffers at any offset are copied, not aliased", () => {
+  for (const offset of [0, 1, 2, 3, 4, 7]) {
+    const wire = bytesOf(frame.buffers[0] as string, offset);
+    const floats = floatsOf(wire);
+    expect(floats[0]).toBe(1);
+    wire.setFloat32(0, 9, true);
+    expect(floats[0]).toBe(1);
+  }
+});
+
+test("a frame of the wrong size is refused in words", () => {
+  const buffers = frame.buffers.map((text) => bytesOf(text));
+  expect(() => decode({ ...frame.message, rows: 5 }, buffers)).toThrow(
+    "Expected 60 bytes of float32 from the kernel, got 48.",
+  );
+  expect(() => decode(frame.message, [])).toThrow(
+    "Expected a frame of 2 buffers, got 0.",
+  );
+});
+
+test("the history that Python wrote has one matrix for each batch", () => {
+  const received = decode(
+    history.message,
+    history.buffers.map((text) => bytesOf(text)),
+  );
+  if (received.kind !== "history") throw new Error(received.kind);
+  const { batches, matrices, rows, cols } = received.history;
+  expect(batches).toEqual(history.message.batches);
+  expect(matrices).toHaveLength(batches.length);
+  expect(matrices.every((matrix) => matrix.length === rows * cols)).toBe(true);
+});
+
+test("an ended run is read from the traits alone", () => {
+  const model = new FakeModel({
+    _snapshot: snapshot.snapshot,
+    _matrix: bytesOf(snapshot.matrix, 1),
+    _stderr: bytesOf(snapshot.stderr),
+    _history: bytesOf(snapshot.history),
+  });
+  const read = snapshotOf(model);
+  expect(read?.frame.final).toBe(snapshot.snapshot.header.final);
+  expect(read?.frame.matrix[0]).toBe(1);
+  expect(read?.history.batches).toEqual(snapshot.snapshot.history.batches);
+  expect(
+    snapshotOf(new FakeModel({ _snapshot: null, _matrix: bytesOf("") })),
+  ).toBeNull();
+});
+
+test("trees and axes that Python wrote keep their columns", () => {
+  const [first, second] = treesOf(new FakeModel({ _trees: trees }));
+  expect(first.name).toEqual(trees.model1.name);
+  expect(first.reason).toEqual(trees.model1.reason);
+  expect(second.presets.auto).toEqual(trees.model2.presets.auto);
+  const read = axesOf(new FakeModel({ _axes: axes }));
+  expect(read?.layers).toEqual([axes.layers1, axes.layers2]);
+  expect(read?.undefinedLayers[0]).toEqual(axes.undefined1);
+  expect(axesOf(new FakeModel({ _axes: null }))).toBeNull();
+});
+
+test("each thing the page says is one that Python has agreed to read", () => {
+  const seven = { epoch: 2, seq: 7 } as Parameters<typeof say.ack>[1];
+  const layers1 = fromPage.find((message) => message.kind === "layers")?.layers1;
+  const both = fromPage.find((message) => "layers2" in message);
+  const said = [
+    say.ready("page-1", 1),
+    say.ack("page-1", seven, 1),
+    ...(["run", "pause", "resume", "stop", "restart"] as const).map(say.command),
+    say.layers({ 1: layers1 as string[] }),
+    say.layers({ 1: both?.layers1 as string[], 2: both?.layers2 as string[] }),
+    say.focus(null),
+    say.palette("viridis"),
+    say.colorRange("fit"),
+    say.colorRange([0.25, 0.75]),
+    say.tolerance(0.005),
+    say.tolerance(null),
+    say.needBokeh("3.9.2"),
+  ];
+  for (const message of said) expect(fromPage).toContainEqual(message);
+});
+
+test("BokehJS is taken from the shared model only in the version asked for", () => {
+  const runtime = new FakeModel({ version: "3.9.2", gz: bytesOf("AAEC") });
+  expect(gzipOf(runtime, "3.9.2")).toEqual(Uint8Array.of(0, 1, 2));
+  expect(gzipOf(runtime, "3.4.0")).toBeNull();
+  const empty = new FakeModel({ version: "3.9.2", gz: bytesOf("") });
+  expect(gzipOf(empty, "3.9.2")).toBeNull();
+  expect(runtimeIdOf(new FakeModel({ _runtime: "IPY_MODEL_ab" }))).toBe("ab");
+  expect(runtimeIdOf(new FakeModel({}))).toBeNull();
+});
+
+test("a message of a later protocol is left alone", () => {
+  expect(decode({ kind: "weather" }, [])).toEqual({ kind: "unknown" });
+});

@@ -1,0 +1,237 @@
+import { describe, expect, test } from "vitest";
+import * as format from "../../src/format.ts";
+import { History, MAX_FRAMES } from "../../src/history.ts";
+import { commonPrefix, ellipsis, ticksFor } from "../../src/labels.ts";
+import { geometryFor } from "../../src/layout.ts";
+import {
+  bestMatch,
+  clusteredOrder,
+  columnOf,
+  extent,
+  isMasked,
+  picked,
+  positions,
+  rankOf,
+  transposed,
+} from "../../src/matrix.ts";
+import { decode, type Frame } from "../../src/protocol.ts";
+import { globPattern, matches } from "../../src/query.ts";
+import { resnetColumns, wireFrame } from "../fake.ts";
+
+function frameOf(seq: number, batch = seq, epoch = 1, rows = 3, cols = 2): Frame {
+  const received = decode(...wireFrame({ seq, batch, epoch, rows, cols }));
+  if (received.kind !== "frame") throw new Error(received.kind);
+  return received.frame;
+}
+
+describe("format", () => {
+  test("numbers are grouped, shortened and signed as people read them", () => {
+    expect(format.count(4736)).toBe("4\u202f736");
+    expect(format.count(1234567)).toBe("1\u202f234\u202f567");
+    expect(format.count(12)).toBe("12");
+    expect([999, 1000, 36928, 999499, 999500, 11689512].map(format.short)).toEqual([
+      "999",
+      "1.00k",
+      "36.9k",
+      "999k",
+      "1.00M",
+      "11.7M",
+    ]);
+    expect(format.value(-0.01234)).toBe("\u22120.012");
+    expect(format.value(-0.0001)).toBe("0.000");
+    expect(format.value(Number.NaN)).toBe("\u2013");
+    expect(format.plusMinus(null)).toBe("");
+  });
+
+  test("time and shapes are short", () => {
+    expect(format.clock(31)).toBe("00:31");
+    expect(format.clock(3723)).toBe("1:02:03");
+    expect(format.shape([null, 64, 56, 56])).toBe("64\u00d756\u00d756");
+    expect(format.shape(null)).toBe("");
+    expect(format.plural(1, "batch", "batches")).toBe("1 batch");
+    expect(format.layerName("", "ResNet")).toBe("ResNet");
+  });
+});
+
+describe("history", () => {
+  test("of thousands of batches at most 256 are kept, evenly, with the last", () => {
+    const history = new History();
+    for (let batch = 1; batch <= 3000; batch++) history.add(frameOf(batch));
+    expect(history.length).toBeLessThanOrEqual(MAX_FRAMES);
+    expect(history.length).toBeGreaterThan(90);
+    const { batches } = history.cell(0);
+    expect(batches.at(-1)).toBe(3000);
+    const gaps = batches.slice(1, -1).map((batch, k) => batch - (batches[k] as number));
+    expect(Math.max(...gaps) / Math.min(...gaps)).toBeLessThanOrEqual(2);
+  });
+
+  test("large matrices take no more than 32 MB", () => {
+    const history = new History();
+    const { matrix, stderr } = {
+      matrix: new Float32Array(1e6),
+      stderr: new Float32Array(1e6),
+    };
+    for (let batch = 1; batch <= 12; batch++) {
+      history.add({ ...frameOf(batch), rows: 1000, cols: 1000, matrix, stderr });
+    }
+    expect(history.length * 8e6).toBeLessThanOrEqual(32 * 2 ** 20);
+  });
+
+  test("what the kernel kept fills in what the page has missed", () => {
+    const history = new History();
+    history.add(frameOf(9));
+    const matrices = [new Float32Array(6).fill(0.25), new Float32Array(6).fill(0.5)];
+    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [4, 9], matrices });
+    const cell = history.cell(5);
+    expect(cell.batches).toEqual([4, 9]);
+    expect(cell.values[0]).toBe(0.25);
+    expect(cell.values[1]).not.toBe(0.5);
+    expect(cell.stderrs[0]).toBeNaN();
+  });
+
+  test("a new run starts from nothing and an old one is not taken back", () => {
+    const history = new History();
+    history.add(frameOf(5, 5, 1));
+    history.add(frameOf(1, 1, 2));
+    expect(history.cell(0).batches).toEqual([1]);
+    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [3], matrices: [] });
+    expect(history.cell(0).batches).toEqual([1]);
+  });
+});
+
+describe("labels", () => {
+  test("a shared prefix ends at a dot and never takes a whole name", () => {
+    expect(commonPrefix(["encoder.layer.0", "encoder.layer.11"])).toBe(
+      "encoder.layer.",
+    );
+    expect(commonPrefix(["encoder.layer", "encoder.layer.0"])).toBe("encoder.");
+    expect(commonPrefix(["conv1", "conv2"])).toBe("");
+    expect(commonPrefix(["a.b.c"])).toBe("");
+  });
+
+  test("a long name keeps both its ends in 28 characters", () => {
+    const short = ellipsis(`head${"x".repeat(120)}tail`);
+    expect(short).toHaveLength(28);
+    expect(short.startsWith("head")).toBe(true);
+    expect(short.endsWith("tail")).toBe(true);
+    expect(ellipsis("conv1")).toBe("conv1");
+  });
+
+  test("400 names of 120 characters give as many ticks as fit, never none", () => {
+    const names = Array.from({ length: 400 }, (_, k) => `${"n".repeat(117)}${k}`);
+    const { ticks, labels } = ticksFor(
+      names.map((name) => ellipsis(name)),
+      400,
+      0,
+      420,
+    );
+    expect(ticks.length).toBeGreaterThan(20);
+    expect(ticks.length * 14).toBeLessThanOrEqual(420);
+    expect([...labels.values()].every((label) => label.length > 0)).toBe(true);
+    const zoomed = ticksFor(names, 10.2, 13.8, 420).ticks;
+    expect(zoomed).toEqual([10.5, 11.5, 12.5, 13.5]);
+    expect(ticksFor(names, 0, 400, 3).ticks).toHaveLength(1);
+  });
+});
+
+describe("matrix", () => {
+  const matrix = {
+    rows: 2,
+    cols: 3,
+    values: Float32Array.of(1, 2, 3, 4, Number.NaN, 6),
+  };
+
+  test("rows and columns are picked, swapped and read", () => {
+    expect([...picked(matrix, [1, 0], [2]).values]).toEqual([6, 3]);
+    expect([...transposed(matrix).values]).toEqual([1, 4, 2, Number.NaN, 3, 6]);
+    expect([...columnOf(matrix, 2)]).toEqual([3, 6]);
+    expect(extent(matrix.values)).toEqual([1, 6]);
+    expect(extent(Float32Array.of(Number.NaN))).toBeNull();
+    expect(positions(["b", "x"], ["a", "b"])).toEqual({ index: [1], missing: ["x"] });
+  });
+
+  test("ranks and best matches leave undefined cells out and count ties", () => {
+    const line = Float32Array.of(0.4, Number.NaN, 0.9, 0.89);
+    expect(rankOf(line, 2)).toBe(1);
+    expect(rankOf(line, 0)).toBe(3);
+    expect(rankOf(line, 1)).toBeNull();
+    const stderr = Float32Array.of(0.01, Number.NaN, 0.01, 0.01);
+    expect(bestMatch(line, stderr)).toMatchObject({ index: 2, ties: 1 });
+    expect(bestMatch(line, new Float32Array(4))).toMatchObject({ ties: 0 });
+    expect(bestMatch(Float32Array.of(Number.NaN), new Float32Array(1))).toBeNull();
+  });
+
+  test("clustering brings alike rows together and takes undefined ones along", () => {
+    const rows = [
+      [1, 0, 0],
+      [0, 1, 1],
+      [0.9, 0.1, 0],
+      [0, 0.9, 1],
+      [Number.NaN, Number.NaN, Number.NaN],
+    ];
+    const order = clusteredOrder({
+      rows: 5,
+      cols: 3,
+      values: Float32Array.from(rows.flat()),
+    });
+    expect([...order].sort()).toEqual([0, 1, 2, 3, 4]);
+    expect(Math.abs(order.indexOf(0) - order.indexOf(2))).toBe(1);
+    expect(Math.abs(order.indexOf(1) - order.indexOf(3))).toBe(1);
+  });
+
+  test("masks hide what they are called after", () => {
+    expect(isMasked("upper", 0, 1)).toBe(true);
+    expect(isMasked("upper", 1, 1)).toBe(false);
+    expect(isMasked("lower", 1, 0)).toBe(true);
+    expect(isMasked("diagonal", 1, 1)).toBe(true);
+    expect(isMasked("none", 1, 1)).toBe(false);
+  });
+});
+
+describe("query", () => {
+  const columns = resnetColumns();
+  const found = (query: string) => {
+    const flags = matches(query, columns);
+    return columns.name.filter((_, row) => flags?.[row]);
+  };
+
+  test("text, globs, regular expressions, types and depths are understood", () => {
+    expect(found("layer1.0.conv")).toEqual(["layer1.0.conv1", "layer1.0.conv2"]);
+    expect(found("layer?.0")).toHaveLength(4);
+    expect(found("layer1.*")).toEqual(["layer1.0", "layer1.1"]);
+    expect(found("layer1.**")).toHaveLength(12);
+    expect(found("/bn\\d$/")).toHaveLength(17);
+    expect(found("type:BasicBlock")).toHaveLength(8);
+    expect(found("type:basic*")).toHaveLength(8);
+    expect(found("depth:1 type:Conv2d")).toEqual(["conv1"]);
+    expect(found("depth:<=1")).toHaveLength(12);
+    expect(matches("  ", columns)).toBeNull();
+  });
+
+  test("dots and brackets of a glob are themselves", () => {
+    expect(globPattern("a.b[0]", "").test("a.b[0]")).toBe(true);
+    expect(globPattern("a.b", "").test("axb")).toBe(false);
+  });
+
+  test("a query that cannot be meant is answered in words", () => {
+    expect(() => matches("/(/", columns)).toThrow(
+      "/(/ is not a valid regular expression",
+    );
+    expect(() => matches("depth:deep", columns)).toThrow('"depth:deep" needs a number');
+  });
+});
+
+test("charts fit into the width they are given, from a phone to a wide screen", () => {
+  for (const width of [280, 420, 700, 1400]) {
+    const geometry = geometryFor(width, {
+      rows: 11,
+      cols: 15,
+      rowLabel: 180,
+      columnLabel: 90,
+    });
+    expect(geometry.width + geometry.aside).toBeLessThanOrEqual(width);
+    expect(geometry.width - geometry.left).toBeGreaterThan(60);
+    expect(geometry.history.width).toBeLessThanOrEqual(width);
+    expect(geometry.height).toBeGreaterThanOrEqual(200);
+  }
+});
