@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import cka_notebook
 
@@ -94,3 +96,17 @@ def test_the_bundle_names_no_other_site(name):
     namespaces = "http://www.w3.org/"
     addresses = re.findall(r"(?:https?:)?//[\w-]+(?:\.[\w-]+)+[^\s\"'`]*", bundle)
     assert [url for url in addresses if not url.startswith(namespaces)] == []
+
+
+@pytest.mark.parametrize(
+    "block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+)
+def test_an_example_of_the_readme_runs(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "model1": nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+        "model2": nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)),
+        "loader": torch.randn(3, 16, 4).unbind(),
+    }
+    exec(block, names)
+    assert names["result"].matrix.shape == (2, 2)
