@@ -1,18 +1,21 @@
 """What a run borrows from the user and gives back: modes, devices, random numbers."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class OwnRandom:
-    """A random stream of the run's own, swapped in around what it computes.
+    """Random streams of the run's own, swapped in around what it computes.
 
-    It starts where the global stream is, so seeding works as expected, and leaves the
-    global stream untouched, so comparing models changes nothing else in a notebook.
+    They start where the global streams of torch, numpy and Python are, so seeding works
+    as expected, and leave those untouched, so comparing models changes nothing else in
+    a notebook.
     """
 
     def __init__(self, devices: list[torch.device]) -> None:
@@ -32,13 +35,16 @@ class OwnRandom:
             self._mine = self._get()
             self._set(self._theirs)
 
-    def _get(self) -> list[Tensor]:
+    def _get(self) -> list[Any]:
         cuda = [torch.cuda.get_rng_state(index) for index in self._cuda]
-        return [torch.get_rng_state(), *cuda]
+        loaders = [random.getstate(), np.random.get_state()]  # noqa: NPY002 the global one, that transforms use
+        return [*loaders, torch.get_rng_state(), *cuda]
 
-    def _set(self, states: list[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for index, state in zip(self._cuda, states[1:], strict=True):
+    def _set(self, states: list[Any]) -> None:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002 as above
+        torch.set_rng_state(states[2])
+        for index, state in zip(self._cuda, states[3:], strict=True):
             torch.cuda.set_rng_state(state, index)
 
 
@@ -57,9 +63,16 @@ def evaluating(modules: list[nn.Module]) -> Iterator[None]:
 
 @contextmanager
 def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
-    """The model on ``device``, and back afterwards. Dispatched models stay put."""
+    """The model on ``device``, and back afterwards. Dispatched models stay put.
+
+    Raises:
+        ValueError: If the model is on several devices, or ``device`` holds no numbers.
+    """
     held = [*model.parameters(), *model.buffers()]
     homes = {tensor.device for tensor in held}
+    if device is not None and device.type == "meta":
+        msg = "Expected `device` to hold numbers, got 'meta'. Leave device=None."
+        raise ValueError(msg)
     if device is None or homes == {device} or hasattr(model, "hf_device_map"):
         yield
         return
@@ -69,8 +82,8 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
             "Leave device=None: inputs then follow the model."
         )
         raise ValueError(msg)
-    model.to(device)
     try:
+        model.to(device)
         yield
     finally:
         for home in homes:
@@ -80,5 +93,5 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
 def eager() -> Any:
     """No compiled graphs for now: hooks added after compilation are not in them."""
     if hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("forceeager")
+        return torch.compiler.set_stance("force_eager")
     return nullcontext()

@@ -4,15 +4,28 @@ A batch may be a tensor; a tuple or list whose first items are inputs; a datacla
 mapping such as Hugging Face's BatchEncoding, whose keys are the arguments of `forward`.
 """
 
-import dataclasses
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ._nested import (
+    as_mapping,
+    describe,
+    has_tensor,
+    list_length,
+    mapped,
+    move,
+    tensors,
+)
+
 Forward = Callable[[nn.Module, Any], Any]
+Masks = tuple[Tensor | None, Tensor | None]
+"""Attention masks (n, tokens) of the model's and of its decoder's inputs."""
 
 LABELS = ("labels", "label", "label_ids", "target", "targets")
 """Keys that are no input, and make Hugging Face models compute a loss."""
@@ -67,20 +80,27 @@ class Caller:
             TypeError: If no tensor can be found in the batch.
             ValueError: If a required argument of the model's forward is missing.
         """
-        batch = _as_mapping(batch)
         if self.forward is not None:
             moved = move(batch, self.device)
-            return Call((moved,), {}, self._examples(moved, number), *_masks(moved))
-        args, kwargs = self._arguments(batch, number)
+            masks = _masks(as_mapping(moved))
+            return Call((moved,), {}, self._examples(moved, number), *masks)
+        args, kwargs = self._arguments(as_mapping(batch), number)
         args, kwargs = move(args, self.device), move(kwargs, self.device)
         n = self._examples((*args, *kwargs.values()), number)
         return Call(args, kwargs, n, *_masks(kwargs))
 
-    def __call__(self, call: Call) -> Any:
-        """Run the model."""
-        if self.forward is not None:
+    def __call__(self, call: Call, learn: Callable[..., None] | None = None) -> Any:
+        """Run the model.
+
+        Args:
+            call: What `prepare` has made of a batch.
+            learn: Called with the attention masks that a user's ``forward`` passes to
+                the model, which may have made them itself.
+        """
+        if self.forward is None:
+            return self.model(*call.args, **call.kwargs)
+        with self._overheard(learn):
             return self.forward(self.model, *call.args)
-        return self.model(*call.args, **call.kwargs)
 
     def take(self, call: Call, count: int) -> Call:
         """The same call with its first ``count`` examples only."""
@@ -90,14 +110,42 @@ class Caller:
             batched = value.ndim > axis and value.shape[axis] == n
             return value.narrow(axis, 0, count) if batched else value
 
-        args, kwargs = _map(call.args, cut), _map(call.kwargs, cut)
-        mask = call.mask[:count] if call.mask is not None else None
-        other = call.decoder_mask[:count] if call.decoder_mask is not None else None
-        return Call(args, kwargs, count, mask, other)
+        def cut_list(value: Any) -> Any:
+            return value[:count] if len(value) == n else value
+
+        other = cut_list if self.forward is not None else None
+        args = tuple(mapped(item, cut, other) for item in call.args)
+        kwargs = mapped(call.kwargs, cut, other)
+        masks = call.mask, call.decoder_mask
+        cut_masks = (mask[:count] if mask is not None else None for mask in masks)
+        return Call(args, kwargs, count, *cut_masks)
+
+    @contextmanager
+    def _overheard(self, learn: Callable[..., None] | None) -> Iterator[None]:
+        """Tell the masks with which this thread calls the model."""
+        thread = threading.get_ident()
+
+        def listen(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            masks = _masks(_bound(self._signature, args, kwargs))
+            if (
+                learn is not None
+                and threading.get_ident() == thread
+                and any(mask is not None for mask in masks)
+            ):
+                learn(*masks)
+
+        handle = self.model.register_forward_pre_hook(listen, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _examples(self, values: Any, number: int) -> int:
         first = next((t for t in tensors(values) if t.ndim > self.axis), None)
         if first is None:
+            count = list_length(values) if self.forward is not None else None
+            if count is not None:
+                return count
             msg = (
                 f"Expected a batch with a tensor of examples for {self.label}, got "
                 f"{describe(values)} in batch {number}. Yield a tensor, (inputs, "
@@ -114,10 +162,11 @@ class Caller:
         if isinstance(batch, Mapping):
             return (), self._keywords(batch, number)
         if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) and batch:
-            first = _as_mapping(batch[0])
-            if isinstance(first, Mapping):
-                return (), self._keywords(first, number)
-            return self._positional(batch, number), {}
+            items = [as_mapping(item) for item in batch[:2]]
+            if not isinstance(items[0], Mapping):
+                return self._positional(batch, number), {}
+            if len(items) == 1 or not _same_keys(*items):
+                return (), self._keywords(items[0], number)
         msg = (
             f"Expected a batch with a tensor in it for {self.label}, got "
             f"{describe(batch)} in batch {number}. Yield a tensor, (inputs, labels) or "
@@ -156,7 +205,7 @@ class Caller:
         self, batch: Mapping[str, Any], missing: set[str], number: int
     ) -> dict[str, Any]:
         """A dict of one input, whatever its key, suits a forward of one argument."""
-        inputs = [k for k, v in batch.items() if k not in LABELS and _has_tensor(v)]
+        inputs = [k for k, v in batch.items() if k not in LABELS and has_tensor(v)]
         if len(inputs) == 1 and len(missing) == 1:
             return {missing.pop(): batch[inputs[0]]}
         wanted = ", ".join(repr(name) for name in sorted(missing))
@@ -187,59 +236,16 @@ def model_device(model: nn.Module, label: str) -> torch.device:
     return real.device if real is not None else torch.get_default_device()
 
 
-def move(value: Any, device: torch.device) -> Any:
-    """The same nested value with its tensors on ``device``."""
-    return _map(value, lambda tensor: tensor.to(device, non_blocking=True))
+def _same_keys(first: Mapping[str, Any], second: Any) -> bool:
+    """Whether these are two examples that were not put together, not a batch."""
+    return isinstance(second, Mapping) and set(first) == set(second)
 
 
-def tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nested value."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-
-
-def describe(value: Any) -> str:
-    """A value in a few words, for messages."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with keys {list(value)}"
-    if isinstance(value, list | tuple):
-        kinds = ", ".join(type(item).__name__ for item in value[:4])
-        return f"a {type(value).__name__} of {len(value)} ({kinds})"
-    return f"a {type(value).__name__}"
-
-
-def _as_mapping(batch: Any) -> Any:
-    """Dataclasses and dict-likes (BatchEncoding) as mappings, the rest unchanged."""
-    if dataclasses.is_dataclass(batch) and not isinstance(batch, type | Mapping):
-        names = [item.name for item in dataclasses.fields(batch)]
-        return {name: getattr(batch, name) for name in names}
-    if not isinstance(batch, Mapping) and hasattr(batch, "keys"):
-        return {key: batch[key] for key in batch.keys()}  # noqa: SIM118 only keys() is promised
-    return batch
-
-
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {key: _map(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_map(item, change) for item in value))
-    if isinstance(value, list | tuple):
-        return type(value)(_map(item, change) for item in value)
-    return value
-
-
-def _has_tensor(value: Any) -> bool:
-    return next(tensors(value), None) is not None
+def _bound(
+    signature: list[inspect.Parameter], args: Any, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Arguments by name."""
+    return dict(zip((p.name for p in signature), args, strict=False)) | kwargs
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
@@ -277,19 +283,25 @@ def _with_decoder(
         return kwargs
     labels = batch.get("labels")
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
     if isinstance(labels, Tensor) and shift is not None:
-        return {**kwargs, "decoder_input_ids": shift(labels)}
-    return {**kwargs, "decoder_input_ids": kwargs.get("input_ids")}
+        # Labels of -100 are padding, by the convention of all losses.
+        ids, mask = shift(labels), (labels != -100).long()
+    masked = mask is not None and "decoder_attention_mask" in known
+    given = {"decoder_attention_mask": mask} if masked else {}
+    return {"decoder_input_ids": ids} | given | kwargs
 
 
-def _masks(batch: Any) -> tuple[Tensor | None, Tensor | None]:
+def _masks(batch: Any) -> Masks:
     if not isinstance(batch, Mapping):
         return None, None
-    found = [batch.get("attention_mask"), batch.get("decoder_attention_mask")]
-    first, second = (
-        mask if isinstance(mask, Tensor) and mask.ndim == 2 else None for mask in found
+    return _two_axes(batch.get("attention_mask")), _two_axes(
+        batch.get("decoder_attention_mask")
     )
-    return first, second
+
+
+def _two_axes(mask: Any) -> Tensor | None:
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def _input_axis(model: nn.Module) -> int:

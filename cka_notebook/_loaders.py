@@ -4,7 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import RandomSampler
+from torch.utils.data import (
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 def check_loaders(
@@ -13,6 +19,12 @@ def check_loaders(
     paired: bool,
     max_batches: int | None,
 ) -> None:
+    """Raise for what is wrong with the loaders before any batch is taken.
+
+    Raises:
+        TypeError: If one of them is no iterable of batches.
+        ValueError: If two that are said to be paired cannot be.
+    """
     if max_batches is not None and max_batches < 1:
         msg = f"Expected `max_batches` to be at least 1, got {max_batches!r}."
         raise ValueError(msg)
@@ -30,13 +42,13 @@ def check_loaders(
         )
         raise ValueError(msg)
     for each, argument in ((loader, "loader"), (loader2, "loader2")):
-        if isinstance(getattr(each, "sampler", None), RandomSampler):
+        if shuffles(each):
             msg = (
                 "Expected paired loaders in the same order, got a shuffling "
                 f"`{argument}`. Pass shuffle=False to both, or paired=False if they "
                 "hold different examples."
             )
-            raise ValueError(msg)  # noqa: TRY004 the kind is right, its setting is not
+            raise ValueError(msg)
 
 
 def batches(
@@ -71,15 +83,28 @@ def _pairs(
 
 
 def loader_facts(loader: Iterable[Any]) -> dict[str, Any]:
+    """What a result should tell of a loader."""
     dataset = getattr(loader, "dataset", None)
-    sampler = getattr(loader, "sampler", None)
     return {
         "class": type(loader).__name__,
         "dataset": type(dataset).__name__ if dataset is not None else "",
         "batches": length(loader),
         "batch_size": getattr(loader, "batch_size", None),
-        "shuffled": isinstance(sampler, RandomSampler),
+        "shuffled": shuffles(loader),
     }
+
+
+def shuffles(loader: Iterable[Any]) -> bool:
+    """Whether the loader is known to draw its examples in random order."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    samplers = [
+        getattr(loader, "sampler", None),
+        getattr(batch_sampler, "sampler", None),
+    ]
+    return any(
+        isinstance(sampler, SHUFFLING) or getattr(sampler, "shuffle", False) is True
+        for sampler in samplers
+    )
 
 
 def length(loader: Iterable[Any]) -> int | None:

@@ -1,7 +1,7 @@
 """From activations to features: what becomes of tokens and positions."""
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +38,19 @@ class Pooling:
         self.masked = False
         """Whether a mask has left padding out of any layer."""
 
+    def check(self, layers: Sequence[str]) -> None:
+        """Raise ValueError if a choice is for none of these layers."""
+        for pattern in self._choices:
+            if pattern != "*" and not any(
+                fnmatch.fnmatchcase(layer, pattern) for layer in layers
+            ):
+                some = ", ".join(repr(layer) for layer in layers[:3])
+                msg = (
+                    f"`pool` names {pattern!r}, which matches no chosen layer. The "
+                    f"{len(layers)} chosen ones are {some}, ..."
+                )
+                raise ValueError(msg)
+
     def begin(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
         """Take the attention masks of the batch that comes."""
         self._masks = mask, decoder_mask
@@ -71,7 +84,10 @@ class Pooling:
             return _checked(choice)
 
         def make(x: Tensor) -> Tensor:
-            return self._pooled(choice, x, self._mask_for(x, decoder))
+            mask = self._mask_for(x, decoder)
+            if mask is None and choice in ("auto", "flatten"):
+                return x
+            return self._pooled(choice, x, mask)
 
         return make
 
@@ -92,10 +108,11 @@ class Pooling:
         return x[:, 0 if choice == "cls" else -1]
 
     def _mask_for(self, x: Tensor, decoder: bool) -> Tensor | None:
-        mask = self._masks[1 if decoder else 0]
-        if mask is None or x.ndim != 3 or mask.shape != x.shape[:2]:
-            return None
-        return mask.to(x.device)
+        """The mask of these tokens; a decoder may attend to the encoder's, too."""
+        masks = reversed(self._masks) if decoder else self._masks
+        fitting = (m for m in masks if m is not None and m.shape == x.shape[:2])
+        mask = next(fitting, None) if x.ndim == 3 else None
+        return mask.to(x.device) if mask is not None else None
 
 
 def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -108,7 +125,8 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def make(x: Tensor) -> Tensor:
         features: object = pool(x)
-        if not isinstance(features, Tensor) or len(features) != len(x):
+        rows = features.shape[:1] if isinstance(features, Tensor) else None
+        if not isinstance(features, Tensor) or rows != x.shape[:1]:
             got = (
                 f"shape {tuple(features.shape)}"
                 if isinstance(features, Tensor)

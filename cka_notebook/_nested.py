@@ -1,0 +1,115 @@
+"""Nested values, such as batches: tensors and lists in dicts, tuples, dataclasses."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """The same nested value with its tensors on ``device``; itself if they are."""
+    if all(tensor.device == device for tensor in tensors(value)):
+        return value
+    return mapped(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in a nested value."""
+    value = as_mapping(value)
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+
+
+def describe(value: Any) -> str:
+    """A value in a few words, for messages."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with keys {list(value)}"
+    if isinstance(value, list | tuple):
+        kinds = ", ".join(type(item).__name__ for item in value[:4])
+        return f"a {type(value).__name__} of {len(value)} ({kinds})"
+    return f"a {type(value).__name__}"
+
+
+def as_mapping(batch: Any) -> Any:
+    """Dataclasses and dict-likes (BatchEncoding) as mappings, the rest unchanged."""
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type | Mapping):
+        names = [item.name for item in dataclasses.fields(batch)]
+        return {name: getattr(batch, name) for name in names}
+    if not isinstance(batch, Mapping) and hasattr(batch, "keys"):
+        return {key: batch[key] for key in batch.keys()}  # noqa: SIM118 only keys() is promised
+    return batch
+
+
+def mapped(
+    value: Any,
+    change: Callable[[Tensor], Tensor],
+    other: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The same nested value with each tensor changed, and each list without any."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if other is not None and _is_plain_list(value):
+        return other(value)
+    if isinstance(value, list | tuple):
+        items = [mapped(item, change, other) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    by_key = as_mapping(value)
+    if isinstance(by_key, Mapping):
+        new = {key: mapped(item, change, other) for key, item in by_key.items()}
+        return _rebuilt(value, new)
+    return value
+
+
+def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
+    """The items in a copy of this mapping or dataclass, if it can be filled."""
+    if type(value) is dict:
+        return items
+    try:
+        if dataclasses.is_dataclass(value) and not isinstance(value, Mapping | type):
+            return dataclasses.replace(value, **items)
+        new = copy.copy(value)
+        for key, item in items.items():
+            new[key] = item
+    except Exception:  # a class of its own mind; a dict then has to do
+        return items
+    return new
+
+
+def _is_plain_list(value: Any) -> bool:
+    """Whether this is a list, or array, of examples that are no tensors."""
+    listed = isinstance(value, list | tuple) and not hasattr(value, "_fields")
+    array = isinstance(value, np.ndarray) and value.ndim > 0
+    return array or (listed and not has_tensor(value) and not _has_list(value))
+
+
+def _has_list(value: Sequence[Any]) -> bool:
+    return any(isinstance(item, list | tuple | np.ndarray) for item in value)
+
+
+def list_length(value: Any) -> int | None:
+    """Length of the first list of examples that are no tensors."""
+    if _is_plain_list(value):
+        return len(value) or None
+    value = as_mapping(value)
+    items = value.values() if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping | list | tuple):
+        return None
+    lengths = (list_length(item) for item in items)
+    return next((length for length in lengths if length is not None), None)
+
+
+def has_tensor(value: Any) -> bool:
+    """Whether there is a tensor in a nested value."""
+    return next(tensors(value), None) is not None
