@@ -1,0 +1,850 @@
+"""The widget without a browser: a recording comm plays the page."""
+
+import base64
+import contextlib
+import contextvars
+import gc
+import json
+import os
+import re
+import signal
+import threading
+import weakref
+from pathlib import Path
+
+import comm
+import numpy as np
+import pytest
+import torch
+import traitlets
+import wire_examples
+from comm_double import Gate, RecordingComm, until
+from torch import nn
+
+from cka_notebook import CKA, CKAExplorer, CKAResult, _cell, _comparison, _session
+from cka_notebook._bokehjs import BokehRuntime
+
+WIRE = Path(__file__).parent / "wire"
+
+
+@pytest.fixture(autouse=True)
+def comms(monkeypatch):
+    """All comms that were opened; explorers that were not closed are, afterwards."""
+    opened = []
+
+    def create_comm(**options):
+        opened.append(RecordingComm(**options))
+        return opened[-1]
+
+    monkeypatch.setattr(comm, "create_comm", create_comm)
+    monkeypatch.setattr("cka_notebook._bokehjs._shared", [])
+    made = []
+    monkeypatch.setattr(_cell, "supersede", made.append)
+    yield opened
+    for explorer in made:
+        explorer.close()
+        worker = explorer._session.runs._worker
+        if worker is not None:
+            assert worker.wait(60), "a worker outlived its explorer"
+    threads = [
+        t for t in threading.enumerate() if t.name in ("cka-engine", "cka-frames")
+    ]
+    for thread in threads:
+        thread.join(60)
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU())
+
+
+def batches(count=6, n=12):
+    return [torch.randn(n, 6) for _ in range(count)]
+
+
+def make(loader=None, *, views=1, acknowledges=True, **options):
+    """An explorer with a page, its comm, and its loader."""
+    loader = batches() if loader is None else loader
+    options = {"model1_layers": "all", "model2_layers": "all"} | options
+    explorer = CKAExplorer(net(), net(), loader, **options)
+    line = explorer.comm
+    line.acknowledges, line.views = acknowledges, views
+    return explorer, line
+
+
+def floats(tensor):
+    return tensor.numpy().astype("<f4")
+
+
+# Wire files
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in WIRE.glob("*.json")))
+def test_the_golden_wire_files_are_what_the_kernel_sends(name):
+    made = wire_examples.examples()[name]
+    path = WIRE / f"{name}.json"
+    if os.environ.get("CKA_NOTEBOOK_WRITE_WIRE"):
+        text = json.dumps(made, indent=1, ensure_ascii=False)
+        path.write_text(f"{text}\n", encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == made
+
+
+def test_the_kernel_understands_every_golden_message_of_the_page():
+    torch.manual_seed(0)
+    explorer = CKAExplorer(
+        wire_examples.SmallNet(), wire_examples.OddNet(), [torch.randn(8, 3, 8, 8)],
+        autostart=False,
+    )  # fmt: skip
+    explorer.run(block=True)
+    for message in wire_examples.FROM_PAGE:
+        if message["kind"] != "command":
+            explorer._handle(message)
+            assert explorer._message["kind"] != "error", explorer._message
+    assert explorer.layers1 == list(wire_examples.LAYERS1)
+    assert explorer.layers2 == list(wire_examples.LAYERS2)
+    assert explorer.palette == "viridis"
+    assert explorer.color_range == [0.25, 0.75]
+    assert explorer.focus is None
+    assert explorer.comm.custom("bokehjs")[0].buffers[0][:2] == b"\x1f\x8b"
+
+
+def test_every_name_of_a_synced_trait_is_known_to_the_page():
+    source = Path(__file__).parents[1] / "js" / "src" / "protocol.ts"
+    page = source.read_text(encoding="utf-8")
+    explorer, _ = make()
+    ours = {name for name in explorer.keys if name in CKAExplorer.__dict__}
+    ours -= {"_esm", "_css"}
+    missing = {name for name in ours if not re.search(rf"\b{name}\b", page)}
+    assert missing == set()
+
+
+# A run
+
+
+def test_the_last_frame_is_the_result_bit_for_bit():
+    explorer, line = make()
+    result = explorer.wait(60)
+    last = line.frames[-1]
+    matrix, stderr = last.arrays()
+    assert last.content["final"] is True
+    assert matrix.tobytes() == floats(result.matrix).tobytes()
+    assert stderr.tobytes() == floats(result.stderr).tobytes()
+    assert explorer._matrix == matrix.tobytes()
+    assert explorer._snapshot["header"] == last.content
+
+
+def test_the_result_is_that_of_the_engine():
+    explorer, _ = make()
+    models = explorer._session.comparison._models._strong
+    loader = explorer._session.comparison._loader
+    result = explorer.wait(60)
+    expected = CKA(*models, model1_layers="all", model2_layers="all").compare(
+        loader, progress=False
+    )
+    assert torch.equal(result.matrix, expected.matrix)
+    assert result.layers1 == expected.layers1
+
+
+def test_batches_seen_by_a_page_grow_and_numbers_too():
+    loader = Gate(batches(8))
+    explorer, line = make(loader)
+    line.page({"kind": "ready", "page": "page-1", "views": 1})
+    loader.let(1)
+    for shown in range(1, 9):
+        loader.let(1)
+        until(lambda shown=shown: explorer.progress.batches >= shown)
+    explorer.wait(60)
+    headers = [frame.content for frame in line.frames]
+    assert headers[-1]["batch"] == headers[-1]["total"] == 8
+    numbers = [(h["epoch"], h["seq"]) for h in headers]
+    assert numbers == sorted(set(numbers))
+    assert all(h["rows"] == h["cols"] == 4 for h in headers)
+
+
+def test_without_acknowledgement_one_frame_is_in_flight_and_the_last_arrives():
+    explorer, line = make(batches(200), acknowledges=False, autostart=False)
+    explorer._handle({"kind": "ready", "page": "page-1", "views": 1})
+    until(lambda: explorer._session.runs.live is None)
+    line.page({"kind": "ready", "page": "page-1", "views": 1})
+    result = explorer.wait(60)
+    assert len(line.frames) <= 3
+    assert line.frames[-1].content["final"] is True
+    assert line.frames[-1].content["batch"] == result.batches == 200
+
+
+def test_status_goes_from_idle_over_running_to_done():
+    explorer, line = make()
+    assert explorer.status == "idle"
+    explorer.wait(60)
+    assert line.values("status") == ["idle", "running", "done"]
+
+
+def test_constructing_touches_no_data_and_shows_the_trees_at_once():
+    loader = Gate(batches())
+    explorer, _ = make(loader)
+    assert loader.iterations == 0
+    assert explorer._trees["model1"]["name"] == ["", "0", "1", "2", "3"]
+    assert explorer.layers1 == ["0", "1", "2", "3"]
+    assert explorer.result is None
+    assert explorer.progress.batches == 0
+
+
+def test_it_starts_when_it_is_shown_and_only_then():
+    explorer, _ = make()
+    data, _ = explorer._repr_mimebundle_()
+    assert (
+        data["text/plain"] == "CKAExplorer(Sequential A x Sequential B, 4 x 4 layers)"
+    )
+    assert "image/png" not in data
+    until(lambda: explorer.status == "done")
+    epoch = explorer._axes["epoch"]
+    explorer._repr_mimebundle_()
+    explorer.wait(60)
+    assert explorer._axes["epoch"] == epoch, "showing it again does not start again"
+
+
+def test_it_starts_in_another_widget_with_the_first_view_of_the_page():
+    explorer, line = make()
+    line.page({"kind": "ready", "page": "page-1", "views": 0})
+    line.page({"kind": "view", "palette": "viridis"})
+    until(lambda: explorer.palette == "viridis")
+    assert explorer.status == "idle"
+    line.page({"kind": "ready", "page": "page-1", "views": 1})
+    until(lambda: explorer.status == "done")
+
+
+def test_without_autostart_only_the_probe_runs_so_that_shapes_are_known():
+    explorer, line = make(autostart=False)
+    assert explorer._trees["model1"]["shape"][1] is None
+    explorer._repr_mimebundle_()
+    until(lambda: explorer._session.runs.live is None)
+    assert explorer.status == "idle"
+    assert explorer._trees["model1"]["shape"][1] == [None, 8]
+    assert line.frames == []
+    assert explorer.result is None
+    assert explorer.wait(60).batches == 6
+
+
+def test_a_loader_that_can_be_read_once_is_not_spent_on_a_probe():
+    explorer, _ = make(iter(batches()), autostart=False)
+    explorer._repr_mimebundle_()
+    assert explorer._session.runs.live is None
+    assert explorer.wait(60).batches == 6
+
+
+def test_run_blocks_where_asked_and_works_in_the_calling_thread():
+    seen = []
+
+    class Noting(nn.Module):
+        def forward(self, x):
+            seen.append(threading.current_thread())
+            return x * 2
+
+    model = nn.Sequential(nn.Linear(6, 8), Noting())
+    explorer = CKAExplorer(model, None, batches(), model1_layers="all")
+    assert explorer.run(block=True) is None
+    assert set(seen) == {threading.current_thread()}
+    assert explorer.status == "done"
+
+
+def test_the_worker_prints_nothing(capfd):
+    explorer, _ = make()
+    explorer.wait(60)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_everything_is_sent_from_a_thread_that_belongs_to_the_cell():
+    cell = contextvars.ContextVar("cell", default="none")
+    seen = []
+    cell.set("In[7]")
+    explorer, line = make()
+    publish = line.publish_msg
+
+    def noting(*args, **options):
+        seen.append(cell.get())
+        return publish(*args, **options)
+
+    line.publish_msg = noting
+    explorer.wait(60)
+    line.page({"kind": "view", "palette": "greys"})
+    until(lambda: explorer.palette == "greys")
+    assert set(seen) == {"In[7]"}
+
+
+def test_the_default_device_of_the_caller_holds_in_the_worker():
+    seen = []
+
+    class Noting(nn.Module):
+        def forward(self, x):
+            seen.append(torch.get_default_device())
+            return x
+
+    model = nn.Sequential(nn.Linear(6, 8), Noting())
+    data = batches()
+    with torch.device("meta"):
+        explorer = CKAExplorer(model, None, data, model1_layers=["0"])
+        explorer.run()
+    with contextlib.suppress(Exception):  # There are no numbers on that device.
+        explorer.wait(60)
+    assert {device.type for device in seen} == {"meta"}
+
+
+# Pause, resume, stop
+
+
+def test_pause_holds_with_all_in_traits_and_resume_goes_on():
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    line.page({"kind": "command", "name": "pause"})
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+    held = explorer._snapshot["header"]
+    assert held["batch"] == explorer.progress.batches
+    assert held["final"] is False
+    result = explorer.result
+    assert explorer._matrix == floats(result.matrix).tobytes()
+    loader.let(10)
+    assert not explorer._session.runs.live.wait(0.3)
+    assert explorer.progress.batches == held["batch"]
+    line.page({"kind": "command", "name": "resume"})
+    assert explorer.wait(60).batches == 6
+    assert line.values("status") == ["idle", "running", "paused", "running", "done"]
+
+
+def test_stop_keeps_the_result_so_far():
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    line.page({"kind": "command", "name": "stop"})
+    loader.let(1)
+    result = explorer.wait(60)
+    assert explorer.status == "stopped"
+    assert 3 <= result.batches <= 4
+    assert line.frames[-1].content["final"] is True
+    assert line.frames[-1].arrays()[0].tobytes() == floats(result.matrix).tobytes()
+
+
+def test_a_paused_run_can_be_stopped():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.pause()
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+    explorer.stop()
+    assert explorer.wait(60).batches == explorer.progress.batches
+    assert explorer.status == "stopped"
+
+
+def test_the_partial_result_can_be_read_during_a_run():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    assert explorer.result is None
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    threading.Timer(0.05, loader.let, [10]).start()
+    assert isinstance(explorer.result, CKAResult)
+    explorer.wait(60)
+
+
+def test_a_second_run_starts_again_from_zero():
+    explorer, line = make()
+    first = explorer.wait(60)
+    explorer.run()
+    second = explorer.wait(60)
+    assert torch.equal(first.matrix, second.matrix)
+    assert second.batches == 6
+    assert [axes["epoch"] for axes in line.values("_axes") if axes][-1] == 2
+
+
+def test_what_the_page_asks_after_the_end_runs_again():
+    explorer, line = make()
+    explorer.wait(60)
+    line.page({"kind": "command", "name": "run"})
+    until(lambda: explorer._axes["epoch"] == 2 and explorer.status == "done")
+
+
+# Errors, interrupts
+
+
+class Failing(nn.Module):
+    def __init__(self, at):
+        super().__init__()
+        self.calls, self.at = 0, at
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls >= self.at:
+            raise ArithmeticError("the third wheel came off")
+        return x
+
+
+def test_an_error_of_the_worker_is_shown_in_words_and_raised_by_wait():
+    model = nn.Sequential(nn.Linear(6, 8), Failing(at=6))
+    explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
+    explorer.run()
+    with pytest.raises(ArithmeticError, match="third wheel"):
+        explorer.wait(60)
+    assert explorer.status == "error"
+    assert explorer._message == {"kind": "error", "text": "the third wheel came off"}
+    assert 0 < explorer.result.batches < 6, "what was done until then is kept"
+    assert explorer.comm.values("status")[-1] == "error"
+
+
+def test_an_error_of_a_blocking_run_is_raised_by_it():
+    model = nn.Sequential(nn.Linear(6, 8), Failing(at=1))
+    explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
+    with pytest.raises(ArithmeticError, match="third wheel"):
+        explorer.run(block=True)
+    assert explorer.status == "error"
+    assert explorer.result is None
+
+
+def test_an_interrupt_of_wait_stops_the_run_and_keeps_the_result():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+
+    def interrupt():
+        signal.raise_signal(signal.SIGINT)
+        loader.let(1)
+
+    timer = threading.Timer(0.2, interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        explorer.wait(60)
+    timer.join()
+    assert explorer.status == "stopped"
+    assert explorer.result.batches in (3, 4)
+    loader.let(10)
+    explorer.run()
+    assert explorer.wait(60).batches == 6, "it stays usable"
+
+
+def test_an_interrupt_of_a_blocking_run_is_raised_and_keeps_the_result():
+    class Interrupting(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            if self.calls == 6:
+                raise KeyboardInterrupt
+            return x
+
+    model = nn.Sequential(nn.Linear(6, 8), Interrupting())
+    explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
+    with pytest.raises(KeyboardInterrupt):
+        explorer.run(block=True)
+    assert explorer.status == "stopped"
+    assert explorer.result.batches > 0
+
+
+def test_wait_says_where_the_run_is_when_time_is_up():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    with pytest.raises(
+        TimeoutError, match=r"within 0.1 s, and it is running at batch 0"
+    ):
+        explorer.wait(0.1)
+    loader.let(10)
+    assert explorer.wait(60).batches == 6
+
+
+def test_unknown_options_are_refused_with_the_allowed_ones():
+    with pytest.raises(
+        TypeError, match=r"'layers1'.*takes autostart and .*model1_layers"
+    ):
+        make(layers1=["0"])
+    with pytest.raises(TypeError, match="Did you mean 'max_batches'"):
+        make(max_batch=3)
+
+
+def test_unknown_layers_are_refused_with_the_nearest():
+    explorer, _ = make(model1_layers=None)
+    with pytest.raises(traitlets.TraitError, match="names 'headd'"):
+        explorer.layers1 = ["headd"]
+    explorer.wait(60)
+    with pytest.raises(traitlets.TraitError, match="none of the 4 layers"):
+        explorer.layers1 = ["headd"]
+    with pytest.raises(traitlets.TraitError, match="`focus` names 'x'"):
+        explorer.focus = ("0", "x")
+    with pytest.raises(traitlets.TraitError, match="lower first, got"):
+        explorer.color_range = [1, 0]
+    with pytest.raises(traitlets.TraitError, match="one of \\['cka'"):
+        explorer.metric = "rank"
+    with pytest.raises(traitlets.TraitError, match="read-only"):
+        explorer.status = "done"
+
+
+def test_what_a_page_asks_wrongly_is_answered_in_words():
+    explorer, line = make()
+    line.page({"kind": "layers", "layers1": ["nowhere"]})
+    until(lambda: explorer._message["kind"] == "error")
+    assert "'nowhere'" in explorer._message["text"]
+    for nonsense in (
+        "text",
+        None,
+        {"kind": "ack"},
+        {"kind": 3},
+        {"kind": "tolerance", "value": "x"},
+    ):
+        line.page(nonsense)
+    assert explorer.wait(60).batches == 6
+
+
+# Choices, both ways
+
+
+def test_layers_and_focus_go_both_ways():
+    explorer, line = make()
+    explorer.wait(60)
+    explorer.focus = ("0", "2")
+    assert line.values("focus")[-1] == ("0", "2")
+    line.page({"kind": "focus", "focus": ["1", "3"]})
+    until(lambda: explorer.focus == ("1", "3"))
+    line.page({"kind": "layers", "layers1": ["0", "2"]})
+    until(lambda: explorer.layers1 == ["0", "2"])
+    explorer.layers2 = "leaves"
+    assert line.values("layers2")[-1] == explorer.layers2
+
+
+def test_whatever_chooses_layers_can_be_assigned():
+    explorer, _ = make()
+    explorer.layers1 = ["?"]
+    assert explorer.layers1 == ["0", "1", "2", "3"]
+    explorer.layers1 = nn.Linear
+    assert explorer.layers1 == ["0", "2"]
+    explorer.layers2 = re.compile("[01]")
+    result = explorer.wait(60)
+    assert result.layers1 == ("0", "2")
+    assert result.layers2 == ("0", "1")
+
+
+def test_other_layers_during_a_run_begin_a_new_epoch():
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    line.page({"kind": "layers", "layers1": ["0", "2"]})
+    until(lambda: explorer.layers1 == ["0", "2"])
+    loader.let(20)
+    result = explorer.wait(60)
+    assert result.layers1 == ("0", "2")
+    assert result.batches == 6
+    assert loader.iterations == 2
+    last = line.frames[-1].content
+    assert last["epoch"] == 2
+    assert (last["rows"], last["cols"]) == (2, 4)
+    assert line.values("status") == ["idle", "running", "done"]
+
+
+def test_layers_chosen_in_a_pause_are_computed_when_it_ends():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader, model1_layers=["0", "1"])
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.pause()
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+    explorer.layers1 = ["0"]
+    assert not explorer._session.runs.stale, "part of what is computed"
+    explorer.layers1 = ["0", "3"]
+    loader.let(20)
+    explorer.resume()
+    result = explorer.wait(60)
+    assert result.layers1 == ("0", "3")
+    assert loader.iterations == 2
+
+
+def test_layers_chosen_after_the_end_compute_nothing_by_themselves():
+    loader = Gate(batches(), open_=True)
+    explorer, line = make(loader)
+    explorer.wait(60)
+    count = len(line.frames)
+    explorer.layers1 = ["0"]
+    assert explorer.status == "done"
+    assert loader.iterations == 1
+    assert explorer.result.layers1 == ("0", "1", "2", "3")
+    assert len(line.frames) == count
+    explorer.run()
+    assert explorer.wait(60).layers1 == ("0",)
+
+
+def test_the_code_repeats_exactly_this_comparison():
+    model1, model2, loader = net(), net(), batches()
+    explorer = CKAExplorer(model1, model2, loader, model1_name="left", max_batches=4)
+    explorer.layers1 = ["0", "3"]
+    result = explorer.wait(60)
+    scope = {"CKA": CKA, "model1": model1, "model2": model2, "loader": loader}
+    again = eval(explorer.code, scope)
+    assert again.layers1 == result.layers1 == ("0", "3")
+    assert torch.equal(again.matrix, result.matrix)
+
+
+def test_a_tolerance_ends_the_run_when_all_is_stable():
+    data = batches(1, n=64)
+    explorer, line = make(data * 400)
+    explorer._handle({"kind": "tolerance", "value": 0.5})
+    result = explorer.wait(60)
+    assert explorer.status == "done"
+    assert result.batches == _session.STABLE_AFTER
+    assert "no standard error above 0.5" in explorer._message["text"]
+    assert line.frames[-1].content["batch"] == result.batches
+
+
+def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
+    monkeypatch.setattr(_session, "LONG_RUN", 0.0)
+    explorer, _ = make()
+    explorer._repr_mimebundle_()
+    until(lambda: explorer.status == "paused")
+    assert explorer._message["kind"] == "note"
+    assert "The other 4 batches would take about 0 min" in explorer._message["text"]
+    assert explorer.result.batches == 2
+    assert explorer.wait(60).batches == 6, "wait() asks for it"
+
+
+def test_a_run_that_was_asked_for_never_holds(monkeypatch):
+    monkeypatch.setattr(_session, "LONG_RUN", 0.0)
+    explorer, line = make()
+    explorer.run()
+    explorer.wait(60)
+    assert "paused" not in line.values("status")
+
+
+# Pages that come and go
+
+
+def test_a_page_that_comes_in_mid_run_gets_history_and_the_latest_frame():
+    loader = Gate(batches(6))
+    explorer, line = make(loader, acknowledges=False)
+    explorer.run()
+    loader.let(4)
+    until(lambda: explorer.progress.batches == 4 and line.frames)
+    line.page({"kind": "ready", "page": "page-2", "views": 1})
+    history = until(lambda: line.custom("history"))[-1]
+    again = until(lambda: line.frames[1:])[-1]
+    assert history.content["batches"][0] == 1
+    count = len(history.content["batches"])
+    assert len(history.buffers[0]) == 4 * 16 * count
+    assert again.content["epoch"] == 1
+    loader.let(20)
+    explorer.wait(60)
+
+
+def test_a_page_that_comes_after_the_end_has_everything_in_traits():
+    explorer, _ = make()
+    result = explorer.wait(60)
+    state = explorer.get_state()
+    header, batches_kept = state["_snapshot"]["header"], state["_snapshot"]["history"]
+    assert header["final"] is True
+    assert state["_matrix"] == floats(result.matrix).tobytes()
+    assert len(state["_history"]) == 64 * len(batches_kept["batches"])
+    assert state["_history"].endswith(state["_matrix"])
+    assert state["_axes"]["epoch"] == header["epoch"]
+    assert json.dumps([state[name] for name in ("_trees", "_figure", "_snapshot")])
+
+
+def test_two_explorers_share_one_model_that_carries_bokehjs(comms):
+    first, _ = make()
+    second, _ = make()
+    assert first._runtime is second._runtime
+    assert isinstance(first._runtime, BokehRuntime)
+    reference = f"IPY_MODEL_{first._runtime.model_id}"
+    assert first.get_state("_runtime") == {"_runtime": reference}
+    carriers = [c for c in comms if c.values("gz")]
+    assert len(carriers) == 1
+    assert first._key != second._key
+
+
+def test_no_comm_remembers_which_shell_has_sent_last():
+    explorer, line = make()
+    assert "_reply_subshell_id" not in vars(line), "after opening"
+    explorer.palette = "greys"
+    assert "_reply_subshell_id" not in vars(line), "after a trait"
+    explorer.wait(60)
+    assert "_reply_subshell_id" not in vars(line), "after a run"
+
+
+def test_closing_stops_the_run_and_leaves_no_comm_open(comms):
+    make()[0].close()
+    shared = [c for c in comms if not c._closed]
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.close()
+    loader.let(1)
+    worker = explorer._session.runs._worker
+    assert worker.wait(60)
+    assert worker.outcome == "stopped"
+    assert explorer.result.batches >= 3
+    assert [c for c in comms if not c._closed] == shared
+
+
+def test_running_a_cell_again_closes_what_it_had_made(monkeypatch):
+    execution = _cell.Execution("cell-1", "first")
+    monkeypatch.setattr(_cell, "current_execution", lambda: execution)
+    monkeypatch.setattr(_cell, "_made", {})
+
+    class Thing:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    supersede = _SUPERSEDE
+    one, two, three, other = Thing(), Thing(), Thing(), Thing()
+    supersede(one)
+    supersede(two)
+    assert not one.closed, "two explorers of one execution live side by side"
+    execution = _cell.Execution("cell-2", "second")
+    supersede(other)
+    execution = _cell.Execution("cell-1", "third")
+    supersede(three)
+    assert one.closed
+    assert two.closed
+    assert not other.closed
+    assert not three.closed
+
+
+_SUPERSEDE = _cell.supersede
+
+
+# What stays behind
+
+
+def test_models_are_freed_after_a_run_although_the_explorer_lives():
+    model1, model2 = net(), net()
+    explorer = CKAExplorer(model1, model2, batches())
+    explorer.wait(60)
+    alive = weakref.ref(model1)
+    explorer.run()
+    explorer.wait(60)
+    del model1
+    gc.collect()
+    assert alive() is None
+    with pytest.raises(RuntimeError, match="model1 \\(Sequential\\) to exist still"):
+        explorer.run()
+    assert explorer.result.batches == 6
+    assert explorer.layers1
+    assert explorer.status == "done"
+
+
+def test_models_that_nobody_else_holds_are_kept_for_another_run():
+    explorer, _ = make()
+    explorer.wait(60)
+    gc.collect()
+    explorer.run()
+    assert explorer.wait(60).batches == 6
+
+
+def test_the_model_is_left_without_hooks_after_every_exit():
+    model = net()
+    explorer = CKAExplorer(model, None, batches())
+    explorer.wait(60)
+    explorer.run()
+    explorer.stop()
+    explorer.wait(60)
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+# A result without models
+
+
+def test_a_saved_result_is_shown_without_models(tmp_path):
+    explorer, _ = make()
+    result = explorer.wait(60)
+    result.save(tmp_path / "run.safetensors")
+    shown = CKAExplorer.from_result(CKAResult.load(tmp_path / "run.safetensors"))
+    assert shown.status == "done"
+    assert shown._matrix == explorer._matrix
+    assert shown.layers1 == list(result.layers1)
+    assert shown._trees["model1"]["name"][1:] == list(result.layers1)
+    assert shown.wait(1) is shown.result
+    assert torch.equal(shown.result.matrix, result.matrix)
+    shown.focus = ("0", "1")
+    shown.layers2 = ["1", "3"]
+    with pytest.raises(RuntimeError, match="got a saved result"):
+        shown.run()
+    assert shown._repr_mimebundle_()[0]["image/png"]
+
+
+def test_the_picture_of_the_map_is_small_and_has_the_colors_of_its_values():
+    explorer, _ = make()
+    explorer.wait(60)
+    data, _ = explorer._repr_mimebundle_()
+    picture = base64.b64decode(data["image/png"])
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) <= 60_000
+    assert "0x" not in data["text/plain"]
+    assert "72 examples in 6 batches" in data["text/plain"]
+
+
+# One file
+
+
+def scripts_of(page):
+    pattern = r'<script type="[^"]+" id="(\w+)">(.*?)</script>'
+    return dict(re.findall(pattern, page, re.DOTALL))
+
+
+def test_the_saved_page_holds_everything_and_hostile_names_are_text(tmp_path):
+    torch.manual_seed(0)
+    explorer = CKAExplorer(
+        wire_examples.SmallNet(), wire_examples.OddNet(), [torch.randn(8, 3, 8, 8)],
+        model1_name=wire_examples.HOSTILE[1],
+    )  # fmt: skip
+    explorer.wait(60)
+    path = tmp_path / "map.html"
+    explorer.save_html(path)
+    page = path.read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert len(page) < 2_000_000
+    state = json.loads(scripts_of(page)["state"])
+    assert wire_examples.HOSTILE[1] in state["_trees"]["model2"]["name"]
+    matrix = np.frombuffer(base64.b64decode(state["_matrix"]["base64,"]), "<f4")
+    assert matrix.tobytes() == floats(explorer.result.matrix).tobytes()
+    module = base64.b64decode(scripts_of(page)["module"]).decode()
+    assert module == str(explorer._esm)
+    assert base64.b64decode(scripts_of(page)["bokehjs"])[:2] == b"\x1f\x8b"
+    assert re.findall(r"<[^>]*(?:src|href)=", page) == []
+
+
+def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.pause()
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+    explorer.save_html(tmp_path / "map.html")
+    page = (tmp_path / "map.html").read_text(encoding="utf-8")
+    state = json.loads(scripts_of(page)["state"])
+    assert state["status"] == "stopped"
+    assert state["_snapshot"]["header"]["batch"] == explorer.progress.batches
+    loader.let(20)
+    explorer.resume()
+    explorer.wait(60)
+
+
+def test_loaders_are_described_without_addresses():
+    data = torch.utils.data.TensorDataset(torch.zeros(10, 2))
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+    text = _comparison.describe_loader(loader)
+    assert text == "TensorDataset, 3 batches, batch size 4"
+    assert _comparison.describe_loader(x for x in ()) == "generator"
