@@ -7,14 +7,14 @@ tensor afterwards, such as an in-place ReLU or ``out += identity``, cannot chang
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from . import hsic
+from ._grams import GramBuffer, Grams
 from ._layers import Layer, LayerTree, Output
 
 if TYPE_CHECKING:
@@ -28,32 +28,6 @@ PROBE_EXAMPLES = (3, 2)
 
 Features = Callable[[Tensor], Tensor]
 """From activations (n, ...) of one layer to its features (n, ...)."""
-
-
-@dataclass(slots=True)
-class Grams:
-    """What one forward pass of one model gave.
-
-    Attributes:
-        z: Packed U-centered Gram matrices, ``(u, m)``; equal tensors share one.
-        scales: Scale of each row of ``z``, ``(u,)``.
-        traces: Trace of each centered Gram matrix, ``(u,)``.
-        index: Row of ``z`` for each layer; -1 where there is none.
-        problems: Why there is none, by layer.
-    """
-
-    z: Tensor
-    scales: Tensor
-    traces: Tensor
-    index: list[int]
-    problems: dict[int, str]
-
-    def subset(self, rows: Sequence[int]) -> "Grams":
-        """The Gram matrices of some layers, in another order."""
-        known = self.problems
-        problems = {i: known[row] for i, row in enumerate(rows) if row in known}
-        index = [self.index[row] for row in rows]
-        return Grams(self.z, self.scales, self.traces, index, problems)
 
 
 class Capture:
@@ -75,7 +49,7 @@ class Capture:
             self._rows.setdefault(layer.module, []).append((row, layer))
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
-        self._buffer = torch.empty(0)
+        self._buffer = GramBuffer(len(layers))
         self._clear(0)
 
     def __enter__(self) -> Self:
@@ -87,12 +61,13 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._buffer = torch.empty(0)
+        self._buffer.release()
         self._clear(0)
 
     def begin(self, examples: int) -> None:
         """Expect the forward pass of one batch, in this thread."""
         self._clear(examples)
+        self._buffer.begin(examples)
         self._thread = threading.get_ident()
 
     def finish(self) -> Grams:
@@ -101,14 +76,7 @@ class Capture:
         for row, layer in enumerate(self._layers):
             if self._index[row] < 0:
                 self._problems.setdefault(row, _missing(layer))
-        count = len(self._scales)
-        grams = Grams(
-            self._buffer[:count],
-            torch.stack(self._scales) if count else torch.empty(0),
-            torch.stack(self._traces) if count else torch.empty(0),
-            self._index,
-            self._problems,
-        )
+        grams = Grams(*self._buffer.finish(), self._index, self._problems)
         self._clear(0)
         return grams
 
@@ -117,8 +85,6 @@ class Capture:
         self._calls: dict[nn.Module, int] = {}
         self._index = [-1] * len(self._layers)
         self._problems: dict[int, str] = {}
-        self._scales: list[Tensor] = []
-        self._traces: list[Tensor] = []
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, Features, int]] = {}
 
     def _on_output(self, module: nn.Module, _: Any, output: Any) -> None:
@@ -144,8 +110,8 @@ class Capture:
                 text = f"output of shape {shape} for {self._examples} examples"
                 self._problems[row] = text
                 return
-            with torch.autocast(found.device.type, enabled=False):
-                gram = self._store(hsic.packed_gram(features(rows).flatten(1)))
+            with _full_precision(found.device.type):
+                gram = self._buffer.add(as_rows(features(rows)), row)
             version = found._version  # noqa: SLF001 the only sign of an in-place change
             self._seen[id(found)] = weakref.ref(found), version, features, gram
         self._index[row] = gram
@@ -160,18 +126,6 @@ class Capture:
         if entry is None or entry[0]() is not found or entry[2] is not features:
             return None
         return entry[3] if entry[1] == found._version else None  # noqa: SLF001 as above
-
-    def _store(self, packed: hsic.PackedGram) -> int:
-        """Keep a packed Gram matrix on the device of the batch's first one."""
-        index = len(self._scales)
-        size = (len(self._layers), len(packed.z))
-        if index == 0 and not _fits(self._buffer, size, packed.z):
-            self._buffer = packed.z.new_empty(size)
-        device = self._buffer.device
-        self._buffer[index].copy_(packed.z, non_blocking=True)
-        self._scales.append(packed.scale.to(device, non_blocking=True))
-        self._traces.append(packed.trace.to(device, non_blocking=True))
-        return index
 
 
 class _Hook:
@@ -242,12 +196,29 @@ def tensor_of(output: Any) -> Tensor | str:
     return tensor if tensor is not None else (reasons or ["empty output"])[0]
 
 
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """No autocast: a Gram matrix in half precision has lost what counts."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
 def batch_first(activations: Tensor, output: Output) -> Tensor:
     """Activations as (n, ...), whatever their batch axis."""
     rows = activations.movedim(output.axis, 0) if output.axis else activations
     if output.groups > 1 and len(rows) % output.groups == 0:
         rows = rows.reshape(-1, output.groups, *rows.shape[1:])
     return rows.unsqueeze(1) if rows.ndim == 1 else rows
+
+
+def as_rows(features: Tensor) -> Tensor:
+    """Features as (n, p), in memory order where that saves a copy.
+
+    A Gram matrix does not depend on the order of the columns.
+    """
+    if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+        features = features.permute(0, 2, 3, 1)
+    return features.flatten(1)
 
 
 @dataclass(slots=True)
@@ -354,8 +325,3 @@ def _missing(layer: Layer) -> str:
     if layer.call == 0:
         return "not called"
     return f"called fewer than {layer.call + 1} times"
-
-
-def _fits(buffer: Tensor, size: tuple[int, int], like: Tensor) -> bool:
-    same = buffer.dtype == like.dtype and buffer.device == like.device
-    return same and buffer.shape == size

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import hsic, metrics
-from ._capture import Capture, Grams, probe
+from ._capture import Capture, probe
+from ._grams import Grams
 from ._guard import OwnRandom, eager, evaluating, placed
 from ._inputs import Call, Caller, Forward
 from ._layers import Choices, Layer, LayerTree

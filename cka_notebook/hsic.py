@@ -7,7 +7,7 @@ Letters are those of the papers, here and in every module above:
     L1, L2    layers of model 1, of model 2  U      a U-centered Gram matrix [4]
 
 The engine never forms an HSIC of one pair. It packs each U-centered Gram matrix into
-one row of n * n / 2 numbers (`packed_gram`), so that the HSIC of *all* pairs of layers
+one row of n * n / 2 numbers (`pack_grams`), so that the HSIC of *all* pairs of layers
 is one matrix product (`pair_products`).
 
 References:
@@ -24,36 +24,37 @@ from torch import Tensor
 
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf", "cosine"]
+Shift = Literal["mean", "row", "none"]
 KERNELS = get_args(Kernel)
 ESTIMATORS = get_args(Estimator)
 
 MIN_EXAMPLES = 4
 """HSIC_1 divides by n (n - 3)."""
 
-CHUNK_BYTES = 2 << 20
-"""Features are centered in pieces of this size, which stay in a core's cache."""
-
-PAIR_BLOCK = 8192
-"""Columns of the packed Gram matrices that are multiplied in float64 at a time."""
+PAIR_BLOCK = 4096
+"""Columns that one float32 product sums up; the sums of blocks are float64."""
 
 CONSTANT = (8 * torch.finfo(torch.float32).eps) ** 2
 """Below this share of the second moment, a variance is the rounding of a constant."""
 
 
-class PackedGram(NamedTuple):
-    """The U-centered Gram matrix of one layer, ready for a dot product.
+class PackedGrams(NamedTuple):
+    """The U-centered Gram matrices of some layers, ready for dot products.
 
     Attributes:
-        z: Shape ``(m,)`` with m = n * n / 2 for even n; ``<U(K), U(L)>`` is
+        z: Shape ``(g, m)`` with m = n * n / 2 for even n; ``<U(K), U(L)>`` is
             ``2 * z1 @ z2 * scale1 * scale2``.
-        scale: Scalar by which ``z`` was divided, so that no square over- or underflows.
-        trace: Scalar, trace of the centered Gram matrix; not finite if an activation
-            was not, 0 if the layer is constant.
+        scale: Shape ``(g,)``: what ``z`` was divided by, so that no square overflows.
+        trace: Shape ``(g,)``, of the centered Gram matrices; not finite if an
+            activation was not, 0 if the layer is constant.
+        offset: Shape ``(g,)``: squared distance of the shift from the mean, in
+            variances.
     """
 
     z: Tensor
     scale: Tensor
     trace: Tensor
+    offset: Tensor
 
 
 def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Tensor:
@@ -84,7 +85,7 @@ def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Ten
     _check_option("kernel", kernel, KERNELS)
     rows = _as_rows(x)
     if kernel == "linear":
-        return centered_gram(rows)[0]
+        return _linear_gram(rows)
     return _cosine_gram(rows) if kernel == "cosine" else _rbf_gram(rows, threshold)
 
 
@@ -188,52 +189,70 @@ def u_center(K: Tensor) -> Tensor:
     return U
 
 
-def centered_gram(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear Gram matrix after subtracting the batch mean, and the squared means.
+def lower_gram(rows: Tensor, out: Tensor, scratch: Tensor, shift: Shift) -> Tensor:
+    """Linear Gram matrix of shifted features, its lower triangle only.
 
-    The features pass through one small buffer in pieces, so neither a centered nor an
-    up-cast copy of a large feature map ever exists.
+    Any shift of the features gives the same U-centered matrix; one near their mean
+    keeps float32 from cancelling. Shifted features pass through one small buffer, so no
+    centered or up-cast copy of a large feature map ever exists.
 
     Args:
-        rows: Shape ``(n, p)``, any real dtype.
+        rows: Shape ``(n, p)``, any real dtype. Not modified.
+        out: Shape ``(n, n)``; its lower triangle is overwritten, what is above it is
+            left undefined.
+        scratch: Shape ``(n, c)``, of the dtype of ``out``.
+        shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
+            good unless that one is far from all others; or ``"none"``.
 
     Returns:
-        ``K`` of shape ``(n, n)`` and the scalar ``n * sum(mean ** 2)``.
+        Scalar, ``sum(shift ** 2)``.
     """
-    n, p = rows.shape
-    dtype = working_dtype(rows.dtype)
-    K = torch.zeros(n, n, dtype=dtype, device=rows.device)
-    moment = torch.zeros((), dtype=dtype, device=rows.device)
-    # On a GPU a launch costs more than memory traffic: whole layer at once, to 512 MB.
-    limit = CHUNK_BYTES if rows.device.type == "cpu" else CHUNK_BYTES << 8
-    step = max(256, limit // (n * dtype.itemsize))
+    p = rows.shape[1]
+    if shift == "none" and rows.dtype == out.dtype:
+        _lower_product(rows, out, first=True)
+        return out.new_zeros(())
+    step = scratch.shape[1]
+    moments = []
     for start in range(0, p, step):
-        part = rows[:, start : start + step].to(dtype)
-        mean = part.mean(0)
-        part = part - mean
-        K.addmm_(part, part.T)
-        moment += mean @ mean
-    return K, moment * n
+        part = rows if p <= step else rows[:, start : start + step]
+        point = part.mean(0, dtype=out.dtype) if shift == "mean" else part[0]
+        point = point.to(out.dtype)
+        moments.append(torch.dot(point, point))
+        part = _shifted(part, point, scratch[:, : part.shape[1]])
+        _lower_product(part, out, first=start == 0)
+    return moments[0] if len(moments) == 1 else torch.stack(moments).sum()
 
 
-def packed_gram(rows: Tensor) -> PackedGram:
-    """The U-centered linear Gram matrix of one layer as one row of numbers.
+def pack_grams(K: Tensor, moments: Tensor, out: Tensor) -> PackedGrams:
+    """U-center Gram matrices and pack each into one row.
+
+    With halves a and b of the examples, the block U_ba is kept whole, and the strict
+    triangles of U_aa and U_bb share one square. An odd n gets a row of zeros.
 
     Args:
-        rows: Activations, shape ``(n, p)`` with n >= 4, any real dtype. Not modified.
+        K: Shape ``(g, n, n)``, of which the lower triangle counts. Overwritten.
+        moments: Shape ``(g,)``, what `lower_gram` returned of each.
+        out: Shape ``(g, packed_length(n))``, which becomes ``z``.
 
     Returns:
-        See `PackedGram`.
+        See `PackedGrams`.
     """
-    K, moment = centered_gram(rows)
-    diagonal = K.diagonal().clone()
-    trace = diagonal.sum()
+    n = K.shape[-1]
+    diagonal = K.diagonal(dim1=-2, dim2=-1).clone()
+    K.tril_(-1)
+    rows = K.sum(-1) + K.sum(-2)
+    total = rows.sum(-1)
+    excess = (diagonal.sum(-1) + total) / n
+    trace = diagonal.sum(-1) - excess
     # A constant layer leaves only rounding errors behind, which are not a variance.
-    varies = ~(trace <= CONSTANT * (trace + moment))
-    top = diagonal.amax() * varies
-    scale = torch.where(top > 0, top, torch.ones_like(top))
-    U = u_center(K).mul_(varies / scale)
-    return PackedGram(_pack(U), scale, trace * varies)
+    varies = ~(trace <= CONSTANT * (diagonal.sum(-1) + n * moments))
+    top = diagonal.amax(-1) * varies
+    scale = torch.where(top > 0, top, 1.0)
+    # Off the diagonal, U is K less this number of the row and that of the column.
+    a = rows / (n - 2) - (total / (2 * (n - 1) * (n - 2))).unsqueeze(-1)
+    _pack(K, a, out.view(len(K), 2, (n + 1) // 2, (n + 1) // 2))
+    out *= (varies / scale).unsqueeze(-1)
+    return PackedGrams(out, scale, trace * varies, excess / trace)
 
 
 def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
@@ -249,16 +268,19 @@ def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
     total = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=z1.device)
     for start in range(0, z1.shape[1], PAIR_BLOCK):
         block = slice(start, start + PAIR_BLOCK)
-        total.addmm_(z1[:, block].double(), z2[:, block].double().T)
+        if z1.device.type == "cuda":  # whose float32 products may be TF32
+            total.addmm_(z1[:, block].double(), z2[:, block].double().T)
+        else:
+            total += z1[:, block] @ z2[:, block].T
     return total.mul_(2)
 
 
 def self_products(z: Tensor) -> Tensor:
     """Squared norms ``<U(K_i), U(K_i)>`` of packed Gram matrices, ``(L,)`` float64."""
-    total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-    for start in range(0, z.shape[1], PAIR_BLOCK):
-        total += z[:, start : start + PAIR_BLOCK].double().square().sum(1)
-    return total.mul_(2)
+    starts = range(0, z.shape[1], PAIR_BLOCK)
+    parts = [z[:, start : start + PAIR_BLOCK] for start in starts]
+    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts])
+    return norms.double().square().sum(0).mul_(2)
 
 
 def packed_length(n: int) -> int:
@@ -282,19 +304,45 @@ def check_examples(n: int) -> None:
         raise ValueError(msg)
 
 
-def _pack(U: Tensor) -> Tensor:
-    """Lower triangle of a symmetric zero-diagonal matrix as one row.
-
-    With halves a and b, the block U_ba is kept whole, and the strict triangles of U_aa
-    and U_bb share one square. An odd n gets a row of zeros first.
-    """
-    n = U.shape[0]
+def _pack(K: Tensor, a: Tensor, out: Tensor) -> None:
+    """Pack ``K_ij - a_i - a_j``; `K` is lower triangular, `out` (g, 2, half, half)."""
+    n = K.shape[-1]
     half = (n + 1) // 2
-    out = U.new_zeros(2, half, half)
-    out[0, : n - half] = U[half:, :half]
-    out[1] = U[:half, :half].tril(-1)
-    out[1, : n - half, : n - half] += U[half:, half:].triu(1)
-    return out.flatten()
+    rest = n - half
+    if rest < half:
+        out[:, 0, rest:] = 0
+    left, right = a[:, :half], a[:, half:]
+    torch.sub(K[:, half:, :half], right.unsqueeze(-1), out=out[:, 0, :rest])
+    out[:, 0, :rest] -= left.unsqueeze(-2)
+    square = out[:, 1]
+    torch.sub(K[:, :half, :half], left.unsqueeze(-1), out=square)
+    square -= left.unsqueeze(-2)
+    square.tril_(-1)
+    corner = K[:, half:, half:].mT - right.unsqueeze(-1)
+    corner -= right.unsqueeze(-2)
+    square[:, :rest, :rest] += corner.triu_(1)
+
+
+def _lower_product(part: Tensor, out: Tensor, *, first: bool) -> None:
+    """Add ``part @ part.T`` to the lower triangle of ``out``, or begin it.
+
+    Column blocks save nearly half the work of the whole product, but small products run
+    below full speed.
+    """
+    n, p = part.shape
+    if not part.is_cpu or n <= 48 or (n < 256 and p < 2048):
+        out.addmm_(part, part.T, beta=0 if first else 1)
+        return
+    block = 32 if p >= 2048 else 64
+    for top in range(0, n, block):
+        below, here = part[top:], part[top : top + block]
+        out[top:, top : top + block].addmm_(below, here.T, beta=0 if first else 1)
+
+
+def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
+    if part.dtype == out.dtype:
+        return torch.sub(part, point, out=out)
+    return out.copy_(part).sub_(point)
 
 
 def _as_rows(x: Tensor) -> Tensor:
@@ -309,13 +357,21 @@ def _double_center(K: Tensor) -> Tensor:
     return K - K.mean(0, keepdim=True) - K.mean(1, keepdim=True) + K.mean()
 
 
+def _linear_gram(rows: Tensor) -> Tensor:
+    dtype = working_dtype(rows.dtype)
+    out = rows.new_empty((len(rows), len(rows)), dtype=dtype)
+    scratch = rows.new_empty(rows.shape, dtype=dtype)
+    lower_gram(rows, out, scratch, "mean")
+    return out.tril() + out.tril(-1).T
+
+
 def _cosine_gram(rows: Tensor) -> Tensor:
     rows = torch.nn.functional.normalize(rows.to(working_dtype(rows.dtype)), dim=1)
     return rows @ rows.T
 
 
 def _rbf_gram(rows: Tensor, threshold: float) -> Tensor:
-    K = centered_gram(rows)[0]
+    K = _linear_gram(rows)
     norms = K.diagonal()
     distances = (norms[:, None] + norms[None, :] - 2 * K).clamp_min_(0)
     # numpy's median, the mean of the two middle values, as in the published notebook
