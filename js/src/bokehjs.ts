@@ -6,6 +6,7 @@ import { type Session, wordsOf } from "./session.ts";
 /** The part of BokehJS that is used; `charts.ts` knows the rest of it. */
 export interface Bokeh {
   readonly version: string;
+  set_log_level?(level: string): void;
   readonly embed: {
     embed_items(
       docs: Record<string, unknown>,
@@ -73,8 +74,11 @@ async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
   ];
   const url = URL.createObjectURL(new Blob(wrapped, { type: "text/javascript" }));
   try {
-    const module = (await import(url)) as { default: Bokeh };
-    return module.default;
+    const { default: bokeh } = (await import(/* @vite-ignore */ url)) as {
+      default: Bokeh;
+    };
+    bokeh.set_log_level?.("warn");
+    return bokeh;
   } catch (error) {
     throw new Error(`BokehJS could not be started. ${wordsOf(error)}`);
   } finally {

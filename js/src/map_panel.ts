@@ -272,6 +272,7 @@ export class MapPanel {
     });
     this.stage.style.setProperty("--left", `${geometry.left}px`);
     this.stage.style.setProperty("--aside", `${geometry.aside}px`);
+    this.stage.style.setProperty("--frame-height", `${geometry.height}px`);
     charts.setGeometry(geometry);
   }
 

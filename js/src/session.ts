@@ -62,6 +62,10 @@ const READY_AFTER_MS = 300;
 export const UNDO_STEPS = 20;
 export const MAX_PINS = 8;
 
+const NO_ANSWER =
+  "No answer from the kernel. It may be busy or gone: run the cell again to compute. " +
+  "What is shown stays usable.";
+
 type Layers = readonly [readonly string[], readonly string[]];
 
 export class Session {
@@ -411,13 +415,13 @@ export class Session {
 
   private answered(): void {
     clearTimeout(this.answerTimer);
+    if (this.message.text !== NO_ANSWER) return;
+    this.message = messageOf(this.model);
+    this.tell("message");
   }
 
   private noAnswer(): void {
-    this.fail(
-      "No answer from the kernel. It may be busy or gone: run the cell again to compute. " +
-        "What is shown stays usable.",
-    );
+    this.fail(NO_ANSWER);
   }
 
   private checkProtocol(): void {

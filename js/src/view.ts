@@ -138,15 +138,19 @@ function followSize(root: HTMLElement, panel: MapPanel): () => void {
     );
     panel.resize(panel.element.clientWidth);
   };
-  const sizes = new ResizeObserver(measure);
+  let frame = 0;
+  const soon = () => {
+    cancelAnimationFrame(frame);
+    frame = requestAnimationFrame(measure);
+  };
+  const sizes = new ResizeObserver(soon);
   sizes.observe(root);
   sizes.observe(panel.element);
-  const sight = new IntersectionObserver((entries) => {
-    if (entries.some((entry) => entry.isIntersecting)) measure();
-  });
+  const sight = new IntersectionObserver(soon);
   sight.observe(root);
   measure();
   return () => {
+    cancelAnimationFrame(frame);
     sizes.disconnect();
     sight.disconnect();
   };

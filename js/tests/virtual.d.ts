@@ -8,3 +8,5 @@ declare module "virtual:bokehjs" {
   const gzip: string;
   export default gzip;
 }
+
+declare module "*.css";

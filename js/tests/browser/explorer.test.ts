@@ -1,0 +1,389 @@
+import { afterEach, expect, test } from "vitest";
+import { vitColumns } from "../fake.ts";
+import {
+  cellCenter,
+  click,
+  colorAt,
+  deep,
+  deepestAt,
+  feed,
+  makeModel,
+  type Page,
+  pause,
+  point,
+  secondView,
+  show,
+  until,
+} from "./page.ts";
+
+const open: Page[] = [];
+
+async function ready(state: Record<string, unknown> = {}): Promise<Page> {
+  const page = show(makeModel(state));
+  open.push(page);
+  await drawn(page);
+  return page;
+}
+
+function drawn(page: Page, element = page.element): Promise<void> {
+  const waiting = () => element.querySelector<HTMLElement>(".cka-waiting")?.hidden;
+  return until(waiting, "the map is not drawn");
+}
+
+const text = (page: Page, selector: string) =>
+  page.element.querySelector(selector)?.textContent ?? "";
+const acks = (page: Page) => page.model.sentOf("ack");
+
+async function live(page: Page, frames = 5): Promise<void> {
+  for (let seq = 1; seq <= frames; seq++) feed(page, { seq, batch: 8 * seq });
+  await until(
+    () => acks(page).at(-1)?.seq === frames,
+    "the last frame is acknowledged",
+  );
+  await pause(150);
+}
+
+afterEach(() => {
+  for (const page of open.splice(0)) page.close();
+  document.body.removeAttribute("data-jp-theme-light");
+});
+
+test("frames become colors, row 0 at the top, bright for similar", async () => {
+  const page = await ready();
+  feed(page, {
+    seq: 1,
+    edit: (matrix) => {
+      matrix.fill(0.5);
+      matrix[0] = 1;
+      matrix[10 * 15] = 0;
+      matrix[14] = -0.1;
+    },
+  });
+  await until(() => acks(page).length === 1, "ack");
+  await until(() => colorAt(page, 0, 0)[0] === 251, "the first cell is painted");
+  expect(colorAt(page, 0, 0).slice(0, 3)).toEqual([251, 252, 191]);
+  expect(colorAt(page, 10, 0).slice(0, 3)).toEqual([0, 0, 3]);
+  expect(colorAt(page, 0, 14).slice(0, 3)).toEqual([42, 157, 143]);
+  expect(text(page, ".cka-progress-line")).toContain(
+    "1/157 batches \u00b7 128 examples",
+  );
+});
+
+test("undefined cells are hatched and say why when pointed at", async () => {
+  const page = await ready();
+  const axes = page.model.state._axes as Record<string, unknown>;
+  const layers1 = axes.layers1 as string[];
+  page.model.put({
+    _axes: { ...axes, undefined1: { [layers1[3] as string]: "constant" } },
+  });
+  feed(page, { seq: 1, edit: (matrix) => matrix.fill(Number.NaN, 45, 60) });
+  await until(() => acks(page).length === 1, "ack");
+  await pause(200);
+  point(page, 3, 4);
+  await until(() => text(page, ".cka-read-facts").includes("constant"), "the reason");
+  expect(text(page, ".cka-read-facts")).toContain("Undefined. layer2.0: constant");
+  expect(page.element.querySelector(".cka-key:not([hidden])")?.textContent).toBe(
+    "undefined",
+  );
+});
+
+test("pointing reads both layers, the value, its error and its ranks", async () => {
+  const page = await ready();
+  await live(page);
+  point(page, 2, 3);
+  await until(() => text(page, ".cka-read-names").includes("layer1.1"), "the readout");
+  expect(text(page, ".cka-read-names")).toMatch(
+    /^layer1\.1×blocks\.20\.\d{4} ±\u202f0\.\d{4}$/,
+  );
+  expect(text(page, ".cka-read-facts")).toMatch(
+    /^BasicBlock 64×56×56 × Block 197×768 · \d+\w\w of 15 in row · \d+\w\w of 11 in column · 40 batches/,
+  );
+});
+
+test("a click focuses a cell: one message, trends, best matches, convergence", async () => {
+  const page = await ready();
+  await live(page);
+  click(page, 5, 7);
+  await until(() => page.model.sentOf("focus").length > 0, "focus message");
+  expect(page.model.sentOf("focus")).toEqual([
+    { kind: "focus", focus: ["layer3.0", "blocks.6"] },
+  ]);
+  expect(text(page, ".cka-row-caption")).toBe("layer3.0 of ResNet-18 against ViT-B/16");
+  expect(text(page, ".cka-column-caption")).toContain("blocks.6 of ViT-B/16");
+  expect(text(page, ".cka-focus-value")).toMatch(/^0\.\d{3}$/);
+  expect(text(page, ".cka-sentences")).toMatch(
+    /^Best match of layer3\.0 is blocks\.\d+ \(/,
+  );
+  expect(page.element.querySelector(".cka-away")).toBeNull();
+});
+
+test("Shift-click pins a series and the pin can be let go", async () => {
+  const page = await ready();
+  await live(page);
+  click(page, 2, 2, { shiftKey: true });
+  await until(() => text(page, ".cka-pins") !== "", "a pin");
+  expect(text(page, ".cka-pins")).toContain("layer1.1 \u00d7 blocks.1");
+  expect(page.model.sentOf("focus")).toHaveLength(0);
+  page.element.querySelector<HTMLElement>(".cka-pin button")?.click();
+  expect(text(page, ".cka-pins")).toBe("");
+});
+
+test("Python's focus is shown, and that of a layer that is not shown is not", async () => {
+  const page = await ready();
+  await live(page);
+  page.model.put({ focus: ["fc", "head"] });
+  expect(text(page, ".cka-row-caption")).toContain("fc of ResNet-18");
+  page.model.put({ focus: ["bn1", "head"] });
+  expect(text(page, ".cka-row-caption")).toContain("Click a cell");
+});
+
+test("arrow keys move over the map, speak, and Enter focuses", async () => {
+  const page = await ready();
+  await live(page);
+  const grid = page.element.querySelector("[role=grid]") as HTMLElement;
+  grid.focus();
+  const press = (key: string) =>
+    grid.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  press("ArrowDown");
+  press("ArrowRight");
+  const said = page.element.querySelector("[aria-live=polite]")?.textContent ?? "";
+  expect(said).toMatch(/^layer1\.0 by blocks\.0, 0\.\d\d plus or minus 0\.\d{3}$/);
+  const active = grid.getAttribute("aria-activedescendant") as string;
+  const cell = document.getElementById(active);
+  expect(cell?.getAttribute("aria-colindex")).toBe("2");
+  expect(cell?.parentElement?.getAttribute("aria-rowindex")).toBe("2");
+  press("Enter");
+  expect(page.model.sentOf("focus").at(-1)?.focus).toEqual(["layer1.0", "blocks.0"]);
+  press("Escape");
+  expect(page.model.sentOf("focus").at(-1)?.focus).toBeNull();
+});
+
+test("the notebook hears none of our keys, but its own with Ctrl", async () => {
+  const page = await ready();
+  const heard: string[] = [];
+  const listen = (event: KeyboardEvent) => heard.push(event.key);
+  document.body.addEventListener("keydown", listen);
+  const grid = page.element.querySelector("[role=grid]") as HTMLElement;
+  for (const init of [{ key: "b" }, { key: "x" }, { key: "s", ctrlKey: true }]) {
+    grid.dispatchEvent(new KeyboardEvent("keydown", { ...init, bubbles: true }));
+  }
+  document.body.removeEventListener("keydown", listen);
+  expect(heard).toEqual(["s"]);
+});
+
+test("the wheel scrolls the page, and zooms only with Ctrl", async () => {
+  const page = await ready();
+  await live(page);
+  const { x, y } = cellCenter(page, 4, 4);
+  const zoomButton = page.element.querySelector<HTMLElement>(
+    "[title^='Show the whole']",
+  );
+  const wheel = (ctrlKey: boolean) => {
+    const event = new WheelEvent("wheel", {
+      ...{ clientX: x, clientY: y, deltaY: -240, bubbles: true, composed: true },
+      cancelable: true,
+      ctrlKey,
+    });
+    deepestAt(x, y).dispatchEvent(event);
+    return event.defaultPrevented;
+  };
+  expect(wheel(false)).toBe(false);
+  expect(zoomButton?.hidden).toBe(true);
+  expect(wheel(true)).toBe(true);
+  await until(() => zoomButton?.hidden === false, "the zoom button");
+  feed(page, { seq: 9 });
+  await until(() => acks(page).at(-1)?.seq === 9, "ack");
+  expect(zoomButton?.hidden).toBe(false);
+  zoomButton?.click();
+  expect(zoomButton?.hidden).toBe(true);
+});
+
+test("a theme that changes is followed without drawing anew", async () => {
+  document.body.dataset.jpThemeLight = "true";
+  const page = await ready();
+  await live(page);
+  const root = page.element.querySelector(".cka") as HTMLElement;
+  const canvas = deep(page.element.querySelector(".cka-map"), "canvas");
+  expect(root.dataset.theme).toBe("light");
+  document.body.dataset.jpThemeLight = "false";
+  await until(() => root.dataset.theme === "dark", "dark");
+  expect(deep(page.element.querySelector(".cka-map"), "canvas")).toBe(canvas);
+});
+
+test("a second view shows the same cell, and closing it leaves the first", async () => {
+  const page = await ready();
+  await live(page);
+  const second = secondView(page);
+  await drawn(page, second.element);
+  click(page, 1, 1);
+  const caption = () => second.element.querySelector(".cka-row-caption")?.textContent;
+  await until(() => caption()?.includes("layer1.0"), "the focus in the second view");
+  feed(page, { seq: 7 });
+  await until(() => acks(page).at(-1)?.seq === 7, "ack");
+  expect(acks(page).at(-1)?.views).toBe(2);
+  second.close();
+  feed(page, { seq: 8 });
+  await until(() => acks(page).at(-1)?.seq === 8, "ack");
+  expect(acks(page).at(-1)?.views).toBe(1);
+  expect(second.element.childElementCount).toBe(0);
+});
+
+test("an ended run is drawn from the traits, with no kernel", async () => {
+  const source = makeModel();
+  const { layers1, layers2 } = source.state as Record<string, string[]>;
+  const size = (layers1?.length ?? 0) * (layers2?.length ?? 0);
+  const values = new Float32Array(size).fill(0.5);
+  values[0] = 1;
+  const page = await ready({
+    status: "done",
+    focus: ["conv1", "patch_embed"],
+    _matrix: new DataView(values.buffer),
+    _stderr: new DataView(new Float32Array(size).fill(0.01).buffer),
+    _history: new DataView(values.slice().buffer),
+    _snapshot: {
+      header: {
+        ...{ kind: "frame", seq: 3, epoch: 1, batch: 157, total: 157, examples: 9984 },
+        ...{ skipped: 1, seconds: 131, rate: 0, max_stderr: 0.01, final: true },
+        rows: layers1?.length,
+        cols: layers2?.length,
+      },
+      history: { batches: [40] },
+    },
+  });
+  await pause(200);
+  expect(colorAt(page, 1, 1).slice(0, 3)).not.toEqual([0, 0, 0]);
+  expect(text(page, ".cka-focus-value")).toBe("1.000");
+  expect(text(page, ".cka-progress-line")).toBe(
+    "157/157 batches \u00b7 9\u202f984 examples \u00b7 1 skipped \u00b7 02:11 \u00b7 largest \u00b1\u202f0.010",
+  );
+  expect(text(page, ".cka-badge")).toBe("Done");
+});
+
+test("fewer layers are shown at once, missing ones are asked for in words", async () => {
+  const page = await ready({ status: "running" });
+  await live(page);
+  page.model.put({ status: "done" });
+  const boxOf = (label: string) =>
+    page.element.querySelector<HTMLElement>(`[aria-label^='${label},'] .cka-box`);
+  boxOf("layer1")?.click();
+  expect(page.model.sentOf("layers").at(-1)?.layers1).not.toContain("layer1.0");
+  const grid = page.element.querySelector("[role=grid]");
+  expect(grid?.getAttribute("aria-rowcount")).toBe("9");
+  expect(text(page, ".cka-missing")).toBe("");
+  boxOf("bn1")?.click();
+  expect(grid?.getAttribute("aria-rowcount")).toBe("9");
+  expect(text(page, ".cka-missing")).toContain("1 chosen layer is not computed yet");
+});
+
+test("transposing swaps rows and columns but not what is sent", async () => {
+  const page = await ready();
+  await live(page);
+  const button = [...page.element.querySelectorAll("button")].find(
+    (element) => element.textContent === "Transpose",
+  );
+  button?.click();
+  const grid = page.element.querySelector("[role=grid]");
+  expect(grid?.getAttribute("aria-rowcount")).toBe("15");
+  expect(grid?.getAttribute("aria-label")).toContain(
+    "15 layers of ViT-B/16 by 11 layers",
+  );
+  grid?.dispatchEvent(
+    new KeyboardEvent("keydown", { key: "ArrowDown", bubbles: true }),
+  );
+  grid?.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+  expect(page.model.sentOf("focus").at(-1)?.focus).toEqual(["conv1", "blocks.0"]);
+});
+
+test("no BokehJS anywhere is said in the cell", async () => {
+  const model = makeModel({
+    _figure: { doc: { roots: [] }, roots: {}, version: "1.2.3" },
+  });
+  const page = show(model);
+  open.push(page);
+  await until(() => model.sentOf("need_bokeh").length > 0, "the question");
+  expect(model.sentOf("need_bokeh")).toEqual([
+    { kind: "need_bokeh", version: "1.2.3" },
+  ]);
+  model.message({ kind: "bokehjs", version: "1.2.3" }, [
+    new DataView(new ArrayBuffer(8)),
+  ]);
+  await until(() => text(page, ".cka-waiting").includes("cannot be drawn"), "words");
+  expect(page.element.querySelectorAll("[role=treeitem]").length).toBeGreaterThan(10);
+});
+
+test("a page loads BokehJS once, apart from the page's own", async () => {
+  const model = makeModel();
+  delete model.widget_manager;
+  const page = show(model);
+  open.push(page);
+  await drawn(page);
+  expect(model.sentOf("need_bokeh")).toHaveLength(0);
+  expect((globalThis as { Bokeh?: unknown }).Bokeh).toBeUndefined();
+});
+
+test("a narrow cell puts the trees above the map and nothing overflows", async () => {
+  const page = await ready();
+  await live(page);
+  page.element.style.width = "420px";
+  const root = page.element.querySelector(".cka") as HTMLElement;
+  await until(() => root.classList.contains("cka-slim"), "slim");
+  await pause(300);
+  const map = page.element.querySelector(".cka-map")?.getBoundingClientRect();
+  const side = page.element.querySelector(".cka-side")?.getBoundingClientRect();
+  expect(side?.bottom ?? 0).toBeLessThan(map?.top ?? 0);
+  expect(root.scrollWidth).toBeLessThanOrEqual(root.clientWidth);
+});
+
+test("hidden and shown again, the map is still painted", async () => {
+  const page = await ready();
+  await live(page);
+  const before = colorAt(page, 2, 2);
+  page.element.style.display = "none";
+  await pause(100);
+  feed(page, { seq: 20, batch: 100 });
+  await until(() => acks(page).at(-1)?.seq === 20, "ack while hidden");
+  page.element.style.display = "";
+  await pause(400);
+  expect(colorAt(page, 2, 2)[3]).toBe(255);
+  expect(colorAt(page, 2, 2)).not.toEqual([0, 0, 0, 0]);
+  expect(before[3]).toBe(255);
+});
+
+test("60 frames a second of 200 x 200 leave the last one shown", async () => {
+  const names = Array.from({ length: 200 }, (_, k) => `encoder.layer.${k}`);
+  const page = await ready({
+    layers1: names,
+    layers2: names,
+    _axes: { epoch: 1, layers1: names, layers2: names, notes: [] },
+  });
+  for (let seq = 1; seq <= 60; seq++) {
+    feed(page, { seq });
+    await pause(5);
+  }
+  await until(() => acks(page).at(-1)?.seq === 60, "the last frame is acknowledged");
+  expect(text(page, ".cka-progress-line")).toContain("60/157 batches");
+});
+
+test("a model whose classes and names are markup shows them as text", async () => {
+  const evil = "<img src=x onerror='globalThis.broken=1'>";
+  const columns = vitColumns(3);
+  const name = columns.name.map((own) => (own === "norm" ? evil : own));
+  const layers2 = [evil, "head"];
+  const base = makeModel().state;
+  const page = await ready({
+    _trees: {
+      model1: (base._trees as { model1: unknown }).model1,
+      model2: { ...columns, name },
+    },
+    layers2,
+    _axes: { ...(base._axes as object), layers2 },
+    _message: { kind: "error", text: evil },
+  });
+  await live(page);
+  click(page, 1, 0);
+  point(page, 1, 0);
+  await until(() => text(page, ".cka-read-names").includes(evil), "the name as text");
+  expect(deep(page.element, "img")).toBeNull();
+  expect((globalThis as { broken?: number }).broken).toBeUndefined();
+  expect(text(page, ".cka-message")).toContain(evil);
+});
