@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from . import hsic
 from ._grams import GramBuffer, Grams
+from ._guard import full_float32, reduces_float32
 from ._layers import Layer, LayerTree, Output
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Capture:
             self._rows.setdefault(layer.module, []).append((row, layer))
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
+        self._precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._buffer = GramBuffer(len(layers))
         self._clear(0)
 
@@ -67,6 +70,7 @@ class Capture:
     def begin(self, examples: int) -> None:
         """Expect the forward pass of one batch, in this thread."""
         self._clear(examples)
+        self._precision = full_float32 if reduces_float32() else nullcontext
         self._buffer.begin(examples)
         self._thread = threading.get_ident()
 
@@ -79,6 +83,11 @@ class Capture:
         grams = Grams(*self._buffer.finish(), self._index, self._problems)
         self._clear(0)
         return grams
+
+    @property
+    def shifts(self) -> dict[int, hsic.Shift]:
+        """How each layer's features will be shifted; part of what a run remembers."""
+        return self._buffer.shifts
 
     def _clear(self, examples: int) -> None:
         self._examples = examples
@@ -110,7 +119,7 @@ class Capture:
                 text = f"output of shape {shape} for {self._examples} examples"
                 self._problems[row] = text
                 return
-            with _full_precision(found.device.type):
+            with self._precision(), _no_autocast(found.device.type):
                 gram = self._buffer.add(as_rows(features(rows)), row)
             version = found._version  # noqa: SLF001 the only sign of an in-place change
             self._seen[id(found)] = weakref.ref(found), version, features, gram
@@ -140,12 +149,16 @@ class _Hook:
     def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
         return no_hook
 
-    def __reduce__(self) -> str:
-        return "no_hook"
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return _unhooked, ()
 
 
 def no_hook(*_: Any) -> None:
     """What a copy of a hooked model has in place of our hook."""
+
+
+def _unhooked() -> Callable[..., None]:
+    return no_hook
 
 
 def probe(tree: LayerTree, run: Callable[[int | None], int]) -> None:
@@ -196,7 +209,7 @@ def tensor_of(output: Any) -> Tensor | str:
     return tensor if tensor is not None else (reasons or ["empty output"])[0]
 
 
-def _full_precision(device: str) -> AbstractContextManager[Any]:
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
     """No autocast: a Gram matrix in half precision has lost what counts."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)

@@ -4,7 +4,7 @@ import dcor
 import numpy as np
 import pytest
 import torch
-from reference import hsic1, minibatch_cka
+from reference import hsic1, hsic1_pairs, minibatch_cka
 
 from cka_notebook import hsic
 
@@ -344,3 +344,12 @@ def test_unknown_kernels_and_estimators_are_named_with_the_known_ones():
         hsic.gram(torch.zeros(4, 2), "poly")
     with pytest.raises(ValueError, match="`estimator` to be one of 'unbiased'"):
         hsic.hsic(torch.eye(4), torch.eye(4), "debiased")
+
+
+def test_the_reference_s_pairs_are_the_textbook_s_one_by_one():
+    layers = [pair(12, p, 2)[0] for p in (3, 5)]
+    stack = torch.stack([x @ x.T for x in layers])
+    grid = hsic1_pairs(stack, stack)
+    for i, K in enumerate(stack):
+        for j, L in enumerate(stack):
+            assert grid[i, j].item() == pytest.approx(hsic1(K, L).item(), rel=1e-9)
