@@ -35,6 +35,33 @@ class OwnRandom:
             self._mine = self._get()
             self._set(self._theirs)
 
+    def save(self) -> dict[str, torch.Tensor]:
+        """The run's own streams, as tensors."""
+        version, words, gauss = self._mine[0]
+        name, keys, position, has_gauss, cached = self._mine[1]
+        del version, name  # of the one kind that both have
+        return {
+            "python": torch.tensor(words),
+            "python_gauss": torch.tensor(
+                float("nan") if gauss is None else gauss, dtype=torch.float64
+            ),
+            "numpy": torch.from_numpy(keys.astype(np.int64)),
+            "numpy_rest": torch.tensor(
+                [position, has_gauss, cached], dtype=torch.float64
+            ),
+            **{f"torch{i}": state for i, state in enumerate(self._mine[2:])},
+        }
+
+    def load(self, saved: dict[str, torch.Tensor]) -> None:
+        """Take up streams that `save` gave."""
+        gauss = float(saved["python_gauss"])
+        python = 3, tuple(saved["python"].tolist()), None if gauss != gauss else gauss  # noqa: PLR0124 NaN
+        position, has_gauss, cached = saved["numpy_rest"].tolist()
+        keys = saved["numpy"].numpy().astype(np.uint32)
+        state = "MT19937", keys, int(position), int(has_gauss), cached
+        count = len(self._mine) - 2
+        self._mine = [python, state, *(saved[f"torch{i}"] for i in range(count))]
+
     def _get(self) -> list[Any]:
         cuda = [torch.cuda.get_rng_state(index) for index in self._cuda]
         loaders = [random.getstate(), np.random.get_state()]  # noqa: NPY002 the global one, that transforms use
@@ -59,6 +86,47 @@ def evaluating(modules: list[nn.Module]) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def reduces_float32() -> bool:
+    """Whether the user allows float32 products of fewer bits (TF32, bfloat16)."""
+    backends = _matmul_backends()
+    if not backends:
+        return torch.get_float32_matmul_precision() != "highest"
+    return not {backend.fp32_precision for backend in backends} <= {"none", "ieee"}
+
+
+def _matmul_backends() -> list[Any]:
+    """Where recent versions of torch keep the precision of products, by device."""
+    found = [
+        getattr(getattr(torch.backends, name), "matmul", None)
+        for name in ("cuda", "mkldnn")
+    ]
+    return found if all(hasattr(one, "fp32_precision") for one in found) else []
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Float32 products in float32, whatever the user allows her models."""
+    backends = _matmul_backends()
+    if not backends:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    settings = [backend.fp32_precision for backend in backends]
+    for backend, setting in zip(backends, settings, strict=True):
+        if setting not in ("none", "ieee"):
+            backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, setting in zip(backends, settings, strict=True):
+            if setting not in ("none", "ieee"):
+                backend.fp32_precision = setting
 
 
 @contextmanager
