@@ -121,8 +121,9 @@ class Capture:
                 return
             with self._precision(), _no_autocast(found.device.type):
                 gram = self._buffer.add(as_rows(features(rows)), row)
-            version = found._version  # noqa: SLF001 the only sign of an in-place change
-            self._seen[id(found)] = weakref.ref(found), version, features, gram
+            if not found.is_inference():
+                seen = weakref.ref(found), found._version, features, gram  # noqa: SLF001 the only sign of an in-place change
+                self._seen[id(found)] = seen
         self._index[row] = gram
 
     def _same_as_before(self, found: Tensor, features: Features) -> int | None:

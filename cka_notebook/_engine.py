@@ -205,6 +205,8 @@ class CKA:
 
         Closing the generator removes all hooks and restores the models.
         """
+        if loader2 is loader and paired:
+            loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
         with ExitStack() as stack:
             for model in (self.model1, self.model2):
@@ -216,7 +218,7 @@ class CKA:
             yield running
             for capture in run.captures:
                 stack.enter_context(capture)
-            while running.total is None or running.done < running.total:
+            while max_batches is None or running.done < max_batches:
                 if not run.step(running):
                     break
                 yield running
@@ -282,6 +284,7 @@ class _Run:
         cka = self.cka
         names1 = cka.tree1.choose(layers1 if layers1 is not None else cka.choices1)
         names2 = cka.tree2.choose(layers2 if layers2 is not None else cka.choices2)
+        self.pools[0].check([*names1, *names2])
         found1, found2 = cka.tree1.find(names1), cka.tree2.find(names2)
         if self.once:
             union = list({x.name: x for x in [*found1, *found2]}.values())
@@ -355,7 +358,7 @@ class _Run:
             torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
         )
         with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
-            caller(call)
+            caller(call, self.pools[side].begin)
 
     def _probe_run(self, side: int, call: Call, count: int | None) -> int:
         caller = self.callers[side]

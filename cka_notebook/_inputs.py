@@ -68,6 +68,7 @@ class Caller:
         self.device = model_device(model, label)
         self.axis = _input_axis(model)
         self._signature = _parameters(model)
+        self._names = {parameter.name for parameter in self._signature}
 
     def prepare(self, batch: Any, number: int) -> Call:
         """Arguments for this batch, moved to the model's device.
@@ -188,7 +189,7 @@ class Caller:
         return tuple(batch[:count])
 
     def _keywords(self, batch: Mapping[str, Any], number: int) -> dict[str, Any]:
-        known = {p.name for p in self._signature}
+        known = self._names
         takes_any = any(p.kind is p.VAR_KEYWORD for p in self._signature)
         kept = {
             key: value
@@ -206,7 +207,7 @@ class Caller:
     ) -> dict[str, Any]:
         """A dict of one input, whatever its key, suits a forward of one argument."""
         inputs = [k for k, v in batch.items() if k not in LABELS and has_tensor(v)]
-        if len(inputs) == 1 and len(missing) == 1:
+        if len(inputs) == 1 and len(missing) == 1 and inputs[0] not in self._names:
             return {missing.pop(): batch[inputs[0]]}
         wanted = ", ".join(repr(name) for name in sorted(missing))
         got = ", ".join(repr(key) for key in batch)

@@ -107,7 +107,8 @@ class Running:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
         self._note_problems(grams1, grams2)
-        self._sums.add(*_products(grams1, grams2, home))
+        with torch.autocast(home.type, enabled=False):
+            self._sums.add(*_products(grams1, grams2, home))
 
     def skip(self, examples: int) -> None:
         """Count a batch that is too small for the unbiased estimate."""
