@@ -1,0 +1,125 @@
+"""From an answer and the truth to a verdict, by numbers alone."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from .contenders import Answer
+from .exact import Exact, Grams
+
+TOLERANCE = 1e-3
+"""A cell of CKA that is off by more than this is wrong: maps are read to two digits."""
+
+LONGEST = 48
+"""Letters of an exception that fit into a cell of the table."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Right, wrong or crash, and by how much or why."""
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.detail})" if self.detail else self.kind
+
+
+RIGHT = Verdict("right")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of an answer, and the truths it may stand for, by call of the row."""
+
+    row: str
+    column: str
+    value: float
+    truths: dict[str, list[float]]
+
+    @property
+    def ghost(self) -> bool:
+        """A number for a layer that never ran."""
+        return not self.truths and not math.isnan(self.value)
+
+    @property
+    def invented(self) -> bool:
+        """A number where CKA is 0 / 0."""
+        truths = [x for found in self.truths.values() for x in found]
+        undefined = bool(truths) and all(math.isnan(x) for x in truths)
+        return undefined and not math.isnan(self.value)
+
+    def error(self, call: str) -> float:
+        """The distance to the nearest truth for this call of the row's module."""
+        return min((_distance(self.value, x) for x in self.truths[call]), default=0.0)
+
+
+def judge(
+    answer: Answer, exact: Exact, estimator: str, wanted: Iterable[str]
+) -> Verdict:
+    """Compare every cell with the truth for the layers it is said to be of.
+
+    Args:
+        answer: What a contender says.
+        exact: The truth.
+        estimator: ``"unbiased"`` or ``"biased"``, as the contender promises.
+        wanted: Layers that must be among the rows.
+    """
+    shape = list(answer.matrix.shape)
+    if shape != [len(answer.rows), len(answer.columns)] or 0 in shape:
+        return Verdict("wrong", f"a matrix of {' x '.join(map(str, shape))}")
+    cells = list(_cells(answer, exact, estimator))
+    for cell in cells:
+        if cell.ghost:
+            return Verdict("wrong", f"{cell.value:.2f} for a layer that never ran")
+        if cell.invented:
+            return Verdict("wrong", f"{cell.value:.2f} for 0 / 0")
+    worst, used = _closest(cells)
+    if worst > TOLERANCE:
+        return Verdict("wrong", _number(worst))
+    missing = [name for name in wanted if name not in used]
+    return Verdict("wrong", f"no row for {', '.join(missing)}") if missing else RIGHT
+
+
+def crash(error: BaseException) -> Verdict:
+    """An exception, in the few words that fit a table."""
+    text = f"{type(error).__name__}: {error}".split("\n")[0].replace("|", "/")
+    return Verdict("crash", text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+
+
+def _cells(answer: Answer, exact: Exact, estimator: str) -> Iterator[Cell]:
+    truth = getattr(exact, estimator)
+    for i, row in enumerate(answer.rows):
+        for j, column in enumerate(answer.columns):
+            calls = _calls(column, exact.grams2)
+            rows = _calls(row, exact.grams1) if calls else []
+            truths = {a: [truth(a, b) for b in calls] for a in rows}
+            yield Cell(row, column, float(answer.matrix[i, j]), truths)
+
+
+def _closest(cells: list[Cell]) -> tuple[float, set[str]]:
+    """The largest error, each row taken for the call that it is nearest to."""
+    errors: dict[str, dict[str, float]] = {}
+    for cell in cells:
+        of_row = errors.setdefault(cell.row, {})
+        for call in cell.truths:
+            of_row[call] = max(of_row.get(call, 0.0), cell.error(call))
+    found = [min(x.items(), key=lambda item: item[1]) for x in errors.values() if x]
+    return max((x for _, x in found), default=0.0), {call for call, _ in found}
+
+
+def _calls(name: str, grams: Grams) -> list[str]:
+    """A name can stand for any call of its module; for none, if it never ran."""
+    return [x for x in grams if x == name or x.startswith(f"{name}#")]
+
+
+def _distance(value: float, truth: float) -> float:
+    if math.isnan(value):
+        return 0.0 if math.isnan(truth) else math.inf
+    return abs(value - truth)
+
+
+def _number(error: float) -> str:
+    if math.isinf(error):
+        return "NaN"
+    return f"{error:.2f}" if error >= 0.01 else f"{error:.3f}"

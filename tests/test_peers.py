@@ -1,0 +1,98 @@
+"""Every row of the table "What the others get wrong" says right for ours."""
+
+import json
+
+import pytest
+import torch
+from peers import sites, table
+from peers.cases import CASES
+from peers.contenders import Answer
+from peers.exact import Exact
+from peers.verdicts import RIGHT, judge
+from peers.worker import verdict
+
+COMMITTED = json.loads(table.FILE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_ours_is_right(key):
+    assert verdict("ours", key) == RIGHT
+
+
+@pytest.fixture
+def exact():
+    """Two layers, `a` called twice, on three batches."""
+    features = torch.randn(5, 3, 16, 8, dtype=torch.float64)
+    grams = [[x @ x.T for x in batches] for batches in features]
+    return Exact(
+        {"a#0": grams[0], "a#1": grams[1], "b": grams[2]},
+        {"c": grams[3], "d": grams[4]},
+    )
+
+
+def matrix_of(exact, rows, columns):
+    return torch.tensor([[exact.unbiased(i, j) for j in columns] for i in rows])
+
+
+def test_the_truth_itself_is_right(exact):
+    rows, columns = ["a#0", "a#1", "b"], ["c", "d"]
+    answer = Answer(rows, columns, matrix_of(exact, rows, columns))
+    assert judge(answer, exact, "unbiased", rows) == RIGHT
+
+
+def test_names_that_are_not_those_of_the_rows_are_wrong(exact):
+    answer = Answer(["b", "a#1"], ["c"], matrix_of(exact, ["a#1", "b"], ["c"]))
+    assert judge(answer, exact, "unbiased", ()).kind == "wrong"
+
+
+def test_one_row_for_a_module_called_twice_misses_a_call(exact):
+    answer = Answer(["a", "b"], ["c"], matrix_of(exact, ["a#1", "b"], ["c"]))
+    assert judge(answer, exact, "unbiased", ()) == RIGHT
+    assert judge(answer, exact, "unbiased", ["a#0"]).detail == "no row for a#0"
+
+
+def test_a_number_for_a_layer_that_never_ran_is_wrong(exact):
+    answer = Answer(["ghost"], ["c"], torch.zeros(1, 1))
+    assert judge(answer, exact, "unbiased", ()).detail == (
+        "0.00 for a layer that never ran"
+    )
+
+
+def test_a_number_for_a_constant_layer_is_wrong_and_nan_is_right(exact):
+    exact.grams1["b"] = [torch.zeros(16, 16, dtype=torch.float64)] * 3
+    assert (
+        judge(Answer(["b"], ["c"], torch.zeros(1, 1)), exact, "unbiased", ()).detail
+        == "0.00 for 0 / 0"
+    )
+    nan = torch.full((1, 1), torch.nan)
+    assert judge(Answer(["b"], ["c"], nan), exact, "unbiased", ()) == RIGHT
+
+
+def test_nan_where_there_is_a_number_is_wrong(exact):
+    nan = torch.full((1, 1), torch.nan)
+    assert judge(Answer(["b"], ["c"], nan), exact, "unbiased", ()).detail == "NaN"
+
+
+def test_the_committed_table_has_every_case_and_ours_is_right_in_all():
+    assert list(COMMITTED["cases"]) == list(CASES)
+    for case in COMMITTED["cases"].values():
+        assert case["ours"] == {"kind": "right", "detail": ""}
+
+
+def test_the_committed_table_holds_all_three_peers():
+    assert set(COMMITTED["contenders"]) == {"ours", *sites.PEERS}
+
+
+def test_the_readme_shows_the_committed_table():
+    page = (sites.ROOT / "README.md").read_text(encoding="utf-8")
+    if "<!-- peers -->" not in page:
+        pytest.skip("README.md has no place for it yet")
+    assert table.markdown(COMMITTED) in page
+
+
+@pytest.mark.parametrize("peer", sites.PEERS)
+def test_a_peer_still_gets_in_place_layers_wrong(peer):
+    if not sites.installed(peer):
+        pytest.skip(f"{peer} is not installed: run `{table.COMMAND}`")
+    found = table.verdicts(peer, "inplace")["inplace"]
+    assert found["kind"] == COMMITTED["cases"]["inplace"][peer]["kind"] == "wrong"
