@@ -1,17 +1,15 @@
-"""Interactive Bokeh figures of results, and the figures that the page embeds.
+"""The figures that the page embeds, made here without data.
 
-The page's figures are made here, without data, and found again in the page by the names
-of their models; the page only replaces arrays, ranges and colors. ``charts.ts`` is the
-other half of this file.
+The page finds their models by name, and from then on replaces arrays, ranges and
+colors. ``charts.ts`` is the other half of this file.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import bokeh
-import bokeh.palettes
 import numpy as np
 from bokeh.document import Document
 from bokeh.models import (
@@ -23,7 +21,6 @@ from bokeh.models import (
     Line,
     LinearColorMapper,
     MultiLine,
-    Quad,
     Range1d,
     Rect,
     Scatter,
@@ -34,25 +31,12 @@ from bokeh.models import (
 from bokeh.models.glyphs import HArea
 from bokeh.plotting import figure
 
+from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, hatched
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bokeh.models.glyph import Glyph
-
-PALETTES: Final[dict[str, Sequence[str]]] = {
-    "magma": bokeh.palettes.Magma256,
-    "viridis": bokeh.palettes.Viridis256,
-    "cividis": bokeh.palettes.Cividis256,
-    "inferno": bokeh.palettes.Inferno256,
-    "greys": bokeh.palettes.Greys256,
-}
-"""The palettes offered, dark for 0 and bright for 1; none is a rainbow."""
-
-BELOW_ZERO: Final = "#2a9d8f"
-"""Unbiased CKA may fall below 0: those cells have a color that no palette has."""
-
-LABEL_FONT_SIZE: Final = "11px"
-"""Smaller tick labels are hard to read; see UX-H6 in the requirements."""
 
 
 def explorer_figure() -> Document:
@@ -101,14 +85,14 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         low=0,
         high=1,
         low_color=BELOW_ZERO,
-        nan_color="rgba(0, 0, 0, 0)",
+        nan_color=NOTHING,
         name="color_mapper",
     )
     image = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
     nothing = np.full((1, 1), np.nan, dtype=np.float32)
-    _add(plot, "map_source", image, image=[nothing], x=[0], y=[0], dw=[1], dh=[1])
+    add(plot, "map_source", image, image=[nothing], x=[0], y=[0], dw=[1], dh=[1])
     edges = _empty("left", "right", "top", "bottom")
-    _add(plot, "undefined_source", _hatched(), **edges)
+    add(plot, "undefined_source", hatched(), **edges)
     numbers = Text(
         text="text",
         text_color="color",
@@ -116,7 +100,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         text_baseline="middle",
         text_font_size=LABEL_FONT_SIZE,
     )
-    _add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
+    add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
     for name, glyphs in _markers().items():
         source = ColumnDataSource(_empty("x", "y"), name=name)
         for glyph in glyphs:
@@ -132,22 +116,6 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     plot.toolbar.active_drag = box
     plot.toolbar.active_scroll = wheel
     return plot
-
-
-def _hatched() -> Quad:
-    return Quad(
-        left="left",
-        right="right",
-        top="top",
-        bottom="bottom",
-        fill_alpha=0.12,
-        line_color=None,
-        hatch_pattern="/",
-        hatch_scale=8,
-        hatch_weight=1,
-        hatch_alpha=0.5,
-        name="undefined",
-    )
 
 
 def _markers() -> dict[str, tuple[Rect, ...]]:
@@ -248,10 +216,6 @@ def _blank(name: str, x_range: Range1d, y_range: Range1d, height: int) -> figure
     plot.axis.major_tick_out = 3
     plot.axis.major_label_standoff = 3
     return plot
-
-
-def _add(plot: figure, source: str, glyph: Glyph, /, **data: Any) -> None:
-    plot.add_glyph(ColumnDataSource(data, name=source), glyph)
 
 
 def _empty(*columns: str) -> dict[str, Any]:

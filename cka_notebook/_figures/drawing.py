@@ -1,0 +1,323 @@
+"""The parts of the figures of results: axes with names, maps, lines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import bokeh.palettes
+import numpy as np
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    CustomJSHover,
+    CustomJSTickFormatter,
+    HoverTool,
+    Image,
+    LinearColorMapper,
+    Range1d,
+    Text,
+    VArea,
+)
+from bokeh.models.annotations import ColorBar
+from bokeh.plotting import figure
+
+from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, hatched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bokeh.models import Axis
+    from numpy.typing import NDArray
+
+LABEL_PIXELS: Final = 14
+"""Room that one tick label takes across its text."""
+
+MAP_PIXELS: Final = 480
+"""Width of a map without its labels."""
+
+LABEL_CHARACTERS: Final = 28
+"""Longer names lose their middle; hovering shows all of them."""
+
+MARKERS: Final = ("circle", "square", "triangle", "diamond", "inverted_triangle")
+DASHES: Final = ("solid", "dashed", "dotted", "dashdot")
+"""Lines are told apart without color too."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """A matrix with the names of its rows and columns, of a result or a bare array."""
+
+    values: NDArray[np.float64]
+    stderr: NDArray[np.float64]
+    layers1: list[str]
+    layers2: list[str]
+    name1: str
+    name2: str
+    metric: str
+
+
+def limits(
+    values: NDArray[np.float64], wanted: tuple[float, float] | str
+) -> tuple[float, float]:
+    """Lowest and highest value drawn; a fitted range does not go below 0."""
+    if wanted == "fit":
+        known = np.clip(values[~np.isnan(values)], 0, None)
+        flat = known.size == 0 or known.min() == known.max()
+        return (0.0, 1.0) if flat else (float(known.min()), float(known.max()))
+    low, high = (np.nan, np.nan) if isinstance(wanted, str) else wanted
+    if not low < high:
+        msg = f"Expected a range as (low, high) or 'fit', got {wanted!r}."
+        raise ValueError(msg)
+    return low, high
+
+
+def colors(palette: str) -> list[str]:
+    if palette not in PALETTES:
+        msg = f"Expected `palette` to be one of {', '.join(PALETTES)}, got {palette!r}."
+        raise ValueError(msg)
+    return list(PALETTES[palette])
+
+
+def map_figure(shown: Map, title: str | None) -> figure:
+    rows, columns = shown.values.shape
+    square = MAP_PIXELS * rows / columns
+    height = int(min(1.4 * MAP_PIXELS, max(0.5 * MAP_PIXELS, square)))
+    plot = figure(
+        title=title or f"{shown.name1} x {shown.name2} ({shown.metric.upper()})",
+        x_range=Range1d(start=-0.5, end=columns - 0.5, bounds="auto"),
+        y_range=Range1d(start=rows - 0.5, end=-0.5, bounds="auto"),
+        frame_width=MAP_PIXELS,
+        frame_height=height,
+        tools="box_zoom,pan,reset,save",
+        toolbar_location="above",
+    )
+    plot.grid.grid_line_color = None
+    _name_axis(plot.xaxis[0], shown.layers2, shown.name2, MAP_PIXELS)
+    _name_axis(plot.yaxis[0], shown.layers1, shown.name1, height)
+    plot.xaxis[0].major_label_orientation = math.pi / 2
+    return plot
+
+
+def _name_axis(axis: Axis, layers: Sequence[str], name: str, pixels: int) -> None:
+    """Names at the cells' centers, as many as fit, also after a zoom."""
+    axis.ticker = BasicTicker(
+        desired_num_ticks=max(2, min(len(layers), pixels // LABEL_PIXELS)),
+        min_interval=1,
+        mantissas=[1, 2, 5],
+        num_minor_ticks=0,
+    )
+    prefix = _common_prefix(layers)
+    axis.axis_label = f"{name}: {prefix}\u2026" if prefix else name
+    axis.formatter = CustomJSTickFormatter(
+        args={"names": [_shortened(layer[len(prefix) :]) for layer in layers]},
+        code="return names[tick] ?? ''",
+    )
+    axis.major_label_text_font_size = LABEL_FONT_SIZE
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """The dotted beginning that all names share and that says nothing on an axis."""
+    parents = [name.split(".")[:-1] for name in names] if len(names) > 1 else []
+    prefix = ""
+    for parts in zip(*parents, strict=False):
+        if len(set(parts)) > 1:
+            break
+        prefix += f"{parts[0]}."
+    return prefix
+
+
+def _shortened(name: str) -> str:
+    """Both ends of a long name."""
+    if len(name) <= LABEL_CHARACTERS:
+        return name
+    half = LABEL_CHARACTERS // 2
+    return f"{name[:half]}\u2026{name[1 - half :]}"
+
+
+def draw_image(
+    plot: figure, shown: Map, palette: list[str], limits: tuple[float, float]
+) -> None:
+    low, high = limits
+    mapper = LinearColorMapper(
+        palette=palette,
+        low=low,
+        high=high,
+        low_color=BELOW_ZERO if low <= 0 else None,
+        nan_color=NOTHING,
+    )
+    rows, columns = shown.values.shape
+    source = ColumnDataSource(
+        {
+            "image": [shown.values.astype(np.float32)],
+            "stderr": [shown.stderr.astype(np.float32)],
+            "x": [-0.5],
+            "y": [-0.5],
+            "dw": [columns],
+            "dh": [rows],
+        },
+        name="cka_matrix",
+    )
+    image = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
+    drawn = plot.add_glyph(source, image)
+    plot.add_tools(_hover(shown, drawn))
+    plot.add_layout(ColorBar(color_mapper=mapper, width=12, padding=8), "right")
+
+
+def _hover(shown: Map, drawn: Any) -> HoverTool:
+    def named(layers: list[str]) -> CustomJSHover:
+        return CustomJSHover(
+            args={"names": layers}, code="return names[Math.round(value)] ?? ''"
+        )
+
+    return HoverTool(
+        renderers=[drawn],
+        tooltips=[
+            (shown.name1, "$y{name}"),
+            (shown.name2, "$x{name}"),
+            (shown.metric.upper(), "@image{0.0000} \u00b1 @stderr{0.0000}"),
+        ],
+        formatters={"$y": named(shown.layers1), "$x": named(shown.layers2)},
+    )
+
+
+def draw_holes(plot: figure, holes: NDArray[np.bool_]) -> None:
+    """Undefined cells, hatched; whole rows as one stretch each."""
+    left, right, top, bottom = [], [], [], []
+    for row, line in enumerate(holes):
+        edges = np.flatnonzero(np.diff(np.r_[False, line, False].astype(int)))
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            left.append(start - 0.5)
+            right.append(end - 0.5)
+            top.append(row - 0.5)
+            bottom.append(row + 0.5)
+    add(
+        plot,
+        "undefined_source",
+        hatched(),
+        left=left,
+        right=right,
+        top=top,
+        bottom=bottom,
+    )
+
+
+def draw_numbers(
+    plot: figure,
+    values: NDArray[np.float64],
+    palette: Sequence[str],
+    limits: tuple[float, float],
+) -> None:
+    rows, columns = np.nonzero(~np.isnan(values))
+    numbers = values[rows, columns]
+    text = Text(
+        text="text",
+        text_color="color",
+        text_align="center",
+        text_baseline="middle",
+        text_font_size="10px",
+    )
+    add(
+        plot,
+        "numbers",
+        text,
+        x=columns,
+        y=rows,
+        text=[f"{number:.2f}" for number in numbers],
+        color=[_ink(number, palette, limits) for number in numbers],
+    )
+
+
+def _ink(number: float, palette: Sequence[str], limits: tuple[float, float]) -> str:
+    """Black or white, whichever is read better on the color of the number."""
+    low, high = limits
+    share = min(1.0, max(0.0, (number - low) / (high - low)))
+    color = palette[round(share * (len(palette) - 1))]
+    red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return "black" if luminance > 0.18 or number < 0 else "white"
+
+
+def trend_figure(
+    shown: Map,
+    names: Sequence[str],
+    title: str | None,
+    limits: tuple[float, float],
+    *,
+    diagonal: bool,
+) -> figure:
+    what = "layer by layer" if diagonal else f"against {shown.name2}"
+    plot = figure(
+        title=title or f"{shown.name1} {what} ({shown.metric.upper()})",
+        x_range=Range1d(start=-0.5, end=len(names) - 0.5, bounds="auto"),
+        y_range=Range1d(start=limits[0], end=limits[1]),
+        frame_width=MAP_PIXELS,
+        frame_height=MAP_PIXELS // 2,
+        tools="box_zoom,pan,reset,save",
+        toolbar_location="above",
+    )
+    _name_axis(
+        plot.xaxis[0], names, shown.name1 if diagonal else shown.name2, MAP_PIXELS
+    )
+    plot.xaxis[0].major_label_orientation = math.pi / 2
+    plot.yaxis[0].axis_label = shown.metric.upper()
+    return plot
+
+
+def draw_line(
+    plot: figure,
+    label: str,
+    values: NDArray[np.float64],
+    stderr: NDArray[np.float64],
+    names: Sequence[str],
+    k: int,
+) -> None:
+    """One line, told from the others by color, dash and marker."""
+    color = bokeh.palettes.Colorblind8[k % 8]
+    error = np.nan_to_num(stderr)
+    source = ColumnDataSource(
+        {
+            "x": np.arange(len(values)),
+            "y": values,
+            "stderr": stderr,
+            "lower": values - error,
+            "upper": values + error,
+            "layer": list(names),
+        },
+        name=label,
+    )
+    band = VArea(x="x", y1="lower", y2="upper", fill_color=color, fill_alpha=0.2)
+    plot.add_glyph(source, band)
+    plot.line(
+        "x",
+        "y",
+        source=source,
+        line_color=color,
+        line_width=2,
+        line_dash=DASHES[k // 2 % len(DASHES)],
+        legend_label=label,
+        muted_alpha=0.1,
+    )
+    points = plot.scatter(
+        "x",
+        "y",
+        source=source,
+        color=color,
+        size=6,
+        marker=MARKERS[k % len(MARKERS)],
+        legend_label=label,
+        muted_alpha=0.1,
+    )
+    tips = [("layer", "@layer"), ("value", "@y{0.0000} \u00b1 @stderr{0.0000}")]
+    plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
+
+
+def link(plots: Sequence[figure]) -> None:
+    """Zooms maps of equal shape together."""
+    first: dict[tuple[Any, Any], figure] = {}
+    for plot in plots:
+        x, y = plot.x_range, plot.y_range
+        if isinstance(x, Range1d) and isinstance(y, Range1d):
+            leader = first.setdefault((x.end, y.start), plot)
+            plot.x_range, plot.y_range = leader.x_range, leader.y_range

@@ -1,0 +1,240 @@
+"""Figures of results: complete, interactive, for `bokeh.plotting.show` or `save`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bokeh.layouts import gridplot
+
+from . import drawing
+from .drawing import Map
+
+if TYPE_CHECKING:
+    from bokeh.models import GridPlot
+    from bokeh.plotting import figure
+    from numpy.typing import ArrayLike, NDArray
+
+    from cka_notebook._result import CKAResult
+
+
+def plot_cka_heatmap(
+    result: CKAResult | ArrayLike,
+    *,
+    layers1: Sequence[str] | None = None,
+    layers2: Sequence[str] | None = None,
+    title: str | None = None,
+    palette: str = "magma",
+    annot: bool = False,
+    mask_upper: bool = False,
+    color_range: tuple[float, float] | str = (0.0, 1.0),
+) -> figure:
+    """A heatmap with names, values and errors on hover.
+
+    Row 0 is at the top. Undefined cells are hatched, values below 0 have a color of
+    their own, and the colors mean the same in every figure unless `color_range` says
+    otherwise.
+
+    Args:
+        result: A `CKAResult`, or a matrix of shape ``(L1, L2)``. Not modified.
+        layers1: Of a result: the rows to show, in this order. Of a matrix: the names of
+            its rows.
+        layers2: The same of the columns.
+        title: Above the map; by default both names and the measure.
+        palette: One of `PALETTES`.
+        annot: Write the values into the cells.
+        mask_upper: Leave out what is above the diagonal, which a symmetric map repeats.
+        color_range: Values of the first and the last color, or ``"fit"``.
+
+    Raises:
+        ValueError: If a layer is not in the result, names and matrix do not fit, or
+            palette or range are none.
+
+    Example:
+        >>> plot = plot_cka_heatmap(np.eye(3), layers1=["a", "b", "c"])
+        >>> plot.title.text
+        'model1 x model2 (CKA)'
+    """
+    shown = _map_of(result, layers1, layers2)
+    hidden = np.triu(np.full(shown.values.shape, mask_upper), k=1)
+    holes = np.isnan(shown.values) & ~hidden
+    shown = replace(shown, values=np.where(hidden, np.nan, shown.values))
+    limits = drawing.limits(shown.values, color_range)
+    colors = drawing.colors(palette)
+    plot = drawing.map_figure(shown, title)
+    drawing.draw_image(plot, shown, colors, limits)
+    drawing.draw_holes(plot, holes)
+    if annot:
+        drawing.draw_numbers(plot, shown.values, colors, limits)
+    return plot
+
+
+def plot_cka_trend(
+    result: CKAResult | ArrayLike,
+    layers: Sequence[str] | None = None,
+    *,
+    along: str = "rows",
+    layers1: Sequence[str] | None = None,
+    layers2: Sequence[str] | None = None,
+    title: str | None = None,
+    value_range: tuple[float, float] | str = (0.0, 1.0),
+) -> figure:
+    """Lines with bands of one standard error: a layer against all of the other model.
+
+    Args:
+        result: A `CKAResult`, or a matrix of shape ``(L1, L2)``. Not modified.
+        layers: Layers of model 1, or with ``along="columns"`` of model 2, a line each.
+            None draws the diagonal: layer i against layer i.
+        along: ``"rows"`` or ``"columns"``.
+        layers1: As in `plot_cka_heatmap`.
+        layers2: As in `plot_cka_heatmap`.
+        title: Above the lines.
+        value_range: Ends of the axis, or ``"fit"``.
+
+    Raises:
+        ValueError: If a layer is unknown, `along` is another word, or the diagonal is
+            wanted of models with different numbers of layers.
+
+    Example:
+        >>> plot = plot_cka_trend(np.eye(3), ["1"], layers1="012", layers2="abc")
+        >>> [item.label.value for item in plot.legend[0].items]
+        ['1']
+    """
+    shown = _map_of(result, layers1, layers2)
+    if along not in {"rows", "columns"}:
+        msg = f"Expected `along` to be 'rows' or 'columns', got {along!r}."
+        raise ValueError(msg)
+    if along == "columns":
+        shown = Map(
+            *(shown.values.T, shown.stderr.T, shown.layers2, shown.layers1),
+            *(shown.name2, shown.name1, shown.metric),
+        )
+    lines = _diagonal(shown) if layers is None else _rows(shown, layers)
+    names = shown.layers1 if layers is None else shown.layers2
+    limits = drawing.limits(np.concatenate([line for _, line, _ in lines]), value_range)
+    plot = drawing.trend_figure(shown, names, title, limits, diagonal=layers is None)
+    for k, (label, values, stderr) in enumerate(lines):
+        drawing.draw_line(plot, label, values, stderr, names, k)
+    plot.legend.location = "bottom_left"
+    plot.legend.click_policy = "mute"
+    plot.legend.background_fill_alpha = 0.7
+    return plot
+
+
+def plot_cka_comparison(
+    results: Mapping[str, CKAResult | ArrayLike] | Sequence[CKAResult | ArrayLike],
+    *,
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
+    **heatmap: Any,
+) -> GridPlot:
+    """Heatmaps side by side with one meaning of color; equal shapes zoom together.
+
+    Args:
+        results: Results or matrices, or a dict of them by title.
+        titles: One for each.
+        columns: Maps in a row, at most.
+        heatmap: Options of `plot_cka_heatmap`, the same for all.
+
+    Raises:
+        ValueError: If there is nothing to compare, or titles and results do not fit.
+
+    Example:
+        >>> grid = plot_cka_comparison({"before": np.eye(3), "after": np.ones((3, 3))})
+        >>> [child[0].title.text for child in grid.children]
+        ['before', 'after']
+    """
+    if isinstance(results, Mapping):
+        titles, results = list(results), list(results.values())
+    if not results or (titles is not None and len(titles) != len(results)):
+        msg = (
+            f"Expected results and a title for each, got {len(results)} results and "
+            f"{'no' if titles is None else len(titles)} titles."
+        )
+        raise ValueError(msg)
+    plots = [
+        plot_cka_heatmap(result, title=titles[k] if titles else None, **heatmap)
+        for k, result in enumerate(results)
+    ]
+    drawing.link(plots)
+    return gridplot(list[Any](plots), ncols=columns)
+
+
+def _map_of(
+    source: CKAResult | ArrayLike,
+    layers1: Sequence[str] | None,
+    layers2: Sequence[str] | None,
+) -> Map:
+    matrix = getattr(source, "matrix", source)
+    values = _array(matrix)
+    if values.ndim != 2:
+        msg = f"Expected a matrix of shape (L1, L2), got shape {values.shape}."
+        raise ValueError(msg)
+    stderr = _array(getattr(source, "stderr", np.full(values.shape, np.nan)))
+    own1, own2 = getattr(source, "layers1", None), getattr(source, "layers2", None)
+    rows, names1 = _chosen(layers1, own1, values.shape[0], "layers1")
+    columns, names2 = _chosen(layers2, own2, values.shape[1], "layers2")
+    cells = np.ix_(rows, columns)
+    return Map(
+        values[cells],
+        stderr[cells],
+        names1,
+        names2,
+        str(getattr(source, "name1", "model1")),
+        str(getattr(source, "name2", "model2")),
+        str(getattr(source, "metric", "cka")),
+    )
+
+
+def _array(values: Any) -> NDArray[np.float64]:
+    """A tensor on any device, or anything that numpy reads, as a float64 array."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _chosen(
+    wanted: Sequence[str] | None, own: Sequence[str] | None, size: int, argument: str
+) -> tuple[list[int], list[str]]:
+    """Positions and names of the rows or columns to show."""
+    if own is None:
+        names = [str(k) for k in range(size)] if wanted is None else list(wanted)
+        if len(names) != size:
+            msg = f"Expected {size} names in `{argument}`, got {len(names)}."
+            raise ValueError(msg)
+        return list(range(size)), names
+    where = {name: k for k, name in enumerate(own)}
+    names = list(own if wanted is None else wanted)
+    if unknown := [name for name in names if name not in where]:
+        near = get_close_matches(unknown[0], list(own)) or list(own)[:3]
+        msg = (
+            f"`{argument}` names {unknown[0]!r}, which the result does not have. "
+            f"Nearest: {', '.join(map(repr, near))}."
+        )
+        raise ValueError(msg)
+    return [where[name] for name in names], names
+
+
+_Trend = tuple[str, "NDArray[np.float64]", "NDArray[np.float64]"]
+
+
+def _diagonal(shown: Map) -> list[_Trend]:
+    rows, columns = shown.values.shape
+    if rows != columns:
+        msg = (
+            f"Expected as many layers of {shown.name1} as of {shown.name2} for the "
+            f"diagonal, got {rows} and {columns}. Pass `layers` for single rows."
+        )
+        raise ValueError(msg)
+    return [("diagonal", shown.values.diagonal(), shown.stderr.diagonal())]
+
+
+def _rows(shown: Map, layers: Sequence[str]) -> list[_Trend]:
+    where, names = _chosen(layers, shown.layers1, len(shown.layers1), "layers")
+    return [
+        (name, shown.values[row], shown.stderr[row])
+        for row, name in zip(where, names, strict=True)
+    ]

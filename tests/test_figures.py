@@ -1,0 +1,270 @@
+"""The page's figures and the figures of results, without a browser."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from bokeh.core.validation import check_integrity
+from bokeh.models import (
+    ColorBar,
+    CustomJSHover,
+    CustomJSTickFormatter,
+    HoverTool,
+    LinearColorMapper,
+    Range1d,
+)
+
+from cka_notebook import (
+    CKAResult,
+    _figures,
+    plot_cka_comparison,
+    plot_cka_heatmap,
+    plot_cka_trend,
+)
+
+NAN = math.nan
+
+
+@pytest.fixture
+def result():
+    return CKAResult(
+        matrix=torch.tensor([[1.0, 0.5, NAN], [0.25, -0.125, NAN]]).double(),
+        stderr=torch.tensor([[0.0, 0.01, NAN], [0.02, 0.03, NAN]]).double(),
+        layers1=("enc.0", "enc.1"),
+        layers2=("a", "b", "c"),
+        name1="ResNet",
+        name2="ViT",
+    )
+
+
+def source_data(plot, name):
+    return plot.select_one({"name": name}).data
+
+
+# The page's figures
+
+
+@pytest.fixture
+def page():
+    return _figures.explorer_figure()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("map", "row_trend", "column_trend", "history"),
+        *("map_source", "focus_source", "hover_source", "pins_source"),
+        *("row_source", "column_source", "history_source", "undefined_source"),
+        *("columns_range", "rows_range", "value_range", "color_mapper"),
+        *("columns_ticker", "rows_ticker", "columns_axis", "rows_axis"),
+    ],
+)
+def test_the_page_finds_each_model_by_its_name(page, name):
+    assert page.get_model_by_name(name) is not None
+
+
+def test_zoom_is_shared_between_the_map_and_the_trends_beside_it(page):
+    shown = page.get_model_by_name("map")
+    assert page.get_model_by_name("row_trend").x_range is shown.x_range
+    assert page.get_model_by_name("column_trend").y_range is shown.y_range
+    assert shown.y_range.start > shown.y_range.end, "row 0 belongs at the top"
+
+
+def test_the_page_figures_are_sound_and_ask_nothing_of_the_network(page):
+    found = check_integrity(page.models)
+    assert not found.error
+    text = json.dumps(_figures.figure_json(page))
+    assert "cdn" not in text.lower()
+    assert "http" not in text
+
+
+def test_figure_json_names_its_roots_and_its_version(page):
+    figures = _figures.figure_json(page)
+    assert set(figures["roots"]) == {"map", "row_trend", "column_trend", "history"}
+    ids = {root["id"] for root in figures["doc"]["roots"]}
+    assert set(figures["roots"].values()) == ids
+    assert figures["version"] == figures["doc"]["version"]
+
+
+def test_two_pages_share_no_model():
+    first, second = _figures.explorer_figure(), _figures.explorer_figure()
+    assert not {model.id for model in first.models} & {m.id for m in second.models}
+
+
+def test_palettes_travel_whole_and_run_from_dark_to_bright(page):
+    (tag,) = page.get_model_by_name("map").tags
+    for name, colors in _figures.PALETTES.items():
+        assert tag["palettes"][name] == "".join(c.removeprefix("#") for c in colors)
+        first, last = (sum(bytes.fromhex(colors[k][1:])) for k in (0, -1))
+        assert first < last
+
+
+# Heatmaps
+
+
+def test_heatmap_draws_the_values_of_the_result_unchanged(result):
+    plot = plot_cka_heatmap(result)
+    data = source_data(plot, "cka_matrix")
+    np.testing.assert_array_equal(data["image"][0], result.matrix.numpy())
+    np.testing.assert_allclose(data["stderr"][0], result.stderr.numpy(), rtol=1e-6)
+    assert not check_integrity([plot]).error
+
+
+def test_heatmap_range_is_fixed_unless_asked_otherwise(result):
+    mapper = plot_cka_heatmap(result).select_one(LinearColorMapper)
+    assert (mapper.low, mapper.high) == (0, 1)
+    assert mapper.low_color not in {None, *mapper.palette}
+    fitted = plot_cka_heatmap(result, color_range="fit").select_one(LinearColorMapper)
+    assert (fitted.low, fitted.high) == (0, 1)
+    narrow = plot_cka_heatmap(result, layers2=["b"], color_range="fit")
+    assert narrow.select_one(LinearColorMapper).high == 0.5
+
+
+def test_heatmap_row_0_is_at_the_top_and_hover_knows_every_name(result):
+    plot = plot_cka_heatmap(result)
+    assert plot.y_range.start > plot.y_range.end
+    (hover,) = plot.select({"type": HoverTool})
+    names = {tuple(js.args["names"]) for js in plot.select({"type": CustomJSHover})}
+    assert names == {result.layers1, result.layers2}
+    assert [label for label, _ in hover.tooltips] == ["ResNet", "ViT", "CKA"]
+    assert "@stderr" in hover.tooltips[2][1]
+    assert plot.select_one(ColorBar) is not None
+
+
+def test_heatmap_labels_lose_their_shared_prefix_and_their_middle():
+    long = [f"encoder.layer.{k}.{'x' * 60}.dense" for k in range(3)]
+    plot = plot_cka_heatmap(np.eye(3), layers1=long, layers2=["a", "b", "c"])
+    formatter = plot.yaxis[0].formatter
+    assert isinstance(formatter, CustomJSTickFormatter)
+    shown = formatter.args["names"]
+    assert all(len(name) == 28 and "\u2026" in name for name in shown)
+    assert [name[0] for name in shown] == ["0", "1", "2"]
+    assert plot.yaxis[0].axis_label == "model1: encoder.layer.\u2026"
+
+
+def test_undefined_cells_are_hatched_in_one_stretch_per_row(result):
+    data = source_data(plot_cka_heatmap(result), "undefined_source")
+    assert data == {
+        "left": [1.5, 1.5],
+        "right": [2.5, 2.5],
+        "top": [-0.5, 0.5],
+        "bottom": [0.5, 1.5],
+    }
+
+
+def test_masked_cells_are_neither_drawn_nor_hatched():
+    matrix = np.full((3, 3), 0.5)
+    matrix[0, 2] = NAN
+    plot = plot_cka_heatmap(matrix, mask_upper=True, annot=True)
+    image = source_data(plot, "cka_matrix")["image"][0]
+    assert np.isnan(image[np.triu_indices(3, 1)]).all()
+    assert len(source_data(plot, "numbers")["text"]) == 6
+    assert source_data(plot, "undefined_source")["left"] == []
+
+
+def test_numbers_are_read_on_every_color(result):
+    data = source_data(plot_cka_heatmap(result, annot=True), "numbers")
+    assert data["text"] == ["1.00", "0.50", "0.25", "-0.12"]
+    assert data["color"] == ["black", "white", "white", "black"]
+
+
+def test_layers_of_a_result_are_picked_in_the_order_asked_for(result):
+    plot = plot_cka_heatmap(result, layers1=["enc.1"], layers2=["b", "a"])
+    image = source_data(plot, "cka_matrix")["image"][0]
+    np.testing.assert_array_equal(image, [[-0.125, 0.25]])
+
+
+def test_a_bare_tensor_that_requires_grad_is_drawn():
+    plot = plot_cka_heatmap(torch.eye(2, requires_grad=True))
+    assert source_data(plot, "cka_matrix")["image"][0].tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers1": ["enc.2"]}, r"`layers1` names 'enc\.2', .*'enc\.1'"),
+        ({"palette": "jet"}, "Expected `palette` to be one of magma, .* got 'jet'"),
+        ({"color_range": (1, 0)}, r"Expected a range .* got \(1, 0\)"),
+        ({"color_range": "auto"}, "Expected a range .* got 'auto'"),
+    ],
+)
+def test_wrong_options_of_a_heatmap_are_named(result, options, message):
+    with pytest.raises(ValueError, match=message):
+        plot_cka_heatmap(result, **options)
+
+
+def test_matrices_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="Expected 3 names in `layers2`, got 1"):
+        plot_cka_heatmap(np.eye(3), layers2=["a"])
+    with pytest.raises(ValueError, match=r"Expected a matrix .* got shape \(3,\)"):
+        plot_cka_heatmap(np.ones(3))
+
+
+# Trends
+
+
+def test_a_row_is_a_line_with_a_band_of_one_standard_error(result):
+    plot = plot_cka_trend(result, ["enc.0"])
+    data = source_data(plot, "enc.0")
+    np.testing.assert_array_equal(data["y"], [1, 0.5, NAN])
+    np.testing.assert_allclose(data["upper"] - data["lower"], [0, 0.02, NAN])
+    assert data["layer"] == ["a", "b", "c"]
+
+
+def test_a_column_runs_over_the_layers_of_model_1(result):
+    plot = plot_cka_trend(result, ["b", "a"], along="columns")
+    np.testing.assert_array_equal(source_data(plot, "b")["y"], [0.5, -0.125])
+    assert [item.label.value for item in plot.legend[0].items] == ["b", "a"]
+
+
+def test_lines_differ_in_more_than_color():
+    names = [str(k) for k in range(6)]
+    plot = plot_cka_trend(np.eye(6), names)
+    looks = {
+        (str(line.glyph.line_dash), scatter.glyph.marker)
+        for line, scatter in zip(
+            plot.renderers[1::3], plot.renderers[2::3], strict=True
+        )
+    }
+    assert len(looks) == 6
+
+
+def test_without_layers_the_diagonal_is_drawn_if_there_is_one(result):
+    plot = plot_cka_trend(torch.eye(3))
+    assert source_data(plot, "diagonal")["y"].tolist() == [1, 1, 1]
+    with pytest.raises(
+        ValueError, match=r"as many layers of ResNet as of ViT.*2 and 3"
+    ):
+        plot_cka_trend(result)
+    with pytest.raises(ValueError, match="Expected `along` to be 'rows' or 'columns'"):
+        plot_cka_trend(result, ["a"], along="diagonal")
+
+
+# Comparisons
+
+
+def test_maps_side_by_side_share_colors_and_those_of_one_shape_the_zoom(result):
+    grid = plot_cka_comparison([result, result, torch.eye(2)], columns=2)
+    first, second, third = (child[0] for child in grid.children)
+    assert first.x_range is second.x_range
+    assert isinstance(third.x_range, Range1d)
+    assert third.x_range is not first.x_range
+    mappers = [plot.select_one(LinearColorMapper) for plot in (first, second, third)]
+    assert {(mapper.low, mapper.high) for mapper in mappers} == {(0, 1)}
+
+
+def test_comparison_takes_titles_from_a_dict_or_a_list(result):
+    named = plot_cka_comparison({"before": result, "after": result})
+    listed = plot_cka_comparison([result, result], titles=["before", "after"])
+    for grid in (named, listed):
+        titles = [child[0].title.text for child in grid.children]
+        assert titles == ["before", "after"]
+
+
+def test_comparison_of_nothing_or_with_missing_titles_is_refused(result):
+    with pytest.raises(ValueError, match="got 0 results and no titles"):
+        plot_cka_comparison([])
+    with pytest.raises(ValueError, match="got 1 results and 2 titles"):
+        plot_cka_comparison([result], titles=["a", "b"])
