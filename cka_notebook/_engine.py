@@ -16,11 +16,15 @@ from tqdm.auto import tqdm
 
 from . import hsic, metrics
 from ._capture import Capture, probe
+from ._checkpoint import Checkpoint, digest, digest_tensors
+from ._distributed import is_distributed, merge_ranks
+from ._files import PathLike
 from ._grams import Grams
 from ._guard import OwnRandom, eager, evaluating, placed
 from ._inputs import Call, Caller, Forward
 from ._layers import Choices, Layer, LayerTree
 from ._loaders import batches, check_loaders, empty_loader, length, loader_facts
+from ._nested import tensors
 from ._pool import Pool, Pooling
 from ._result import CKAResult
 from ._running import Running
@@ -133,6 +137,8 @@ class CKA:
         callback: Callback | None = None,
         progress: bool = True,
         max_batches: int | None = None,
+        stop_when_stable: float | None = None,
+        checkpoint: PathLike | None = None,
     ) -> CKAResult:
         """Run both models over the loader, once, and compare their layers.
 
@@ -151,6 +157,14 @@ class CKA:
                 Raising StopIteration ends the run and keeps the result so far.
             progress: Whether to show a progress bar.
             max_batches: Stop after so many batches.
+            stop_when_stable: Stop when the largest standard error is below this, but
+                not before eight batches.
+            checkpoint: File for the running sums, written every 30 seconds and at the
+                end. A later call with the same models, layers and batches goes on from
+                there. One file a process under `torch.distributed`.
+
+        Under an initialised `torch.distributed` process group each rank runs its own
+        loader, and every rank returns the result of all of them.
 
         Returns:
             The result, also kept as ``result``; there it is found after an exception or
@@ -161,7 +175,14 @@ class CKA:
                 examples, or pairs that do not match.
             TypeError: If a batch holds no tensor.
         """
-        steps = self._steps(loader, loader2, paired=paired, max_batches=max_batches)
+        steps = self._steps(
+            loader,
+            loader2,
+            paired=paired,
+            max_batches=max_batches,
+            stop_when_stable=stop_when_stable,
+            checkpoint=checkpoint,
+        )
         with closing(steps):
             running = next(steps)
             bar = tqdm(total=running.total, disable=not progress, unit="batch")
@@ -176,9 +197,13 @@ class CKA:
                 bar.close()
                 if running.batches:
                     self.result = running.result()
+        if is_distributed():
+            merge_ranks(running)
+        running.finish()
+        self.result = running.result()
         for note in running.notes:
             warnings.warn(note, stacklevel=2)
-        return running.result()
+        return self.result
 
     def export(self) -> dict[str, Any]:
         """The last result as a plain dict; see `CKAResult.export`.
@@ -198,6 +223,8 @@ class CKA:
         *,
         paired: bool = True,
         max_batches: int | None = None,
+        stop_when_stable: float | None = None,
+        checkpoint: PathLike | None = None,
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
     ) -> Generator["Running", None, None]:
@@ -208,21 +235,29 @@ class CKA:
         if loader2 is loader and paired:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
+        _check_tolerance(stop_when_stable)
         with ExitStack() as stack:
             for model in (self.model1, self.model2):
                 stack.enter_context(placed(model, self.device))
-            run = _Run(self, loader, loader2, paired)
+            run = _Run(self, loader, loader2, paired, checkpoint)
+            stack.callback(run.close)
             run.probe()
             running = run.choose(layers1, layers2, max_batches)
-            stack.callback(run.close)
             yield running
             for capture in run.captures:
                 stack.enter_context(capture)
+            run.resume(running)
+            stack.callback(run.keep, running, now=True)
             while max_batches is None or running.done < max_batches:
                 if not run.step(running):
                     break
+                run.keep(running)
                 yield running
-            running.finish()
+                if stop_when_stable and running.is_stable(stop_when_stable):
+                    running.notes.append(_stopped_early(running, stop_when_stable))
+                    break
+            if not is_distributed():  # or else all ranks together have to have some
+                running.finish()
 
 
 class _Run:
@@ -234,6 +269,7 @@ class _Run:
         loader: Iterable[Any],
         loader2: Iterable[Any] | None,
         paired: bool,
+        checkpoint: PathLike | None,
     ) -> None:
         self.cka = cka
         self.loaders = loader, loader2
@@ -254,6 +290,10 @@ class _Run:
         self.modules = [list(caller.model.modules()) for caller in self.callers]
         self.pools = [Pooling(cka.pool), Pooling(cka.pool)]
         self.captures: list[Capture] = []
+        self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
+        self.settings: dict[str, Any] = {}
+        if self.checkpoint is not None:
+            self.checkpoint.begin(self.random)
         with self.random:
             self.batches = batches(loader, loader2, paired)
         self.sides: tuple[list[int], list[int]] = ([], [])
@@ -266,6 +306,8 @@ class _Run:
             raise empty_loader("loader")
         self.batches = chain([first], self.batches)
         calls = self._calls(first, 1)
+        if self.checkpoint is not None:
+            self.settings["first batch"] = digest_tensors(tensors(first))
         trees = (self.cka.tree1, self.cka.tree2)
         for side, (tree, call) in enumerate(zip(trees, calls, strict=False)):
             probe(tree, partial(self._probe_run, side, call))
@@ -306,6 +348,41 @@ class _Run:
         running.describe = self._provenance
         running.notes += self._notes()
         return running
+
+    def resume(self, running: Running) -> None:
+        """Go on from the checkpoint, if there is one, past the batches it holds."""
+        if self.checkpoint is None:
+            return
+        cka = self.cka
+        self.settings |= {
+            "layers1": list(running.layers1),
+            "layers2": list(running.layers2),
+            "metric": cka.metric,
+            "pool": self.pools[0].describe(),
+            "model1": digest(cka.model1),
+            "model2": digest(cka.model2),
+            "loader": [loader_facts(x) for x in self.loaders if x is not None],
+        }
+        if not self.checkpoint.found:
+            return
+        memory = self.checkpoint.resume(running, self.random, self.settings)
+        for capture, shifts in zip(self.captures, memory["shifts"], strict=True):
+            capture.shifts.update({int(row): how for row, how in shifts.items()})
+        after = self.random.save()
+        with self.random:
+            for _ in range(running.done):
+                next(self.batches, None)
+        self.random.load(after)
+
+    def keep(self, running: Running, *, now: bool = False) -> None:
+        """Write the checkpoint, if there is one and it is time."""
+        if self.checkpoint is not None and self.settings:
+            shifts = [
+                {str(row): how for row, how in capture.shifts.items()}
+                for capture in self.captures
+            ]
+            memory = {"shifts": shifts}
+            self.checkpoint.save(running, self.random, self.settings, memory, now=now)
 
     def step(self, running: Running) -> bool:
         """Take one batch through both models; False when the loader has ended."""
@@ -357,8 +434,16 @@ class _Run:
         autocast = (
             torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
         )
-        with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
-            caller(call, self.pools[side].begin)
+        try:
+            with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
+                caller(call, self.pools[side].begin)
+        except torch.OutOfMemoryError as error:
+            msg = (
+                f"Out of memory in {caller.label} with {call.examples} examples. Lower "
+                "batch_size, choose fewer layers, or pass autocast=torch.bfloat16; "
+                "batch sizes from 64 up give nearly the same precision."
+            )
+            raise RuntimeError(msg) from error
 
     def _probe_run(self, side: int, call: Call, count: int | None) -> int:
         caller = self.callers[side]
@@ -401,6 +486,22 @@ class _Run:
             "loader2": loader_facts(loader2) if loader2 is not None else None,
             "paired": self.paired,
         }
+
+
+def _check_tolerance(stop_when_stable: float | None) -> None:
+    if stop_when_stable is not None and not stop_when_stable > 0:
+        msg = (
+            "Expected `stop_when_stable` to be a standard error above 0, got "
+            f"{stop_when_stable!r}."
+        )
+        raise ValueError(msg)
+
+
+def _stopped_early(running: Running, tolerance: float) -> str:
+    return (
+        f"Stopped after {running.done} batches: the largest standard error is below "
+        f"{tolerance:g}."
+    )
 
 
 def _check_model(model: object, argument: str) -> None:

@@ -66,7 +66,7 @@ class GramBuffer:
     On a CPU, shifting the features costs time, so each layer's first batch is shifted
     by its first example, and what is seen of it decides how the next one is: not at all
     where float32 does not need it (the loss is about 5e-7 kappa / n, with kappa the
-    largest entry of the Gram matrix in root mean squares of the U-centered one), by the
+    mean diagonal of the Gram matrix in root mean squares of the U-centered one), by the
     exact mean where the first example lies far off.
 
     Args:
@@ -96,8 +96,12 @@ class GramBuffer:
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(self._examples, *key, self._capacity)
-        start: hsic.Shift = "row" if rows.device.type == "cpu" else "mean"
-        group.add(rows, index, layer, self._shifts.get(layer, start))
+        shift = self._shifts.get(layer)
+        try:
+            group.add(rows, index, layer, shift)
+        except torch.OutOfMemoryError:
+            group.shrink()
+            group.add(rows, index, layer, shift)
         if group.full:
             self._flush(group)
         return index
@@ -120,6 +124,11 @@ class GramBuffer:
             columns = [column[order.argsort().to(z.device)] for column in columns]
         self._clear()
         return z, columns[0], columns[1], columns[2]
+
+    @property
+    def shifts(self) -> dict[int, hsic.Shift]:
+        """How each layer's features will be shifted, by row."""
+        return self._shifts
 
     def release(self) -> None:
         """Give the memory back."""
@@ -149,34 +158,27 @@ class GramBuffer:
         norms = hsic.self_products(packed.z)
         self._packed.append((indices, (packed.scale, packed.trace, norms)))
         if group.on_cpu:
-            self._decide(layers, packed, moments, norms)
+            unshifted = packed.trace * (1 + packed.offset)
+            raw = torch.where(
+                group.raw[: len(layers)] > 0, group.raw[: len(layers)], unshifted
+            )
+            self._decide(layers, raw, packed, norms)
 
     def _decide(
-        self,
-        layers: list[int],
-        packed: hsic.PackedGrams,
-        moments: Tensor,
-        norms: Tensor,
+        self, layers: list[int], raw: Tensor, packed: hsic.PackedGrams, norms: Tensor
     ) -> None:
         """How to shift these layers' features from the next batch on."""
         n = self._examples
-        kappa = n / norms.sqrt()
-        unshifted = kappa * (1 + (moments / packed.scale).sqrt()).square()
-        rows = zip(
-            layers,
-            kappa.tolist(),
-            unshifted.tolist(),
-            packed.offset.tolist(),
-            strict=True,
-        )
-        for layer, now, without, offset in rows:
-            shift = self._shifts.get(layer, "row")
-            if shift == "none" and not now < 2 * n:
-                self._shifts[layer] = "row"
-            elif shift == "row" and offset > OUTLYING:
-                self._shifts[layer] = "mean"
-            elif shift == "row" and without < n:
+        kappa = raw / (packed.scale * norms.sqrt())
+        offsets = packed.offset.tolist()
+        for layer, k, offset in zip(layers, kappa.tolist(), offsets, strict=True):
+            shift = self._shifts.get(layer)
+            if shift is None and k < n:
                 self._shifts[layer] = "none"
+            elif shift in (None, "row"):
+                self._shifts[layer] = "mean" if offset > OUTLYING else "row"
+            elif shift == "none" and not k < 2 * n:
+                self._shifts[layer] = "row"
 
 
 class _Group:
@@ -195,6 +197,7 @@ class _Group:
         size = self._size
         self._K = torch.empty(size, examples, examples, dtype=dtype, device=device)
         self._moments = self._K.new_zeros(size)
+        self.raw = self._K.new_zeros(size)
         self._scratch = self._K.new_empty(examples, 0)
         self.indices: list[int] = []
         self.layers: list[int] = []
@@ -204,22 +207,43 @@ class _Group:
         """Whether the next one needs room."""
         return len(self.indices) == self._size
 
-    def add(self, rows: Tensor, index: int, layer: int, shift: hsic.Shift) -> None:
-        """Take the Gram matrix of these activations."""
+    def add(
+        self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
+    ) -> None:
+        """Take the Gram matrix of these activations; None has not been decided yet."""
+        if not self.on_cpu:
+            shift = "mean"
         place = len(self.indices)
         width = min(rows.shape[1], self._step)
         if self._scratch.shape[1] < width + PADDING and shift != "none":
             self._scratch = self._scratch.new_empty(len(rows), width + PADDING)
         scratch = self._scratch[:, :width]
-        self._moments[place] = hsic.lower_gram(rows, self._K[place], scratch, shift)
+        self.raw[place] = _second_moment(rows) if shift is None else 0
+        self._moments[place] = hsic.lower_gram(
+            rows, self._K[place], scratch, shift or "row"
+        )
         self.indices.append(index)
         self.layers.append(layer)
+
+    def shrink(self) -> None:
+        """Work in pieces half as large, after running out of memory."""
+        self._step = max(256, self._step // 2)
+        self._scratch = self._scratch.new_empty(self._scratch.shape[0], 0)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def take(self) -> tuple[Tensor, Tensor]:
         """What has gathered: Gram matrices and what `lower_gram` returned of each."""
         count = len(self.indices)
         self.indices, self.layers = [], []
         return self._K[:count], self._moments[:count]
+
+
+def _second_moment(rows: Tensor) -> Tensor:
+    """Trace of the Gram matrix of features as they are."""
+    dtype = hsic.working_dtype(rows.dtype)
+    norm: Tensor = torch.linalg.vector_norm(rows, dtype=dtype)
+    return norm.square()
 
 
 def _fits(buffer: Tensor, size: tuple[int, int], like: Tensor) -> bool:

@@ -1,17 +1,12 @@
 """A CKA matrix that knows its axes, its uncertainty and where it came from."""
 
-import json
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from . import _files
 from .metrics import MinibatchCKA
 
 if TYPE_CHECKING:
@@ -184,39 +179,26 @@ class CKAResult:
             sums=sums,
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: _files.PathLike) -> None:
         """Write one safetensors file, from which `load` gives the same bits back.
 
         The file appears whole or not at all.
         """
         tensors = {"matrix": self.matrix, "stderr": self.stderr}
         if self.sums is not None:
-            sums = self.sums.to("cpu").tensors()
+            sums = self.sums.tensors()
             tensors |= {f"sums.{name}": value for name, value in sums.items()}
-        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
-        target = Path(path)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
-            save_file(
-                tensors, part, {"format": FORMAT, "json": json.dumps(self._facts())}
-            )
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        _files.write(path, FORMAT, tensors, self._facts())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: _files.PathLike) -> Self:
         """Read a file that `save` wrote. Nothing in it is executed.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is of another kind or version.
         """
-        if not Path(path).is_file():
-            msg = f"No result file at {str(path)!r}."
-            raise FileNotFoundError(msg)
-        header, tensors = _read(path)
-        facts = json.loads(header["json"])
+        tensors, facts = _files.read(path, FORMAT)
         sums = {k[5:]: v for k, v in tensors.items() if k.startswith("sums.")}
         batches = facts.pop("sums_batches", 0)
         facts |= {key: tuple(facts[key]) for key in ("layers1", "layers2")}
@@ -236,23 +218,6 @@ class CKAResult:
         if self.sums is not None:
             facts["sums_batches"] = self.sums.batches
         return facts
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
-    except Exception as error:
-        msg = f"Expected a result file of CKAResult.save, got {str(path)!r}: {error}."
-        raise ValueError(msg) from error
-    if header.get("format") != FORMAT:
-        msg = (
-            f"Expected a file of format {FORMAT!r}, got {header.get('format')!r} in "
-            f"{str(path)!r}."
-        )
-        raise ValueError(msg)
-    return header, tensors
 
 
 def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+MIN_STABLE = 8
+"""Standard errors of fewer batches are too uncertain to end a run by."""
+
+
 class Running:
     """The state of a run: sums so far, and what was skipped or undefined.
 
@@ -36,6 +40,7 @@ class Running:
         self.describe: Callable[[], dict[str, Any]] = dict
         self.names = ("model1", "model2")
         self.metric = "cka"
+        self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
         self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
         self._bad: list[Tensor | None] = [None, None]
@@ -98,6 +103,48 @@ class Running:
             sums=self.sums.to("cpu"),
         )
 
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `load` needs to go on from here: tensors and facts."""
+        tensors = dict(self.sums.tensors())
+        for side, names in enumerate((self.layers1, self.layers2)):
+            bad = self._bad[side]
+            tensors[f"bad{side}"] = (
+                torch.full((len(names),), -1.0) if bad is None else bad
+            )
+        return tensors, {
+            "batches": self.batches,
+            "skipped": self.skipped,
+            "examples": self.examples,
+            "problems": [
+                {str(row): text for row, text in problems.items()}
+                for problems in self._problems
+            ],
+        }
+
+    def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take up a state that `save` gave."""
+        sums = {name: value for name, value in tensors.items() if name[:3] != "bad"}
+        self._bad = [tensors["bad0"], tensors["bad1"]]
+        first, second = (
+            {int(row): text for row, text in problems.items()}
+            for problems in facts["problems"]
+        )
+        self._problems = first, second
+        self.batches, self.skipped = facts["batches"], facts["skipped"]
+        self.examples = facts["examples"]
+        self._sums = metrics.MinibatchCKA(**sums, batches=self.batches)
+
+    def is_stable(self, tolerance: float) -> bool:
+        """Whether the largest standard error is below the tolerance.
+
+        Never before eight batches, whose spread says too little. Waits for the device.
+        """
+        if self.batches < MIN_STABLE:
+            return False
+        stderr = self.stderr()
+        known = stderr[~stderr.isnan()]
+        return bool(len(known)) and bool(known.max() < tolerance)
+
     def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
         """Add one batch."""
         self.batches += 1
@@ -106,6 +153,8 @@ class Running:
         if self._sums is None:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
+        elif self._sums.xy.device != home:
+            self._sums = self._sums.to(home)
         self._note_problems(grams1, grams2)
         with torch.autocast(home.type, enabled=False):
             self._sums.add(*_products(grams1, grams2, home))
@@ -116,11 +165,14 @@ class Running:
         self.skipped += 1
 
     def finish(self) -> None:
-        """Say what was skipped.
+        """Say what was skipped, once.
 
         Raises:
             ValueError: If every batch was.
         """
+        if self._finished:
+            return
+        self._finished = True
         if not self.batches:
             msg = (
                 f"Expected batches of at least {hsic.MIN_EXAMPLES} examples, got "
@@ -141,9 +193,9 @@ class Running:
             for row, problem in given.problems.items():
                 known.setdefault(row, f"{problem} in batch {self.done}")
             traces = _spread(given.traces, given.index)
-            bad = self._bad[side]
-            if bad is None:
-                bad = torch.full_like(traces, -1.0)
+            known_bad = self._bad[side]
+            bad = torch.full_like(traces, -1.0) if known_bad is None else known_bad
+            bad = bad.to(traces)
             new = ~torch.isfinite(traces) & (bad < 0)
             self._bad[side] = torch.where(new, float(self.done), bad)
 

@@ -1,0 +1,53 @@
+"""Files of tensors and facts: safetensors with a JSON header, written whole or not."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+PathLike = str | os.PathLike[str]
+
+
+def write(
+    path: PathLike, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Write tensors and facts; the file appears whole or not at all."""
+    target = Path(path)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    own = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        save_file(own, part, {"format": kind, "json": json.dumps(facts)})
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write` wrote. Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another kind or version.
+    """
+    if not Path(path).is_file():
+        msg = f"No {kind} file at {str(path)!r}."
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
+    except Exception as error:
+        msg = f"Expected a file of format {kind!r}, got {str(path)!r}: {error}."
+        raise ValueError(msg) from error
+    if header.get("format") != kind:
+        msg = (
+            f"Expected a file of format {kind!r}, got {header.get('format')!r} in "
+            f"{str(path)!r}."
+        )
+        raise ValueError(msg)
+    return tensors, json.loads(header["json"])

@@ -1,0 +1,73 @@
+"""Two processes give the result of one."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from cka_notebook import CKA, CKAResult
+
+SCRIPT = """
+    import sys
+    import torch
+    import torch.distributed as dist
+    from torch import nn
+    from cka_notebook import CKA
+
+    rank, world, store, out, mode = sys.argv[1:]
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(world)
+    )
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).double()
+    batches = list(torch.randn(7, 16, 6).double())
+    batches[5] = batches[5][:3]
+    layers = "all" if mode == "same" or rank == "0" else ["0"]
+    cka = CKA(model, model1_layers=layers)
+    result = cka.compare(batches[int(rank) :: int(world)], progress=False)
+    result.save(f"{out}{rank}")
+    dist.destroy_process_group()
+"""
+
+
+def ranks(tmp_path, mode):
+    path = tmp_path / "rank.py"
+    path.write_text(textwrap.dedent(SCRIPT))
+    store, out = tmp_path / "store", tmp_path / "result"
+    started = [
+        subprocess.Popen(
+            [sys.executable, path, str(rank), "2", store, out, mode],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    return [process.returncode for process in started], errors
+
+
+def test_two_ranks_return_the_result_of_one_process(tmp_path):
+    codes, errors = ranks(tmp_path, "same")
+    assert codes == [0, 0], errors
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).double()
+    batches = list(torch.randn(7, 16, 6).double())
+    batches[5] = batches[5][:3]
+    with pytest.warns(UserWarning, match="1 batch of fewer than 4"):
+        alone = CKA(model, model1_layers="all").compare(batches, progress=False)
+    for rank in range(2):
+        result = CKAResult.load(tmp_path / f"result{rank}")
+        torch.testing.assert_close(result.matrix, alone.matrix, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(result.stderr, alone.stderr, rtol=1e-6, atol=1e-9)
+        counts = result.examples, result.batches, result.skipped
+        assert counts == (alone.examples, alone.batches, alone.skipped) == (96, 6, 1)
+
+
+def test_ranks_that_compare_different_layers_say_so(tmp_path):
+    codes, errors = ranks(tmp_path, "different")
+    assert codes == [1, 1]
+    assert all("Expected the same layers on every rank" in text for text in errors)
