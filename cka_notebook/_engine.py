@@ -1,36 +1,27 @@
 """The engine: both models over one loader, a running result after every batch."""
 
-import platform
-import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import ExitStack, closing, nullcontext
-from functools import partial
-from importlib.metadata import version
-from itertools import chain
+from collections.abc import Callable, Generator, Iterable
+from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import hsic, metrics
-from ._capture import Capture, probe
-from ._checkpoint import Checkpoint, digest, digest_tensors
+from . import metrics
 from ._distributed import is_distributed, merge_ranks
 from ._files import PathLike
-from ._grams import Grams
-from ._guard import OwnRandom, eager, evaluating, placed
-from ._inputs import Call, Caller, Forward
-from ._layers import Choices, Layer, LayerTree
-from ._loaders import batches, check_loaders, empty_loader, length, loader_facts
-from ._nested import tensors
-from ._pool import Pool, Pooling
+from ._guard import placed
+from ._inputs import Forward
+from ._layers import Choices, LayerTree
+from ._loaders import check_loaders
+from ._pool import Pooling, Pools
 from ._result import CKAResult
+from ._run import Run
 from ._running import Running
 
 Callback = Callable[[int, int | None, Tensor], object]
-Pools = Pool | Mapping[str, Pool]
 
 
 class CKA:
@@ -239,7 +230,7 @@ class CKA:
         with ExitStack() as stack:
             for model in (self.model1, self.model2):
                 stack.enter_context(placed(model, self.device))
-            run = _Run(self, loader, loader2, paired, checkpoint)
+            run = Run(self, loader, loader2, paired, checkpoint)
             stack.callback(run.close)
             run.probe()
             running = run.choose(layers1, layers2, max_batches)
@@ -258,234 +249,6 @@ class CKA:
                     break
             if not is_distributed():  # or else all ranks together have to have some
                 running.finish()
-
-
-class _Run:
-    """The moving parts of one run: callers, captures, batches, random numbers."""
-
-    def __init__(
-        self,
-        cka: CKA,
-        loader: Iterable[Any],
-        loader2: Iterable[Any] | None,
-        paired: bool,
-        checkpoint: PathLike | None,
-    ) -> None:
-        self.cka = cka
-        self.loaders = loader, loader2
-        self.paired = paired
-        labels = [
-            f"model{i} ({type(tree.model).__name__})"
-            for i, tree in ((1, cka.tree1), (2, cka.tree2))
-        ]
-        self.callers = [
-            Caller(tree.model, label, forward)
-            for tree, label, forward in zip(
-                (cka.tree1, cka.tree2), labels, cka.forwards, strict=True
-            )
-        ]
-        # The same model on the same inputs runs once.
-        self.once = cka.same and loader2 is None and cka.forwards[0] is cka.forwards[1]
-        self.random = OwnRandom([caller.device for caller in self.callers])
-        self.modules = [list(caller.model.modules()) for caller in self.callers]
-        self.pools = [Pooling(cka.pool), Pooling(cka.pool)]
-        self.captures: list[Capture] = []
-        self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
-        self.settings: dict[str, Any] = {}
-        if self.checkpoint is not None:
-            self.checkpoint.begin(self.random)
-        with self.random:
-            self.batches = batches(loader, loader2, paired)
-        self.sides: tuple[list[int], list[int]] = ([], [])
-
-    def probe(self) -> None:
-        """Run the first examples of the first batch, which is put back."""
-        with self.random:
-            first = next(self.batches, None)
-        if first is None:
-            raise empty_loader("loader")
-        self.batches = chain([first], self.batches)
-        calls = self._calls(first, 1)
-        if self.checkpoint is not None:
-            self.settings["first batch"] = digest_tensors(tensors(first))
-        trees = (self.cka.tree1, self.cka.tree2)
-        for side, (tree, call) in enumerate(zip(trees, calls, strict=False)):
-            probe(tree, partial(self._probe_run, side, call))
-        if len(calls) == 1:
-            self.cka.tree2.learn(
-                {node.module: node.outputs or [] for node in self.cka.tree1.nodes}
-            )
-
-    def choose(
-        self,
-        layers1: list[str] | None,
-        layers2: list[str] | None,
-        max_batches: int | None,
-    ) -> Running:
-        """Resolve the choice of layers and make the captures."""
-        cka = self.cka
-        names1 = cka.tree1.choose(layers1 if layers1 is not None else cka.choices1)
-        names2 = cka.tree2.choose(layers2 if layers2 is not None else cka.choices2)
-        self.pools[0].check([*names1, *names2])
-        found1, found2 = cka.tree1.find(names1), cka.tree2.find(names2)
-        if self.once:
-            union = list({x.name: x for x in [*found1, *found2]}.values())
-            place = {layer.name: row for row, layer in enumerate(union)}
-            self.sides = (
-                [place[name] for name in names1],
-                [place[name] for name in names2],
-            )
-            self.captures = [self._capture(union, 0)]
-        else:
-            self.captures = [self._capture(found1, 0), self._capture(found2, 1)]
-        lengths = [length(x) for x in self.loaders if x is not None]
-        known = [x for x in (*lengths, max_batches) if x is not None]
-        total = min(known) if known and (max_batches or None not in lengths) else None
-        if max_batches is not None and None in lengths:
-            total = max_batches
-        running = Running(names1, names2, total)
-        running.names, running.metric = (cka.name1, cka.name2), cka.metric
-        running.describe = self._provenance
-        running.notes += self._notes()
-        return running
-
-    def resume(self, running: Running) -> None:
-        """Go on from the checkpoint, if there is one, past the batches it holds."""
-        if self.checkpoint is None:
-            return
-        cka = self.cka
-        self.settings |= {
-            "layers1": list(running.layers1),
-            "layers2": list(running.layers2),
-            "metric": cka.metric,
-            "pool": self.pools[0].describe(),
-            "model1": digest(cka.model1),
-            "model2": digest(cka.model2),
-            "loader": [loader_facts(x) for x in self.loaders if x is not None],
-        }
-        if not self.checkpoint.found:
-            return
-        memory = self.checkpoint.resume(running, self.random, self.settings)
-        for capture, shifts in zip(self.captures, memory["shifts"], strict=True):
-            capture.shifts.update({int(row): how for row, how in shifts.items()})
-        after = self.random.save()
-        with self.random:
-            for _ in range(running.done):
-                next(self.batches, None)
-        self.random.load(after)
-
-    def keep(self, running: Running, *, now: bool = False) -> None:
-        """Write the checkpoint, if there is one and it is time."""
-        if self.checkpoint is not None and self.settings:
-            shifts = [
-                {str(row): how for row, how in capture.shifts.items()}
-                for capture in self.captures
-            ]
-            memory = {"shifts": shifts}
-            self.checkpoint.save(running, self.random, self.settings, memory, now=now)
-
-    def step(self, running: Running) -> bool:
-        """Take one batch through both models; False when the loader has ended."""
-        with self.random:
-            pair = next(self.batches, None)
-            if pair is None:
-                return False
-            calls = self._calls(pair, running.done + 1)
-            n = calls[0].examples
-            if n < hsic.MIN_EXAMPLES:
-                running.skip(n)
-                return True
-            grams = [self._grams(side, call) for side, call in enumerate(calls)]
-        if self.once:
-            grams = [grams[0].subset(side) for side in self.sides]
-        running.add(grams[0], grams[1], n)
-        return True
-
-    def close(self) -> None:
-        """Let go of the loader's iterator, and so of its worker processes."""
-        self.batches = iter(())
-
-    def _capture(self, layers: list[Layer], side: int) -> Capture:
-        pool = self.pools[side]
-        return Capture(layers, [pool.features(layer.name) for layer in layers])
-
-    def _calls(self, pair: tuple[Any, Any], number: int) -> list[Call]:
-        first = self.callers[0].prepare(pair[0], number)
-        if self.once:
-            return [first]
-        second = self.callers[1].prepare(pair[1], number)
-        if first.examples != second.examples:
-            if self.paired:
-                raise _unequal(self.callers, first, second, number)
-            n = min(first.examples, second.examples)
-            pairs = zip(self.callers, (first, second), strict=True)
-            first, second = (caller.take(call, n) for caller, call in pairs)
-        return [first, second]
-
-    def _grams(self, side: int, call: Call) -> Grams:
-        capture = self.captures[side]
-        self.pools[side].begin(call.mask, call.decoder_mask)
-        capture.begin(call.examples)
-        self._forward(side, call)
-        return capture.finish()
-
-    def _forward(self, side: int, call: Call) -> None:
-        caller, dtype = self.callers[side], self.cka.autocast
-        autocast = (
-            torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
-        )
-        try:
-            with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
-                caller(call, self.pools[side].begin)
-        except torch.OutOfMemoryError as error:
-            msg = (
-                f"Out of memory in {caller.label} with {call.examples} examples. Lower "
-                "batch_size, choose fewer layers, or pass autocast=torch.bfloat16; "
-                "batch sizes from 64 up give nearly the same precision."
-            )
-            raise RuntimeError(msg) from error
-
-    def _probe_run(self, side: int, call: Call, count: int | None) -> int:
-        caller = self.callers[side]
-        if count is not None and count < call.examples:
-            call = caller.take(call, count)
-        with self.random:
-            self._forward(side, call)
-        return call.examples
-
-    def _notes(self) -> list[str]:
-        trees = {id(t): t for t in (self.cka.tree1, self.cka.tree2)}.values()
-        choices = self.cka.choices1, self.cka.choices2
-        notes = [
-            tree.auto_note()
-            for tree, choice in zip(trees, choices, strict=False)
-            if choice in (None, "auto")
-        ]
-        if self.loaders[1] is not None and not self.paired:
-            notes.append(
-                "The two loaders hold different examples (paired=False), so CKA "
-                "compares unrelated rows and says nothing about the data. To compare "
-                "data sets, compare the two self-similarity matrices CKA(model) of "
-                "each, or the same examples before and after a change."
-            )
-        return [note for note in dict.fromkeys(notes) if note]
-
-    def _provenance(self) -> dict[str, Any]:
-        models = [_model_facts(caller.model) for caller in self.callers]
-        loader, loader2 = self.loaders
-        return {
-            "cka_notebook": version("cka-notebook"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "pool": self.pools[0].describe(),
-            "masked": any(pool.masked for pool in self.pools),
-            "model1": models[0],
-            "model2": models[1],
-            "loader1": loader_facts(loader),
-            "loader2": loader_facts(loader2) if loader2 is not None else None,
-            "paired": self.paired,
-        }
 
 
 def _check_tolerance(stop_when_stable: float | None) -> None:
@@ -513,17 +276,6 @@ def _check_model(model: object, argument: str) -> None:
         raise TypeError(msg)
 
 
-def _unequal(
-    callers: list[Caller], first: Call, second: Call, number: int
-) -> ValueError:
-    return ValueError(
-        f"Expected both models to get the same examples, got {first.examples} for "
-        f"{callers[0].label} and {second.examples} for {callers[1].label} in batch "
-        f"{number}. Use the same batch_size in both loaders, or pass paired=False if "
-        "they hold different examples."
-    )
-
-
 def _titles(
     model1: nn.Module, model2: nn.Module, name1: str | None, name2: str | None
 ) -> tuple[str, str]:
@@ -536,13 +288,3 @@ def _titles(
             title2 if name2 and not name1 else f"{title2} B",
         )
     return title1, title2
-
-
-def _model_facts(model: nn.Module) -> dict[str, Any]:
-    parameters = list(model.parameters())
-    return {
-        "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "parameters": sum(p.numel() for p in parameters),
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
-        "devices": sorted({str(p.device) for p in parameters}),
-    }

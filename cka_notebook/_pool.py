@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Pool = str | Callable[[Tensor], Tensor]
+Pools = Pool | Mapping[str, Pool]
 
 POOLS = ("auto", "flatten", "mean", "cls", "last")
 
@@ -26,7 +27,7 @@ class Pooling:
         ValueError: If a choice is unknown.
     """
 
-    def __init__(self, pool: Pool | Mapping[str, Pool] = "auto") -> None:
+    def __init__(self, pool: Pools = "auto") -> None:
         self._choices = dict(pool) if isinstance(pool, Mapping) else {"*": pool}
         for choice in self._choices.values():
             if not callable(choice) and choice not in POOLS:

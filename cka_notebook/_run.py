@@ -1,0 +1,293 @@
+"""One run: both models over one loader, batch by batch."""
+
+import platform
+import time
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from . import hsic
+from ._capture import Capture, probe
+from ._checkpoint import Checkpoint, digest, digest_tensors
+from ._files import PathLike
+from ._grams import Grams
+from ._guard import OwnRandom, eager, evaluating
+from ._inputs import Call, Caller, Forward
+from ._layers import Choices, Layer, LayerTree
+from ._loaders import batches, empty_loader, length, loader_facts
+from ._nested import tensors
+from ._pool import Pooling, Pools
+from ._running import Running
+
+
+class Plan(Protocol):
+    """What is compared and how: the settings of a `CKA`."""
+
+    tree1: LayerTree
+    tree2: LayerTree
+    same: bool
+    name1: str
+    name2: str
+    choices1: Choices
+    choices2: Choices
+    metric: str
+    pool: Pools
+    forwards: tuple[Forward | None, Forward | None]
+    autocast: torch.dtype | None
+
+
+class Run:
+    """The moving parts of one run: callers, captures, batches, random numbers."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        loader: Iterable[Any],
+        loader2: Iterable[Any] | None,
+        paired: bool,
+        checkpoint: PathLike | None,
+    ) -> None:
+        self.plan = plan
+        self.loaders = loader, loader2
+        self.paired = paired
+        labels = [
+            f"model{i} ({type(tree.model).__name__})"
+            for i, tree in ((1, plan.tree1), (2, plan.tree2))
+        ]
+        self.callers = [
+            Caller(tree.model, label, forward)
+            for tree, label, forward in zip(
+                (plan.tree1, plan.tree2), labels, plan.forwards, strict=True
+            )
+        ]
+        # The same model on the same inputs runs once.
+        self.once = (
+            plan.same and loader2 is None and plan.forwards[0] is plan.forwards[1]
+        )
+        self.random = OwnRandom([caller.device for caller in self.callers])
+        self.modules = [list(caller.model.modules()) for caller in self.callers]
+        self.pools = [Pooling(plan.pool), Pooling(plan.pool)]
+        self.captures: list[Capture] = []
+        self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
+        self.settings: dict[str, Any] = {}
+        if self.checkpoint is not None:
+            self.checkpoint.begin(self.random)
+        with self.random:
+            self.batches = batches(loader, loader2, paired)
+        self.sides: tuple[list[int], list[int]] = ([], [])
+
+    def probe(self) -> None:
+        """Run the first examples of the first batch, which is put back."""
+        with self.random:
+            first = next(self.batches, None)
+        if first is None:
+            raise empty_loader("loader")
+        self.batches = chain([first], self.batches)
+        calls = self._calls(first, 1)
+        if self.checkpoint is not None:
+            self.settings["first batch"] = digest_tensors(tensors(first))
+        trees = (self.plan.tree1, self.plan.tree2)
+        for side, (tree, call) in enumerate(zip(trees, calls, strict=False)):
+            probe(tree, partial(self._probe_run, side, call))
+        if len(calls) == 1:
+            self.plan.tree2.learn(
+                {node.module: node.outputs or [] for node in self.plan.tree1.nodes}
+            )
+
+    def choose(
+        self,
+        layers1: list[str] | None,
+        layers2: list[str] | None,
+        max_batches: int | None,
+    ) -> Running:
+        """Resolve the choice of layers and make the captures."""
+        plan = self.plan
+        names1 = plan.tree1.choose(layers1 if layers1 is not None else plan.choices1)
+        names2 = plan.tree2.choose(layers2 if layers2 is not None else plan.choices2)
+        self.pools[0].check([*names1, *names2])
+        found1, found2 = plan.tree1.find(names1), plan.tree2.find(names2)
+        if self.once:
+            union = list({x.name: x for x in [*found1, *found2]}.values())
+            place = {layer.name: row for row, layer in enumerate(union)}
+            self.sides = (
+                [place[name] for name in names1],
+                [place[name] for name in names2],
+            )
+            self.captures = [self._capture(union, 0)]
+        else:
+            self.captures = [self._capture(found1, 0), self._capture(found2, 1)]
+        lengths = [length(x) for x in self.loaders if x is not None]
+        known = [x for x in (*lengths, max_batches) if x is not None]
+        total = min(known) if known and (max_batches or None not in lengths) else None
+        if max_batches is not None and None in lengths:
+            total = max_batches
+        running = Running(names1, names2, total)
+        running.names, running.metric = (plan.name1, plan.name2), plan.metric
+        running.describe = self._provenance
+        running.notes += self._notes()
+        return running
+
+    def resume(self, running: Running) -> None:
+        """Go on from the checkpoint, if there is one, past the batches it holds."""
+        if self.checkpoint is None:
+            return
+        plan = self.plan
+        self.settings |= {
+            "layers1": list(running.layers1),
+            "layers2": list(running.layers2),
+            "metric": plan.metric,
+            "pool": self.pools[0].describe(),
+            "model1": digest(plan.tree1.model),
+            "model2": digest(plan.tree2.model),
+            "loader": [loader_facts(x) for x in self.loaders if x is not None],
+        }
+        if not self.checkpoint.found:
+            return
+        memory = self.checkpoint.resume(running, self.random, self.settings)
+        for capture, shifts in zip(self.captures, memory["shifts"], strict=True):
+            capture.shifts.update({int(row): how for row, how in shifts.items()})
+        after = self.random.save()
+        with self.random:
+            for _ in range(running.done):
+                next(self.batches, None)
+        self.random.load(after)
+
+    def keep(self, running: Running, *, now: bool = False) -> None:
+        """Write the checkpoint, if there is one and it is time."""
+        if self.checkpoint is not None and self.settings:
+            shifts = [
+                {str(row): how for row, how in capture.shifts.items()}
+                for capture in self.captures
+            ]
+            memory = {"shifts": shifts}
+            self.checkpoint.save(running, self.random, self.settings, memory, now=now)
+
+    def step(self, running: Running) -> bool:
+        """Take one batch through both models; False when the loader has ended."""
+        with self.random:
+            pair = next(self.batches, None)
+            if pair is None:
+                return False
+            calls = self._calls(pair, running.done + 1)
+            n = calls[0].examples
+            if n < hsic.MIN_EXAMPLES:
+                running.skip(n)
+                return True
+            grams = [self._grams(side, call) for side, call in enumerate(calls)]
+        if self.once:
+            grams = [grams[0].subset(side) for side in self.sides]
+        running.add(grams[0], grams[1], n)
+        return True
+
+    def close(self) -> None:
+        """Let go of the loader's iterator, and so of its worker processes."""
+        self.batches = iter(())
+
+    def _capture(self, layers: list[Layer], side: int) -> Capture:
+        pool = self.pools[side]
+        return Capture(layers, [pool.features(layer.name) for layer in layers])
+
+    def _calls(self, pair: tuple[Any, Any], number: int) -> list[Call]:
+        first = self.callers[0].prepare(pair[0], number)
+        if self.once:
+            return [first]
+        second = self.callers[1].prepare(pair[1], number)
+        if first.examples != second.examples:
+            if self.paired:
+                raise _unequal(self.callers, first, second, number)
+            n = min(first.examples, second.examples)
+            pairs = zip(self.callers, (first, second), strict=True)
+            first, second = (caller.take(call, n) for caller, call in pairs)
+        return [first, second]
+
+    def _grams(self, side: int, call: Call) -> Grams:
+        capture = self.captures[side]
+        self.pools[side].begin(call.mask, call.decoder_mask)
+        capture.begin(call.examples)
+        self._forward(side, call)
+        return capture.finish()
+
+    def _forward(self, side: int, call: Call) -> None:
+        caller, dtype = self.callers[side], self.plan.autocast
+        autocast = (
+            torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
+        )
+        try:
+            with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
+                caller(call, self.pools[side].begin)
+        except torch.OutOfMemoryError as error:
+            msg = (
+                f"Out of memory in {caller.label} with {call.examples} examples. Lower "
+                "batch_size, choose fewer layers, or pass autocast=torch.bfloat16; "
+                "batch sizes from 64 up give nearly the same precision."
+            )
+            raise RuntimeError(msg) from error
+
+    def _probe_run(self, side: int, call: Call, count: int | None) -> int:
+        caller = self.callers[side]
+        if count is not None and count < call.examples:
+            call = caller.take(call, count)
+        with self.random:
+            self._forward(side, call)
+        return call.examples
+
+    def _notes(self) -> list[str]:
+        trees = {id(t): t for t in (self.plan.tree1, self.plan.tree2)}.values()
+        choices = self.plan.choices1, self.plan.choices2
+        notes = [
+            tree.auto_note()
+            for tree, choice in zip(trees, choices, strict=False)
+            if choice in (None, "auto")
+        ]
+        if self.loaders[1] is not None and not self.paired:
+            notes.append(
+                "The two loaders hold different examples (paired=False), so CKA "
+                "compares unrelated rows and says nothing about the data. To compare "
+                "data sets, compare the two self-similarity matrices CKA(model) of "
+                "each, or the same examples before and after a change."
+            )
+        return [note for note in dict.fromkeys(notes) if note]
+
+    def _provenance(self) -> dict[str, Any]:
+        models = [_model_facts(caller.model) for caller in self.callers]
+        loader, loader2 = self.loaders
+        return {
+            "cka_notebook": version("cka-notebook"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "pool": self.pools[0].describe(),
+            "masked": any(pool.masked for pool in self.pools),
+            "model1": models[0],
+            "model2": models[1],
+            "loader1": loader_facts(loader),
+            "loader2": loader_facts(loader2) if loader2 is not None else None,
+            "paired": self.paired,
+        }
+
+
+def _unequal(
+    callers: list[Caller], first: Call, second: Call, number: int
+) -> ValueError:
+    return ValueError(
+        f"Expected both models to get the same examples, got {first.examples} for "
+        f"{callers[0].label} and {second.examples} for {callers[1].label} in batch "
+        f"{number}. Use the same batch_size in both loaders, or pass paired=False if "
+        "they hold different examples."
+    )
+
+
+def _model_facts(model: nn.Module) -> dict[str, Any]:
+    parameters = list(model.parameters())
+    return {
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "parameters": sum(p.numel() for p in parameters),
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
+        "devices": sorted({str(p.device) for p in parameters}),
+    }
