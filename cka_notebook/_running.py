@@ -52,11 +52,11 @@ class Running:
 
     def matrix(self) -> Tensor:
         """CKA so far, ``(L1, L2)`` float64 on the device of the Gram matrices."""
-        return self._blank(self.sums.compute())
+        return self.sums.compute()
 
     def stderr(self) -> Tensor:
         """Its standard error, likewise."""
-        return self._blank(self.sums.stderr())
+        return self.sums.stderr()
 
     @property
     def sums(self) -> metrics.MinibatchCKA:
@@ -79,11 +79,11 @@ class Running:
         """The result of the batches so far, on the CPU."""
         undefined1, undefined2 = self.undefined1, self.undefined2
         reasons = [
-            f"{name}: {layer!r} is undefined, {reason}."
+            sentence
             for name, undefined in zip(
                 self.names, (undefined1, undefined2), strict=True
             )
-            for layer, reason in undefined.items()
+            for sentence in _sentences(name, undefined)
         ]
         return CKAResult(
             matrix=self.matrix().cpu(),
@@ -100,7 +100,7 @@ class Running:
             undefined1=undefined1,
             undefined2=undefined2,
             provenance=self.describe(),
-            sums=self.sums.to("cpu"),
+            sums=self.sums.to("cpu", copy=True),
         )
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -199,15 +199,6 @@ class Running:
             new = ~torch.isfinite(traces) & (bad < 0)
             self._bad[side] = torch.where(new, float(self.done), bad)
 
-    def _blank(self, values: Tensor) -> Tensor:
-        """NaN where a layer gave nothing in some batch."""
-        rows, columns = (sorted(problems) for problems in self._problems)
-        if rows:
-            values[rows] = torch.nan
-        if columns:
-            values[:, columns] = torch.nan
-        return values
-
     def _reasons(
         self, side: int, names: tuple[str, ...], norms: Tensor
     ) -> dict[str, str]:
@@ -229,6 +220,24 @@ class Running:
         return reasons
 
 
+def _sentences(name: str, undefined: dict[str, str]) -> list[str]:
+    """Notes on the undefined layers of one model, one for each reason."""
+    layers: dict[str, list[str]] = {}
+    for layer, reason in undefined.items():
+        layers.setdefault(reason, []).append(layer)
+    return [
+        f"{name}: {_many(group)} undefined, {why}." for why, group in layers.items()
+    ]
+
+
+def _many(layers: list[str]) -> str:
+    if len(layers) == 1:
+        return f"{layers[0]!r} is"
+    some = ", ".join(repr(layer) for layer in layers[:3])
+    more = ", ..." if len(layers) > 3 else ""
+    return f"{len(layers)} layers ({some}{more}) are"
+
+
 def _products(
     grams1: Grams, grams2: Grams, home: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,11 +245,14 @@ def _products(
     z1, z2 = grams1.z.to(home), grams2.z.to(home)
     s1, s2 = grams1.scales.to(home).double(), grams2.scales.to(home).double()
     xx, yy = grams1.norms.to(home), grams2.norms.to(home)
-    xy = hsic.pair_products(z1, z2)
-    _settle_equals(xy, xx, grams1, grams2)
+    if not len(z1) or not len(z2):
+        xy = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=home)
+    else:
+        xy = hsic.pair_products(z1, z2)
+        _settle_equals(xy, xx, grams1, grams2)
     xy, xx, yy = xy * (s1[:, None] * s2), xx * s1.square(), yy * s2.square()
-    rows, columns = _indices(grams1, home), _indices(grams2, home)
-    return xy[rows][:, columns], xx[rows], yy[columns]
+    rows, columns = grams1.index, grams2.index
+    return _taken(_taken(xy, rows).T, columns).T, _taken(xx, rows), _taken(yy, columns)
 
 
 def _settle_equals(xy: Tensor, xx: Tensor, grams1: Grams, grams2: Grams) -> None:
@@ -263,9 +275,12 @@ def _settle_equals(xy: Tensor, xx: Tensor, grams1: Grams, grams2: Grams) -> None
             xy[i, j] = xx[i]
 
 
-def _indices(grams: Grams, device: torch.device) -> Tensor:
-    """Row of each layer; a layer without one takes any, and is blanked later."""
-    return torch.tensor([max(0, i) for i in grams.index], device=device)
+def _taken(values: Tensor, index: list[int]) -> Tensor:
+    """Rows of each layer; NaN, for good, for a layer without a Gram matrix."""
+    if -1 in index:
+        nothing = values.new_full((1, *values.shape[1:]), torch.nan)
+        values = torch.cat([values, nothing])
+    return values[torch.tensor(index, device=values.device)]
 
 
 def _spread(values: Tensor, index: list[int]) -> Tensor:

@@ -126,9 +126,10 @@ class MinibatchCKA:
             if field.name != "batches"
         }
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same sums on another device."""
-        moved = {name: sums.to(device) for name, sums in self.tensors().items()}
+    def to(self, device: torch.device | str, *, copy: bool = False) -> Self:
+        """The same sums on another device; a snapshot with ``copy``."""
+        tensors = self.tensors().items()
+        moved = {name: sums.to(device, copy=copy) for name, sums in tensors}
         return type(self)(**moved, batches=self.batches)
 
     def _norm(self) -> Tensor:

@@ -327,10 +327,10 @@ def test_what_is_alive_during_a_pass_is_of_the_size_of_grams():
     most = []
 
     def weigh(*_):
-        gc.collect()
         tensors = (x for x in gc.get_objects() if type(x) is torch.Tensor)
         most.append(sum(x.numel() * x.element_size() for x in tensors))
 
+    gc.collect()
     weigh()
     model[-1].register_forward_hook(weigh)
     compare(model, batches=batches, **ALL)
@@ -423,6 +423,10 @@ def test_a_layer_that_does_not_run_in_every_batch_is_undefined_with_the_reason()
     result = compare(Sometimes(), batches=batches, **ALL)
     assert result.undefined1 == {"sometimes": "not called in batch 3"}
     assert result.matrix.isnan().tolist() == [[False, True], [True, True]]
+    alone = compare(Sometimes(), zoo.mlp(), batches, model1_layers=["sometimes"])
+    assert alone.undefined1 == result.undefined1
+    assert alone.undefined2 == {}
+    assert alone.matrix.isnan().all()
 
 
 def test_a_layer_whose_output_has_another_number_of_rows_is_undefined():
