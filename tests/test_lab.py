@@ -1,0 +1,247 @@
+"""The widget in JupyterLab and Chromium: what a reader of a notebook sees and does."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wire_examples
+from lab import CHROMIUM_OPTIONS, SECONDS, Notebook, Page, Server, chromium
+
+from cka_notebook import CKAExplorer
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = "01_quickstart.ipynb"
+
+SETUP = """
+import time, torch
+from torch import nn
+from cka_notebook import CKAExplorer
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+class Slow:
+    "Batches that take their time, so that there is something to see."
+    def __init__(self, count, seconds):
+        self.count, self.seconds = count, seconds
+    def __len__(self):
+        return self.count
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(self.count):
+            time.sleep(self.seconds)
+            yield torch.randn(24, 12, generator=generator)
+
+def net(depth):
+    layers = [m for _ in range(depth) for m in (nn.Linear(12, 12), nn.Tanh())]
+    return nn.Sequential(*layers)
+"""
+
+SHOW = """
+explorer = CKAExplorer(
+    net(3), net(4), Slow({count}, {seconds}), model1_layers="all", model2_layers="all"
+)
+explorer
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("lab"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if chromium() is None:
+        pytest.skip("no Chromium found: install it, or set CHROMIUM to its path")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=list(CHROMIUM_OPTIONS)
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(1000 * SECONDS)
+    yield context.new_page()
+    context.close()
+
+
+def open_live(page, server, name, count, seconds, *cells):
+    show = SHOW.format(count=count, seconds=seconds)
+    server.add(name, [SETUP, show, *cells])
+    notebook = Notebook(page, server, name)
+    notebook.run(0)
+    return notebook
+
+
+def test_the_quickstart_runs_from_top_to_bottom_in_light_and_dark(page, server):
+    shutil.copy(ROOT / "notebooks" / QUICKSTART, server.root / QUICKSTART)
+    notebook = Notebook(page, server, QUICKSTART)
+    notebook.command("notebook:run-all-cells")
+    outputs = [output for _, found in notebook.executed() for output in found]
+    assert [o for o in outputs if o["output_type"] == "error"] == []
+    assert all(count is not None for count, _ in notebook.executed())
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    notebook.until(notebook.image, "the map")
+    notebook.click_cell(1, 2)
+    value = notebook.explorer.locator(".cka-focus-value")
+    notebook.until(lambda: value.inner_text().strip(), "the value of the cell")
+    notebook.screenshot("quickstart-light")
+    color = "(element) => getComputedStyle(element).color"
+    light = notebook.explorer.evaluate(color)
+    notebook.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
+    notebook.until(
+        lambda: notebook.explorer.evaluate(color) != light,
+        "the colors of the dark theme",
+    )
+    notebook.screenshot("quickstart-dark")
+    notebook.command("apputils:change-theme", {"theme": "JupyterLab Light"})
+    assert notebook.foreign_requests == []
+    assert notebook.errors == []
+
+
+def test_the_map_sharpens_batch_by_batch_and_ends_as_the_result(page, server):
+    code = "import json; r = explorer.wait(90); print(json.dumps(r.matrix.tolist()))"
+    notebook = open_live(page, server, "live.ipynb", 24, 0.15, code)
+    notebook.run(1)
+    seen = {}
+    while notebook.status != "done":
+        image = notebook.image()
+        if image and image["shape"] == [6, 8] and notebook.batch:
+            seen.setdefault(tuple(np.float32(image["values"])), notebook.batch)
+        page.wait_for_timeout(60)
+    assert len(seen) >= 4, "the map changes between batches"
+    notebook.run(2)
+    result = np.float32(eval(notebook.text(2)))
+    shown = np.float32(notebook.until(notebook.image, "the map")["values"])
+    np.testing.assert_array_equal(shown.reshape(6, 8), result)
+    assert notebook.batch == 24
+    assert notebook.foreign_requests == []
+    assert notebook.errors == []
+
+
+def test_choices_and_orders_of_the_page_reach_python_and_back(page, server):
+    notebook = open_live(
+        page, server, "choices.ipynb", 400, 0.1,
+        "print(explorer.status, explorer.focus)",
+        "explorer.focus = ('0', '0')",
+        "explorer.stop(); print(explorer.wait(90).batches < 400, explorer.status)",
+        "print(len(explorer.layers1), explorer.palette)",
+    )  # fmt: skip
+    notebook.run(1)
+    notebook.until(lambda: notebook.batch >= 2, "the second batch")
+    notebook.explorer.get_by_role("button", name="Pause").click()
+    notebook.until(lambda: notebook.status == "paused", "the pause")
+    notebook.click_cell(4, 6)
+    notebook.until(lambda: notebook.marked() == [4, 6], "the marked cell")
+    notebook.run(2)
+    assert notebook.text(2).strip() == "paused ('4', '6')"
+    held = notebook.batch
+    notebook.explorer.get_by_role("button", name="Resume").click()
+    notebook.until(lambda: notebook.batch > held, "a batch after the pause")
+    notebook.run(3)
+    notebook.until(lambda: notebook.marked() == [0, 0], "the cell marked by Python")
+    notebook.run(4)
+    assert notebook.text(4).strip() == "True stopped"
+    notebook.until(lambda: notebook.status == "stopped", "the end")
+    notebook.run(5)
+    assert notebook.text(5).strip() == "6 magma"
+    assert notebook.foreign_requests == []
+
+
+def test_a_cell_that_waits_does_not_deafen_the_explorer(page, server):
+    """Pause and Resume are heard while a cell is blocked in `wait`."""
+    wait = "r = explorer.wait(90); print(explorer.status, r.batches)"
+    notebook = open_live(page, server, "waiting.ipynb", 60, 0.1, wait)
+    notebook.run(1)
+    waiting = "window.jupyterapp.commands.execute('notebook:run-cell')"
+    select = "window.jupyterapp.shell.currentWidget.content.activeCellIndex = 2"
+    page.evaluate(f"() => {{ {select}; void {waiting}; }}")
+    notebook.until(lambda: notebook.batch >= 2, "the second batch")
+    notebook.explorer.get_by_role("button", name="Pause").click()
+    notebook.until(lambda: notebook.status == "paused", "the pause")
+    notebook.explorer.get_by_role("button", name="Resume").click()
+    notebook.until(lambda: notebook.status == "done", "the end")
+    notebook.until(lambda: "done 60" in notebook.text(2), "the end of the cell")
+
+
+def test_a_reload_in_mid_run_shows_the_present_state(page, server):
+    notebook = open_live(page, server, "reload.ipynb", 600, 0.1, "explorer.stop()")
+    notebook.run(1)
+    notebook.until(lambda: notebook.batch >= 5, "the fifth batch")
+    notebook.command("docmanager:save")
+    before = notebook.batch
+    page.reload()
+    notebook.wait_until_ready()
+    notebook.until(lambda: notebook.batch > before, "a later batch after the reload")
+    assert notebook.status == "running"
+    notebook.until(notebook.image, "the map")
+    notebook.click_cell(2, 3)
+    notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
+    first = notebook.history()[0]
+    assert first <= before, "the history goes back to before the reload"
+    shown = notebook.batch
+    notebook.until(lambda: notebook.batch > shown, "live frames")
+    notebook.run(2)
+    notebook.until(lambda: notebook.status == "stopped", "the end")
+    assert notebook.foreign_requests == []
+
+
+def test_keys_on_the_map_leave_the_notebook_alone(page, server):
+    notebook = open_live(page, server, "keys.ipynb", 8, 0.01)
+    notebook.run(1)
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    notebook.until(notebook.image, "the map")
+    count = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+    before = page.evaluate(count)
+    notebook.click_cell(1, 1)
+    for key in ("b", "a", "x", "ArrowRight", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(300)
+    assert page.evaluate(count) == before
+
+
+def test_running_the_cell_again_frees_the_old_explorer(page, server):
+    count = "import ipywidgets; print(len(ipywidgets.widgets.widget._instances))"
+    notebook = open_live(page, server, "again.ipynb", 400, 0.05, count)
+    notebook.run(1)
+    notebook.until(lambda: notebook.batch >= 1, "the first batch")
+    notebook.run(2)
+    first = notebook.text(2)
+    for _ in range(3):
+        notebook.run(1)
+        notebook.until(lambda: notebook.status == "running", "the next run")
+    notebook.run(2)
+    assert notebook.text(2) == first
+    assert notebook.explorer.count() == 1
+
+
+def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
+    shown = Page(page, "file://")
+    explorer = CKAExplorer.from_result(wire_examples.result())
+    explorer.save_html(tmp_path / "map.html")
+    page.context.set_offline(True)
+    page.goto((tmp_path / "map.html").as_uri())
+    shown.until(shown.image, "the map")
+    assert shown.status == "done"
+    assert shown.explorer.get_by_text("7/8").count() or shown.batch == 8
+    values = np.float32(shown.image()["values"]).reshape(4, 3)
+    known = wire_examples.MATRIX.numpy() >= 0
+    np.testing.assert_array_equal(values[known], wire_examples.MATRIX.numpy()[known])
+    shown.click_cell(1, 2)
+    shown.until(lambda: shown.marked() == [1, 2], "the marked cell")
+    caption = shown.explorer.locator(".cka-column-caption").inner_text()
+    assert wire_examples.HOSTILE[1] in caption or "alert(2)" in caption
+    shown.screenshot("saved-page")
+    assert shown.foreign_requests == []
+    assert shown.errors == []
