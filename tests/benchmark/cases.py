@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .models import BasicBlock, Bert, PostNormBlock, PreNormBlock, ResNet, ViT, mlp
+from .models import (
+    BasicBlock,
+    Bert,
+    Fan,
+    PostNormBlock,
+    PreNormBlock,
+    ResNet,
+    ViT,
+    mlp,
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,9 @@ CASES = {
         "ResNet-18 x itself, 64 px", resnet18, None, images(64), 128
     ),
     "vit224-n32": Case("ViT-S x ViT-S, 224 px", vit_s, vit_s, images(224), 32),
-    "bert64-n128": Case("BERT 8x256, 64 tokens", Bert, Bert, tokens(64), 128),
+    "bert64-n128": Case(
+        "BERT 8x256, 64 tokens", Bert, Bert, tokens(64), 128, slow_peers=True
+    ),
     "mlp-n32": Case("MLP 512 wide", mlp, mlp, vectors(512), 32, slow_peers=True),
     "mlp-n128": Case("MLP 512 wide", mlp, mlp, vectors(512), 128, slow_peers=True),
     "mlp-n512": Case("MLP 512 wide", mlp, mlp, vectors(512), 512),
@@ -165,3 +176,12 @@ QUICK = {
 }
 
 ALL = CASES | QUICK
+
+
+def fan(layers: int, examples: int, features: int) -> Case:
+    """A case of any size whose forward passes are nearly free."""
+
+    def make() -> Fan:
+        return Fan(layers, features)
+
+    return Case("fan", make, make, vectors(features), examples)

@@ -3,12 +3,14 @@
 import argparse
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from peers import sites
 
-from . import compare, tables
+from . import compare, growth, tables
 from .cases import CASES, QUICK
 from .contenders import FAST, SLOW
 
@@ -18,15 +20,28 @@ RESULTS = Path(__file__).parent / "results"
 def main(arguments: list[str]) -> None:
     """Measure what the arguments ask for, print it, and write it down."""
     options = parser().parse_args(arguments)
+    options.command = " ".join(["python -m tests.benchmark", *arguments])
     if options.install:
         sites.install()
-    compare_contenders(options)
+    options.results.mkdir(parents=True, exist_ok=True)
+    options.mode(options)
 
 
 def parser() -> argparse.ArgumentParser:
     """What can be asked for."""
     p = argparse.ArgumentParser(prog="python -m tests.benchmark", description=__doc__)
     add = p.add_argument
+    modes = p.add_mutually_exclusive_group()
+    for flag, mode, text in (
+        ("--list", list_cases, "list the cases and stop"),
+        ("--growth", grow, "time and memory by layers, examples and features"),
+        ("--coverage", cover, "coverage of the error bars, in a simulation"),
+        ("--live", watch, "what frames to a page cost the engine"),
+    ):
+        modes.add_argument(
+            flag, dest="mode", action="store_const", const=mode, help=text
+        )
+    p.set_defaults(mode=compare_contenders)
     add("--quick", action="store_true", help="small cases, to see that all works")
     add("--cases", nargs="+", choices=[*CASES, *QUICK], metavar="CASE")
     add("--contenders", nargs="+", choices=[*FAST, *SLOW], default=[*FAST, *SLOW])
@@ -37,35 +52,60 @@ def parser() -> argparse.ArgumentParser:
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=["float32", "bfloat16"], default="float32")
     add("--no-tf32", action="store_true", help="CUDA: forward passes without TF32")
+    add("--runs", type=int, default=200, help="runs of the coverage simulation")
     add("--install", action="store_true", help="install the peers that are missing")
     add("--readme", action="store_true", help="put the table into README.md")
     add("--results", type=Path, default=RESULTS, help="folder of the JSON and the plot")
-    add("--list", action="store_true", help="list the cases and stop")
     return p
 
 
+def list_cases(options: argparse.Namespace) -> None:
+    """Names of the cases that would be measured."""
+    _say("\n".join(_settings(options)["cases"]))
+
+
 def compare_contenders(options: argparse.Namespace) -> None:
-    """The cases, or with ``--list`` only their names."""
-    settings = _settings(options)
-    if options.list:
-        print("\n".join(settings["cases"]))
-        return
-    report = compare.measure(settings, lambda text: print(text, flush=True))
+    """All contenders on all cases: the table of the README."""
+    report = compare.measure(_settings(options), _say)
     text = f"{tables.markdown(report)}\n\n{tables.legend(report)}"
-    print(text)
-    options.results.mkdir(parents=True, exist_ok=True)
-    name = "quick" if options.quick else options.device
-    file = options.results / f"{name}.json"
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    name = "quick" if options.quick else f"{options.device}-{options.dtype}"
+    _write(options, name, report, text, "comparison")
     if options.readme:
         tables.place(text, "benchmark")
 
 
+def grow(options: argparse.Namespace) -> None:
+    """How time and memory grow."""
+    axes = growth.QUICK_AXES if options.quick else growth.AXES
+    found = growth.measure(axes, _settings(options), _say)
+    _write(options, "growth", found, growth.markdown(found), "growth")
+
+
+def cover(options: argparse.Namespace) -> None:
+    """How often the error bars hold the truth."""
+    from . import coverage  # noqa: PLC0415 needs scikit-learn
+
+    torch.set_num_threads(1)
+    found = coverage.measure(options.runs)
+    _write(options, "coverage", found, coverage.markdown(found))
+
+
+def watch(options: argparse.Namespace) -> None:
+    """What frames cost."""
+    from . import live  # noqa: PLC0415 needs the explorer
+
+    torch.set_num_threads(1)
+    found = live.measure(options.rounds)
+    _write(options, "live", found, live.markdown(found))
+
+
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     known = QUICK if options.quick else CASES
-    fitting = [x for x, case in known.items() if case.device == options.device]
+    fitting = [
+        x for x, y in known.items() if options.quick or y.device == options.device
+    ]
     return {
-        "cases": options.cases or (list(QUICK) if options.quick else fitting),
+        "cases": options.cases or fitting,
         "contenders": options.contenders,
         "rounds": options.rounds,
         "solo": not options.times,
@@ -74,5 +114,23 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "device": options.device,
         "dtype": options.dtype,
         "tf32": not options.no_tf32,
-        "command": " ".join(["python -m tests.benchmark", *sys.argv[1:]]),
+        "command": options.command,
     }
+
+
+def _write(
+    options: argparse.Namespace, name: str, found: Any, text: str, plot: str = ""
+) -> None:
+    """Print the text, keep the numbers, and draw them if there is Matplotlib."""
+    _say(text)
+    file = options.results / f"{name}.json"
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if plot and find_spec("matplotlib") is not None:
+        from . import plots  # noqa: PLC0415 Matplotlib may be missing
+
+        getattr(plots, plot)(found, file.with_suffix(".svg"))
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

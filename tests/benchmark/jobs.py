@@ -53,8 +53,8 @@ def run(job: dict[str, Any], deadline: float = DEADLINE) -> dict[str, Any]:
 
 
 def _environment(job: dict[str, Any]) -> dict[str, str]:
-    threads = {"OMP_NUM_THREADS": str(job.get("threads", 1)), "TQDM_DISABLE": "1"}
+    threads = {"OMP_NUM_THREADS": str(job["threads"]), "TQDM_DISABLE": "1"}
     path = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     # Memory is measured as a user would see it.
-    steady = STEADY if job["kind"] in {"times", "growth"} else {}
+    steady = STEADY if job["kind"] == "times" else {}
     return os.environ | threads | path | steady

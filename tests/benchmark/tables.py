@@ -12,12 +12,9 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row a case: time over the forward passes, memory above them, error."""
+    """One row a case, one column a contender: time, memory, error."""
     peers = [x for x in (*FAST, *SLOW) if x in report["settings"]["contenders"]]
-    head = ["Case", "n", "layers", "forward"]
-    head += [
-        f"{name}: {what}" for what in ("time", "memory", "error") for name in peers
-    ]
+    head = ["", "n", "layers", "forward", *peers]
     rows = [_row(name, found, peers) for name, found in report["cases"].items()]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -26,14 +23,16 @@ def markdown(report: dict[str, Any]) -> str:
 def legend(report: dict[str, Any]) -> str:
     """What the numbers are, and the command that made them."""
     settings, machine = report["settings"], report["machine"]
-    clock = "GPU time" if settings["device"] != "cpu" else "processor time"
+    where = machine["gpu"] if settings["device"] != "cpu" else machine["processor"]
+    clock = "GPU" if settings["device"] != "cpu" else "processor"
     return (
-        f"Time: {clock} of one batch over that of the bare forward passes of both "
-        f"models, medians over {settings['rounds']} alternating rounds; torch_cka and "
-        "simtorch one batch only. Memory: peak above the bare forward's, each in its "
-        "own process. Error: largest difference to float64 CKA of copied activations "
-        f"(of one batch). {machine['processor']}, {settings['threads']} thread(s), "
-        f"torch {machine['torch']}. Made by `{settings['command']}`."
+        f"First number: {clock} time of a batch over that of the bare forward passes, "
+        f"medians over {settings['rounds']} alternating rounds (torch_cka, simtorch: "
+        "one batch). Second: peak memory above the bare forward's, each contender in a "
+        "process of its own. Third: largest error of a cell against float64 from "
+        "copied activations of one batch. Empty: not run, it would take too long. "
+        f"{where}, {settings['threads']} thread, {settings['dtype']}, torch "
+        f"{machine['torch']}. Made by `{settings['command']}`."
     )
 
 
@@ -53,10 +52,14 @@ def _row(name: str, found: dict[str, Any], peers: Iterable[str]) -> list[str]:
     layers = "x".join(str(x) for x in found.get("layers", []))
     forward = found.get("forward", {}).get("seconds", math.nan)
     row = [case.title, str(case.examples), layers, _seconds(forward)]
-    contenders = [found["contenders"].get(peer, {}) for peer in peers]
-    row += [_ratio(x) for x in contenders]
-    row += [_memory(x) for x in contenders]
-    return row + [_error(x) for x in contenders]
+    return row + [_cell(found["contenders"].get(peer, {})) for peer in peers]
+
+
+def _cell(found: dict[str, Any]) -> str:
+    if "failed" in found:
+        return found["failed"]
+    parts = (_ratio(found), _memory(found), _error(found))
+    return ", ".join(part for part in parts if part)
 
 
 def _seconds(value: float) -> str:
@@ -64,8 +67,6 @@ def _seconds(value: float) -> str:
 
 
 def _ratio(found: dict[str, Any]) -> str:
-    if "failed" in found:
-        return found["failed"]
     ratio = found.get("ratio")
     if ratio is None:
         return ""
@@ -80,4 +81,4 @@ def _error(found: dict[str, Any]) -> str:
     error = found.get("error")
     if error is None:
         return ""
-    return "NaN" if math.isnan(error) else f"{error:.0e}"
+    return "NaN" if math.isnan(error) else f"{error:.0e}".replace("e-0", "e-")

@@ -14,21 +14,22 @@ from peers import reference
 from torch import Tensor, nn
 
 from . import contenders
-from .cases import ALL, Case
+from .cases import ALL, Case, fan
 from .clocks import ClockedLoader, Peak, median
 
 Job = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ROUND_SECONDS = 1.0
-"""A round of one contender lasts about so long, if its batches are short."""
+MOST_BATCHES = 8
+"""A round of one contender lasts about so long, but has no more batches than this."""
 
 
 def main() -> None:
     """Run the job of the command line and write what it found."""
     job = json.loads(sys.argv[1])
-    torch.set_num_threads(job.get("threads", 1))
-    torch.backends.cuda.matmul.allow_tf32 = job.get("tf32", True)
-    torch.backends.cudnn.allow_tf32 = job.get("tf32", True)
+    torch.set_num_threads(job["threads"])
+    torch.backends.cuda.matmul.allow_tf32 = job["tf32"]
+    torch.backends.cudnn.allow_tf32 = job["tf32"]
     found = JOBS[job["kind"]](job)
     Path(job["out"]).write_text(json.dumps(found))
 
@@ -40,7 +41,8 @@ def times(job: Job) -> dict[str, Any]:
     runs = {name: contenders.make(name, models, layers) for name in job["contenders"]}
     loader = ClockedLoader(batches * 2, job["device"])
     runs["forward"](loader)
-    many = min(8, math.ceil(ROUND_SECONDS / max(loader.seconds()[-1], 1e-3)))
+    many = math.ceil(ROUND_SECONDS / max(loader.seconds()[-1], 1e-3))
+    many = min(max(many, 1), MOST_BATCHES)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     wall: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(job["rounds"]):
@@ -74,7 +76,7 @@ def solo(job: Job) -> dict[str, Any]:
         matrix = run(loader)
         seconds = time.process_time() - start
     found: dict[str, Any] = {"above": peak.above, "peak": peak.peak}
-    if matrix is not None:
+    if matrix is not None and job.get("matrix", True):
         found["matrix"] = matrix.double().cpu().tolist()
     if slow:
         forward = median(before + _forward_seconds(_prepared(job, 1)[1], batches, job))
@@ -95,8 +97,9 @@ def truth(job: Job) -> dict[str, Any]:
 def _prepared(
     job: Job, count: int
 ) -> tuple[Case, tuple[nn.Module, nn.Module], list[Tensor]]:
-    case = ALL[job["case"]]
-    dtype = DTYPES[job.get("dtype", "float32")]
+    name = job["case"]
+    case = ALL[name] if isinstance(name, str) else fan(**name)
+    dtype = DTYPES[job["dtype"]]
     model1, model2 = case.models()
     same = model1 is model2
     model1 = model1.to(job["device"], dtype)

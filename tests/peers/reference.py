@@ -26,27 +26,33 @@ def hsic1(K: Tensor, L: Tensor) -> Tensor:
     """The unbiased HSIC of Song et al. (2012), eq. 5, times n (n - 3)."""
     n = len(K)
     K, L = K - K.diag().diag(), L - L.diag().diag()
-    ones = K.sum(0) @ L.sum(0)
-    return (K * L).sum() + K.sum() * L.sum() / ((n - 1) * (n - 2)) - 2 * ones / (n - 2)
+    sums = K.sum() * L.sum() / ((n - 1) * (n - 2))
+    rows = 2 * (K.sum(0) @ L.sum(0)) / (n - 2)
+    return (K * L).sum() + sums - rows
 
 
 def cka(
     grams1: Sequence[Sequence[Tensor]], grams2: Sequence[Sequence[Tensor]]
 ) -> Tensor:
     """CKA of all pairs, from a list of Gram matrices for each batch."""
+    xy = xx = yy = torch.zeros(())
+    for one, other in zip(grams1, grams2, strict=True):
+        K, L = torch.stack(list(one)), torch.stack(list(other))
+        xy, xx, yy = xy + _pairs(K, L), xx + _selves(K), yy + _selves(L)
+    return xy / (xx[:, None] * yy).sqrt()
 
-    def total(i: int, j: int, left: Sequence, right: Sequence) -> Tensor:
-        pairs = zip(left, right, strict=True)
-        return sum(hsic1(a[i], b[j]) for a, b in pairs)
 
-    rows, columns = range(len(grams1[0])), range(len(grams2[0]))
-    xx = [total(i, i, grams1, grams1) for i in rows]
-    yy = [total(j, j, grams2, grams2) for j in columns]
-    cells = [
-        [total(i, j, grams1, grams2) / (xx[i] * yy[j]).sqrt() for j in columns]
-        for i in rows
-    ]
-    return torch.stack([torch.stack(row) for row in cells])
+def _pairs(K: Tensor, L: Tensor) -> Tensor:
+    """`hsic1` of each of (L1, n, n) with each of (L2, n, n)."""
+    n = K.shape[1]
+    K, L = (x - x.diagonal(dim1=1, dim2=2).diag_embed() for x in (K, L))
+    sums = torch.outer(K.sum((1, 2)), L.sum((1, 2))) / ((n - 1) * (n - 2))
+    rows = 2 * (K.sum(1) @ L.sum(1).T) / (n - 2)
+    return K.flatten(1) @ L.flatten(1).T + sums - rows
+
+
+def _selves(K: Tensor) -> Tensor:
+    return torch.stack([hsic1(x, x) for x in K])
 
 
 def grams_of(

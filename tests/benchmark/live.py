@@ -1,0 +1,103 @@
+"""What it costs the engine to be watched: the explorer beside a bare `CKA.compare`.
+
+A page that acknowledges every frame at once takes as many as there can be.
+"""
+
+import time
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cka_notebook import CKA, CKAExplorer
+
+from .clocks import median
+from .models import mlp
+
+Times = tuple[float, float]
+"""Processor time and wall time, in seconds."""
+
+BATCHES = 1000
+EXAMPLES = 32
+WIDTH, DEPTH = 64, 2
+"""About 2 ms a batch, on the machine where this was chosen."""
+
+
+class WatchedExplorer(CKAExplorer):
+    """An explorer whose page draws every frame in no time."""
+
+    frames = 0
+
+    def send(self, content: Any, buffers: Any = None) -> None:
+        super().send(content, buffers)
+        if content.get("kind") == "frame":
+            self.frames += 1
+            ack = {key: content[key] for key in ("epoch", "seq")}
+            message = {"kind": "ack", "page": "page", "views": 1, **ack}
+            self._handle_custom_msg(message, [])
+
+
+def measure(rounds: int, batches: int = BATCHES) -> dict[str, Any]:
+    """Processor and wall time of a run, watched and not, in alternating rounds."""
+    torch.manual_seed(0)
+    pair = tuple(mlp(WIDTH, DEPTH, WIDTH).eval() for _ in range(2))
+    loader = [torch.randn(EXAMPLES, WIDTH)] * batches
+    alone, watched, frames = [], [], 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _alone(pair, loader[:10])
+        for _ in range(rounds):
+            alone.append(_alone(pair, loader))
+            times, sent = _watched(pair, loader)
+            watched.append(times)
+            frames += sent
+    return {
+        "batches": batches,
+        "alone": _milliseconds(alone, batches),
+        "watched": _milliseconds(watched, batches),
+        "frames": frames / rounds,
+    }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The cost in a sentence."""
+    alone, watched = found["alone"], found["watched"]
+    return (
+        f"Live: {alone['processor']:.2f} ms of processor time a batch alone, "
+        f"{watched['processor']:.2f} ms with {found['frames']:.0f} frames sent during "
+        f"{found['batches']} batches; on the wall {alone['wall']:.2f} and "
+        f"{watched['wall']:.2f} ms."
+    )
+
+
+def _milliseconds(times: list[Times], batches: int) -> dict[str, float]:
+    processor, wall = (median(list(values)) for values in zip(*times, strict=True))
+    return {"processor": 1e3 * processor / batches, "wall": 1e3 * wall / batches}
+
+
+def _alone(pair: tuple[nn.Module, ...], loader: list[Tensor]) -> Times:
+    cka = CKA(*pair, model1_layers="leaves", model2_layers="leaves")
+    start = _now()
+    cka.compare(loader, progress=False)
+    return _since(start)
+
+
+def _watched(pair: tuple[nn.Module, ...], loader: list[Tensor]) -> tuple[Times, int]:
+    leaves = {"model1_layers": "leaves", "model2_layers": "leaves"}
+    explorer = WatchedExplorer(*pair, loader, autostart=False, **leaves)
+    start = _now()
+    explorer.run()
+    explorer.wait()
+    times = _since(start)
+    explorer.close()
+    return times, explorer.frames
+
+
+def _now() -> Times:
+    return time.process_time(), time.perf_counter()
+
+
+def _since(start: Times) -> Times:
+    processor, wall = _now()
+    return processor - start[0], wall - start[1]
