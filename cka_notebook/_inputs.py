@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +190,7 @@ class Caller:
 
     def _keywords(self, batch: Mapping[str, Any], number: int) -> dict[str, Any]:
         known = self._names
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in self._signature)
+        takes_any = any(_takes_any(p) for p in self._signature)
         kept = {
             key: value
             for key, value in batch.items()
@@ -250,11 +250,26 @@ def _bound(
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    """Parameters of the model's forward; none if Python cannot see them."""
+    """Parameters of the model's forward; none if Python cannot see them.
+
+    A PEFT wrapper takes anything; what it hands it to is more particular.
+    """
+    inner = getattr(model, "get_base_model", None)
+    forward = inner().forward if callable(inner) else model.forward
     try:
-        return list(inspect.signature(model.forward).parameters.values())
+        return list(inspect.signature(forward).parameters.values())
     except (TypeError, ValueError):
         return []
+
+
+def _takes_any(parameter: inspect.Parameter) -> bool:
+    """Whether this is ``**kwargs`` without a list of what it may hold.
+
+    Hugging Face's ``**kwargs: Unpack[...]`` are settings, not columns of a data set.
+    """
+    kind = parameter.annotation
+    listed = get_origin(kind) is Unpack or "Unpack[" in str(kind)
+    return parameter.kind is parameter.VAR_KEYWORD and not listed
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:
