@@ -114,7 +114,7 @@ class Capture:
         gram = self._same_as_before(found, features)
         if gram is None:
             rows = batch_first(found.detach(), layer.output)
-            if len(rows) != self._examples:
+            if rows.shape[0] != self._examples:
                 shape = tuple(found.shape)
                 text = f"output of shape {shape} for {self._examples} examples"
                 self._problems[row] = text

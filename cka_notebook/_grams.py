@@ -142,7 +142,7 @@ class GramBuffer:
     def _flush(self, group: "_Group") -> None:
         """U-center a group; the first one's device is where all of them go."""
         indices, layers = group.indices, group.layers
-        whole, moments = group.take()
+        whole, moments, raw = group.take()
         size = self._capacity, hsic.packed_length(self._examples)
         if not self._packed and not _fits(self._z, size, whole):
             self._z = whole.new_empty(size)
@@ -158,10 +158,7 @@ class GramBuffer:
         norms = hsic.self_products(packed.z)
         self._packed.append((indices, (packed.scale, packed.trace, norms)))
         if group.on_cpu:
-            unshifted = packed.trace * (1 + packed.offset)
-            raw = torch.where(
-                group.raw[: len(layers)] > 0, group.raw[: len(layers)], unshifted
-            )
+            raw = torch.where(raw > 0, raw, packed.trace * (1 + packed.offset))
             self._decide(layers, raw, packed, norms)
 
     def _decide(
@@ -175,6 +172,8 @@ class GramBuffer:
             shift = self._shifts.get(layer)
             if shift is None and k < n:
                 self._shifts[layer] = "none"
+            elif shift is None and not k < float("inf"):
+                continue  # constant so far
             elif shift in (None, "row"):
                 self._shifts[layer] = "mean" if offset > OUTLYING else "row"
             elif shift == "none" and not k < 2 * n:
@@ -187,56 +186,68 @@ class _Group:
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
-        cpu = device.type == "cpu"
-        of_group = GROUP_BYTES if cpu else GROUP_BYTES_GPU
-        of_scratch = SCRATCH_BYTES if cpu else SCRATCH_BYTES_GPU
-        size = max(1, of_group // (examples * examples * dtype.itemsize))
-        self._size = min(size, capacity)
+        self.on_cpu = device.type == "cpu"
+        of_group = GROUP_BYTES if self.on_cpu else GROUP_BYTES_GPU
+        of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
+        size = min(max(1, of_group // (examples * examples * dtype.itemsize)), capacity)
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
-        self.on_cpu = cpu
-        size = self._size
-        self._K = torch.empty(size, examples, examples, dtype=dtype, device=device)
-        self._moments = self._K.new_zeros(size)
-        self.raw = self._K.new_zeros(size)
-        self._scratch = self._K.new_empty(examples, 0)
+        self._whole = torch.empty(size, examples, examples, dtype=dtype, device=device)
+        self._slots = self._whole.unbind()
+        self._scratch = self._whole.new_empty(examples, 0)
+        self._widths: dict[int, Tensor] = {}
+        self._zero = self._whole.new_zeros(())
         self.indices: list[int] = []
         self.layers: list[int] = []
+        self.raw: list[Tensor] = []
+        self._moments: list[Tensor] = []
 
     @property
     def full(self) -> bool:
         """Whether the next one needs room."""
-        return len(self.indices) == self._size
+        return len(self.indices) == len(self._slots)
 
     def add(
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
     ) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
+        out = self._slots[len(self.indices)]
         if not self.on_cpu:
-            shift = "mean"
-        place = len(self.indices)
-        width = min(rows.shape[1], self._step)
-        if self._scratch.shape[1] < width + PADDING and shift != "none":
-            self._scratch = self._scratch.new_empty(len(rows), width + PADDING)
-        scratch = self._scratch[:, :width]
-        self.raw[place] = _second_moment(rows) if shift is None else 0
-        self._moments[place] = hsic.lower_gram(
-            rows, self._K[place], scratch, shift or "row"
-        )
+            moment = hsic.lower_gram(rows, out, self._room(rows), "mean")
+            raw = self._zero
+        else:
+            raw = _second_moment(rows) if shift is None else self._zero
+            hsic.lower_gram(rows, out, self._room(rows), shift or "row")
+            moment = raw / len(rows) if shift is None else self._zero
         self.indices.append(index)
         self.layers.append(layer)
+        self.raw.append(raw)
+        self._moments.append(moment)
 
     def shrink(self) -> None:
         """Work in pieces half as large, after running out of memory."""
         self._step = max(256, self._step // 2)
-        self._scratch = self._scratch.new_empty(self._scratch.shape[0], 0)
+        self._scratch = self._scratch.new_empty(len(self._scratch), 0)
+        self._widths = {}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def take(self) -> tuple[Tensor, Tensor]:
-        """What has gathered: Gram matrices and what `lower_gram` returned of each."""
+    def take(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What has gathered: Gram matrices, squared means, raw second moments."""
         count = len(self.indices)
-        self.indices, self.layers = [], []
-        return self._K[:count], self._moments[:count]
+        moments, raw = torch.stack(self._moments), torch.stack(self.raw)
+        self.indices, self.layers, self.raw, self._moments = [], [], [], []
+        return self._whole[:count], moments, raw
+
+    def _room(self, rows: Tensor) -> Tensor:
+        """The buffer for one piece of these features."""
+        width = min(rows.shape[1], self._step)
+        room = self._widths.get(width)
+        if room is None:
+            if self._scratch.shape[1] < width + PADDING:
+                self._scratch = self._scratch.new_empty(len(rows), width + PADDING)
+                self._widths = {}
+            room = self._widths[width] = self._scratch[:, :width]
+        return room
 
 
 def _second_moment(rows: Tensor) -> Tensor:

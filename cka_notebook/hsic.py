@@ -34,6 +34,9 @@ MIN_EXAMPLES = 4
 PAIR_BLOCK = 4096
 """Columns that one float32 product sums up; the sums of blocks are float64."""
 
+SELF_BLOCK = 32
+"""Rows of the pairs of a model with itself that are done together."""
+
 CONSTANT = (8 * torch.finfo(torch.float32).eps) ** 2
 """Below this share of the second moment, a variance is the rounding of a constant."""
 
@@ -205,22 +208,23 @@ def lower_gram(rows: Tensor, out: Tensor, scratch: Tensor, shift: Shift) -> Tens
             good unless that one is far from all others; or ``"none"``.
 
     Returns:
-        Scalar, ``sum(shift ** 2)``.
+        Scalar, ``sum(mean ** 2)`` if that was the shift, else zero: examples that are
+        all the same then give exact zeros.
     """
-    p = rows.shape[1]
+    p, step = rows.shape[1], scratch.shape[1]
+    moment = out.new_zeros(())
     if shift == "none" and rows.dtype == out.dtype:
         _lower_product(rows, out, first=True)
-        return out.new_zeros(())
-    step = scratch.shape[1]
-    moments = []
+        return moment
     for start in range(0, p, step):
         part = rows if p <= step else rows[:, start : start + step]
-        point = part.mean(0, dtype=out.dtype) if shift == "mean" else part[0]
-        point = point.to(out.dtype)
-        moments.append(torch.dot(point, point))
+        point = part[0]
+        if shift == "mean":
+            point = part.mean(0, dtype=out.dtype)
+            moment += torch.dot(point, point)
         part = _shifted(part, point, scratch[:, : part.shape[1]])
         _lower_product(part, out, first=start == 0)
-    return moments[0] if len(moments) == 1 else torch.stack(moments).sum()
+    return moment
 
 
 def pack_grams(K: Tensor, moments: Tensor, out: Tensor) -> PackedGrams:
@@ -231,7 +235,8 @@ def pack_grams(K: Tensor, moments: Tensor, out: Tensor) -> PackedGrams:
 
     Args:
         K: Shape ``(g, n, n)``, of which the lower triangle counts. Overwritten.
-        moments: Shape ``(g,)``, what `lower_gram` returned of each.
+        moments: Shape ``(g,)``, the squared norm of the mean features, or as much of it
+            as the shift took away.
         out: Shape ``(g, packed_length(n))``, which becomes ``z``.
 
     Returns:
@@ -260,19 +265,20 @@ def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
 
     Args:
         z1: Shape ``(L1, m)``.
-        z2: Shape ``(L2, m)``.
+        z2: Shape ``(L2, m)``; if it is ``z1`` itself, half the work is done.
 
     Returns:
         Shape ``(L1, L2)``, float64: ``<U(K_i), U(L_j)>`` up to the scales.
     """
     total = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=z1.device)
-    for start in range(0, z1.shape[1], PAIR_BLOCK):
-        block = slice(start, start + PAIR_BLOCK)
-        if z1.device.type == "cuda":  # whose float32 products may be TF32
-            total.addmm_(z1[:, block].double(), z2[:, block].double().T)
-        else:
-            total += z1[:, block] @ z2[:, block].T
-    return total.mul_(2)
+    if z1 is not z2:
+        _add_products(z1, z2, total)
+        return total.mul_(2)
+    for row in range(0, len(z1), SELF_BLOCK):
+        rows = slice(row, row + SELF_BLOCK)
+        _add_products(z1[row:], z1[rows], total[row:, rows])
+    lower = total.tril_(-1)
+    return (lower + lower.T).mul_(2).diagonal_scatter(self_products(z1))
 
 
 def self_products(z: Tensor) -> Tensor:
@@ -321,6 +327,15 @@ def _pack(K: Tensor, a: Tensor, out: Tensor) -> None:
     corner = K[:, half:, half:].mT - right.unsqueeze(-1)
     corner -= right.unsqueeze(-2)
     square[:, :rest, :rest] += corner.triu_(1)
+
+
+def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
+    for start in range(0, z1.shape[1], PAIR_BLOCK):
+        block = slice(start, start + PAIR_BLOCK)
+        if z1.is_cuda:  # whose float32 products may be TF32
+            total += z1[:, block].double() @ z2[:, block].double().T
+        else:
+            total += z1[:, block] @ z2[:, block].T
 
 
 def _lower_product(part: Tensor, out: Tensor, *, first: bool) -> None:
