@@ -18,6 +18,7 @@ from . import hsic
 from ._grams import GramBuffer, Grams
 from ._guard import full_float32, reduces_float32
 from ._layers import Layer, LayerTree, Output
+from ._randomness import Scatter, watched
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -46,6 +47,7 @@ class Capture:
     def __init__(self, layers: Sequence[Layer], features: Sequence[Features]) -> None:
         self._layers = layers
         self._features = features
+        self._scatters = {row: Scatter() for row in watched(len(layers))}
         self._rows: dict[nn.Module, list[tuple[int, Layer]]] = {}
         for row, layer in enumerate(layers):
             self._rows.setdefault(layer.module, []).append((row, layer))
@@ -89,6 +91,11 @@ class Capture:
         """How each layer's features will be shifted; part of what a run remembers."""
         return self._buffer.shifts
 
+    @property
+    def scatters(self) -> list[tuple[str, Scatter]]:
+        """Names of a few layers, with what tells whether batches are random."""
+        return [(self._layers[row].name, s) for row, s in self._scatters.items()]
+
     def _clear(self, examples: int) -> None:
         self._examples = examples
         self._calls: dict[nn.Module, int] = {}
@@ -120,7 +127,10 @@ class Capture:
                 self._problems[row] = text
                 return
             with self._precision(), _no_autocast(found.device.type):
-                gram = self._buffer.add(as_rows(features(rows)), row)
+                made = as_rows(features(rows))
+                gram = self._buffer.add(made, row)
+                if row in self._scatters:
+                    self._scatters[row].add(made)
             if not found.is_inference():
                 seen = weakref.ref(found), found._version, features, gram  # noqa: SLF001 the only sign of an in-place change
                 self._seen[id(found)] = seen

@@ -131,6 +131,11 @@ class Run:
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
         running.describe = self._provenance
         running.notes += self._notes()
+        running.scatters = [
+            (title, name, scatter)
+            for title, capture in zip(running.names, self.captures, strict=False)
+            for name, scatter in capture.scatters
+        ]
         return running
 
     def resume(self, running: Running) -> None:

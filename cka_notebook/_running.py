@@ -1,5 +1,6 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from . import hsic, metrics
 from ._grams import Grams
+from ._randomness import Scatter, note_on
 from ._result import CKAResult
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Running:
         skipped: Batches that were too small.
         examples: Examples in the sums.
         notes: Sentences a reader should know.
+        scatters: Model, name and scatter of the layers watched for random batches.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Running:
         self.describe: Callable[[], dict[str, Any]] = dict
         self.names = ("model1", "model2")
         self.metric = "cka"
+        self.scatters: list[tuple[str, str, Scatter]] = []
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
         self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
@@ -165,7 +169,7 @@ class Running:
         self.skipped += 1
 
     def finish(self) -> None:
-        """Say what was skipped, once.
+        """Say what was skipped and whether batches were random, once.
 
         Raises:
             ValueError: If every batch was.
@@ -186,6 +190,9 @@ class Running:
                 f"{many} of fewer than {hsic.MIN_EXAMPLES} examples left out: the "
                 "unbiased HSIC divides by n - 3."
             )
+        not_random = note_on(self.scatters)
+        if not_random is not None:
+            self.notes.append(not_random)
 
     def _note_problems(self, *grams: Grams) -> None:
         for side, given in enumerate(grams):
@@ -280,13 +287,21 @@ def _taken(values: Tensor, index: list[int]) -> Tensor:
     if -1 in index:
         nothing = values.new_full((1, *values.shape[1:]), torch.nan)
         values = torch.cat([values, nothing])
-    return values[torch.tensor(index, device=values.device)]
+    if index == list(range(len(values))):
+        return values
+    return values[_index(tuple(index), values.device)]
 
 
 def _spread(values: Tensor, index: list[int]) -> Tensor:
     if not len(values):
         return torch.zeros(len(index))
-    return values[torch.tensor([max(0, i) for i in index], device=values.device)]
+    return values[_index(tuple(max(0, i) for i in index), values.device)]
+
+
+@lru_cache(maxsize=8)
+def _index(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Rows as a tensor; kept, for a copy to a GPU in each batch would wait for it."""
+    return torch.tensor(rows, device=device)
 
 
 def _sums_device(device: torch.device) -> torch.device:
