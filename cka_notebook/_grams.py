@@ -115,12 +115,12 @@ class GramBuffer:
         if not self._packed:
             none = torch.empty(0)
             return z.reshape(0, 0), none, none, none.double()
-        order = torch.tensor([i for indices, _ in self._packed for i in indices])
         columns = [
             torch.cat([values[c].to(z.device) for _, values in self._packed])
             for c in range(3)
         ]
         if len(self._groups) > 1:
+            order = torch.tensor([i for indices, _ in self._packed for i in indices])
             columns = [column[order.argsort().to(z.device)] for column in columns]
         self._clear()
         return z, columns[0], columns[1], columns[2]
