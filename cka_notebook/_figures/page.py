@@ -21,6 +21,7 @@ from bokeh.models import (
     Line,
     LinearColorMapper,
     MultiLine,
+    PanTool,
     Range1d,
     Rect,
     Scatter,
@@ -111,8 +112,8 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         axis.name = f"{name}_axis"
     plot.xaxis[0].major_label_orientation = math.pi / 2
     plot.grid.grid_line_color = None
-    box, wheel = BoxZoomTool(), WheelZoomTool()
-    plot.add_tools(box, wheel)
+    box, wheel = BoxZoomTool(name="zoom_tool"), WheelZoomTool()
+    plot.add_tools(box, PanTool(name="pan_tool"), wheel)
     plot.toolbar.active_drag = box
     plot.toolbar.active_scroll = wheel
     return plot
@@ -143,7 +144,7 @@ def _markers() -> dict[str, tuple[Rect, ...]]:
 
 def _row_trend(columns: Range1d, values: Range1d) -> figure:
     plot = _blank("row_trend", columns, values, height=110)
-    plot.xaxis.visible = False
+    plot.xaxis.ticker = FixedTicker(ticks=[])
     plot.xgrid.grid_line_color = None
     plot.yaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
     band = VArea(x="x", y1="lower", y2="upper", fill_alpha=0.22, name="row_band")
@@ -153,7 +154,7 @@ def _row_trend(columns: Range1d, values: Range1d) -> figure:
 
 def _column_trend(values: Range1d, rows: Range1d) -> figure:
     plot = _blank("column_trend", values, rows, height=400)
-    plot.yaxis.visible = False
+    plot.yaxis.ticker = FixedTicker(ticks=[])
     plot.ygrid.grid_line_color = None
     plot.xaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
     band = HArea(y="y", x1="lower", x2="upper", fill_alpha=0.22, name="column_band")
@@ -207,10 +208,9 @@ def _blank(name: str, x_range: Range1d, y_range: Range1d, height: int) -> figure
         min_border=0,
         background_fill_alpha=0,
         border_fill_alpha=0,
-        outline_line_width=1,
+        outline_line_color=None,  # BokehJS strokes the last path with it once more.
     )
     plot.axis.major_label_text_font_size = LABEL_FONT_SIZE
-    plot.axis.axis_line_color = None
     plot.axis.minor_tick_line_color = None
     plot.axis.major_tick_in = 0
     plot.axis.major_tick_out = 3

@@ -69,10 +69,13 @@ export class CellGrid {
   setCursor(cell: Cell, takeFocus: boolean): void {
     this.cursor = this.inside(cell);
     this.describe();
-    if (takeFocus) this.grid.focus({ preventScroll: true });
+    if (!takeFocus) return;
+    this.grid.classList.add("cka-by-mouse");
+    this.grid.focus({ preventScroll: true });
   }
 
   private pressed(event: KeyboardEvent): void {
+    this.grid.classList.remove("cka-by-mouse");
     const { row, col } = this.cursor;
     const { rows, cols } = this.size;
     const whole = event.ctrlKey || event.metaKey;

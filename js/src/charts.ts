@@ -192,9 +192,8 @@ export class Charts {
 
   setTrend(name: "row" | "column" | "history", line: Line | null): void {
     const { at = [], value = [], stderr = [] } = line ?? {};
-    const error = value.map((_, k) => (Number.isFinite(stderr[k]) ? stderr[k] : 0));
-    const lower = value.map((v, k) => v - (error[k] as number));
-    const upper = value.map((v, k) => v + (error[k] as number));
+    const lower = value.map((v, k) => v - (stderr[k] ?? Number.NaN));
+    const upper = value.map((v, k) => v + (stderr[k] ?? Number.NaN));
     this.source(`${name}_source`).data =
       name === "column"
         ? { x: [...value], y: [...at], lower, upper }
@@ -281,7 +280,6 @@ export class Charts {
   setTheme(theme: Theme): void {
     for (const name of ["map", "row_trend", "column_trend", "history"] as const) {
       const plot = this.plot(name);
-      plot.setv({ outline_line_color: theme.frame });
       for (const axis of [...plot.below, ...plot.left, ...plot.above]) {
         axis.setv(axisColors(theme));
       }
@@ -351,6 +349,8 @@ export class Charts {
     slot.addEventListener("pointerleave", () => this.handlers.hover(null), { signal });
     const remember = (event: PointerEvent) => {
       this.shift = event.shiftKey;
+      this.tool("zoom_tool").setv({ active: !event.shiftKey });
+      this.tool("pan_tool").setv({ active: event.shiftKey });
     };
     slot.addEventListener("pointerdown", remember, { signal, capture: true });
     for (const element of Object.values(this.slots)) {
@@ -398,6 +398,10 @@ export class Charts {
     return this.model(name) as Range;
   }
 
+  private tool(name: string): BokehModel {
+    return this.model(name);
+  }
+
   private axis(name: string): BokehModel {
     return this.model(name);
   }
@@ -413,6 +417,7 @@ function axisColors(theme: Theme): Attributes {
     axis_label_text_font_size: "12px",
     axis_label_standoff: 6,
     major_tick_line_color: theme.frame,
+    axis_line_color: theme.frame,
   };
 }
 

@@ -306,6 +306,7 @@ export class LayerTree {
     const first = node.first;
     const isRun = node.kind === "run";
     const isRoot = columns.name[first] === "";
+    const disabled = state === "disabled";
     const reason = isRun ? null : columns.reason[first];
     const type = columns.type[first] ?? "";
     const own = !isRun && this.chosen[first] === 1;
@@ -318,6 +319,7 @@ export class LayerTree {
     const spoken = [name, type, times, size && `output ${size}`];
     if (params > 0) spoken.push(`${count(params)} parameters`);
     if (reason) spoken.push(reason);
+    const kind = disabled && reason ? reason : isRoot ? "" : `${type} ${times}`.trim();
     const element = h(
       "div",
       {
@@ -329,8 +331,8 @@ export class LayerTree {
         "aria-posinset": line.position,
         "aria-setsize": line.siblings,
         "aria-expanded": expanded,
-        "aria-checked": state === "disabled" ? undefined : ARIA_CHECKED[state],
-        "aria-disabled": state === "disabled" ? "true" : undefined,
+        "aria-checked": disabled ? undefined : ARIA_CHECKED[state],
+        "aria-disabled": disabled ? "true" : undefined,
         "aria-label": spoken.filter(Boolean).join(", "),
         title: this.help(node, name, reason ?? null),
       },
@@ -343,32 +345,26 @@ export class LayerTree {
         foldable && icon("open"),
       ),
       h("span", { class: `cka-box cka-${state}`, "data-part": "box" }),
-      h("span", { class: "cka-name" }, ...this.nameParts(name, node, isRun)),
-      h(
-        "span",
-        { class: "cka-type" },
-        reason ?? (isRoot ? "" : `${type} ${times}`.trim()),
-      ),
+      h("span", { class: "cka-name" }, this.shortName(name, node)),
+      h("span", { class: "cka-type" }, kind),
       h("span", { class: "cka-shape" }, size),
       h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
     );
     element.style.top = `${index * ROW_HEIGHT}px`;
     element.style.setProperty("--depth", String(node.depth));
-    if (reason) element.classList.add("cka-greyed");
+    element.classList.toggle("cka-greyed", disabled);
+    element.classList.toggle(
+      "cka-context",
+      this.filter !== null && !this.filter[first],
+    );
     return element;
   }
 
-  /** The last word of a dotted name in full, what its parent says already in grey. */
-  private nameParts(
-    name: string,
-    node: Node,
-    isRun: boolean,
-  ): (HTMLElement | string)[] {
-    if (this.filter) return [name];
-    const dot = isRun
-      ? name.lastIndexOf(".", name.indexOf("["))
-      : name.lastIndexOf(".");
-    return node.depth > 0 && dot >= 0 ? [name.slice(dot + 1)] : [name];
+  /** The last word of a dotted name: the lines above say the rest. */
+  private shortName(name: string, node: Node): string {
+    const end = node.kind === "run" ? name.indexOf("[") : name.length;
+    const dot = name.lastIndexOf(".", end - 1);
+    return node.depth > 0 && dot >= 0 ? name.slice(dot + 1) : name;
   }
 
   private help(node: Node, name: string, reason: string | null): string {
@@ -379,8 +375,9 @@ export class LayerTree {
     const [only] = targets;
     if (targets.length === 1 && only === node.first) return name;
     const what = this.filter ? "the matches below" : plural(targets.length, "layer");
+    const why = reason ? ` (${reason})` : "";
     return (
-      `${name}\nThe box chooses ${what}. ` +
+      `${name}${why}\nThe box chooses ${what}. ` +
       "Alt: only this module. Shift: all lines from the last one clicked."
     );
   }

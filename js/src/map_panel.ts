@@ -104,7 +104,13 @@ export class MapPanel {
     this.stage = h(
       "div",
       { class: "cka-stage" },
-      h("div", { class: "cka-above" }, this.rowCaption, this.slots.row_trend),
+      h(
+        "div",
+        { class: "cka-above" },
+        this.rowCaption,
+        this.tools.zoom,
+        this.slots.row_trend,
+      ),
       h(
         "div",
         { class: "cka-corner" },
@@ -205,12 +211,12 @@ export class MapPanel {
       this.drawColors();
       return;
     }
-    this.drawLabels();
     const holes = undefinedBoxes(view, this.options.mask);
     charts.setUndefined(holes);
     const negative = view.values.values.some((number) => number < 0);
     this.tools.setKeys(negative, holes.left.length > 0);
     this.drawColors();
+    this.drawLabels();
     this.drawFocus();
     this.grid.setSize(view.values.rows, view.values.cols, this.summary(view));
   }
@@ -426,7 +432,7 @@ export class MapPanel {
       this.readNames.replaceChildren(h("span", { class: "cka-hint" }, hint));
       setText(
         this.readFacts,
-        "Shift+click pins more series, Ctrl+wheel or a drag zooms",
+        "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves",
       );
       return;
     }

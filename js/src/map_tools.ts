@@ -36,7 +36,7 @@ export class MapTools {
   private readonly low: HTMLInputElement;
   private readonly high: HTMLInputElement;
   private readonly manual: HTMLElement;
-  private readonly zoom: HTMLButtonElement;
+  readonly zoom: HTMLButtonElement;
   private readonly gradient = h("div", { class: "cka-gradient" });
   private readonly needle = h("div", { class: "cka-needle", hidden: true });
   private readonly lowText = h("span");
@@ -71,7 +71,7 @@ export class MapTools {
     this.zoom = h(
       "button",
       {
-        class: "cka-button cka-quiet",
+        class: "cka-button cka-quiet cka-zoom",
         type: "button",
         title: "Show the whole map again (double click on the map)",
         hidden: true,
@@ -82,7 +82,7 @@ export class MapTools {
     );
     this.element = h(
       "div",
-      { class: "cka-tools", role: "toolbar", "aria-label": "Map" },
+      { class: "cka-tools", role: "group", "aria-label": "What the map shows" },
       field("Colors", this.palette),
       field("Range", this.mode, this.manual),
       field(
@@ -96,11 +96,11 @@ export class MapTools {
       toggle("Transpose", "Swap rows and columns", (transpose) =>
         handlers.options({ transpose }),
       ),
-      toggle("Numbers", "Write the values into cells that are large enough", (on) =>
-        handlers.numbers(on),
+      toggle(
+        "Numbers",
+        "Write the values into the cells, where they are at least 28 pixels wide",
+        (on) => handlers.numbers(on),
       ),
-      h("span", { class: "cka-grow" }),
-      this.zoom,
     );
     this.legend = this.makeLegend();
   }

@@ -64,10 +64,10 @@ export function mapView(session: Session, options: Options): MapView | null {
     return { side, index: index.sort((a, b) => a - b), missing: missing.length };
   });
   const [first, second] = parts as [(typeof parts)[0], (typeof parts)[0]];
-  const own = picked(all, first.index, second.index);
+  const own = () => picked(all, first.index, second.index);
   const sorted = {
     1: reordered(first.index, own, axes.layers[0], options, 0),
-    2: reordered(second.index, transposed(own), axes.layers[1], options, 1),
+    2: reordered(second.index, () => transposed(own()), axes.layers[1], options, 1),
   };
   const axis = (side: Side): AxisView => ({
     side,
@@ -91,7 +91,7 @@ export function mapView(session: Session, options: Options): MapView | null {
 
 function reordered(
   index: readonly number[],
-  lines: Matrix,
+  lines: () => Matrix,
   names: readonly string[],
   { order, clustered }: Options,
   side: 0 | 1,
@@ -102,11 +102,11 @@ function reordered(
       name(a).localeCompare(name(b), "en", { numeric: true }),
     );
   }
-  if (order === "clustered" && lines.rows <= MAX_CLUSTERED) {
+  if (order === "clustered" && index.length <= MAX_CLUSTERED) {
     const kept = positions(clustered?.[side] ?? [], names).index;
     const wanted = new Set(index);
     if (kept.length === index.length && kept.every((k) => wanted.has(k))) return kept;
-    return clusteredOrder(lines).map((k) => index[k] as number);
+    return clusteredOrder(lines()).map((k) => index[k] as number);
   }
   return [...index];
 }

@@ -38,13 +38,15 @@ export function picked(
   rows: readonly number[],
   cols: readonly number[],
 ): Matrix {
+  const all = (index: readonly number[], size: number) =>
+    index.length === size && index.every((from, to) => from === to);
+  if (all(rows, matrix.rows) && all(cols, matrix.cols)) return matrix;
   const values = new Float32Array(rows.length * cols.length);
-  rows.forEach((row, i) => {
-    cols.forEach((col, j) => {
-      values[i * cols.length + j] =
-        matrix.values[row * matrix.cols + col] ?? Number.NaN;
-    });
-  });
+  let to = 0;
+  for (const row of rows) {
+    const from = row * matrix.cols;
+    for (const col of cols) values[to++] = matrix.values[from + col] as number;
+  }
   return { rows: rows.length, cols: cols.length, values };
 }
 
@@ -53,7 +55,7 @@ export function transposed(matrix: Matrix): Matrix {
   const flipped = new Float32Array(values.length);
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < cols; j++) {
-      flipped[j * rows + i] = values[i * cols + j] ?? Number.NaN;
+      flipped[j * rows + i] = values[i * cols + j] as number;
     }
   }
   return { rows: cols, cols: rows, values: flipped };

@@ -152,7 +152,7 @@ function columnsOf(wire: Wire | undefined): TreeColumns {
     values ?? name.map(() => missing);
   return {
     name,
-    type: filled(columns.type, ""),
+    type: typesOf(columns),
     depth: filled(columns.depth, 0),
     params: filled(columns.params, 0),
     shape: filled(columns.shape, null),
@@ -160,6 +160,15 @@ function columnsOf(wire: Wire | undefined): TreeColumns {
     order: filled(columns.order, null),
     presets: columns.presets ?? {},
   };
+}
+
+/** One of several calls of a module, "act#1", is of the module's class. */
+function typesOf({ name = [], type = [] }: Partial<TreeColumns>): string[] {
+  const classes = new Map(name.map((own, row) => [own, type[row] ?? ""]));
+  return name.map((own) => {
+    const module = own.replace(/#\d+$/, "");
+    return classes.get(module) ?? classes.get(own) ?? "";
+  });
 }
 
 export function axesOf(model: Model): Axes | null {

@@ -35,7 +35,7 @@ export function isDark(element: Element): boolean {
 
 /** Whether the first painted background above the element is dark; null if none is. */
 function luminanceBehind(element: Element): boolean | null {
-  for (let node = element.parentElement; node; node = node.parentElement) {
+  for (let node = above(element); node; node = above(node)) {
     const parts = getComputedStyle(node)
       .backgroundColor.match(/[\d.]+/g)
       ?.map(Number);
@@ -43,6 +43,12 @@ function luminanceBehind(element: Element): boolean | null {
     if (alpha > 0.5) return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
   }
   return null;
+}
+
+/** The element around, also across the edge of a shadow tree. */
+function above(element: Element): Element | null {
+  const root = element.getRootNode();
+  return element.parentElement ?? (root instanceof ShadowRoot ? root.host : null);
 }
 
 /** The colors in force, resolved by the browser from the custom properties of our css. */

@@ -50,9 +50,7 @@ export function readout(session: Session, view: MapView, cell: Cell): Readout {
     layerFacts(session, side, pair[side - 1] as string),
   );
   const known = !Number.isNaN(number);
-  const rest = known
-    ? [...ranks(view, cell), plural(view.shown.frame.examples, "example")]
-    : [reasonFor(session, view, cell)];
+  const rest = known ? ranks(view, cell) : [reasonFor(session, view, cell)];
   const both = facts.filter(Boolean).join(" \u00d7 ");
   return {
     names,

@@ -289,7 +289,7 @@ export function wireFrame(options: FrameOptions): [unknown, DataView[]] {
     skipped: 0,
     seconds: 0.83 * batch,
     rate: 1210,
-    max_stderr: Math.max(...stderr.filter((number) => !Number.isNaN(number))),
+    max_stderr: stderr.reduce((most, error) => Math.max(most, error || 0), 0),
     rows,
     cols,
     final: options.final ?? false,

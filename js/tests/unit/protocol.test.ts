@@ -96,6 +96,10 @@ test("trees and axes that Python wrote keep their columns", () => {
   const [first, second] = treesOf(new FakeModel({ _trees: trees }));
   expect(first.name).toEqual(trees.model1.name);
   expect(first.reason).toEqual(trees.model1.reason);
+  const call = first.name.findIndex((name) => name.endsWith("#1"));
+  const module = first.name.indexOf(first.name[call]?.replace("#1", "") ?? "");
+  expect(trees.model1.type[call]).toBe("call");
+  expect(first.type[call]).toBe(trees.model1.type[module]);
   expect(second.presets.auto).toEqual(trees.model2.presets.auto);
   const read = axesOf(new FakeModel({ _axes: axes }));
   expect(read?.layers).toEqual([axes.layers1, axes.layers2]);

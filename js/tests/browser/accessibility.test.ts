@@ -1,0 +1,53 @@
+import axe from "axe-core";
+import { afterEach, expect, test } from "vitest";
+import { click, feed, makeModel, type Page, pause, show, until } from "./page.ts";
+
+/** A cell of a notebook is not a page; rows say "9.41k" as "9 408 parameters". */
+const OFF = Object.fromEntries(
+  ["region", "heading-order", "label-content-name-mismatch"].map((rule) => [
+    rule,
+    { enabled: false },
+  ]),
+);
+
+let page: Page;
+
+afterEach(() => {
+  page.close();
+  document.body.removeAttribute("data-jp-theme-light");
+  document.body.style.background = "";
+});
+
+test.each([
+  ["light", "true", "#ffffff"],
+  ["dark", "false", "#111111"],
+])(
+  "axe finds nothing wrong with a busy explorer in the %s theme",
+  async (_, lab, paper) => {
+    document.body.dataset.jpThemeLight = lab;
+    document.body.style.background = paper;
+    const message = { kind: "error", text: "ValueError: something was expected." };
+    page = show(makeModel({ _message: message }));
+    const waiting = () =>
+      page.element.querySelector<HTMLElement>(".cka-waiting")?.hidden;
+    await until(waiting, "the map is not drawn");
+    feed(page, { seq: 1, edit: (matrix) => matrix.fill(Number.NaN, 0, 5) });
+    await until(() => page.model.sentOf("ack").length > 0, "ack");
+    await pause(200);
+    click(page, 3, 3);
+    click(page, 5, 5, { shiftKey: true });
+    const search = page.element.querySelector("input[type=search]") as HTMLInputElement;
+    search.value = "conv";
+    search.dispatchEvent(new Event("input", { bubbles: true }));
+    await pause(200);
+    const { violations } = await axe.run(page.element, {
+      runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
+      rules: OFF,
+    });
+    const found = violations.map(({ id, nodes }) => [
+      id,
+      ...nodes.slice(0, 3).map((node) => `${node.html} ${node.failureSummary}`),
+    ]);
+    expect(found).toEqual([]);
+  },
+);
