@@ -266,6 +266,18 @@ def test_wrappers_are_looked_through():
     assert LayerTree(compiled).names == ["0", "1", "2", "3", "4"]
 
 
+def test_a_distributed_model_is_looked_through():
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        inner = zoo.mlp()
+        wrapped = nn.parallel.DistributedDataParallel(inner)
+        assert unwrap(wrapped) is inner
+        assert LayerTree(wrapped).names == ["0", "1", "2", "3", "4"]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_compiled_part_keeps_its_name():
     model = zoo.mlp()
     model[2] = torch.compile(model[2], backend="eager")
