@@ -49,10 +49,10 @@ def test_a_report_becomes_a_row_with_all_its_numbers():
 def test_a_table_takes_its_place_in_the_readme_and_only_that(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("# Title\n\n<!-- a -->\nold\n<!-- a -->\n\nEnd.\n")
-    tables.place("new", "a", readme)
+    tables.place("new", "a", "A", readme)
     assert readme.read_text() == "# Title\n\n<!-- a -->\nnew\n<!-- a -->\n\nEnd.\n"
-    tables.place("more", "b", readme)
-    assert readme.read_text().endswith("End.\n\n<!-- b -->\nmore\n<!-- b -->\n")
+    tables.place("more", "b", "B", readme)
+    assert readme.read_text().endswith("End.\n\n## B\n\n<!-- b -->\nmore\n<!-- b -->\n")
 
 
 def test_time_is_counted_from_the_second_batch_on():

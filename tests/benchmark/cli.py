@@ -71,7 +71,7 @@ def compare_contenders(options: argparse.Namespace) -> None:
     name = "quick" if options.quick else f"{options.device}-{options.dtype}"
     _write(options, name, report, text, "comparison")
     if options.readme:
-        tables.place(text, "benchmark")
+        tables.place(text, "benchmark", "Benchmark")
 
 
 def grow(options: argparse.Namespace) -> None:

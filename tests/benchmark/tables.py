@@ -36,12 +36,15 @@ def legend(report: dict[str, Any]) -> str:
     )
 
 
-def place(text: str, marker: str, readme: Path = README) -> None:
-    """Put text between two ``<!-- marker -->`` lines, at the end if there are none."""
+def place(text: str, marker: str, heading: str, readme: Path = README) -> None:
+    """Put text between two ``<!-- marker -->`` lines.
+
+    If there are none yet, a section of that heading is made for them at the end.
+    """
     mark = f"<!-- {marker} -->"
     page = readme.read_text(encoding="utf-8")
     if page.count(mark) != 2:
-        page = f"{page.rstrip()}\n\n{mark}\n{mark}\n"
+        page = f"{page.rstrip()}\n\n## {heading}\n\n{mark}\n{mark}\n"
     before, _, after = page.split(mark)
     filled = f"{before}{mark}\n{text.strip()}\n{mark}{after}"
     readme.write_text(filled, encoding="utf-8")

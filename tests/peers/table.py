@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     text = markdown(table)
     print(text)
     if options.readme:
-        place(text, "peers")
+        place(text, "peers", "What the others get wrong")
 
 
 def _cell(case: dict[str, Any], name: str) -> str:

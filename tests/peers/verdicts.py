@@ -10,8 +10,8 @@ from .exact import Exact, Grams
 TOLERANCE = 1e-3
 """A cell of CKA that is off by more than this is wrong: maps are read to two digits."""
 
-LONGEST = 48
-"""Letters of an exception that fit into a cell of the table."""
+SHORTEST, LONGEST = 24, 44
+"""Letters of an exception that say enough, and that fit into a cell of the table."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def judge(
 
 def crash(error: BaseException) -> Verdict:
     """An exception, in the few words that fit a table."""
-    text = f"{type(error).__name__}: {error}".split("\n")[0].replace("|", "/")
+    text = str(error).split("\n")[0].replace("|", "/")
+    if len(text) < SHORTEST:
+        text = f"{type(error).__name__}: {text}"
     return Verdict("crash", text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
 
 
