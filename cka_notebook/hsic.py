@@ -17,6 +17,8 @@ References:
     [4] Szekely & Rizzo 2014, https://arxiv.org/abs/1310.2926
 """
 
+import math
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -283,12 +285,12 @@ def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
 
 def self_products(z: Tensor) -> Tensor:
     """Squared norms ``<U(K_i), U(K_i)>`` of packed Gram matrices, ``(L,)`` float64."""
-    starts = range(0, z.shape[1], PAIR_BLOCK)
-    parts = [z[:, start : start + PAIR_BLOCK] for start in starts]
+    # Short sums in float32, the sum of their squares in float64.
+    parts = z.view(len(z), -1, math.isqrt(z.shape[1] // 2))
     if z.is_cuda:  # as exact as the products there
-        return torch.stack([p.double().square().sum(1) for p in parts]).sum(0).mul_(2)
-    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts])
-    return norms.double().square().sum(0).mul_(2)
+        return parts.double().square().sum((1, 2)).mul_(2)
+    norms: Tensor = torch.linalg.vector_norm(parts, dim=2)
+    return norms.double().square().sum(1).mul_(2)
 
 
 def packed_length(n: int) -> int:
@@ -313,22 +315,30 @@ def check_examples(n: int) -> None:
 
 
 def _pack(K: Tensor, a: Tensor, out: Tensor) -> None:
-    """Pack ``K_ij - a_i - a_j``; `K` is lower triangular, `out` (g, 2, half, half)."""
+    """Pack ``K_ij - a_i - a_j``; `K` is strictly lower, `out` (g, 2, half, half)."""
     n = K.shape[-1]
     half = (n + 1) // 2
     rest = n - half
-    if rest < half:
-        out[:, 0, rest:] = 0
     left, right = a[:, :half], a[:, half:]
-    torch.sub(K[:, half:, :half], right.unsqueeze(-1), out=out[:, 0, :rest])
-    out[:, 0, :rest] -= left.unsqueeze(-2)
-    square = out[:, 1]
-    torch.sub(K[:, :half, :half], left.unsqueeze(-1), out=square)
-    square -= left.unsqueeze(-2)
-    square.tril_(-1)
-    corner = K[:, half:, half:].mT - right.unsqueeze(-1)
-    corner -= right.unsqueeze(-2)
-    square[:, :rest, :rest] += corner.triu_(1)
+    block, square = out[:, 0], out[:, 1]
+    torch.sub(K[:, half:, :half], right.unsqueeze(-1), out=block[:, :rest])
+    block[:, :rest] -= left.unsqueeze(-2)
+    square.copy_(K[:, :half, :half])
+    square[:, :rest, :rest] += K[:, half:, half:].mT
+    if rest < half:
+        block[:, rest:] = 0
+        right = torch.nn.functional.pad(right, (0, 1))
+    below = left.unsqueeze(-1) + left.unsqueeze(-2)
+    above = right.unsqueeze(-1) + right.unsqueeze(-2)
+    square -= torch.where(_strictly_lower(half, K.device), below, above)
+    square.diagonal(dim1=-2, dim2=-1).zero_()
+    if rest < half:
+        square[:, :rest, rest] = 0
+
+
+@lru_cache(maxsize=8)
+def _strictly_lower(n: int, device: torch.device) -> Tensor:
+    return torch.ones(n, n, dtype=torch.bool, device=device).tril_(-1)
 
 
 def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
