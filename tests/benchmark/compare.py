@@ -30,18 +30,12 @@ def _case(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     base["threads"] = settings["threads"]
     chosen = [x for x in settings["contenders"] if x == "ours" or sites.installed(x)]
     fast = [x for x in chosen if x in FAST]
-    timed = jobs.run(
-        base
-        | {
-            "kind": "times",
-            "rounds": settings["rounds"],
-            "contenders": ["forward", *fast],
-        }
-    )
+    job = {"kind": "times", "rounds": settings["rounds"]}
+    timed = jobs.run(base | job | {"contenders": ["forward", *fast]})
     found: dict[str, Any] = {
         "layers": timed["layers"],
-        "forward": _figures(timed, "forward"),
-        "contenders": {x: _figures(timed, x) for x in fast},
+        "forward": _figures(timed, "forward", settings["threads"]),
+        "contenders": {x: _figures(timed, x, settings["threads"]) for x in fast},
     }
     if settings["solo"]:
         slow = [x for x in chosen if x in SLOW and ALL[name].slow_peers]
@@ -49,13 +43,16 @@ def _case(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _figures(timed: dict[str, Any], name: str) -> dict[str, Any]:
-    seconds, forward = timed["seconds"][name], timed["seconds"]["forward"]
+def _figures(timed: dict[str, Any], name: str, threads: int) -> dict[str, Any]:
+    if name in timed["failed"]:
+        return {"failed": timed["failed"][name]}
+    # Threads that wait for each other burn processor time, too.
+    clock = timed["seconds" if threads == 1 else "wall"]
     return {
-        "seconds": seconds,
+        "seconds": timed["seconds"][name],
         "wall": timed["wall"][name],
-        "quartiles": timed["spread"][name],
-        "ratio": seconds / forward,
+        "quartiles": timed["quartiles"][name],
+        "ratio": clock[name] / clock["forward"],
     }
 
 
@@ -68,6 +65,8 @@ def _add_solo(
     found["forward"]["memory"] = bare["above"]
     for name in names:
         entry = found["contenders"].setdefault(name, {})
+        if "failed" in entry:
+            continue
         try:
             alone = jobs.run(base | {"kind": "solo", "contender": name}, limit)
         except jobs.JobFailedError as error:

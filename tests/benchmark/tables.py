@@ -24,14 +24,15 @@ def legend(report: dict[str, Any]) -> str:
     """What the numbers are, and the command that made them."""
     settings, machine = report["settings"], report["machine"]
     where = machine["gpu"] if settings["device"] != "cpu" else machine["processor"]
-    clock = "GPU" if settings["device"] != "cpu" else "processor"
+    clock = "processor" if settings["threads"] == 1 else "wall"
+    clock = "GPU" if settings["device"] != "cpu" else clock
     return (
         f"First number: {clock} time of a batch over that of the bare forward passes, "
         f"medians over {settings['rounds']} alternating rounds (torch_cka, simtorch: "
         "one batch). Second: peak memory above the bare forward's, each contender in a "
         "process of its own. Third: largest error of a cell against float64 from "
         "copied activations of one batch. Empty: not run, it would take too long. "
-        f"{where}, {settings['threads']} thread, {settings['dtype']}, torch "
+        f"{where}, {settings['threads']} thread(s), {settings['dtype']}, torch "
         f"{machine['torch']}. Made by `{settings['command']}`."
     )
 

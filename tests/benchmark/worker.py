@@ -39,23 +39,27 @@ def times(job: Job) -> dict[str, Any]:
     case, models, batches = _prepared(job, 1)
     layers = case.layers(models[0]), case.layers(models[1])
     runs = {name: contenders.make(name, models, layers) for name in job["contenders"]}
-    loader = ClockedLoader(batches * 2, job["device"])
-    runs["forward"](loader)
-    many = math.ceil(ROUND_SECONDS / max(loader.seconds()[-1], 1e-3))
-    many = min(max(many, 1), MOST_BATCHES)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    wall: dict[str, list[float]] = {name: [] for name in runs}
+    clocks: dict[str, tuple[list[float], list[float]]] = {x: ([], []) for x in runs}
+    failed: dict[str, str] = {}
+    many = _batches_of_a_round(runs["forward"], batches, job)
     for turn in range(job["rounds"]):
         order = list(runs)[turn % len(runs) :] + list(runs)[: turn % len(runs)]
         for name in order:
             loader = ClockedLoader(batches * (many + 1), job["device"])
-            runs[name](loader)
-            seconds[name] += loader.seconds()
-            wall[name] += loader.wall()
+            try:
+                runs[name](loader)
+            except RuntimeError as error:  # Out of memory, above all.
+                failed[name] = str(error).split("\n")[0][:60]
+                del runs[name]
+                continue
+            clocks[name][0].extend(loader.seconds())
+            clocks[name][1].extend(loader.wall())
+    done = {name: clocks[name] for name in runs}
     return {
-        "seconds": {name: median(values) for name, values in seconds.items()},
-        "wall": {name: median(values) for name, values in wall.items()},
-        "spread": {name: _spread(values) for name, values in seconds.items()},
+        "seconds": {name: median(seconds) for name, (seconds, _) in done.items()},
+        "wall": {name: median(wall) for name, (_, wall) in done.items()},
+        "quartiles": {name: _quartiles(seconds) for name, (seconds, _) in done.items()},
+        "failed": failed,
         "layers": [len(x) for x in layers],
     }
 
@@ -72,9 +76,10 @@ def solo(job: Job) -> dict[str, Any]:
     run = contenders.make(job["contender"], models, layers)
     loader = ClockedLoader(batches if slow else batches * 2, job["device"])
     with Peak(job["device"]) as peak:
-        start = time.process_time()
-        matrix = run(loader)
-        seconds = time.process_time() - start
+        clock = time.process_time if job["device"] == "cpu" else time.perf_counter
+        start = clock()
+        matrix = run(loader)  # The slow ones wait for the GPU after every pair.
+        seconds = clock() - start
     found: dict[str, Any] = {"above": peak.above, "peak": peak.peak}
     if matrix is not None and job.get("matrix", True):
         found["matrix"] = matrix.double().cpu().tolist()
@@ -122,7 +127,16 @@ def _forward_seconds(
     return loader.seconds()
 
 
-def _spread(values: list[float]) -> list[float]:
+def _batches_of_a_round(
+    forward: contenders.Contender, batches: list[Tensor], job: Job
+) -> int:
+    loader = ClockedLoader(batches * 2, job["device"])
+    forward(loader)
+    many = math.ceil(ROUND_SECONDS / max(loader.seconds()[-1], 1e-3))
+    return min(max(many, 1), MOST_BATCHES)
+
+
+def _quartiles(values: list[float]) -> list[float]:
     """First and third quartile."""
     ordered = sorted(values)
     return [ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4]]
