@@ -9,7 +9,11 @@ const AXIS_TITLE = 24;
 const TICK = 9;
 const RIGHT = 10;
 const WIDE_DETAILS = 620;
-/** From this width on the convergence plot stands beside the words. */
+
+/** Whether the convergence plot stands beside the words. */
+export function isWide(width: number): boolean {
+  return width >= WIDE_DETAILS;
+}
 
 export interface Sizes {
   /** Widest row label and longest column label in pixels. */
@@ -30,9 +34,8 @@ export function geometryFor(width: number, sizes: Sizes): Geometry {
   const height = Math.round(
     Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, square)),
   );
-  const beside = width >= WIDE_DETAILS;
   const history = {
-    width: Math.floor(beside ? (width - 24) / 2 : width),
+    width: Math.floor(isWide(width) ? (width - 24) / 2 : width),
     height: 150,
   };
   return { left, bottom, width: map, height, trend: 104, aside, history };

@@ -7,7 +7,7 @@ import { Details } from "./details.ts";
 import { h, icon, setText } from "./dom.ts";
 import { plusMinus, value } from "./format.ts";
 import { commonPrefix, ellipsis } from "./labels.ts";
-import { geometryFor, widest } from "./layout.ts";
+import { geometryFor, isWide, widest } from "./layout.ts";
 import { MapTools } from "./map_tools.ts";
 import {
   type Cell,
@@ -128,12 +128,7 @@ export class MapPanel {
       this.missing,
       this.waiting,
       this.stage,
-      h(
-        "div",
-        { class: "cka-readout" },
-        h("div", { class: "cka-read" }, this.readNames, this.readFacts),
-        this.tools.legend,
-      ),
+      h("div", { class: "cka-readout" }, this.readNames, this.readFacts),
       this.details.element,
     );
     setText(this.waiting, "Preparing the map\u2026");
@@ -276,6 +271,7 @@ export class MapPanel {
       rowLabel: widest(this.labelsOf("rows").names, font),
       columnLabel: widest(this.labelsOf("columns").names, font),
     });
+    this.details.element.classList.toggle("cka-beside", isWide(width));
     this.stage.style.setProperty("--left", `${geometry.left}px`);
     this.stage.style.setProperty("--aside", `${geometry.aside}px`);
     this.stage.style.setProperty("--frame-height", `${geometry.height}px`);

@@ -16,20 +16,19 @@ export interface ToolHandlers {
 
 const PALETTES = ["magma", "viridis", "cividis", "inferno", "greys"];
 const ORDERS: Record<Order, string> = {
-  execution: "Execution",
-  name: "Name",
+  execution: "As executed",
+  name: "By name",
   clustered: "Clustered",
 };
 const MASKS: Record<Mask, string> = {
-  none: "None",
-  upper: "Upper",
-  lower: "Lower",
-  diagonal: "Diagonal",
+  none: "All cells",
+  upper: "No upper",
+  lower: "No lower",
+  diagonal: "No diagonal",
 };
 
 export class MapTools {
   readonly element: HTMLElement;
-  readonly legend: HTMLElement;
   private readonly handlers: ToolHandlers;
   private readonly palette: HTMLSelectElement;
   private readonly mode: HTMLSelectElement;
@@ -85,14 +84,8 @@ export class MapTools {
       { class: "cka-tools", role: "group", "aria-label": "What the map shows" },
       field("Colors", this.palette),
       field("Range", this.mode, this.manual),
-      field(
-        "Order",
-        select(ORDERS, (order) => handlers.options({ order })),
-      ),
-      field(
-        "Mask",
-        select(MASKS, (mask) => handlers.options({ mask })),
-      ),
+      select(ORDERS, (order) => handlers.options({ order }), "Order of the layers"),
+      select(MASKS, (mask) => handlers.options({ mask }), "Cells left out"),
       toggle("Transpose", "Swap rows and columns", (transpose) =>
         handlers.options({ transpose }),
       ),
@@ -101,8 +94,8 @@ export class MapTools {
         "Write the values into the cells, where they are at least 28 pixels wide",
         (on) => handlers.numbers(on),
       ),
+      this.makeLegend(),
     );
-    this.legend = this.makeLegend();
   }
 
   setRange(range: ColorRange, limits: readonly [number, number]): void {
@@ -111,7 +104,9 @@ export class MapTools {
     const editing = this.mode.value === "manual" && range !== "fit";
     if (!editing) this.mode.value = range === "fit" ? "fit" : unit ? "unit" : "manual";
     this.manual.hidden = this.mode.value !== "manual";
-    if (range !== "fit") {
+    const root = this.element.getRootNode() as Document | ShadowRoot;
+    const isTyping = this.manual.contains(root.activeElement);
+    if (range !== "fit" && !isTyping) {
       this.low.value = String(range[0]);
       this.high.value = String(range[1]);
     }
@@ -203,9 +198,12 @@ function field(label: string, ...controls: HTMLElement[]): HTMLElement {
 function select<K extends string>(
   choices: Readonly<Record<K, string>>,
   changed: (choice: K) => void,
+  label?: string,
 ): HTMLSelectElement {
   const element = h("select", {
     class: "cka-select",
+    "aria-label": label,
+    title: label,
     onchange: () => changed(element.value as K),
   });
   for (const [value, text] of Object.entries<string>(choices)) {

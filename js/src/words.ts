@@ -110,7 +110,8 @@ export function bestMatchWords(
   const otherName = other.names[best.index] ?? "";
   const ties =
     best.ties > 0 ? `; ${plural(best.ties, "other")} within the standard error` : "";
-  const number = `${value(best.value)} ${plusMinus(error[best.index] ?? null)}`.trim();
+  const spread = plusMinus(error[best.index] ?? null).replace(" ", "\u00a0");
+  const number = [value(best.value), spread].filter(Boolean).join("\u00a0");
   return {
     of: shownName(session, own.side, ownName),
     match: shownName(session, other.side, otherName),
