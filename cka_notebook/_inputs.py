@@ -144,8 +144,8 @@ class Caller:
     def _examples(self, values: Any, number: int) -> int:
         first = next((t for t in tensors(values) if t.ndim > self.axis), None)
         if first is None:
-            count = list_length(values) if self.forward is not None else None
-            if count is not None:
+            count = self._other_length(values)
+            if count:
                 return count
             msg = (
                 f"Expected a batch with a tensor of examples for {self.label}, got "
@@ -154,6 +154,14 @@ class Caller:
             )
             raise TypeError(msg)
         return first.shape[self.axis]
+
+    def _other_length(self, batch: Any) -> int | None:
+        """Number of examples in a batch that only a user's ``forward`` understands."""
+        if self.forward is None:
+            return None
+        sized = not isinstance(batch, str | bytes | Mapping | Sequence)
+        own = len(batch) if sized and hasattr(batch, "__len__") else None
+        return list_length(batch) or own
 
     def _arguments(
         self, batch: Any, number: int

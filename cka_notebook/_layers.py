@@ -196,6 +196,24 @@ class LayerTree:
             f"{_ordinal(step)}{last}."
         )
 
+    def axis_note(self) -> str | None:
+        """What to say if a layer that expects tokens first got examples first."""
+        for node in self.nodes:
+            first = node.outputs[0] if node.outputs else None
+            if (
+                first is not None
+                and (first.axis, len(first.shape)) == (0, 3)
+                and _expects_tokens_first(node.module)
+            ):
+                return (
+                    f"{self._title}: {node.name!r} ({node.kind}) has "
+                    "batch_first=False, but got the examples on its first axis. If the "
+                    "loader yields (tokens, examples, ...), tokens are compared here: "
+                    "yield examples first, and pass forward=lambda model, batch: "
+                    "model(batch.transpose(0, 1)). If not, the model mixes examples."
+                )
+        return None
+
     def columns(self) -> dict[str, Any]:
         """The tree as columns, one row a module or call, for the page."""
         rows: list[tuple[str, str, int, int, Output | None, str | None]] = []
@@ -343,6 +361,14 @@ def unwrap(module: nn.Module) -> nn.Module:
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module has no children."""
     return not any(child is not None for child in module._modules.values())  # noqa: SLF001 nn.Module offers no cheap public test
+
+
+def _expects_tokens_first(module: nn.Module) -> bool:
+    """Whether torch documents tokens as the first axis of this module's tensors."""
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        module = module.self_attn
+    kinds = nn.RNNBase, nn.MultiheadAttention
+    return isinstance(module, kinds) and not module.batch_first
 
 
 def thinned(count: int) -> list[int]:

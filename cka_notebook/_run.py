@@ -250,6 +250,7 @@ class Run:
             for tree, choice in zip(trees, choices, strict=False)
             if choice in (None, "auto")
         ]
+        notes += [tree.axis_note() for tree in trees]
         if self.loaders[1] is not None and not self.paired:
             notes.append(
                 "The two loaders hold different examples (paired=False), so CKA "

@@ -585,6 +585,46 @@ def test_one_model_of_two_may_have_its_own_forward():
     assert result.examples == 64
 
 
+def test_a_batch_of_a_class_of_its_own_needs_only_a_length():
+    class Opaque:
+        def __init__(self, x):
+            self.hidden = x
+
+        def __len__(self):
+            return len(self.hidden)
+
+    model = zoo.mlp()
+    result = compare(
+        model,
+        batches=[Opaque(x) for x in zoo.batches_of()],
+        forward=lambda model, batch: model(batch.hidden),
+    )
+    assert_right(result, model, model, zoo.batches_of())
+
+
+def test_data_with_tokens_first_are_suspected_in_a_note_and_turned_by_forward():
+    class TokensFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(6, 8)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    model = TokensFirst()
+    turned = [torch.randn(16, 7, 6) for _ in range(3)]
+    straight = [x.transpose(0, 1) for x in turned]
+    with pytest.warns(UserWarning, match=r"'rnn' \(GRU\) has batch_first=False, but"):
+        compare(model, batches=straight)
+    result = compare(
+        model, batches=turned, forward=lambda m, batch: m(batch.transpose(0, 1))
+    )
+    assert result.notes == []
+    assert result.examples == 48
+    assert_right(result, model, model, straight, axis=1)
+
+
 def test_one_model_with_two_forwards_runs_twice():
     model = zoo.mlp()
     result = compare(

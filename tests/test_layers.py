@@ -257,6 +257,34 @@ def test_a_choice_of_no_known_kind_is_a_type_error(wrong):
         mlp_tree().choose([wrong])
 
 
+class TokensFirst(nn.Module):
+    """A language model whose own input has tokens first, as torch's examples do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 6)
+        self.rnn = nn.LSTM(6, 8)
+        self.head = nn.Linear(8, 50)
+
+    def forward(self, words):
+        return self.head(self.rnn(self.embed(words))[0])
+
+
+def test_tokens_that_may_be_taken_for_examples_are_said():
+    words = torch.randint(50, (8, 12))
+    note = probed(TokensFirst(), words).axis_note()
+    assert note.startswith("TokensFirst: 'rnn' (LSTM) has batch_first=False")
+    assert "forward=lambda model, batch: model(batch.transpose(0, 1))" in note
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_model_that_turns_its_input_itself_is_not_suspected(kind):
+    assert probed(zoo.Recurrent(kind), torch.randn(8, 7, 6)).axis_note() is None
+    assert probed(zoo.Attention(), torch.randn(8, 7, 6)).axis_note() is None
+    assert probed(zoo.SequenceFirst(), torch.randn(8, 7, 6)).axis_note() is None
+    assert probed(zoo.mlp(), torch.randn(8, 10)).axis_note() is None
+
+
 def test_wrappers_are_looked_through():
     inner = zoo.mlp()
     compiled = torch.compile(inner, backend="eager")
