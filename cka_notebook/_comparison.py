@@ -11,9 +11,11 @@ import fnmatch
 import inspect
 import sys
 import weakref
-from collections.abc import Generator, Iterable, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping, Sized
+from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 from torch import nn
 
 from ._engine import CKA
@@ -25,8 +27,11 @@ SIDES = ("layers1", "layers2")
 """The two traits that hold choices of layers: rows, columns."""
 Columns = Mapping[str, Any]
 
-RUN_OPTIONS = ("paired", "max_batches")
+RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint")
 """Options of `CKA.compare` that an explorer takes, too."""
+
+MEMORY_SHARE = 0.7
+"""A run that nobody asked for holds when it would take more of the free memory."""
 
 OWN_REFERENCES = 2
 """A model in a list counts one reference, and looking at the count another."""
@@ -55,6 +60,9 @@ class Comparison(Protocol):
 
     def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
         """The engine's running states, in layers that were chosen since, if any."""
+
+    def too_large(self, layers: int) -> str | None:
+        """What to say if this many layers hardly fit into memory."""
 
     def release(self) -> None:
         """Hold the models weakly until the next run."""
@@ -151,6 +159,22 @@ class Live:
             self._loader, self._loader2, **self._run_options, **choices
         )
 
+    def too_large(self, layers: int) -> str | None:
+        """What to say if the Gram matrices of a batch hardly fit into memory."""
+        examples = getattr(self._loader, "batch_size", None)
+        parameter = next(self._models.held()[0].parameters(), None)
+        free = free_bytes(parameter.device if parameter is not None else None)
+        if not isinstance(examples, int) or free is None:
+            return None
+        needed = 4 * layers * examples**2
+        if needed <= MEMORY_SHARE * free:
+            return None
+        return (
+            f"{layers} layers and batches of {examples} examples take about "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Choose fewer "
+            "layers or a smaller batch_size, or resume."
+        )
+
     def release(self) -> None:
         """Hold the models weakly until the next run."""
         self.trees()
@@ -188,10 +212,10 @@ class Saved:
         }
 
     def trees(self) -> dict[str, Columns]:
-        """One row for each layer of the result."""
+        """The trees that the names of the layers span."""
         return {
-            "model1": flat_columns(self.names[0], self._layers["layers1"]),
-            "model2": flat_columns(self.names[1], self._layers["layers2"]),
+            "model1": columns_of(self.names[0], self._layers["layers1"]),
+            "model2": columns_of(self.names[1], self._layers["layers2"]),
         }
 
     def initial(self, side: Side) -> list[str]:
@@ -218,6 +242,10 @@ class Saved:
         """Nothing, likewise."""
         del choices
         yield from ()
+
+    def too_large(self, layers: int) -> None:
+        """Never, likewise."""
+        del layers
 
     def release(self) -> None:
         """There is nothing to let go of."""
@@ -299,20 +327,56 @@ def describe_loader(loader: object) -> str:
     return ", ".join(words)
 
 
-def flat_columns(title: str, layers: list[str]) -> Columns:
-    """A tree of one level, for names without a model."""
-    count = len(layers)
-    rows = list(range(1, count + 1))
+def free_bytes(device: torch.device | None) -> int | None:
+    """Free memory of a device, None meaning the CPU; None where it cannot be told."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    return None
+
+
+def columns_of(title: str, layers: list[str]) -> Columns:
+    """The tree that the names of layers span, when there is no model.
+
+    Args:
+        title: What the model is called.
+        layers: Names, in the order in which they were called.
+
+    Example:
+        >>> columns_of("Net", ["stem", "block.0"])["name"]
+        ['', 'stem', 'block', 'block.0']
+    """
+    names = {"": None}
+    for layer in layers:
+        parts = layer.split(".")
+        names |= {".".join(parts[: i + 1]): None for i in range(len(parts))}
+    order = {layer: place for place, layer in enumerate(layers)}
+    rows = sorted(names, key=_in_order_of(list(names)))
+    chosen = [row for row, name in enumerate(rows) if name in order]
     return {
-        "name": ["", *layers],
-        "type": [title, *[""] * count],
-        "depth": [0, *[1] * count],
-        "params": [0] * (count + 1),
-        "shape": [None] * (count + 1),
-        "reason": ["the model itself", *[None] * count],
-        "order": [None, *range(count)],
-        "presets": dict.fromkeys(("auto", "blocks", "leaves", "all"), rows),
+        "name": rows,
+        "type": [title if not n else "layer" if n in order else "" for n in rows],
+        "depth": [name.count(".") + 1 if name else 0 for name in rows],
+        "params": [0] * len(rows),
+        "shape": [None] * len(rows),
+        "reason": [None if n in order else "not in the result" for n in rows],
+        "order": [order.get(name) for name in rows],
+        "presets": dict.fromkeys(("auto", "blocks", "leaves", "all"), chosen),
     }
+
+
+def _in_order_of(names: list[str]) -> Callable[[str], list[int]]:
+    """A key that sorts children below their parents, siblings as they first came."""
+    place = {name: i for i, name in enumerate(names)}
+
+    def key(name: str) -> list[int]:
+        parts = name.split(".") if name else []
+        return [place[".".join(parts[: i + 1])] for i in range(len(parts))]
+
+    return key
 
 
 def side_of(trees: Mapping[str, Columns], side: Side) -> Columns:
@@ -332,7 +396,7 @@ def choose_rows(columns: Columns, choices: Any, side: Side) -> list[str]:
         ValueError: If a name or pattern matches nothing, with the nearest names.
 
     Example:
-        >>> columns = flat_columns("Net", ["stem", "block.0", "block.1"])
+        >>> columns = columns_of("Net", ["stem", "block.0", "block.1"])
         >>> choose_rows(columns, "block.*", "layers1")
         ['block.0', 'block.1']
     """

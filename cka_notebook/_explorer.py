@@ -58,10 +58,11 @@ class CKAExplorer(anywidget.AnyWidget):
             itself in one forward pass per batch.
         loader: Batches, as `CKA.compare` takes them. Each goes to both models.
         loader2: Other inputs for model 2, of the same examples in the same order.
-        autostart: Start when shown. A run that would take longer than two minutes
-            holds after its first batches and waits for its Resume button or `run`.
+        autostart: Start when shown. A run that would take longer than two minutes, or
+            most of the free memory, holds and waits for its Resume button or `run`.
         cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
-            ``paired``, ``max_batches``.
+            ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint`` of its
+            `compare`.
 
     Raises:
         TypeError: If an option is unknown.

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 LONG_RUN = 120.0
 """A run that nobody asked for holds when it would take more seconds than this."""
 
-STABLE_AFTER = 4
-"""Standard errors of fewer batches are too uncertain themselves to stop by."""
-
 Put = Callable[[Mapping[str, Any]], None]
 
 
@@ -151,6 +148,7 @@ class Session:
         trees = self.comparison.trees()
         self._put({**NO_SNAPSHOT, "_trees": trees, **self.computing})
         self._put({"_axes": axes(worker.epoch, state)})
+        self._hold_if_large(worker, state)
 
     def batch(self, worker: Worker, state: "Running") -> bool:
         """A batch has been added."""
@@ -213,15 +211,20 @@ class Session:
                 text = f"The other {left} batches would take {_about(seconds)}."
                 self.say("note", f"{text} Resume computes them.")
 
+    def _hold_if_large(self, worker: Worker, state: "Running") -> None:
+        """Hold a run that nobody asked for and that may not fit into memory."""
+        layers = len(state.layers1) + len(state.layers2)
+        text = self.comparison.too_large(layers) if self.runs.cautious else None
+        if text is not None:
+            worker.pause()
+            self.say("note", text)
+
     def _is_stable(self, state: "Running") -> bool:
         """Whether no standard error is above what the page asked for."""
-        tolerance = self.tolerance
-        if tolerance is None or state.batches < STABLE_AFTER:
+        if self.tolerance is None or not state.is_stable(self.tolerance):
             return False
-        if bool((state.stderr().nan_to_num(nan=0.0) > tolerance).any()):
-            return False
-        text = f"Stable: no standard error above {tolerance:g} at batch {state.done}."
-        self.say("note", text)
+        text = f"Stable: no standard error above {self.tolerance:g}"
+        self.say("note", f"{text} after {state.done} batches.")
         return True
 
 

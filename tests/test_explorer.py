@@ -21,7 +21,15 @@ import wire_examples
 from comm_double import Gate, RecordingComm, until
 from torch import nn
 
-from cka_notebook import CKA, CKAExplorer, CKAResult, _cell, _comparison, _session
+from cka_notebook import (
+    CKA,
+    CKAExplorer,
+    CKAResult,
+    _cell,
+    _comparison,
+    _running,
+    _session,
+)
 from cka_notebook._bokehjs import BokehRuntime
 
 WIRE = Path(__file__).parent / "wire"
@@ -416,6 +424,7 @@ def test_an_interrupt_of_wait_stops_the_run_and_keeps_the_result():
 
     def interrupt():
         signal.raise_signal(signal.SIGINT)
+        until(explorer._session.runs.live._stopping.is_set)
         loader.let(1)
 
     timer = threading.Timer(0.2, interrupt)
@@ -423,7 +432,7 @@ def test_an_interrupt_of_wait_stops_the_run_and_keeps_the_result():
     with pytest.raises(KeyboardInterrupt):
         explorer.wait(60)
     timer.join()
-    assert explorer.status == "stopped"
+    assert explorer.status == "stopped", explorer._message
     assert explorer.result.batches in (3, 4)
     loader.let(10)
     explorer.run()
@@ -598,8 +607,9 @@ def test_a_tolerance_ends_the_run_when_all_is_stable():
     explorer._handle({"kind": "tolerance", "value": 0.5})
     result = explorer.wait(60)
     assert explorer.status == "done"
-    assert result.batches == _session.STABLE_AFTER
-    assert "no standard error above 0.5" in explorer._message["text"]
+    assert result.batches == _running.MIN_STABLE
+    text = "Stable: no standard error above 0.5 after 8 batches."
+    assert explorer._message["text"] == text
     assert line.frames[-1].content["batch"] == result.batches
 
 
@@ -614,8 +624,27 @@ def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
     assert explorer.wait(60).batches == 6, "wait() asks for it"
 
 
+def test_a_run_nobody_asked_for_holds_when_it_would_hardly_fit(monkeypatch):
+    monkeypatch.setattr(_comparison, "free_bytes", lambda _: 1000)
+    data = torch.utils.data.TensorDataset(torch.randn(40, 6))
+    loader = torch.utils.data.DataLoader(data, batch_size=10)
+    explorer, _ = make(loader)
+    explorer._repr_mimebundle_()
+    until(lambda: explorer.status == "paused")
+    assert explorer._message["kind"] == "note"
+    assert "8 layers and batches of 10 examples take" in explorer._message["text"]
+    assert explorer.result is None
+    assert explorer.wait(60).batches == 4, "wait() asks for it"
+
+
+def test_the_free_memory_of_this_machine_can_be_told():
+    free = _comparison.free_bytes(None)
+    assert free is None or free > 1_000_000
+
+
 def test_a_run_that_was_asked_for_never_holds(monkeypatch):
     monkeypatch.setattr(_session, "LONG_RUN", 0.0)
+    monkeypatch.setattr(_comparison, "free_bytes", lambda _: 0)
     explorer, line = make()
     explorer.run()
     explorer.wait(60)
@@ -772,6 +801,7 @@ def test_a_saved_result_is_shown_without_models(tmp_path):
     assert shown._matrix == explorer._matrix
     assert shown.layers1 == list(result.layers1)
     assert shown._trees["model1"]["name"][1:] == list(result.layers1)
+    assert shown._trees["model1"]["type"][0] == "Sequential A"
     assert shown.wait(1) is shown.result
     assert torch.equal(shown.result.matrix, result.matrix)
     shown.focus = ("0", "1")
