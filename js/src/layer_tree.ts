@@ -1,10 +1,18 @@
 /** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
 
 import { h, icon, replaceKeeping, set, setText, uniqueId } from "./dom.ts";
-import { count, layerName, plural, shape, short } from "./format.ts";
+import { count, plural } from "./format.ts";
 import { matches } from "./query.ts";
 import { wordsOf } from "./session.ts";
+import {
+  chipButtons,
+  FIRST_CHIPS,
+  moreButton,
+  presetButtons,
+  total,
+} from "./tree_buttons.ts";
 import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
+import { treeRow } from "./tree_row.ts";
 
 export interface LayerTreeHandlers {
   choose(names: string[]): void;
@@ -18,16 +26,7 @@ const SPARE_ROWS = 4;
 const VIEWPORT_ROWS = 14;
 const OPEN_LINES = 40;
 /** So many lines are opened at first; more would be a list, not a tree. */
-const CHIPS = 6;
 const TYPE_AHEAD_MS = 700;
-const PRESETS = ["auto", "blocks", "leaves", "all"] as const;
-const PRESET_HELP = {
-  auto: "The layers chosen by default: blocks, stem, final norm and head",
-  blocks: "The repeated blocks of the model",
-  leaves: "Modules without children",
-  all: "Every module that gives a tensor",
-} as const;
-const ARIA_CHECKED = { checked: "true", mixed: "mixed", unchecked: "false" } as const;
 
 export class LayerTree {
   readonly element: HTMLElement;
@@ -154,8 +153,7 @@ export class LayerTree {
     this.canvas.style.height = `${this.lines.length * ROW_HEIGHT}px`;
     const visible = Math.max(3, Math.min(VIEWPORT_ROWS, this.lines.length));
     this.viewport.style.height = `${visible * ROW_HEIGHT}px`;
-    this.drawPresets();
-    this.drawChips();
+    this.drawButtons();
     this.drawRows();
   }
 
@@ -176,97 +174,26 @@ export class LayerTree {
       this.filter = null;
       problem = wordsOf(error);
     }
-    const hits = this.filter?.reduce((sum, flag) => sum + flag, 0);
-    const text = hits === undefined ? "" : hits === 0 ? "nothing" : count(hits);
+    const hits = this.filter ? total(this.filter) : null;
+    const text = hits === null ? "" : hits === 0 ? "nothing" : count(hits);
     setText(this.found, problem || text);
     this.found.classList.toggle("cka-problem", problem !== "");
     set(this.search, { "aria-invalid": problem !== "" });
     this.draw();
   }
 
-  private drawPresets(): void {
-    const buttons = PRESETS.filter((name) => name in this.tree.columns.presets).map(
-      (name) => {
-        const rows = this.tree.preset(name);
-        const same = rows.every((flag, row) => flag === this.chosen[row]);
-        const label = `${name[0]?.toUpperCase()}${name.slice(1)}`;
-        return this.presetButton(label, rows, same, PRESET_HELP[name]);
-      },
-    );
-    const none = new Uint8Array(this.tree.size);
-    const empty = this.chosen.every((flag) => flag === 0);
-    buttons.push(this.presetButton("None", none, empty, "Choose nothing"));
-    replaceKeeping(this.presets, buttons);
-  }
-
-  private presetButton(
-    label: string,
-    rows: Uint8Array,
-    pressed: boolean,
-    title: string,
-  ): HTMLButtonElement {
-    const size = rows.reduce((sum, flag) => sum + flag, 0);
-    return h(
-      "button",
-      {
-        class: "cka-segment",
-        type: "button",
-        "data-key": label,
-        "aria-pressed": String(pressed),
-        title,
-        onclick: () => this.commit(rows),
-      },
-      label,
-      size > 0 && h("span", { class: "cka-number" }, count(size)),
-    );
-  }
-
-  private drawChips(): void {
-    const classes = this.tree.classes(this.filter);
-    const shown = this.allChips ? classes : classes.slice(0, CHIPS);
-    const chips = shown.map(({ type, rows }) => this.chip(type, rows));
-    if (classes.length > CHIPS) {
-      const rest = classes.length - CHIPS;
-      const more = h(
-        "button",
-        {
-          class: "cka-chip cka-more",
-          type: "button",
-          "data-key": "more",
-          "aria-expanded": String(this.allChips),
-          onclick: () => {
-            this.allChips = !this.allChips;
-            this.drawChips();
-          },
-        },
-        this.allChips ? "fewer" : `${rest} more`,
-      );
-      chips.push(more);
-    }
+  private drawButtons(): void {
+    const { tree, chosen, filter } = this;
+    const commit = (next: Uint8Array) => this.commit(next);
+    replaceKeeping(this.presets, presetButtons(tree, chosen, commit));
+    const limit = this.allChips ? Number.POSITIVE_INFINITY : FIRST_CHIPS;
+    const { chips, rest } = chipButtons(tree, chosen, filter, limit, commit);
+    const toggle = () => {
+      this.allChips = !this.allChips;
+      this.drawButtons();
+    };
+    if (rest > 0) chips.push(moreButton(rest, this.allChips, toggle));
     replaceKeeping(this.chips, chips);
-  }
-
-  private chip(type: string, rows: readonly number[]): HTMLButtonElement {
-    const on = rows.filter((row) => this.chosen[row]).length;
-    const state = on === 0 ? "false" : on === rows.length ? "true" : "mixed";
-    const where = this.filter ? " that match" : "";
-    return h(
-      "button",
-      {
-        class: "cka-chip",
-        type: "button",
-        "data-key": `type ${type}`,
-        "aria-pressed": state,
-        title: `${on} of ${rows.length} ${type} layers${where} are chosen: toggle all`,
-        onclick: () => {
-          const next = Uint8Array.from(this.chosen);
-          for (const row of rows) next[row] = state === "true" ? 0 : 1;
-          this.commit(next);
-        },
-      },
-      type,
-      h("span", { class: "cka-number" }, count(rows.length)),
-    );
   }
 
   private drawRows(): void {
@@ -301,85 +228,17 @@ export class LayerTree {
   }
 
   private row(line: Line, index: number, state: BoxState): HTMLElement {
-    const { node } = line;
-    const { columns } = this.tree;
-    const first = node.first;
-    const isRun = node.kind === "run";
-    const isRoot = columns.name[first] === "";
-    const disabled = state === "disabled";
-    const reason = isRun ? null : columns.reason[first];
-    const type = columns.type[first] ?? "";
-    const own = !isRun && this.chosen[first] === 1;
-    const size = shape(columns.shape[first] ?? null);
-    const params = columns.params[first] ?? 0;
-    const name = isRun ? node.label : layerName(columns.name[first] ?? "", type);
-    const times = isRun ? `\u00d7${node.children.length}` : "";
-    const foldable = node.children.length > 0;
-    const expanded = foldable ? String(this.isOpen(node)) : undefined;
-    const spoken = [name, type, times, size && `output ${size}`];
-    if (params > 0) spoken.push(`${count(params)} parameters`);
-    if (reason) spoken.push(reason);
-    const kind = disabled && reason ? reason : isRoot ? "" : `${type} ${times}`.trim();
-    const element = h(
-      "div",
-      {
-        id: `${this.prefix}-${index}`,
-        class: `cka-row${own ? " cka-own" : ""}${index === this.active ? " cka-active" : ""}`,
-        role: "treeitem",
-        "data-index": index,
-        "aria-level": node.depth + 1,
-        "aria-posinset": line.position,
-        "aria-setsize": line.siblings,
-        "aria-expanded": expanded,
-        "aria-checked": disabled ? undefined : ARIA_CHECKED[state],
-        "aria-disabled": disabled ? "true" : undefined,
-        "aria-label": spoken.filter(Boolean).join(", "),
-        title: this.help(node, name, reason ?? null),
-      },
-      h(
-        "span",
-        {
-          class: "cka-twist",
-          "data-part": foldable ? "twist" : undefined,
-        },
-        foldable && icon("open"),
-      ),
-      h("span", { class: `cka-box cka-${state}`, "data-part": "box" }),
-      h("span", { class: "cka-name" }, this.shortName(name, node)),
-      h("span", { class: "cka-type" }, kind),
-      h("span", { class: "cka-shape" }, size),
-      h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
-    );
+    const element = treeRow(this.tree, line, {
+      state,
+      isOpen: this.isOpen(line.node),
+      isOwn: line.node.kind === "module" && this.chosen[line.node.first] === 1,
+      filter: this.filter,
+    });
+    element.id = `${this.prefix}-${index}`;
+    element.dataset.index = String(index);
     element.style.top = `${index * ROW_HEIGHT}px`;
-    element.style.setProperty("--depth", String(node.depth));
-    element.classList.toggle("cka-greyed", disabled);
-    element.classList.toggle(
-      "cka-context",
-      this.filter !== null && !this.filter[first],
-    );
+    element.classList.toggle("cka-active", index === this.active);
     return element;
-  }
-
-  /** The last word of a dotted name: the lines above say the rest. */
-  private shortName(name: string, node: Node): string {
-    const end = node.kind === "run" ? name.indexOf("[") : name.length;
-    const dot = name.lastIndexOf(".", end - 1);
-    return node.depth > 0 && dot >= 0 ? name.slice(dot + 1) : name;
-  }
-
-  private help(node: Node, name: string, reason: string | null): string {
-    if (reason && node.children.length === 0) return `${name}: ${reason}`;
-    const targets = this.filter
-      ? this.tree.targets(node).filter((row) => this.filter?.[row])
-      : this.tree.targets(node);
-    const [only] = targets;
-    if (targets.length === 1 && only === node.first) return name;
-    const what = this.filter ? "the matches below" : plural(targets.length, "layer");
-    const why = reason ? ` (${reason})` : "";
-    return (
-      `${name}${why}\nThe box chooses ${what}. ` +
-      "Alt: only this module. Shift: all lines from the last one clicked."
-    );
   }
 
   private clicked(event: MouseEvent): void {

@@ -1,18 +1,17 @@
 /** The map with its trends beside it: draws what the session knows, with `charts.ts`. */
 
 import type { Bokeh } from "./bokehjs.ts";
+import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
-import { Charts, type FigureName, type Line } from "./charts.ts";
+import { Charts, type FigureName } from "./charts.ts";
 import { Details } from "./details.ts";
-import { h, icon, setText } from "./dom.ts";
-import { plusMinus, value } from "./format.ts";
+import { h, setText } from "./dom.ts";
 import { commonPrefix, ellipsis } from "./labels.ts";
 import { geometryFor, isWide, widest } from "./layout.ts";
 import { MapTools } from "./map_tools.ts";
 import {
   type Cell,
   cellOf,
-  frameIndex,
   imageOf,
   limits,
   type MapView,
@@ -21,16 +20,15 @@ import {
   pairOf,
   undefinedBoxes,
 } from "./map_view.ts";
-import { columnOf, isMasked, rowOf } from "./matrix.ts";
+import { isMasked } from "./matrix.ts";
 import { numbersFor } from "./numbers.ts";
-import type { FigureJson, Side } from "./protocol.ts";
+import type { FigureJson } from "./protocol.ts";
 import type { Change, Session } from "./session.ts";
 import { type Theme, themeOf } from "./theme.ts";
-import { errorAt, readout, shownName, spoken, valueAt } from "./words.ts";
+import { drawLines } from "./trend_lines.ts";
+import { shownName, spoken, valueAt } from "./words.ts";
 
 const LABEL_FONT_PX = 11;
-const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
-const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
 
 export class MapPanel {
   readonly element: HTMLElement;
@@ -39,14 +37,8 @@ export class MapPanel {
   private readonly tools: MapTools;
   private readonly grid: CellGrid;
   private readonly details: Details;
+  private readonly captions: Captions;
   private readonly slots: Record<FigureName, HTMLElement>;
-  private readonly rowCaption = h("p", { class: "cka-caption cka-row-caption" });
-  private readonly columnCaption = h("p", { class: "cka-caption cka-column-caption" });
-  private readonly focusValue = h("p", { class: "cka-focus-value" });
-  private readonly focusError = h("p", { class: "cka-focus-error" });
-  private readonly clear: HTMLButtonElement;
-  private readonly readNames = h("p", { class: "cka-read-names" });
-  private readonly readFacts = h("p", { class: "cka-read-facts" });
   private readonly waiting = h("p", { class: "cka-waiting", role: "status" });
   private readonly missing = h("p", { class: "cka-missing", role: "status" });
   private readonly stage: HTMLElement;
@@ -90,34 +82,18 @@ export class MapPanel {
       history: h("div", { class: "cka-slot cka-history" }),
     };
     this.details = new Details(session, this.slots.history);
-    this.clear = h(
-      "button",
-      {
-        class: "cka-button cka-quiet",
-        type: "button",
-        title: "Let go of the cell (Escape)",
-        "aria-label": "Let go of the cell",
-        onclick: () => session.look(null),
-      },
-      icon("close"),
-    );
+    this.captions = new Captions(session);
     this.stage = h(
       "div",
       { class: "cka-stage" },
       h(
         "div",
         { class: "cka-above" },
-        this.rowCaption,
+        this.captions.row,
         this.tools.zoom,
         this.slots.row_trend,
       ),
-      h(
-        "div",
-        { class: "cka-corner" },
-        h("div", { class: "cka-focus" }, this.focusValue, this.clear),
-        this.focusError,
-        this.columnCaption,
-      ),
+      this.captions.corner,
       h("div", { class: "cka-map-holder" }, this.slots.map, this.grid.element),
       this.slots.column_trend,
     );
@@ -128,7 +104,7 @@ export class MapPanel {
       this.missing,
       this.waiting,
       this.stage,
-      h("div", { class: "cka-readout" }, this.readNames, this.readFacts),
+      this.captions.readout,
       this.details.element,
     );
     setText(this.waiting, "Preparing the map\u2026");
@@ -282,6 +258,7 @@ export class MapPanel {
     const { charts, session, view } = this;
     const [low, high] = limits(view, session.colorRange);
     this.tools.setRange(session.colorRange, [low, high]);
+    this.tools.setMetric(session.metric);
     if (!charts) return;
     charts.setColors(session.palette, low, high);
     this.tools.setPalette(session.palette, charts.palettes[session.palette] ?? []);
@@ -348,114 +325,18 @@ export class MapPanel {
     this.details.draw(view, cell);
   }
 
+  /** With no cell in focus the one pointed at shows its trends. */
   private drawTrends(): void {
-    const { charts, view, session } = this;
+    const { charts, view, session, focusCell } = this;
     if (!charts || !view) return;
-    const cell = this.focusCell ?? this.hover;
-    charts.setTrend("row", cell && rowLine(view, cell));
-    charts.setTrend("column", cell && columnLine(view, cell));
-    const history = this.focusCell ? this.historyLine(view, this.focusCell) : null;
-    charts.setTrend("history", history);
-    this.fitHistory(history);
-    const pins = session.pins.flatMap((pair, k) => {
-      const at = cellOf(view, pair);
-      const color = this.theme.pins[k % this.theme.pins.length] ?? this.theme.muted;
-      const dash = DASHES[k % DASHES.length] as string;
-      const marker = MARKERS[k % MARKERS.length] as string;
-      return at ? [{ at, style: { color, dash, marker } }] : [];
-    });
-    const pinned = (line: (view: MapView, cell: Cell) => Line) =>
-      pins.map(({ at, style }) => ({ ...line(view, at), ...style }));
-    charts.setPins("row", pinned(rowLine));
-    charts.setPins("column", pinned(columnLine));
-    charts.setPins(
-      "history",
-      pinned((of, at) => this.historyLine(of, at)),
-    );
-    this.drawCaptions(cell);
-  }
-
-  private drawCaptions(cell: Cell | null): void {
-    const { view, session } = this;
-    if (!view) return;
-    const [first, second] = session.meta.names;
-    const model = (side: Side) => (side === 1 ? first : second);
-    const { rows, columns } = view;
-    const caption = (own: typeof rows, other: typeof rows, index: number) => {
-      const name = shownName(session, own.side, own.names[index] ?? "");
-      return [
-        h("span", { class: "cka-dot" }),
-        h("b", { title: name }, name),
-        ` of ${model(own.side)} against ${model(other.side)}`,
-      ];
-    };
-    if (!cell) {
-      this.rowCaption.replaceChildren("Click a cell: its row is drawn here, ");
-      this.rowCaption.append("its column at the side.");
-      this.columnCaption.replaceChildren();
-      setText(this.focusValue, "");
-      setText(this.focusError, "");
-    } else {
-      this.rowCaption.replaceChildren(...caption(rows, columns, cell.row));
-      this.columnCaption.replaceChildren(...caption(columns, rows, cell.col));
-      setText(this.focusValue, value(valueAt(view, cell)));
-      setText(this.focusError, plusMinus(errorAt(view, cell)));
-    }
-    this.clear.hidden = !this.focusCell;
-  }
-
-  private historyLine(view: MapView, cell: Cell): Line {
-    const history = this.session.history.cell(frameIndex(view, cell));
-    return { at: history.batches, value: history.values, stderr: history.stderrs };
-  }
-
-  private fitHistory(line: Line | null): void {
-    const finite = (line?.value ?? []).filter(Number.isFinite);
-    const errors = line?.stderr.filter(Number.isFinite) ?? [];
-    const pad = Math.max(0.01, ...errors.slice(-1));
-    const low = finite.length > 0 ? Math.min(...finite) - pad : 0;
-    const high = finite.length > 0 ? Math.max(...finite) + pad : 1;
-    const last = line?.at.at(-1) ?? 1;
-    this.charts?.setHistoryRange([0, Math.max(1, last) * 1.02], [low, high]);
+    const trends = focusCell ?? this.hover;
+    drawLines(charts, session, view, this.theme, { trends, history: focusCell });
+    this.captions.drawTrends(view, trends, focusCell !== null);
   }
 
   private drawReadout(): void {
-    const { view, session } = this;
     const cell = this.hover ?? this.focusCell;
-    this.tools.point(view && cell ? valueAt(view, cell) : null);
-    if (!view || !cell) {
-      const hint = view ? "Point at a cell to read it" : "";
-      this.readNames.replaceChildren(h("span", { class: "cka-hint" }, hint));
-      setText(
-        this.readFacts,
-        "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves",
-      );
-      return;
-    }
-    const { names, value: number, facts } = readout(session, view, cell);
-    const [row, column] = view.rows.side === 1 ? [0, 1] : [1, 0];
-    this.readNames.replaceChildren(
-      h("span", { class: "cka-layer cka-as-row" }, names[row] ?? ""),
-      h("span", { class: "cka-times" }, "\u00d7"),
-      h("span", { class: "cka-layer cka-as-column" }, names[column] ?? ""),
-      h("span", { class: "cka-read-value" }, number),
-    );
-    setText(this.readFacts, facts);
+    this.tools.point(this.view && cell ? valueAt(this.view, cell) : null);
+    this.captions.drawReadout(this.view, cell);
   }
-}
-
-function rowLine(view: MapView, cell: Cell): Line {
-  return {
-    at: view.columns.names.map((_, k) => k + 0.5),
-    value: [...rowOf(view.values, cell.row)],
-    stderr: [...rowOf(view.stderr, cell.row)],
-  };
-}
-
-function columnLine(view: MapView, cell: Cell): Line {
-  return {
-    at: view.rows.names.map((_, k) => k + 0.5),
-    value: [...columnOf(view.values, cell.col)],
-    stderr: [...columnOf(view.stderr, cell.col)],
-  };
 }

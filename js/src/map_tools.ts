@@ -38,6 +38,7 @@ export class MapTools {
   readonly zoom: HTMLButtonElement;
   private readonly gradient = h("div", { class: "cka-gradient" });
   private readonly needle = h("div", { class: "cka-needle", hidden: true });
+  private readonly metric = h("span", { class: "cka-metric" });
   private readonly lowText = h("span");
   private readonly highText = h("span");
   private readonly below = h("span", { class: "cka-key" });
@@ -115,6 +116,10 @@ export class MapTools {
     setText(this.highText, short(high));
   }
 
+  setMetric(name: string): void {
+    setText(this.metric, name.replace(/^cka/, "CKA"));
+  }
+
   setPalette(name: string, colors: readonly string[]): void {
     this.palette.value = name;
     const stops = colors.filter((_, k) => k % 15 === 0);
@@ -151,6 +156,7 @@ export class MapTools {
     return h(
       "div",
       { class: "cka-legend", "aria-hidden": "true" },
+      this.metric,
       this.lowText,
       h("div", { class: "cka-scale" }, this.gradient, this.needle),
       this.highText,

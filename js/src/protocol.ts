@@ -97,6 +97,7 @@ export const CHANGED = {
   layers1: "change:layers1",
   layers2: "change:layers2",
   focus: "change:focus",
+  metric: "change:metric",
   palette: "change:palette",
   colorRange: "change:color_range",
 } as const;

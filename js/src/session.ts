@@ -25,6 +25,7 @@ import {
   type Model,
   messageOf,
   metaOf,
+  metricOf,
   PROTOCOL,
   paletteOf,
   protocolOf,
@@ -89,6 +90,7 @@ export class Session {
   private readonly undoable: Layers[] = [];
   private readonly off: (() => void)[] = [];
   private pending: Frame | null = null;
+  private early: Frame | null = null;
   private cancelPaint: (() => void) | null = null;
   private answerTimer: ReturnType<typeof setTimeout> | undefined;
   private readyTimer: ReturnType<typeof setTimeout> | undefined;
@@ -107,6 +109,10 @@ export class Session {
     this.listen();
     this.checkProtocol();
     this.readyTimer = setTimeout(() => this.sayReady(), READY_AFTER_MS);
+  }
+
+  get metric(): string {
+    return metricOf(this.model);
   }
 
   get meta(): Meta {
@@ -252,6 +258,7 @@ export class Session {
     this.on(CHANGED.layers1, () => this.echo("layers", () => this.readLayers()));
     this.on(CHANGED.layers2, () => this.echo("layers", () => this.readLayers()));
     this.on(CHANGED.focus, () => this.echo("focus", () => this.readFocus()));
+    this.on(CHANGED.metric, () => this.tell("colors"));
     this.on(CHANGED.palette, () => this.echo("palette", () => this.readColors()));
     this.on(CHANGED.colorRange, () => this.echo("colorRange", () => this.readColors()));
     this.on(CUSTOM_MESSAGE, (content: unknown, buffers?: ArrayBufferView[]) =>
@@ -317,8 +324,6 @@ export class Session {
     this.history.add(frame);
     return true;
   }
-
-  private early: Frame | null = null;
 
   private axesChanged(): void {
     this.rememberAxes();

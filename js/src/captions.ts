@@ -1,0 +1,90 @@
+/** The words around the map: captions of the trends, the value, the hover line. */
+
+import { h, icon, setText } from "./dom.ts";
+import { plusMinus, value } from "./format.ts";
+import type { AxisView, Cell, MapView } from "./map_view.ts";
+import type { Session } from "./session.ts";
+import { errorAt, readout, shownName, valueAt } from "./words.ts";
+
+const HOW_TO =
+  "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
+
+export class Captions {
+  readonly row = h("p", { class: "cka-caption cka-row-caption" });
+  readonly corner: HTMLElement;
+  readonly readout: HTMLElement;
+  private readonly session: Session;
+  private readonly column = h("p", { class: "cka-caption cka-column-caption" });
+  private readonly value = h("p", { class: "cka-focus-value" });
+  private readonly error = h("p", { class: "cka-focus-error" });
+  private readonly clear: HTMLButtonElement;
+  private readonly names = h("p", { class: "cka-read-names" });
+  private readonly facts = h("p", { class: "cka-read-facts" });
+
+  constructor(session: Session) {
+    this.session = session;
+    this.clear = h(
+      "button",
+      {
+        class: "cka-button cka-quiet",
+        type: "button",
+        title: "Let go of the cell (Escape)",
+        "aria-label": "Let go of the cell",
+        onclick: () => session.look(null),
+      },
+      icon("close"),
+    );
+    this.corner = h(
+      "div",
+      { class: "cka-corner" },
+      h("div", { class: "cka-focus" }, this.value, this.clear),
+      this.error,
+      this.column,
+    );
+    this.readout = h("div", { class: "cka-readout" }, this.names, this.facts);
+  }
+
+  /** Says whose trends are drawn; a cell that is only pointed at cannot be let go. */
+  drawTrends(view: MapView, cell: Cell | null, isFocus: boolean): void {
+    const { rows, columns } = view;
+    if (cell) {
+      this.row.replaceChildren(...this.caption(rows, columns, cell.row));
+      this.column.replaceChildren(...this.caption(columns, rows, cell.col));
+    } else {
+      const hint = "Click a cell: its row is drawn here, its column at the side.";
+      this.row.replaceChildren(hint);
+      this.column.replaceChildren();
+    }
+    setText(this.value, cell ? value(valueAt(view, cell)) : "");
+    setText(this.error, cell ? plusMinus(errorAt(view, cell)) : "");
+    this.clear.hidden = !isFocus;
+  }
+
+  drawReadout(view: MapView | null, cell: Cell | null): void {
+    if (!view || !cell) {
+      const hint = view ? "Point at a cell to read it" : "";
+      this.names.replaceChildren(h("span", { class: "cka-hint" }, hint));
+      setText(this.facts, HOW_TO);
+      return;
+    }
+    const read = readout(this.session, view, cell);
+    const [row, column] = view.rows.side === 1 ? [0, 1] : [1, 0];
+    this.names.replaceChildren(
+      h("span", { class: "cka-layer cka-as-row" }, read.names[row] ?? ""),
+      h("span", { class: "cka-times" }, "\u00d7"),
+      h("span", { class: "cka-layer cka-as-column" }, read.names[column] ?? ""),
+      h("span", { class: "cka-read-value" }, read.value),
+    );
+    setText(this.facts, read.facts);
+  }
+
+  private caption(own: AxisView, other: AxisView, index: number): (Node | string)[] {
+    const { names } = this.session.meta;
+    const name = shownName(this.session, own.side, own.names[index] ?? "");
+    return [
+      h("span", { class: "cka-dot" }),
+      h("b", { title: name }, name),
+      ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
+    ];
+  }
+}

@@ -1,0 +1,96 @@
+/** The lines beside the map, from what the page already has. Pure functions. */
+
+import type { Charts, Line, PinnedLine } from "./charts.ts";
+import { type Cell, cellOf, frameIndex, type MapView } from "./map_view.ts";
+import { columnOf, rowOf } from "./matrix.ts";
+import type { Session } from "./session.ts";
+import type { Theme } from "./theme.ts";
+
+const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
+const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
+const LEAST_PADDING = 0.01;
+
+type LineOf = (view: MapView, cell: Cell) => Line;
+
+/** Draws row, column and convergence of a cell, with those of the pins beside them. */
+export function drawLines(
+  charts: Charts,
+  session: Session,
+  view: MapView,
+  theme: Theme,
+  shown: { readonly trends: Cell | null; readonly history: Cell | null },
+): void {
+  const historyLine: LineOf = (_, cell) => {
+    const { batches, values, stderrs } = session.history.cell(frameIndex(view, cell));
+    return { at: batches, value: values, stderr: stderrs };
+  };
+  const { trends, history } = shown;
+  charts.setTrend("row", trends && rowLine(view, trends));
+  charts.setTrend("column", trends && columnLine(view, trends));
+  const line = history && historyLine(view, history);
+  charts.setTrend("history", line);
+  const pins = [rowLine, columnLine, historyLine].map((lineOf) =>
+    pinnedLines(session, view, theme, lineOf),
+  );
+  charts.setPins("row", pins[0] ?? []);
+  charts.setPins("column", pins[1] ?? []);
+  charts.setPins("history", pins[2] ?? []);
+  charts.setHistoryRange(
+    ...historyRange([...(line ? [line] : []), ...(pins[2] ?? [])]),
+  );
+}
+
+export function rowLine(view: MapView, cell: Cell): Line {
+  return {
+    at: view.columns.names.map((_, k) => k + 0.5),
+    value: [...rowOf(view.values, cell.row)],
+    stderr: [...rowOf(view.stderr, cell.row)],
+  };
+}
+
+export function columnLine(view: MapView, cell: Cell): Line {
+  return {
+    at: view.rows.names.map((_, k) => k + 0.5),
+    value: [...columnOf(view.values, cell.col)],
+    stderr: [...columnOf(view.stderr, cell.col)],
+  };
+}
+
+function pinnedLines(
+  session: Session,
+  view: MapView,
+  theme: Theme,
+  lineOf: LineOf,
+): PinnedLine[] {
+  return session.pins.flatMap((pair, k) => {
+    const cell = cellOf(view, pair);
+    if (!cell) return [];
+    const color = theme.pins[k % theme.pins.length] ?? theme.muted;
+    const dash = DASHES[k % DASHES.length] ?? "dashed";
+    const marker = MARKERS[k % MARKERS.length] ?? "circle";
+    return [{ ...lineOf(view, cell), color, dash, marker }];
+  });
+}
+
+/** Batches and values that hold all lines, with room for the band of the last point. */
+export function historyRange(
+  lines: readonly Line[],
+): [batches: [number, number], values: [number, number]] {
+  const values = lines.flatMap(({ value }) => value.filter(Number.isFinite));
+  const errors = lines.flatMap(({ stderr }) =>
+    stderr.slice(-1).filter(Number.isFinite),
+  );
+  const pad = Math.max(LEAST_PADDING, ...errors);
+  const last = Math.max(1, ...lines.map(({ at }) => at.at(-1) ?? 1));
+  if (values.length === 0)
+    return [
+      [0, last],
+      [0, 1],
+    ];
+  const low = values.reduce((least, number) => Math.min(least, number));
+  const high = values.reduce((most, number) => Math.max(most, number));
+  return [
+    [0, 1.02 * last],
+    [low - pad, high + pad],
+  ];
+}

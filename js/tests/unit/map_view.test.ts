@@ -1,0 +1,206 @@
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { progressWords } from "../../src/controls.ts";
+import {
+  cellOf,
+  frameIndex,
+  imageOf,
+  limits,
+  type MapView,
+  mapView,
+  type Options,
+  pairOf,
+  undefinedBoxes,
+} from "../../src/map_view.ts";
+import { numbersFor } from "../../src/numbers.ts";
+import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
+import { historyRange } from "../../src/trend_lines.ts";
+import { bestMatchWords, readout, spoken } from "../../src/words.ts";
+import { FakeModel, stateOf, wireFrame } from "../fake.ts";
+
+const LAYERS1 = ["conv1", "layer1.0", "fc"];
+const LAYERS2 = ["blocks.10", "blocks.9"];
+const VALUES = [0.875, 0.25, -0.125, 0.5, Number.NaN, Number.NaN];
+const PLAIN: Options = { order: "execution", mask: "none", transpose: false };
+
+let session: Session;
+
+function viewOf(options: Partial<Options> = {}): MapView {
+  return mapView(session, { ...PLAIN, ...options }) as MapView;
+}
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  const axes = {
+    epoch: 1,
+    layers1: LAYERS1,
+    layers2: LAYERS2,
+    undefined1: { fc: "constant: all examples give the same activations" },
+    undefined2: {},
+    notes: [],
+  };
+  const model = new FakeModel({
+    ...stateOf(),
+    layers1: LAYERS1,
+    layers2: LAYERS2,
+    _axes: axes,
+  });
+  session = new Session(model);
+  const edit = (matrix: Float32Array, stderr: Float32Array) => {
+    matrix.set(VALUES);
+    stderr.set([0.01, 0.02, 0.03, 0.04, Number.NaN, Number.NaN]);
+  };
+  model.message(...wireFrame({ seq: 1, batch: 9, rows: 3, cols: 2, edit }));
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+});
+
+afterEach(() => {
+  session.close();
+  vi.useRealTimers();
+});
+
+describe("what a view shows", () => {
+  test("all chosen layers in execution order, rows of model 1", () => {
+    const view = viewOf();
+    expect(view.rows).toMatchObject({ side: 1, names: LAYERS1 });
+    expect(view.columns).toMatchObject({ side: 2, names: LAYERS2 });
+    expect([...view.values.values]).toEqual(VALUES);
+  });
+
+  test("by name, numbers count as numbers", () => {
+    expect(viewOf({ order: "name" }).columns.names).toEqual(["blocks.9", "blocks.10"]);
+    expect(viewOf({ order: "name" }).values.values[0]).toBe(0.25);
+  });
+
+  test("transposed, a cell is still the same pair and the same number", () => {
+    const view = viewOf({ transpose: true });
+    const cell = { row: 1, col: 0 };
+    expect(pairOf(view, cell)).toEqual(["conv1", "blocks.9"]);
+    expect(cellOf(view, ["conv1", "blocks.9"])).toEqual(cell);
+    expect(view.values.values[view.values.cols]).toBe(0.25);
+    expect(frameIndex(view, cell)).toBe(1);
+  });
+
+  test("fewer chosen layers show fewer rows, unknown ones are counted", () => {
+    session.choose({ 1: ["fc", "conv1", "bn1"] });
+    const view = viewOf();
+    expect(view.rows.names).toEqual(["conv1", "fc"]);
+    expect(view.missing).toBe(1);
+    expect(cellOf(view, ["layer1.0", "blocks.9"])).toBeNull();
+  });
+
+  test("clustered order stays while frames come in", () => {
+    const clustered = [["fc", "conv1", "layer1.0"], LAYERS2] as const;
+    expect(viewOf({ order: "clustered", clustered }).rows.names).toEqual(clustered[0]);
+    expect([...viewOf({ order: "clustered" }).rows.names].sort()).toEqual(
+      [...LAYERS1].sort(),
+    );
+  });
+});
+
+describe("colors", () => {
+  test("a fitted range ends at the largest value and never starts below zero", () => {
+    const [low, high] = limits(viewOf(), "fit");
+    expect(low).toBe(0);
+    expect(high).toBe(0.875);
+    expect(limits(viewOf(), [0.2, 0.8])).toEqual([0.2, 0.8]);
+    expect(limits(null, "fit")).toEqual([0, 1]);
+  });
+
+  test("only negative values fall below a range, masked ones are left out", () => {
+    const image = imageOf(viewOf(), "diagonal", 0.5);
+    expect(image[0]).toBeNaN();
+    expect(image[1]).toBe(0.5);
+    expect(image[2]).toBe(-0.125);
+  });
+
+  test("undefined rows are one box, masked cells none", () => {
+    expect(undefinedBoxes(viewOf(), "none")).toEqual({
+      left: [0],
+      right: [2],
+      top: [2],
+      bottom: [3],
+    });
+    expect(undefinedBoxes(viewOf(), "lower").left).toEqual([]);
+  });
+
+  test("numbers are written where they fit, in ink that is seen", () => {
+    const around = {
+      cell: { width: 30, height: 20 },
+      window: { rows: [0, 3], cols: [0, 2] } as {
+        rows: [number, number];
+        cols: [number, number];
+      },
+      mask: "none" as const,
+      limits: [0, 1] as const,
+      palette: ["#000000", "#ffffff"],
+    };
+    const numbers = numbersFor(viewOf(), around);
+    expect(numbers.text).toEqual(["0.88", "0.25", "\u22120.13", "0.50"]);
+    expect(numbers.color.slice(0, 2)).toEqual(["#000000", "#ffffff"]);
+    const narrow = { ...around, cell: { width: 27, height: 20 } };
+    expect(numbersFor(viewOf(), narrow).text).toEqual([]);
+  });
+});
+
+describe("words", () => {
+  test("a cell is read with its ranks, an undefined one with its reason", () => {
+    expect(readout(session, viewOf(), { row: 0, col: 0 })).toMatchObject({
+      names: ["conv1", "blocks.10"],
+      value: "0.8750 \u00b1\u202f0.0100",
+    });
+    const facts = readout(session, viewOf(), { row: 0, col: 0 }).facts;
+    expect(facts).toContain(
+      "1st of 2 in row \u00b7 1st of 3 in column \u00b7 9 batches",
+    );
+    expect(readout(session, viewOf(), { row: 2, col: 0 }).facts).toContain(
+      "Undefined. fc: constant: all examples give the same activations",
+    );
+  });
+
+  test("spoken words have no signs that are not spoken", () => {
+    expect(spoken(session, viewOf(), { row: 1, col: 0 })).toBe(
+      "layer1.0 by blocks.10, minus 0.13 plus or minus 0.030",
+    );
+  });
+
+  test("the best match names both layers, and an undefined row has none", () => {
+    expect(bestMatchWords(session, viewOf(), { row: 0, col: 1 }, "row")).toEqual({
+      of: "conv1",
+      match: "blocks.10",
+      rest: "(0.875\u00a0\u00b1\u202f0.010)",
+    });
+    expect(bestMatchWords(session, viewOf(), { row: 2, col: 0 }, "row")).toBeNull();
+  });
+
+  test("progress is one line, without a percentage when the total is unknown", () => {
+    const frame = {
+      ...(session.shown?.frame as Parameters<typeof progressWords>[0]),
+      batch: 37,
+      total: 157,
+      examples: 4736,
+      rate: 1210,
+      seconds: 31,
+      maxStderr: 0.004,
+    };
+    expect(progressWords(frame)).toBe(
+      "37/157 batches \u00b7 4\u202f736 examples \u00b7 1\u202f210 examples/s \u00b7 " +
+        "00:31 < 01:41 \u00b7 largest \u00b1\u202f0.004",
+    );
+    expect(progressWords({ ...frame, total: null, maxStderr: null, skipped: 2 })).toBe(
+      "37 batches \u00b7 4\u202f736 examples \u00b7 2 skipped \u00b7 " +
+        "1\u202f210 examples/s \u00b7 00:31",
+    );
+  });
+});
+
+test("the convergence plot holds all its lines with the last band", () => {
+  const line = { at: [1, 50], value: [0.5, 0.7], stderr: [Number.NaN, 0.1] };
+  const [batches, values] = historyRange([line, { ...line, value: [0.4, Number.NaN] }]);
+  expect(batches).toEqual([0, 51]);
+  expect(values[0]).toBeCloseTo(0.3);
+  expect(values[1]).toBeCloseTo(0.8);
+  expect(historyRange([])).toEqual([
+    [0, 1],
+    [0, 1],
+  ]);
+});
