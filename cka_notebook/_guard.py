@@ -1,6 +1,7 @@
 """What a run borrows from the user and gives back: modes, devices, random numbers."""
 
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -160,6 +161,8 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
 
 def eager() -> Any:
     """No compiled graphs for now: hooks added after compilation are not in them."""
-    if hasattr(torch.compiler, "set_stance"):
+    # Nothing was compiled without this module, which takes seconds to import.
+    compiled = "torch._dynamo" in sys.modules
+    if compiled and hasattr(torch.compiler, "set_stance"):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()

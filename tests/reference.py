@@ -127,12 +127,6 @@ def hooks_on(model):
     return sum(len(module._forward_hooks) for module in model.modules())
 
 
-def same_state(before, after):
-    return before.keys() == after.keys() and all(
-        torch.equal(before[key], after[key]) for key in before
-    )
-
-
 def snapshot(model: nn.Module):
     """All that a comparison must give back: flags, hooks, tensors, devices, random."""
     return {

@@ -227,7 +227,10 @@ def test_a_model_that_was_compiled_and_run_before_is_compared_right():
     part = zoo.mlp()
     part[2] = torch.compile(part[2], backend="eager")
     part(DATA)
-    for given, bare in ((compiled, model), (part, part)):
+    in_place = zoo.mlp()
+    in_place.compile(backend="eager")
+    in_place(DATA)
+    for given, bare in ((compiled, model), (part, part), (in_place, in_place)):
         result = compare(given, batches=zoo.batches_of())
         assert_right(result, bare, bare, zoo.batches_of())
 

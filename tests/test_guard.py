@@ -1,6 +1,8 @@
 """What is borrowed from the user comes back."""
 
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -156,6 +158,19 @@ def test_no_model_is_sent_to_the_device_that_would_lose_its_weights():
     ):
         pass
     assert not any(p.is_meta for p in model.parameters())
+
+
+def test_a_run_loads_no_compiler():
+    program = """
+import sys, torch
+from cka_notebook import CKA
+CKA(torch.nn.Linear(3, 2)).compare([torch.randn(8, 3)], progress=False)
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 def test_compiled_graphs_give_way_to_hooks_for_the_time_being():
