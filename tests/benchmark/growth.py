@@ -24,7 +24,7 @@ AXES = {
     "layers": _points("layers", (25, 50, 100, 200, 400), examples=128, features=2048),
     "examples": _points("examples", (32, 64, 128, 256, 512), layers=50, features=2048),
     "features": _points(
-        "features", (512, 2048, 8192, 32768, 65536), layers=20, examples=128
+        "features", (1024, 4096, 16384, 65536), layers=20, examples=128
     ),
 }
 QUICK_AXES = {"layers": _points("layers", (2, 4), examples=8, features=16)}

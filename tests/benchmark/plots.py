@@ -23,6 +23,7 @@ COLORS = {
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cka_notebook",
+    "figure.constrained_layout.use": True,
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,16 +39,18 @@ def comparison(report: dict[str, Any], path: Path) -> None:
     )
     cases = report["cases"]
     with mpl.rc_context(STYLE):
-        height = 1.2 + 0.42 * len(cases)
+        height = 1.3 + 0.42 * len(cases)
         figure, axes = plt.subplots(1, 3, figsize=(10, height), sharey=True)
         for ax, (title, key, scale) in zip(axes, panels, strict=True):
             _bars(ax, cases, key)
             ax.set_xscale(scale)
             ax.set_title(title, loc="left")
-        axes[0].axvline(1, color="black", linewidth=0.6)
+        axes[0].set_xlim(left=1)
         axes[0].set_yticks(range(len(cases)), [_label(name) for name in cases])
         axes[0].invert_yaxis()
-        axes[2].legend(frameon=False, fontsize=7)
+        handles, names = axes[0].get_legend_handles_labels()
+        place = "outside lower left"
+        figure.legend(handles, names, loc=place, ncols=4, frameon=False)
         _save(figure, path)
 
 
@@ -59,7 +62,12 @@ def growth(found: dict[str, Any], path: Path) -> None:
     )
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
-            2, len(found), figsize=(3.2 * len(found), 5), squeeze=False, sharex="col"
+            2,
+            len(found),
+            figsize=(3.2 * len(found), 5),
+            squeeze=False,
+            sharex="col",
+            sharey="row",
         )
         for line, (title, key, unit) in zip(axes, rows, strict=True):
             for ax, (axis, entries) in zip(line, found.items(), strict=True):
@@ -110,6 +118,5 @@ def _axis_label(axis: str, point: dict[str, int]) -> str:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
-    figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
