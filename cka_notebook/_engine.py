@@ -274,6 +274,13 @@ def _check_model(model: object, argument: str) -> None:
             f"{type(model).__name__}."
         )
         raise TypeError(msg)
+    if isinstance(model, torch.jit.ScriptModule):
+        msg = (
+            f"Expected `{argument}` to be a Python module, got a compiled "
+            f"{type(model).__name__}, whose layers cannot be looked into. Pass the "
+            "model that was scripted or traced."
+        )
+        raise TypeError(msg)
 
 
 def _titles(

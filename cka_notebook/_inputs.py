@@ -107,16 +107,18 @@ class Caller:
         """The same call with its first ``count`` examples only."""
         n, axis = call.examples, self.axis
 
+        def batched(value: Tensor) -> bool:
+            return value.ndim > axis and value.shape[axis] == n
+
         def cut(value: Tensor) -> Tensor:
-            batched = value.ndim > axis and value.shape[axis] == n
-            return value.narrow(axis, 0, count) if batched else value
+            return value.narrow(axis, 0, count) if batched(value) else value
 
         def cut_list(value: Any) -> Any:
-            return value[:count] if len(value) == n else value
+            examples = len(value) == n and not any(map(batched, tensors(value)))
+            return value[:count] if examples else None
 
-        other = cut_list if self.forward is not None else None
-        args = tuple(mapped(item, cut, other) for item in call.args)
-        kwargs = mapped(call.kwargs, cut, other)
+        args = tuple(mapped(item, cut, cut_list) for item in call.args)
+        kwargs = mapped(call.kwargs, cut, cut_list)
         masks = call.mask, call.decoder_mask
         cut_masks = (mask[:count] if mask is not None else None for mask in masks)
         return Call(args, kwargs, count, *cut_masks)
@@ -153,7 +155,7 @@ class Caller:
                 "labels) or a dict of tensors, or pass forward=lambda model, batch: ..."
             )
             raise TypeError(msg)
-        return first.shape[self.axis]
+        return _listed_images(values) or first.shape[self.axis]
 
     def _other_length(self, batch: Any) -> int | None:
         """Number of examples in a batch that only a user's ``forward`` understands."""
@@ -248,6 +250,19 @@ def model_device(model: nn.Module, label: str) -> torch.device:
 def _same_keys(first: Mapping[str, Any], second: Any) -> bool:
     """Whether these are two examples that were not put together, not a batch."""
     return isinstance(second, Mapping) and set(first) == set(second)
+
+
+def _listed_images(values: Any) -> int:
+    """Length of a list of images (3, h, w), as detectors take them; 0 if none."""
+    values = as_mapping(values)
+    items = values.values() if isinstance(values, Mapping) else values
+    if not isinstance(values, Mapping | list | tuple):
+        return 0
+    first = next((x for x in items if isinstance(x, list | tuple)), ())
+    images = all(
+        isinstance(x, Tensor) and x.ndim == 3 and x.shape[0] in (1, 3) for x in first
+    )
+    return len(first) if images else 0
 
 
 def _bound(

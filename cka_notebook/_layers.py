@@ -117,11 +117,13 @@ class LayerTree:
         found = [
             layer
             for node in self.nodes
-            if node.alias is None and self._is_offered(node)
+            if node.alias is None
             for layer in _layers_of(node)
             if layer.output.reason is None
         ]
-        return sorted(found, key=lambda layer: layer.output.order)
+        # The root repeats its last layer, so it counts only if it is all there is.
+        inner = [layer for layer in found if layer.module is not self.model]
+        return sorted(inner or found, key=lambda layer: layer.output.order)
 
     @property
     def names(self) -> list[str]:
@@ -250,13 +252,12 @@ class LayerTree:
             reason = "never called"
         elif node.outputs is not None and len(node.outputs) > 1:
             reason = f"called {len(node.outputs)} times"
-        elif reason is None and not self._is_offered(node):
+        elif reason is None and not node.name and node.module not in self._modules():
             reason = "the model itself"
         return node.name, node.kind, node.depth, params, once, reason
 
-    def _is_offered(self, node: Node) -> bool:
-        """The root repeats its last layer, so it is offered only if it is the model."""
-        return bool(node.name) or len(self.nodes) == 1
+    def _modules(self) -> set[nn.Module]:
+        return {layer.module for layer in self.layers}
 
     def _named(self, name: str) -> list[Layer]:
         """Layers called exactly this, whatever is wrong with them."""
@@ -339,8 +340,19 @@ class LayerTree:
         )
 
     def _help(self) -> str:
-        some = ", ".join(repr(name) for name in self.names[:3])
-        return f"It has {len(self.names)} layers to choose from: {some}, ..."
+        names = self.names
+        some = ", ".join(repr(name) for name in names[:3])
+        if names:
+            more = ", ..." if len(names) > 3 else ""
+            return f"It has {len(names)} layers to choose from: {some}{more}."
+        reasons = [
+            f"{node.name or node.kind!r}: {output.reason}"
+            for node in self.nodes
+            for output in node.outputs or []
+            if output.reason is not None
+        ]
+        why = f" ({'; '.join(reasons[:3])})" if reasons else ""
+        return f"None of its {len(self.nodes)} modules can be compared{why}."
 
     @property
     def _title(self) -> str:
@@ -350,7 +362,8 @@ class LayerTree:
 def unwrap(module: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, DataParallel or DistributedDataParallel."""
     while True:
-        inner = module.__dict__.get("_modules", {}).get("_orig_mod")
+        parts = module.__dict__.get("_modules", {})
+        inner = parts["_orig_mod"] if "_orig_mod" in parts else None  # noqa: SIM401 a scripted module's parts know no get
         if inner is None and isinstance(module, DataParallel | DistributedDataParallel):
             inner = module.module
         if inner is None:

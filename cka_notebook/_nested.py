@@ -57,11 +57,19 @@ def mapped(
     change: Callable[[Tensor], Tensor],
     other: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """The same nested value with each tensor changed, and each list without any."""
+    """The same nested value with each tensor changed.
+
+    Args:
+        value: Dicts, lists, tuples, dataclasses; anything else stays as it is.
+        change: Of each tensor.
+        other: Of each list, tuple and array; None for those to be gone through.
+    """
     if isinstance(value, Tensor):
         return change(value)
-    if other is not None and _is_plain_list(value):
-        return other(value)
+    if other is not None and isinstance(value, list | tuple | np.ndarray):
+        changed = other(value)
+        if changed is not None:
+            return changed
     if isinstance(value, list | tuple):
         items = [mapped(item, change, other) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

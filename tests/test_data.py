@@ -339,6 +339,33 @@ def test_data_with_tokens_first_are_suspected_in_a_note_and_turned_by_forward():
     assert_right(result, model, model, straight, axis=1)
 
 
+def test_a_detector_s_list_of_images_is_a_batch():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images):
+            cropped = torch.stack([image[:, :8, :8] for image in images])
+            return self.head(self.body(cropped).mean((2, 3)))
+
+    model = Detector()
+    batches = [
+        (
+            [torch.randn(3, 8 + i, 9) for i in range(8)],
+            [{"boxes": torch.zeros(1, 4)}] * 8,
+        )
+        for _ in range(3)
+    ]
+    result = compare(model, batches=batches)
+    assert result.examples == 24
+    assert result.layers1 == ("body", "head")
+    assert_right(
+        result, model, model, batches, call=lambda model, batch: model(batch[0])
+    )
+
+
 def test_one_model_with_two_forwards_runs_twice():
     model = zoo.mlp()
     result = compare(

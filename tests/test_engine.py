@@ -290,9 +290,31 @@ def test_what_is_no_model_is_refused(wrong):
             CKA(zoo.mlp(), wrong)
 
 
-def test_a_model_of_which_nothing_can_be_compared_is_an_error():
-    with pytest.raises(ValueError, match="chose no layer of Returning"):
-        compare(zoo.Returning(lambda x: x.argmax(1)), batches=zoo.batches_of())
+def test_a_model_of_which_nothing_can_be_compared_is_an_error_with_the_reasons():
+    model = zoo.Returning(lambda x: x.argmax(1))
+    with pytest.raises(ValueError, match="chose no layer of Returning") as caught:
+        compare(model, batches=zoo.batches_of())
+    assert "None of its 1 modules can be compared ('Returning': int" in str(
+        caught.value
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "compiled", [torch.jit.script, lambda m: torch.jit.trace(m, DATA)], ids=str
+)
+def test_a_scripted_or_traced_model_is_refused_with_the_remedy(compiled):
+    with pytest.raises(TypeError, match="Pass the model that was scripted or traced"):
+        CKA(compiled(zoo.mlp()))
+
+
+def test_a_graph_module_and_a_parametrized_one_are_compared():
+    for model in (
+        torch.fx.symbolic_trace(zoo.mlp()),
+        nn.utils.parametrizations.weight_norm(zoo.mlp()[0]),
+    ):
+        result = compare(model, batches=zoo.batches_of())
+        assert_right(result, model, model, zoo.batches_of())
 
 
 def test_out_of_memory_is_explained():

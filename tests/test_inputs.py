@@ -207,6 +207,23 @@ def test_forward_may_get_words(batch):
     assert len(fewer if isinstance(fewer, list) else fewer[0]) == 2
 
 
+@pytest.mark.parametrize("forward", [None, lambda model, batch: model(batch[0])])
+def test_a_list_of_images_of_many_sizes_is_a_batch_of_so_many(forward):
+    images = [torch.randn(3, 9 + i, 12) for i in range(8)]
+    caller = caller_of(zoo.Returning(len), forward)
+    call = caller.prepare((images, [{"boxes": torch.zeros(1, 4)}] * 8), 1)
+    assert call.examples == 8
+    assert caller(caller.take(call, 3)) == 3
+
+
+def test_a_list_of_inputs_is_no_list_of_images():
+    batch = ([LEFT, RIGHT], Y)
+    caller = caller_of(zoo.TwoInputs(), lambda model, batch: model(*batch[0]))
+    call = caller.prepare(batch, 1)
+    assert call.examples == 8
+    assert caller(caller.take(call, 3)).shape == (3, 5)
+
+
 @pytest.mark.parametrize("positional", [True, False])
 def test_masks_that_forward_makes_are_overheard(positional):
     ids, mask = torch.ones(4, 5, dtype=torch.long), torch.ones(4, 5)

@@ -51,6 +51,13 @@ def test_a_model_without_children_is_its_own_layer():
     assert probed(nn.Linear(10, 3), torch.randn(8, 10)).names == [""]
 
 
+def test_the_root_is_a_layer_where_none_of_its_children_is():
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(10, 3))
+    tree = probed(model, torch.randn(8, 10))
+    assert tree.names == [""]
+    assert rows(tree)[0][""]["reason"] is None
+
+
 def test_the_root_of_a_larger_model_is_not_offered():
     tree = mlp_tree()
     assert "" not in tree.names

@@ -88,14 +88,15 @@ def test_the_length_of_the_first_list_of_examples_is_found(value, length):
     assert list_length(value) == length
 
 
-def test_lists_are_cut_where_there_are_no_tensors_in_them():
+def test_lists_are_changed_whole_or_gone_through():
     def cut(value):
-        return value[:2]
+        return value[:2] if len(value) > 2 else None
 
-    value = {"text": ["a", "b", "c"], "image": X, "sizes": np.arange(3)}
-    out = mapped(value, cut, cut)
+    value = {"text": ["a", "b", "c"], "pair": (X, "word"), "sizes": np.arange(3)}
+    out = mapped(value, lambda x: x[:2], cut)
     assert out["text"] == ["a", "b"]
-    assert out["image"].shape == (2, 2)
+    assert out["pair"][0].shape == (2, 2)
+    assert out["pair"][1] == "word"
     assert out["sizes"].tolist() == [0, 1]
 
 
