@@ -138,7 +138,10 @@ class Live:
             return tree.choose(choices)
         except ValueError:
             # The calls "act#0", "act#1" of a module are known after the probe only.
-            return [choice for choice in choices if isinstance(choice, str)]
+            names = [choices] if isinstance(choices, str) else choices
+            if not isinstance(names, list | tuple):
+                raise
+            return [name for name in names if isinstance(name, str)]
 
     def prepare(self, metric: str) -> None:
         """Get hold of the models.

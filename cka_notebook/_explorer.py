@@ -216,7 +216,7 @@ class CKAExplorer(anywidget.AnyWidget):
         worker = session.runs.wait(timeout)
         if worker is None:
             raise TimeoutError(self._not_yet(timeout))
-        if worker.error is not None:
+        if worker.outcome == "error" and worker.error is not None:
             raise worker.error
         return session.result
 
@@ -393,22 +393,23 @@ class CKAExplorer(anywidget.AnyWidget):
         frames.publisher.hear(page, views)
         if views:
             self._appear()
-        worker = runs.live
-        if worker is None or worker.only_probe:
+        if runs.live is None or runs.live.only_probe:
             return
-        history = frames.history_message(worker.epoch)
+        history = frames.history_message()
         if history is not None:
             self.send(*history)
         frames.publisher.greet(page, views)
 
     def _on_command(self, content: Mapping[str, Any]) -> None:
-        name, runs = content.get("name"), self._session.runs
-        if name == "resume":
-            runs.go_on()
-        elif name == "restart" and runs.live is not None:
-            runs.live.restart()
-        elif name in ("run", "restart"):
-            runs.start()
+        runs = self._session.runs
+        orders: dict[str, Callable[[], object]] = {
+            "run": runs.start,
+            "resume": runs.go_on,
+            "restart": runs.restart,
+        }
+        order = orders.get(str(content.get("name")))
+        if order is not None:
+            order()
 
     def _on_choice(self, content: Mapping[str, Any]) -> None:
         for name in CHOICES:

@@ -45,22 +45,28 @@ class Frames:
 
     Args:
         send: Called with a header and its buffers, from one thread at a time.
+
+    Attributes:
+        publisher: Sends them.
+        epoch: Number of the epoch that they belong to.
     """
 
     def __init__(self, send: Send) -> None:
         self.publisher = Publisher(send)
+        self.epoch = 0
         self._history = History(cells=1)
         self._shape = (0, 0)
         self._max_stderr: float | None = None
 
-    def begin(self, state: "Running") -> None:
+    def begin(self, epoch: int, state: "Running") -> None:
         """A new epoch: forget the frames of the last one."""
         self.publisher.forget()
+        self.epoch = epoch
         self._shape = len(state.layers1), len(state.layers2)
         self._history = History(self._shape[0] * self._shape[1])
         self._max_stderr = None
 
-    def take(self, epoch: int, seconds: float, state: "Running") -> None:
+    def take(self, seconds: float, state: "Running") -> None:
         """Make a frame of this batch if one is wanted."""
         sends, keeps = self.publisher.wants(), self._history.wants(state.done)
         if not state.batches or not (sends or keeps):
@@ -72,11 +78,11 @@ class Frames:
             cost = time.perf_counter() - started
             self._history.add(state.done, matrix, cost=cost)
         if sends:
-            header = self._header(epoch, self.progress(seconds, state), state.skipped)
+            header = self._header(self.progress(seconds, state), state.skipped)
             self.publisher.offer(header, (matrix, stderr))
 
     def hold(
-        self, epoch: int, progress: Progress, result: "CKAResult", *, final: bool
+        self, progress: Progress, result: "CKAResult", *, final: bool
     ) -> dict[str, Any]:
         """Send a frame that must arrive.
 
@@ -88,22 +94,21 @@ class Frames:
         self._max_stderr = largest(stderr)
         self._history.close(progress.batches, matrix)
         progress = progress._replace(max_stderr=self._max_stderr)
-        header = self._header(epoch, progress, result.skipped, final=final)
+        header = self._header(progress, result.skipped, final=final)
         header = self.publisher.offer(header, (matrix, stderr), urgent=True)
         return self._snapshot(header, matrix, stderr)
 
     def saved(self, result: "CKAResult") -> dict[str, Any]:
         """Traits that show a result, though nothing was run here."""
+        self.epoch = 1
         self._shape = len(result.layers1), len(result.layers2)
         self._history = History(result.matrix.numel())
         self._max_stderr = largest(floats(result.stderr))
-        return self.still(1, self.progress_of(result), result)
+        return self.still(self.progress_of(result), result)
 
-    def still(
-        self, epoch: int, progress: Progress, result: "CKAResult"
-    ) -> dict[str, Any]:
+    def still(self, progress: Progress, result: "CKAResult") -> dict[str, Any]:
         """Traits that show a result as it is; nothing is sent."""
-        header = self._header(epoch, progress, result.skipped, final=True)
+        header = self._header(progress, result.skipped, final=True)
         matrix, stderr = floats(result.matrix), floats(result.stderr)
         return self._snapshot({**header, "seq": 1}, matrix, stderr)
 
@@ -118,22 +123,22 @@ class Frames:
         done = result.batches + result.skipped
         return Progress(done, done, result.examples, 0.0, self._max_stderr)
 
-    def history_message(self, epoch: int) -> tuple[Header, list[bytes]] | None:
+    def history_message(self) -> tuple[Header, list[bytes]] | None:
         """The history so far, for a page that comes in the middle of a run."""
         batches, data = self._history.take()
         if not batches:
             return None
         rows, cols = self._shape
-        facts = {"epoch": epoch, "batches": batches, "rows": rows, "cols": cols}
-        return {"kind": "history", **facts}, [data]
+        facts = {"batches": batches, "rows": rows, "cols": cols}
+        return {"kind": "history", "epoch": self.epoch, **facts}, [data]
 
     def _header(
-        self, epoch: int, progress: Progress, skipped: int, *, final: bool = False
+        self, progress: Progress, skipped: int, *, final: bool = False
     ) -> Header:
         rows, cols = self._shape
         return {
             "kind": "frame",
-            "epoch": epoch,
+            "epoch": self.epoch,
             "batch": progress.batches,
             "total": progress.total,
             "examples": progress.examples,

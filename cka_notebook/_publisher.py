@@ -80,6 +80,7 @@ class Publisher:
         self._unacknowledged = False
         self._listening = False
         self._views: dict[str, int] = {}
+        self._seen = False
         self._seq = 0
 
     def start(self) -> None:
@@ -155,6 +156,7 @@ class Publisher:
         """A page has spoken, so somebody listens, with this many views open."""
         with self._changed:
             self._views[page] = views
+            self._seen = any(self._views.values())
             self._listening = True
             self._changed.notify_all()
 
@@ -177,7 +179,7 @@ class Publisher:
         if not self._listening:
             size = self._last.nbytes if self._last else 0
             return max(BLIND_INTERVAL, size / BLIND_BYTES)
-        return INTERVAL if any(self._views.values()) else UNSEEN_INTERVAL
+        return INTERVAL if self._seen else UNSEEN_INTERVAL
 
     def _work(self) -> None:
         me = threading.current_thread()

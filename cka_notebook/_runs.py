@@ -100,6 +100,12 @@ class Runs:
             self._host.starts()
         return going
 
+    def restart(self) -> None:
+        """Begin again from zero, whether or not a run goes on."""
+        worker = self.live
+        if worker is None or worker.only_probe or not worker.restart():
+            self.start()
+
     def wait(self, timeout: float | None) -> Worker | None:
         """Wait for the end of the run, starting one if there was none.
 

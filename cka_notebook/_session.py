@@ -50,6 +50,7 @@ class Session:
         self.computing: dict[Side, list[str]] = {}
         self.tolerance: float | None = None
         self._put = put
+        self._asked_for: dict[Side, Any] = {}
         self._warm_at = 0.0
         self._result: CKAResult | None = None
         self._progress = Progress()
@@ -90,19 +91,14 @@ class Session:
 
     def layers_changed(self, side: Side, layers: list[str]) -> None:
         """Begin again with other layers; in a pause, when it ends."""
-        worker, computed = self.runs.live, self.computing.get(side)
-        if worker is None or computed is None or layers == computed:
-            return
-        if worker.paused:
-            self.runs.stale |= not set(layers) <= set(computed)
-        else:
-            worker.restart()
+        computed = self.computing.get(side)
+        if layers != computed:
+            self._begin_again(stale=not set(layers) <= set(computed or ()))
 
     def metric_changed(self, metric: str) -> None:
-        """Begin again with another measure."""
+        """Begin again with another measure; in a pause, when it ends."""
         self.metric = metric
-        if self.runs.live is not None:
-            self.runs.live.restart()
+        self._begin_again(stale=True)
 
     def say(self, kind: str, text: str) -> None:
         """Show words in the cell: an ``"error"``, a ``"note"``, or nothing."""
@@ -121,7 +117,7 @@ class Session:
         result, worker = self.result, self.runs.live
         if worker is None or result is None:
             return {}
-        shown = self.frames.still(worker.epoch, self.progress, result)
+        shown = self.frames.still(self.progress, result)
         return {"_axes": axes(worker.epoch, result), **shown, "status": "stopped"}
 
     # What a worker asks and tells
@@ -133,6 +129,7 @@ class Session:
     def steps(self) -> Generator["Running", None, None]:
         """The engine's running states, for what is chosen now."""
         self.comparison.prepare(self.metric)
+        self._asked_for = dict(self.chosen)
         return self.comparison.steps(self.chosen)
 
     def starts(self) -> None:
@@ -143,16 +140,22 @@ class Session:
 
     def begins(self, worker: Worker, state: "Running") -> None:
         """A probe is done: shapes, order and layers are known."""
-        self.frames.begin(state)
+        self.frames.begin(worker.epoch, state)
         self._set_computing(state.layers1, state.layers2)
-        trees = self.comparison.trees()
-        self._put({**NO_SNAPSHOT, "_trees": trees, **self.computing})
+        self._put({**NO_SNAPSHOT, "_trees": self.comparison.trees()})
+        for side in SIDES:
+            # What was chosen during the probe is of the next epoch.
+            if self.chosen.get(side) is self._asked_for.get(side):
+                self._put({side: self.computing[side]})
         self._put({"_axes": axes(worker.epoch, state)})
+        if not worker.only_probe:
+            self.say("", "")
+            self._put({"status": "running"})
         self._hold_if_large(worker, state)
 
     def batch(self, worker: Worker, state: "Running") -> bool:
         """A batch has been added."""
-        self.frames.take(worker.epoch, worker.seconds, state)
+        self.frames.take(worker.seconds, state)
         self._hold_if_long(worker, state)
         return not self._is_stable(state)
 
@@ -184,6 +187,16 @@ class Session:
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
+    def _begin_again(self, *, stale: bool) -> None:
+        """Begin a new epoch; in a pause when it ends, and only if it must."""
+        worker = self.runs.live
+        if worker is None or worker.only_probe:
+            return
+        if worker.paused:
+            self.runs.stale |= stale
+        else:
+            worker.restart()
+
     def _set_computing(self, *layers: tuple[str, ...]) -> None:
         for side, names in zip(SIDES, layers, strict=True):
             self.computing[side] = list(names)
@@ -194,7 +207,7 @@ class Session:
         """Send a frame that must arrive, and keep all of it in traits."""
         self._put({"_axes": axes(worker.epoch, result)})
         progress = self.frames.progress(worker.seconds, state)
-        self._put(self.frames.hold(worker.epoch, progress, result, final=final))
+        self._put(self.frames.hold(progress, result, final=final))
 
     def _hold_if_long(self, worker: Worker, state: "Running") -> None:
         """Pause a run that nobody asked for and that would take long.

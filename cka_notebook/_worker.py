@@ -4,11 +4,13 @@ Orders (pause, go, stop, restart) may come from any thread and are obeyed betwee
 batches. The worker knows nothing of widgets: what happens it tells a `Watcher`.
 """
 
+import atexit
 import contextlib
 import contextvars
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "stopped", "error"]
 POLL = 0.1
 """Seconds between looks at the clock while waiting, so that interrupts get through."""
+
+
+EXIT_PATIENCE = 5.0
+"""Seconds that the end of the process waits for the batches at work."""
+
+_at_work: weakref.WeakSet["Worker"] = weakref.WeakSet()
 
 
 class Watcher(Protocol):
@@ -105,6 +113,7 @@ class Worker:
         self._watcher = watcher
         self._surroundings = surroundings
         self._thread: threading.Thread | None = None
+        self._threaded = False
         self._orders = threading.Lock()
         self._going = threading.Event()
         self._going.set()
@@ -128,6 +137,8 @@ class Worker:
         thread = threading.Thread(
             target=context.run, args=(self._work,), name="cka-engine", daemon=True
         )
+        self._threaded = True
+        _at_work.add(self)
         try:
             thread.start()
         except RuntimeError as error:
@@ -304,9 +315,20 @@ class Worker:
         except Exception as error:
             self.error, outcome = self.error or error, "error"
         self.outcome = outcome
-        if self.error is not None:
-            traceback.clear_frames(self.error.__traceback__)
+        if self.error is not None and self._threaded:
+            traceback.clear_frames(self.error.__traceback__)  # They hold the models.
         try:
             self._watcher.ends(self, outcome)
         finally:
             self.ended.set()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """End the threads at work: torch does not survive their being cut off."""
+    workers = list(_at_work)
+    for worker in workers:
+        worker.stop()
+    until = time.monotonic() + EXIT_PATIENCE
+    for worker in workers:
+        worker.wait(max(0.0, until - time.monotonic()))

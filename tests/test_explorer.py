@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 from pathlib import Path
@@ -379,6 +381,26 @@ def test_what_the_page_asks_after_the_end_runs_again():
     until(lambda: explorer._axes["epoch"] == 2 and explorer.status == "done")
 
 
+EXIT = """
+import torch
+from torch import nn
+from cka_notebook import CKAExplorer
+
+model = nn.Sequential(nn.Linear(200, 200), nn.ReLU())
+explorer = CKAExplorer(model, None, [torch.randn(300, 200)] * 100_000)
+explorer.run()
+while explorer.progress.batches < 2:
+    pass
+"""
+
+
+def test_a_process_may_end_during_a_run():
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT], capture_output=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # Errors, interrupts
 
 
@@ -455,6 +477,7 @@ def test_an_interrupt_of_a_blocking_run_is_raised_and_keeps_the_result():
         explorer.run(block=True)
     assert explorer.status == "stopped"
     assert explorer.result.batches > 0
+    assert explorer.wait(60) is explorer.result, "the interrupt is over"
 
 
 def test_wait_says_where_the_run_is_when_time_is_up():
@@ -574,6 +597,59 @@ def test_layers_chosen_in_a_pause_are_computed_when_it_ends():
     result = explorer.wait(60)
     assert result.layers1 == ("0", "3")
     assert loader.iterations == 2
+
+
+def test_layers_chosen_during_the_probe_are_computed():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    until(lambda: loader.iterations == 1)
+    explorer.layers1 = ["0"]
+    loader.let(20)
+    assert explorer.wait(60).layers1 == ("0",)
+    assert explorer.layers1 == ["0"]
+
+
+def test_layers_chosen_while_only_the_probe_runs_start_nothing():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader, autostart=False)
+    explorer._repr_mimebundle_()
+    until(lambda: loader.iterations == 1)
+    explorer.layers1 = ["0"]
+    loader.let(20)
+    until(lambda: explorer._session.runs.live is None)
+    assert explorer.status == "idle"
+    assert explorer.layers1 == ["0"]
+    assert explorer.wait(60).layers1 == ("0",)
+
+
+def test_run_during_the_probe_goes_on_after_it():
+    loader = Gate(batches(6))
+    explorer, line = make(loader, autostart=False)
+    explorer._repr_mimebundle_()
+    until(lambda: loader.iterations == 1)
+    explorer.run()
+    loader.let(20)
+    assert explorer.wait(60).batches == 6
+    assert loader.iterations == 1
+    assert line.values("status") == ["idle", "running", "done"]
+
+
+def test_restart_begins_again_from_zero_even_in_a_pause():
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.pause()
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+    line.page({"kind": "command", "name": "restart"})
+    loader.let(20)
+    result = explorer.wait(60)
+    assert result.batches == 6
+    assert line.frames[-1].content["epoch"] == 2
+    assert line.values("status") == ["idle", "running", "paused", "running", "done"]
 
 
 def test_layers_chosen_after_the_end_compute_nothing_by_themselves():

@@ -122,14 +122,15 @@ def run():
     """The messages of a run of eight batches, some of which are pictured."""
     sent = []
     frames = Frames(lambda header, buffers: sent.append((header, buffers)))
-    frames.begin(running(1))
+    frames.begin(2, running(1))
     frames.publisher._seq = 6
     for done, factor in ((3, 0.5), (5, 0.75)):
         frames._history._not_before = 0.0
         frames.publisher._sent_at = float("-inf")
-        frames.take(2, 1.5, running(done, factor))
-    history = frames.history_message(2)
-    snapshot = frames.hold(2, frames.progress(2.25, running(8)), result(), final=True)
+        frames.take(1.5, running(done, factor))
+    history = frames.history_message()
+    progress = frames.progress(2.25, running(8))
+    snapshot = frames.hold(progress, result(), final=True)
     return sent, history, snapshot
 
 
