@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from . import hsic
 from ._grams import GramBuffer, Grams
 from ._guard import full_float32, reduces_float32
-from ._layers import Layer, LayerTree, Output
+from ._layers import LayerTree
+from ._nodes import Layer, Output
 from ._randomness import Scatter, watched
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from ._files import PathLike
 from ._grams import Grams
 from ._guard import OwnRandom, eager, evaluating
 from ._inputs import Call, Caller, Forward
-from ._layers import Choices, Layer, LayerTree
+from ._layers import Choices, LayerTree
 from ._loaders import batches, empty_loader, length, loader_facts
 from ._nested import tensors
+from ._nodes import Layer
 from ._pool import Pooling, Pools
 from ._running import Running
 

@@ -8,8 +8,10 @@ import torch
 import zoo
 from torch import nn
 
+from cka_notebook._blocks import thinned
 from cka_notebook._capture import probe
-from cka_notebook._layers import LayerTree, thinned, unwrap
+from cka_notebook._layers import LayerTree
+from cka_notebook._nodes import unwrap
 
 
 def probed(model, batch, argument="model1_layers"):

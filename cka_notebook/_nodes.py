@@ -1,0 +1,144 @@
+"""Modules of a model, and the layers that their calls are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What one call of a module returned in the probe.
+
+    Attributes:
+        order: Position among all calls, by when they returned.
+        shape: Output shape with None on the batch axis.
+        axis: The batch axis.
+        groups: Rows of that axis per example, for outputs of shape (n * groups, ...).
+        reason: Why this output cannot be compared, or None.
+    """
+
+    order: int
+    shape: tuple[int | None, ...] = ()
+    axis: int = 0
+    groups: int = 1
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One comparable call of a module."""
+
+    name: str
+    module: nn.Module
+    call: int
+    output: Output
+
+
+@dataclass(slots=True)
+class Node:
+    """One module under one name.
+
+    Attributes:
+        alias: The first name of a module that is registered under several, else None.
+        outputs: What its calls returned in the probe; None before it.
+    """
+
+    name: str
+    module: nn.Module
+    depth: int
+    position: int
+    alias: str | None = None
+    outputs: list[Output] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Class name."""
+        return type(self.module).__name__
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside `torch.compile`, DataParallel or DistributedDataParallel."""
+    while True:
+        parts = module.__dict__.get("_modules", {})
+        inner = parts["_orig_mod"] if "_orig_mod" in parts else None  # noqa: SIM401 a scripted module's parts know no get
+        if inner is None and isinstance(module, DataParallel | DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module has no children."""
+    return not any(child is not None for child in module._modules.values())  # noqa: SLF001 nn.Module offers no cheap public test
+
+
+def walk(model: nn.Module) -> Iterator[Node]:
+    """Modules before their children, shared ones under each of their names."""
+    first: dict[int, str] = {}
+    stack: list[tuple[str, nn.Module, int]] = [("", model, 0)]
+    position = -1
+    while stack:
+        position += 1
+        name, module, depth = stack.pop()
+        alias = first.get(id(module))
+        first.setdefault(id(module), name)
+        yield Node(name, module, depth, position, alias)
+        if alias is not None:
+            continue
+        children = [(k, m) for k, m in module._modules.items() if m is not None]  # noqa: SLF001 named_children() drops shared children
+        stack += [
+            (f"{name}.{key}" if name else key, unwrap(child), depth + 1)
+            for key, child in reversed(children)
+        ]
+
+
+def layers_of(node: Node) -> Iterator[Layer]:
+    if node.outputs is None:
+        yield Layer(node.name, node.module, 0, Output(node.position))
+        return
+    several = len(node.outputs) > 1
+    for call, output in enumerate(node.outputs):
+        name = f"{node.name}#{call}" if several else node.name
+        yield Layer(name, node.module, call, output)
+
+
+def bare_name(name: str) -> str:
+    return name.partition("#")[0]
+
+
+def has_own(module: nn.Module) -> bool:
+    return next(module.parameters(recurse=False), None) is not None
+
+
+def has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def parameter_counts(nodes: list[Node]) -> list[int]:
+    """Parameters of each module and below, shared ones once."""
+    sizes: list[dict[int, int]] = []
+    open_nodes: list[tuple[int, dict[int, int]]] = []
+    for node in nodes:
+        own = (
+            {id(p): p.numel() for p in node.module.parameters()}
+            if node.alias
+            else {id(p): p.numel() for p in node.module.parameters(recurse=False)}
+        )
+        while open_nodes and open_nodes[-1][0] >= node.depth:
+            open_nodes.pop()
+        for _, above in open_nodes:
+            above.update(own)
+        sizes.append(own)
+        open_nodes.append((node.depth, own))
+    return [sum(own.values()) for own in sizes]
+
+
+def expects_tokens_first(module: nn.Module) -> bool:
+    """Whether torch documents tokens as the first axis of this module's tensors."""
+    if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+        module = module.self_attn
+    kinds = nn.RNNBase, nn.MultiheadAttention
+    return isinstance(module, kinds) and not module.batch_first
