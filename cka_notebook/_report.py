@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 PNG_PIXELS = 400
 """Width or height of the longer side of a preview, about."""
 
-PNG_CELLS = 200
+PNG_CELLS = 160
 """A preview of more layers shows evenly spaced ones, and so stays below 60 kB."""
 
 UNDEFINED_COLOR = (160, 160, 160)

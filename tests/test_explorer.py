@@ -946,11 +946,3 @@ def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
     loader.let(20)
     explorer.resume()
     explorer.wait(60)
-
-
-def test_loaders_are_described_without_addresses():
-    data = torch.utils.data.TensorDataset(torch.zeros(10, 2))
-    loader = torch.utils.data.DataLoader(data, batch_size=4)
-    text = _comparison.describe_loader(loader)
-    assert text == "TensorDataset, 3 batches, batch size 4"
-    assert _comparison.describe_loader(x for x in ()) == "generator"
