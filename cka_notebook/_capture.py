@@ -7,7 +7,7 @@ tensor afterwards, such as an in-place ReLU or ``out += identity``, cannot chang
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -54,7 +54,7 @@ class Capture:
             self._rows.setdefault(layer.module, []).append((row, layer))
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
-        self._precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self._reduced = False
         self._buffer = GramBuffer(len(layers))
         self._clear(0)
 
@@ -73,7 +73,7 @@ class Capture:
     def begin(self, examples: int) -> None:
         """Expect the forward pass of one batch, in this thread."""
         self._clear(examples)
-        self._precision = full_float32 if reduces_float32() else nullcontext
+        self._reduced = reduces_float32()
         self._buffer.begin(examples)
         self._thread = threading.get_ident()
 
@@ -121,21 +121,30 @@ class Capture:
         features = self._features[row]
         gram = self._same_as_before(found, features)
         if gram is None:
-            rows = batch_first(found.detach(), layer.output)
+            found = found.detach() if found.requires_grad else found
+            rows = batch_first(found, layer.output)
             if rows.shape[0] != self._examples:
                 shape = tuple(found.shape)
                 text = f"output of shape {shape} for {self._examples} examples"
                 self._problems[row] = text
                 return
-            with self._precision(), _no_autocast(found.device.type):
-                made = as_rows(features(rows))
-                gram = self._buffer.add(made, row)
-                if row in self._scatters:
-                    self._scatters[row].add(made)
+            if self._reduced or torch.is_autocast_enabled(found.device.type):
+                with full_float32(), torch.autocast(found.device.type, enabled=False):
+                    gram = self._gram(row, features(rows))
+            else:
+                gram = self._gram(row, features(rows))
             if not found.is_inference():
                 seen = weakref.ref(found), found._version, features, gram  # noqa: SLF001 the only sign of an in-place change
                 self._seen[id(found)] = seen
         self._index[row] = gram
+
+    def _gram(self, row: int, features: Tensor) -> int:
+        """Index of the Gram matrix of these features."""
+        rows = as_rows(features)
+        scatter = self._scatters.get(row)
+        if scatter is not None:
+            scatter.add(rows)
+        return self._buffer.add(rows, row)
 
     def _same_as_before(self, found: Tensor, features: Features) -> int | None:
         """Gram of the very same tensor, handed on by an Identity or a container.
@@ -221,13 +230,6 @@ def tensor_of(output: Any) -> Tensor | str:
     tensor = next((item for item in found if isinstance(item, Tensor)), None)
     reasons = [item for item in found if isinstance(item, str)]
     return tensor if tensor is not None else (reasons or ["empty output"])[0]
-
-
-def _no_autocast(device: str) -> AbstractContextManager[Any]:
-    """No autocast: a Gram matrix in half precision has lost what counts."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def batch_first(activations: Tensor, output: Output) -> Tensor:

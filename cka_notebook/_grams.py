@@ -102,7 +102,7 @@ class GramBuffer:
         except torch.OutOfMemoryError:
             group.shrink()
             group.add(rows, index, layer, shift)
-        if group.full:
+        if len(group.indices) == group.size:
             self._flush(group)
         return index
 
@@ -190,6 +190,7 @@ class _Group:
         of_group = GROUP_BYTES if self.on_cpu else GROUP_BYTES_GPU
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         size = min(max(1, of_group // (examples * examples * dtype.itemsize)), capacity)
+        self.size = size
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
         self._whole = torch.empty(size, examples, examples, dtype=dtype, device=device)
         self._slots = self._whole.unbind()
@@ -201,18 +202,14 @@ class _Group:
         self.raw: list[Tensor] = []
         self._moments: list[Tensor] = []
 
-    @property
-    def full(self) -> bool:
-        """Whether the next one needs room."""
-        return len(self.indices) == len(self._slots)
-
     def add(
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
     ) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
         out = self._slots[len(self.indices)]
         if not self.on_cpu:
-            moment = hsic.lower_gram(rows, out, self._room(rows), "mean")
+            made = hsic.lower_gram(rows, out, self._room(rows), "mean")
+            moment = self._zero if made is None else made
             raw = self._zero
         else:
             raw = _second_moment(rows) if shift is None else self._zero

@@ -33,6 +33,9 @@ ESTIMATORS = get_args(Estimator)
 MIN_EXAMPLES = 4
 """HSIC_1 divides by n (n - 3)."""
 
+PRODUCT_BLOCK = 32
+"""Columns of a Gram matrix that one product makes, to leave out the upper triangle."""
+
 PAIR_BLOCK = 4096
 """Columns that one float32 product sums up; the sums of blocks are float64."""
 
@@ -194,7 +197,9 @@ def u_center(K: Tensor) -> Tensor:
     return U
 
 
-def lower_gram(rows: Tensor, out: Tensor, scratch: Tensor, shift: Shift) -> Tensor:
+def lower_gram(
+    rows: Tensor, out: Tensor, scratch: Tensor, shift: Shift
+) -> Tensor | None:
     """Linear Gram matrix of shifted features, its lower triangle only.
 
     Any shift of the features gives the same U-centered matrix; one near their mean
@@ -210,19 +215,21 @@ def lower_gram(rows: Tensor, out: Tensor, scratch: Tensor, shift: Shift) -> Tens
             good unless that one is far from all others; or ``"none"``.
 
     Returns:
-        Scalar, ``sum(mean ** 2)`` if that was the shift, else zero: examples that are
+        Scalar, ``sum(mean ** 2)`` if that was the shift, else None: examples that are
         all the same then give exact zeros.
     """
-    p, step = rows.shape[1], scratch.shape[1]
-    moment = out.new_zeros(())
     if shift == "none" and rows.dtype == out.dtype:
         _lower_product(rows, out, first=True)
-        return moment
-    for start in range(0, p, step):
-        part = rows if p <= step else rows[:, start : start + step]
-        point = part[0]
-        if shift == "mean":
-            point = part.mean(0, dtype=out.dtype)
+        return None
+    if shift != "mean" and rows.shape[1] == scratch.shape[1]:
+        _lower_product(_shifted(rows, rows[0], scratch), out, first=True)
+        return None
+    moment = out.new_zeros(()) if shift == "mean" else None
+    step = scratch.shape[1]
+    for start in range(0, rows.shape[1], step):
+        part = rows[:, start : start + step]
+        point = part[0] if moment is None else part.mean(0, dtype=out.dtype)
+        if moment is not None:
             moment += torch.dot(point, point)
         part = _shifted(part, point, scratch[:, : part.shape[1]])
         _lower_product(part, out, first=start == 0)
@@ -356,14 +363,13 @@ def _lower_product(part: Tensor, out: Tensor, *, first: bool) -> None:
     Column blocks save nearly half the work of the whole product, but small products run
     below full speed.
     """
-    n, p = part.shape
-    if not part.is_cpu or n <= 48 or (n < 256 and p < 2048):
-        out.addmm_(part, part.T, beta=0 if first else 1)
+    n, beta = part.shape[0], 0 if first else 1
+    if n <= 48 or not part.is_cpu:
+        out.addmm_(part, part.T, beta=beta)
         return
-    block = 32 if p >= 2048 else 64
-    for top in range(0, n, block):
-        below, here = part[top:], part[top : top + block]
-        out[top:, top : top + block].addmm_(below, here.T, beta=0 if first else 1)
+    for top in range(0, n, PRODUCT_BLOCK):
+        below, here = part[top:], part[top : top + PRODUCT_BLOCK]
+        out[top:, top : top + PRODUCT_BLOCK].addmm_(below, here.T, beta=beta)
 
 
 def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
