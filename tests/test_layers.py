@@ -1,17 +1,14 @@
 """The tree of modules: order, names, all ways to choose, and the errors they give."""
 
 import re
-from itertools import pairwise
 
 import pytest
 import torch
 import zoo
 from torch import nn
 
-from cka_notebook._blocks import thinned
 from cka_notebook._capture import probe
 from cka_notebook._layers import LayerTree
-from cka_notebook._nodes import unwrap
 
 
 def probed(model, batch, argument="model1_layers"):
@@ -292,60 +289,3 @@ def test_a_model_that_turns_its_input_itself_is_not_suspected(kind):
     assert probed(zoo.Attention(), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.SequenceFirst(), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.mlp(), torch.randn(8, 10)).axis_note() is None
-
-
-def test_wrappers_are_looked_through():
-    inner = zoo.mlp()
-    compiled = torch.compile(inner, backend="eager")
-    assert unwrap(compiled) is inner
-    assert unwrap(nn.DataParallel(inner)) is inner
-    assert unwrap(nn.DataParallel(compiled)) is inner
-    assert LayerTree(compiled).names == ["0", "1", "2", "3", "4"]
-
-
-def test_a_distributed_model_is_looked_through():
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        inner = zoo.mlp()
-        wrapped = nn.parallel.DistributedDataParallel(inner)
-        assert unwrap(wrapped) is inner
-        assert LayerTree(wrapped).names == ["0", "1", "2", "3", "4"]
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def test_a_compiled_part_keeps_its_name():
-    model = zoo.mlp()
-    model[2] = torch.compile(model[2], backend="eager")
-    assert LayerTree(model).names == ["0", "1", "2", "3", "4"]
-
-
-@pytest.mark.parametrize(
-    ("count", "kept", "step"),
-    [(64, 64, 1), (65, 33, 2), (100, 51, 2), (128, 44, 3), (312, 64, 5)],
-)
-def test_more_than_64_layers_are_thinned_evenly_and_keep_the_last(count, kept, step):
-    indices = thinned(count)
-    assert len(indices) == kept <= 64
-    assert indices[0] == 0
-    assert indices[-1] == count - 1
-    assert {b - a for a, b in pairwise(indices[:-1])} == {step}
-
-
-def test_thinning_is_said():
-    tree = LayerTree(zoo.DeepLeaves(312))
-    assert len(tree.choose()) == 64
-    assert tree.auto_note() == (
-        "DeepLeaves: `auto` shows 64 of 312 layers, every 5th and the last."
-    )
-    assert LayerTree(zoo.DeepLeaves(64)).auto_note() is None
-
-
-def test_thinning_names_the_step_in_english():
-    notes = [LayerTree(zoo.DeepLeaves(n)).auto_note() for n in (65, 190, 1324)]
-    assert [note.split("every ")[1].split()[0].rstrip(".") for note in notes] == [
-        "2nd",
-        "3rd",
-        "21st",
-    ]
