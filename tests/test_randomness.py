@@ -122,6 +122,7 @@ def test_digits_sorted_by_class_are_said_not_to_be_random(size):
     assert "shuffle=True" in note
     rho = float(note.split("rho = ")[1].split(" at ")[0])
     assert rho > 10
+    assert "e+" not in note
 
 
 @pytest.mark.parametrize("size", [32, 128, 512])
