@@ -108,9 +108,9 @@ def note_on(scatters: Sequence[tuple[str, str, Scatter]]) -> str | None:
     rho, model, layer = max(found)
     digits = 0 if rho >= 10 else 1
     return (
-        f"The batches are not random: rho = {rho:.{digits}f} at {layer!r} of {model}, where "
-        "shuffled examples give about 1. Sorted examples move CKA by up to 0.2, and no "
-        "standard error shows it: pass shuffle=True to the loader."
+        f"The batches are not random: rho = {rho:.{digits}f} at {layer!r} of {model}, "
+        "where shuffled examples give about 1. Sorted examples move CKA by up to 0.2, "
+        "and no standard error shows it: pass shuffle=True to the loader."
     )
 
 
