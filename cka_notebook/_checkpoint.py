@@ -63,7 +63,7 @@ class Checkpoint:
         if differ:
             key = differ[0]
             msg = (
-                f"Expected the checkpoint {str(self._path)!r} to be of this comparison, "
+                f"Expected checkpoint {str(self._path)!r} to be of this comparison, "
                 f"but its {key} was {before.get(key)!r}, now {settings[key]!r}. "
                 "Use another path, or delete the file to start again."
             )
