@@ -38,7 +38,7 @@ BLIND_BYTES = 1e6
 
 HISTORY_FRAMES = 64
 HISTORY_BYTES = 4_000_000
-HISTORY_SHARE = 0.05
+HISTORY_SHARE = 0.01
 """Snapshots for the convergence of a cell may take this share of a run's time."""
 
 log = logging.getLogger(__name__)

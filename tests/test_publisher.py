@@ -11,6 +11,7 @@ from comm_double import until
 from cka_notebook._publisher import (
     ACK_TIMEOUT,
     BLIND_INTERVAL,
+    HISTORY_SHARE,
     INTERVAL,
     UNSEEN_INTERVAL,
     History,
@@ -284,9 +285,9 @@ def test_a_history_of_large_maps_stays_below_4_mb(clock):
 def test_a_history_waits_after_a_costly_frame(clock):
     history = History(cells=1, clock=clock)
     history.add(1, np.float32([[1]]), cost=1.0)
-    clock.now += 10
+    clock.now += 0.9 / HISTORY_SHARE
     assert not history.wants(2)
-    clock.now += 11
+    clock.now += 0.2 / HISTORY_SHARE
     assert history.wants(2)
 
 
