@@ -64,10 +64,10 @@ class GramBuffer:
     features. It is kept from batch to batch.
 
     On a CPU, shifting the features costs time, so each layer's first batch is shifted
-    by its first example, and what is seen of it decides how the next one is: not at all
+    by its mean, and what is seen of it decides how the next one is: not at all
     where float32 does not need it (the loss is about 5e-7 kappa / n, with kappa the
-    mean diagonal of the Gram matrix in root mean squares of the U-centered one), by the
-    exact mean where the first example lies far off.
+    mean diagonal of the Gram matrix in root mean squares of the U-centered one), else
+    by its first example, or by the mean again where that one lies far off.
 
     Args:
         capacity: The largest number of Gram matrices of one forward pass.
@@ -213,7 +213,7 @@ class _Group:
             raw = self._zero
         else:
             raw = _second_moment(rows) if shift is None else self._zero
-            hsic.lower_gram(rows, out, self._room(rows), shift or "row")
+            hsic.lower_gram(rows, out, self._room(rows), shift or "mean")
             moment = raw / len(rows) if shift is None else self._zero
         self.indices.append(index)
         self.layers.append(layer)

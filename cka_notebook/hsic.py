@@ -18,6 +18,7 @@ References:
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
@@ -35,6 +36,9 @@ MIN_EXAMPLES = 4
 
 PRODUCT_BLOCK = 32
 """Columns of a Gram matrix that one product makes, to leave out the upper triangle."""
+
+ONEDNN_WIDTH = 4096
+"""Layers of at least so many features are multiplied by oneDNN, where there is one."""
 
 PAIR_BLOCK = 4096
 """Columns that one float32 product sums up; the sums of blocks are float64."""
@@ -364,12 +368,39 @@ def _lower_product(part: Tensor, out: Tensor, *, first: bool) -> None:
     below full speed.
     """
     n, beta = part.shape[0], 0 if first else 1
+    if first and _suits_onednn(part) and (product := _onednn_product()) is not None:
+        step = n if n <= 48 else 64 if n >= 256 or part.shape[1] < 32768 else 32
+        for top in range(0, n, step):
+            made = product(part[top:], part[top : top + step], None, "none", [], "")
+            out[top:, top : top + step] = made
+        return
     if n <= 48 or not part.is_cpu:
         out.addmm_(part, part.T, beta=beta)
         return
     for top in range(0, n, PRODUCT_BLOCK):
         below, here = part[top:], part[top : top + PRODUCT_BLOCK]
         out[top:, top : top + PRODUCT_BLOCK].addmm_(below, here.T, beta=beta)
+
+
+def _suits_onednn(part: Tensor) -> bool:
+    """Long whole rows: with others it is slower, with strided ones a hundred times."""
+    fits = part.is_cpu and part.dtype == torch.float32 and part.shape[1] >= ONEDNN_WIDTH
+    return fits and part.is_contiguous()
+
+
+@lru_cache(maxsize=1)
+def _onednn_product() -> Callable[..., Tensor] | None:
+    """``x @ y.T`` by oneDNN, a quarter faster on wide layers; None if torch lacks it.
+
+    It is no public operation, so it is believed only after a look at what it does.
+    """
+    x = torch.arange(3.0 * ONEDNN_WIDTH).reshape(3, -1).sin()
+    try:
+        product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 see above
+        made = product(x, x[:2], None, "none", [], "")
+    except Exception:  # whatever it is, there is another way
+        return None
+    return product if torch.allclose(made, x @ x[:2].T, rtol=1e-4) else None
 
 
 def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
