@@ -57,6 +57,7 @@ def page():
         *("map", "row_trend", "column_trend", "history"),
         *("map_source", "focus_source", "hover_source", "pins_source"),
         *("row_source", "column_source", "history_source", "undefined_source"),
+        "pending_source",
         *("columns_range", "rows_range", "value_range", "color_mapper"),
         *("columns_ticker", "rows_ticker", "columns_axis", "rows_axis"),
     ],
@@ -94,9 +95,9 @@ def test_two_pages_share_no_model():
 
 
 def test_palettes_travel_whole_and_run_from_dark_to_bright(page):
-    (tag,) = page.get_model_by_name("map").tags
+    palettes = _figures.figure_json(page)["palettes"]
     for name, colors in _figures.PALETTES.items():
-        assert tag["palettes"][name] == "".join(c.removeprefix("#") for c in colors)
+        assert palettes[name] == "".join(c.removeprefix("#") for c in colors)
         first, last = (sum(bytes.fromhex(colors[k][1:])) for k in (0, -1))
         assert first < last
 

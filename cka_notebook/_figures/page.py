@@ -69,13 +69,15 @@ def figure_json(document: Document) -> dict[str, Any]:
         document: What `explorer_figure` made. Not modified.
 
     Returns:
-        ``doc`` as Bokeh serializes it, ``roots`` from the figure's name to its id, and
-        the ``version`` of Bokeh that the page has to load.
+        ``doc`` as Bokeh serializes it, ``roots`` from the figure's name to its id, the
+        ``version`` of Bokeh that the page has to load, and the ``palettes``, with which
+        the page draws before it has Bokeh.
     """
     return {
         "doc": document.to_json(deferred=False),
         "roots": {str(root.name): str(root.id) for root in document.roots},
         "version": bokeh.__version__,
+        "palettes": {name: _packed(colors) for name, colors in PALETTES.items()},
     }
 
 
@@ -94,6 +96,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     add(plot, "map_source", image, image=[nothing], x=[0], y=[0], dw=[1], dh=[1])
     edges = _empty("left", "right", "top", "bottom")
     add(plot, "undefined_source", hatched(), **edges)
+    add(plot, "pending_source", hatched("pending", "."), **edges)
     numbers = Text(
         text="text",
         text_color="color",
@@ -106,7 +109,6 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         source = ColumnDataSource(_empty("x", "y"), name=name)
         for glyph in glyphs:
             plot.add_glyph(source, glyph)
-    plot.tags = [{"palettes": {name: _packed(p) for name, p in PALETTES.items()}}]
     for axis, name in ((plot.xaxis[0], "columns"), (plot.yaxis[0], "rows")):
         axis.ticker = FixedTicker(ticks=[], name=f"{name}_ticker")
         axis.name = f"{name}_axis"

@@ -32,8 +32,8 @@ LABEL_FONT_SIZE: Final = "11px"
 """Smaller tick labels are hard to read."""
 
 
-def hatched() -> Quad:
-    """Hatching for undefined cells."""
+def hatched(name: str = "undefined", pattern: str = "/") -> Quad:
+    """Hatching for cells without a value."""
     return Quad(
         left="left",
         right="right",
@@ -41,11 +41,11 @@ def hatched() -> Quad:
         bottom="bottom",
         fill_alpha=0.12,
         line_color=None,
-        hatch_pattern="/",
+        hatch_pattern=pattern,
         hatch_scale=8,
         hatch_weight=1,
         hatch_alpha=0.5,
-        name="undefined",
+        name=name,
     )
 
 

@@ -5,6 +5,7 @@
 
 import type { Bokeh, ViewManager } from "./bokehjs.ts";
 import { ticksFor } from "./labels.ts";
+import { FRAME_RIGHT as RIGHT, FRAME_TOP as TOP } from "./layout.ts";
 import type { Box, Cell } from "./map_view.ts";
 import type { FigureJson } from "./protocol.ts";
 import type { Theme } from "./theme.ts";
@@ -26,7 +27,6 @@ interface Range extends BokehModel {
 interface Plot extends BokehModel {
   inner_width: number;
   inner_height: number;
-  tags: unknown[];
   above: BokehModel[];
   below: BokehModel[];
   left: BokehModel[];
@@ -75,12 +75,19 @@ export interface Handlers {
   zoomed(): void;
 }
 
-const RIGHT = 10;
-const TOP = 6;
-/** Room so that the last tick label and the frame's outline are not cut. */
+/** What the map is drawn on: BokehJS, or a plain canvas as long as there is none. */
+export interface Surface {
+  setImage(image: Float32Array, rows: number, cols: number): void;
+  setHoles(kind: "undefined" | "pending", boxes: Box): void;
+  setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void;
+  setLabels(rows: Labels, columns: Labels): void;
+  setColors(palette: readonly string[], low: number, high: number): void;
+  setGeometry(geometry: Geometry): void;
+  setTheme(theme: Theme): void;
+  destroy(): void;
+}
 
-export class Charts {
-  readonly palettes: Readonly<Record<string, readonly string[]>>;
+export class Charts implements Surface {
   private readonly views: ViewManager;
   private readonly document: BokehDocument;
   private readonly slots: Readonly<Record<FigureName, HTMLElement>>;
@@ -129,7 +136,6 @@ export class Charts {
     this.document = view?.model.document as BokehDocument;
     const [image] = this.source("map_source").data.image as object[];
     this.toArray = image?.constructor as ImageArray;
-    this.palettes = unpacked(this.plot("map").tags);
     this.listen();
   }
 
@@ -175,8 +181,8 @@ export class Charts {
     if (resized) this.resetZoom();
   }
 
-  setUndefined(boxes: Box): void {
-    this.source("undefined_source").data = { ...boxes };
+  setHoles(kind: "undefined" | "pending", boxes: Box): void {
+    this.source(`${kind}_source`).data = { ...boxes };
   }
 
   setNumbers(numbers: { x: number[]; y: number[]; text: string[]; color: string[] }) {
@@ -228,12 +234,8 @@ export class Charts {
     this.updateTicks();
   }
 
-  setColors(palette: string, low: number, high: number): void {
-    this.model("color_mapper").setv({
-      palette: this.palettes[palette] ?? [],
-      low,
-      high,
-    });
+  setColors(palette: readonly string[], low: number, high: number): void {
+    this.model("color_mapper").setv({ palette: [...palette], low, high });
     this.range("value_range").setv({ start: low, end: high });
   }
 
@@ -297,7 +299,9 @@ export class Charts {
       this.model(`${name}_line`).setv({ line_color: color });
       this.model(`${name}_points`).setv({ line_color: color, fill_color: color });
     }
-    this.model("undefined").setv({ fill_color: theme.muted, hatch_color: theme.muted });
+    for (const kind of ["undefined", "pending"]) {
+      this.model(kind).setv({ fill_color: theme.muted, hatch_color: theme.muted });
+    }
   }
 
   resetZoom(): void {
@@ -423,19 +427,4 @@ function axisColors(theme: Theme): Attributes {
 
 function withoutLines(grid: BokehModel): void {
   grid.setv({ grid_line_color: null });
-}
-
-/** Palettes travel as one string of hexadecimal digits each, six a color. */
-function unpacked(tags: readonly unknown[]): Record<string, string[]> {
-  const [tag] = tags as { palettes: Record<string, string> }[];
-  const packed =
-    tag instanceof Map
-      ? Object.fromEntries(tag.get("palettes"))
-      : (tag?.palettes ?? {});
-  return Object.fromEntries(
-    Object.entries(packed as Record<string, string>).map(([name, digits]) => [
-      name,
-      (digits.match(/.{6}/g) ?? []).map((color) => `#${color}`),
-    ]),
-  );
 }

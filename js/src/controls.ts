@@ -114,8 +114,15 @@ export class Controls {
     setText(this.badge, WORDS[status]);
     set(this.badge, { "data-status": status });
     clearTimeout(this.confirming);
-    this.drawButtons(ACTIONS[status]);
+    this.drawButtons(this.actions());
     this.updateProgress();
+  }
+
+  /** Layers that were chosen after the run change what most people want to do next. */
+  updateLayers(): void {
+    const [first] = this.actions();
+    if (first?.label !== this.buttons.firstElementChild?.textContent)
+      this.updateStatus();
   }
 
   updateProgress(): void {
@@ -172,6 +179,14 @@ export class Controls {
       .join(" ");
     if (status === "running") return `${parts} \u00b7 first batch\u2026`;
     return parts;
+  }
+
+  private actions(): readonly Action[] {
+    const { status, missing } = this.session;
+    const isOver = status === "done" || status === "stopped" || status === "error";
+    if (!isOver || missing === 0) return ACTIONS[status];
+    const label = `Run ${plural(missing, "new layer")}`;
+    return [{ ...RUN, label }, ...ACTIONS[status]];
   }
 
   private drawButtons(actions: readonly Action[]): void {

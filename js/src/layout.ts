@@ -7,7 +7,9 @@ const MAX_FRAME_HEIGHT = 560;
 const MIN_FRAME_HEIGHT = 200;
 const AXIS_TITLE = 24;
 const TICK = 9;
-const RIGHT = 10;
+export const FRAME_RIGHT = 10;
+export const FRAME_TOP = 6;
+/** Room so that the last tick label and the frame's outline are not cut. */
 const WIDE_DETAILS = 620;
 
 /** Whether the convergence plot stands beside the words. */
@@ -26,10 +28,10 @@ export interface Sizes {
 export function geometryFor(width: number, sizes: Sizes): Geometry {
   const aside = Math.round(Math.min(190, Math.max(84, width * 0.22)));
   const wanted = Math.ceil(sizes.rowLabel) + TICK + AXIS_TITLE;
-  const left = Math.max(52, Math.min(wanted, width - aside - RIGHT - MIN_FRAME));
+  const left = Math.max(52, Math.min(wanted, width - aside - FRAME_RIGHT - MIN_FRAME));
   const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + AXIS_TITLE);
   const map = width - aside;
-  const frame = Math.max(60, map - left - RIGHT);
+  const frame = Math.max(60, map - left - FRAME_RIGHT);
   const square = (frame * sizes.rows) / Math.max(1, sizes.cols);
   const height = Math.round(
     Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, square)),

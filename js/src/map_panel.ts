@@ -3,7 +3,7 @@
 import type { Bokeh } from "./bokehjs.ts";
 import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
-import { Charts, type FigureName } from "./charts.ts";
+import { Charts, type FigureName, type Surface } from "./charts.ts";
 import { Details } from "./details.ts";
 import { h, setText } from "./dom.ts";
 import { commonPrefix, ellipsis } from "./labels.ts";
@@ -18,17 +18,23 @@ import {
   mapView,
   type Options,
   pairOf,
+  pendingBoxes,
   undefinedBoxes,
 } from "./map_view.ts";
 import { isMasked } from "./matrix.ts";
 import { numbersFor } from "./numbers.ts";
-import type { FigureJson } from "./protocol.ts";
+import type { FigureJson, Palettes } from "./protocol.ts";
 import type { Change, Session } from "./session.ts";
+import { Sketch } from "./sketch.ts";
 import { type Theme, themeOf } from "./theme.ts";
 import { drawLines } from "./trend_lines.ts";
 import { shownName, spoken, valueAt } from "./words.ts";
 
 const LABEL_FONT_PX = 11;
+const PAINTED_MS = 250;
+/** Hidden tabs paint nothing, so that nothing is waited for in vain. */
+const GREYS = Array.from({ length: 256 }, (_, k) => `#${hex(k)}${hex(k)}${hex(k)}`);
+/** In the place of palettes that the kernel did not send. */
 
 export class MapPanel {
   readonly element: HTMLElement;
@@ -41,6 +47,8 @@ export class MapPanel {
   private readonly slots: Record<FigureName, HTMLElement>;
   private readonly waiting = h("p", { class: "cka-waiting", role: "status" });
   private readonly missing = h("p", { class: "cka-missing", role: "status" });
+  private readonly palettes: Palettes;
+  private readonly sketch: Sketch;
   private readonly stage: HTMLElement;
   private readonly options: Options = {
     order: "execution",
@@ -55,9 +63,10 @@ export class MapPanel {
   private width = 0;
   private labelled = "";
 
-  constructor(session: Session, root: HTMLElement) {
+  constructor(session: Session, root: HTMLElement, palettes: Palettes) {
     this.session = session;
     this.root = root;
+    this.palettes = palettes;
     this.theme = themeOf(root);
     this.tools = new MapTools({
       palette: (name) => session.setPalette(name),
@@ -75,6 +84,7 @@ export class MapPanel {
       chosen: (cell, pin) => this.tapped(cell, pin),
       cleared: () => session.look(null),
     });
+    this.sketch = new Sketch(this.handlers);
     this.slots = {
       map: h("div", { class: "cka-slot cka-map" }),
       row_trend: h("div", { class: "cka-slot cka-row-trend" }),
@@ -92,9 +102,16 @@ export class MapPanel {
         this.captions.row,
         this.tools.zoom,
         this.slots.row_trend,
+        this.waiting,
       ),
       this.captions.corner,
-      h("div", { class: "cka-map-holder" }, this.slots.map, this.grid.element),
+      h(
+        "div",
+        { class: "cka-map-holder" },
+        this.slots.map,
+        this.sketch.element,
+        this.grid.element,
+      ),
       this.slots.column_trend,
     );
     this.element = h(
@@ -102,42 +119,53 @@ export class MapPanel {
       { class: "cka-chart", "aria-label": "Map" },
       this.tools.element,
       this.missing,
-      this.waiting,
       this.stage,
       this.captions.readout,
       this.details.element,
     );
-    setText(this.waiting, "Preparing the map\u2026");
+    setText(this.waiting, "Preparing the plots\u2026");
     this.stage.classList.add("cka-not-yet");
+    this.sketch.setTheme(this.theme);
+    this.drawAll();
   }
 
-  /** Embeds the figures; until then the panel says that it is preparing. */
+  /** Embeds the figures; until they are painted the sketch stands in their place. */
   async start(bokeh: Bokeh, figures: FigureJson): Promise<void> {
-    this.charts = await Charts.embed(bokeh, figures, this.slots, {
-      tap: (cell, shift) => {
-        this.grid.setCursor(cell, true);
-        this.tapped(cell, shift);
-      },
-      hover: (cell) => this.hovered(cell),
-      zoomed: () => this.zoomed(),
-    });
-    this.waiting.hidden = true;
-    this.stage.classList.remove("cka-not-yet");
+    this.charts = await Charts.embed(bokeh, figures, this.slots, this.handlers);
     this.charts.setTheme(this.theme);
-    this.update("frame");
+    this.labelled = "";
+    this.drawAll();
     this.layOut();
+    this.stage.classList.remove("cka-not-yet");
+    await painted();
+    this.waiting.hidden = true;
+    this.sketch.destroy();
   }
 
+  /** Without BokehJS the sketch stays: values, clicks and words are as usable as ever. */
   fail(text: string): void {
     setText(this.waiting, text);
-    this.waiting.hidden = false;
-    this.waiting.classList.add("cka-problem");
+    this.element.classList.add("cka-plain");
   }
 
   destroy(): void {
+    this.sketch.destroy();
     this.charts?.destroy();
     this.charts = null;
   }
+
+  private get surface(): Surface {
+    return this.charts ?? this.sketch;
+  }
+
+  private readonly handlers = {
+    tap: (cell: Cell, shift: boolean) => {
+      this.grid.setCursor(cell, true);
+      this.tapped(cell, shift);
+    },
+    hover: (cell: Cell | null) => this.hovered(cell),
+    zoomed: () => this.zoomed(),
+  };
 
   update(change: Change): void {
     if (change === "focus" || change === "pins") this.drawFocus();
@@ -152,7 +180,7 @@ export class MapPanel {
 
   themeChanged(): void {
     this.theme = themeOf(this.root);
-    this.charts?.setTheme(this.theme);
+    this.surface.setTheme(this.theme);
     this.labelled = "";
     this.drawAll();
   }
@@ -171,21 +199,19 @@ export class MapPanel {
 
   private drawAll(): void {
     this.view = mapView(this.session, this.options);
-    if (this.options.order === "clustered" && this.view) {
-      const { rows, columns } = this.view;
+    const { view, surface } = this;
+    if (this.options.order === "clustered") {
+      const { rows, columns } = view;
       this.options.clustered =
         rows.side === 1 ? [rows.names, columns.names] : [columns.names, rows.names];
     }
     this.drawMissing();
-    const { charts, view } = this;
-    if (!charts || !view) {
-      this.drawColors();
-      return;
-    }
     const holes = undefinedBoxes(view, this.options.mask);
-    charts.setUndefined(holes);
+    const pending = pendingBoxes(view, this.options.mask);
+    surface.setHoles("undefined", holes);
+    surface.setHoles("pending", pending);
     const negative = view.values.values.some((number) => number < 0);
-    this.tools.setKeys(negative, holes.left.length > 0);
+    this.tools.setKeys(negative, holes.left.length > 0, pending.left.length > 0);
     this.drawColors();
     this.drawLabels();
     this.drawFocus();
@@ -193,16 +219,16 @@ export class MapPanel {
   }
 
   private drawMissing(): void {
-    const { session, view } = this;
+    const { session } = this;
     const empty = session.layers.findIndex((layers) => layers.length === 0);
-    const some = session.status === "running" || !view ? 0 : view.missing;
+    const some = session.status === "running" ? 0 : session.missing;
     this.missing.hidden = empty < 0 && some === 0;
     if (empty >= 0) {
       const name = session.meta.names[empty];
       setText(this.missing, `No layer of ${name} is chosen: check some in its tree.`);
     } else if (some > 0) {
       const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-      setText(this.missing, `${what} not computed yet: run again to fill the map.`);
+      setText(this.missing, `${what} not computed yet: Run fills the map.`);
     }
   }
 
@@ -210,7 +236,7 @@ export class MapPanel {
     const [first, second] = this.session.meta.names;
     const { rows, cols } = view.values;
     const names = view.rows.side === 1 ? [first, second] : [second, first];
-    const { batch } = view.shown.frame;
+    const batch = view.shown?.frame.batch ?? 0;
     return (
       `CKA of ${rows} layers of ${names[0]} by ${cols} layers of ${names[1]} ` +
       `after ${batch} batches. Arrow keys move, Enter shows the trends of a cell.`
@@ -218,12 +244,12 @@ export class MapPanel {
   }
 
   private drawLabels(): void {
-    const { charts, view } = this;
-    if (!charts || !view) return;
+    const { view } = this;
+    if (!view) return;
     const key = JSON.stringify([view.rows, view.columns, this.session.meta.names]);
     if (key === this.labelled) return;
     this.labelled = key;
-    charts.setLabels(this.labelsOf("rows"), this.labelsOf("columns"));
+    this.surface.setLabels(this.labelsOf("rows"), this.labelsOf("columns"));
     this.layOut();
   }
 
@@ -238,8 +264,8 @@ export class MapPanel {
   }
 
   private layOut(): void {
-    const { charts, view, width } = this;
-    if (!charts || width < 1) return;
+    const { view, width } = this;
+    if (width < 1) return;
     const font = `${LABEL_FONT_PX}px ${this.theme.font}`;
     const geometry = geometryFor(width, {
       rows: view?.values.rows ?? 1,
@@ -251,35 +277,38 @@ export class MapPanel {
     this.stage.style.setProperty("--left", `${geometry.left}px`);
     this.stage.style.setProperty("--aside", `${geometry.aside}px`);
     this.stage.style.setProperty("--frame-height", `${geometry.height}px`);
-    charts.setGeometry(geometry);
+    this.stage.style.setProperty("--bottom", `${geometry.bottom}px`);
+    this.surface.setGeometry(geometry);
   }
 
   private drawColors(): void {
-    const { charts, session, view } = this;
+    const { surface, session, view } = this;
     const [low, high] = limits(view, session.colorRange);
     this.tools.setRange(session.colorRange, [low, high]);
     this.tools.setMetric(session.metric);
-    if (!charts) return;
-    charts.setColors(session.palette, low, high);
-    this.tools.setPalette(session.palette, charts.palettes[session.palette] ?? []);
+    surface.setColors(this.palette, low, high);
+    this.tools.setPalette(session.palette, this.palette);
     const { rows = 0, cols = 0 } = view?.values ?? {};
     if (view && rows > 0 && cols > 0) {
-      charts.setImage(imageOf(view, this.options.mask, low), rows, cols);
-    } else charts.setImage(Float32Array.of(Number.NaN), 1, 1);
+      surface.setImage(imageOf(view, this.options.mask, low), rows, cols);
+    } else surface.setImage(Float32Array.of(Number.NaN), 1, 1);
     this.drawNumbers();
+  }
+
+  private get palette(): readonly string[] {
+    return this.palettes[this.session.palette] ?? GREYS;
   }
 
   private drawNumbers(): void {
     const { charts, view } = this;
     if (!charts) return;
-    const palette = charts.palettes[this.session.palette] ?? [];
     charts.setNumbers(
       numbersFor(this.numbers ? view : null, {
         cell: charts.cellPixels,
         window: charts.window,
         mask: this.options.mask,
         limits: limits(view, this.session.colorRange),
-        palette,
+        palette: this.palette,
       }),
     );
   }
@@ -300,7 +329,7 @@ export class MapPanel {
     const known = this.view && cell && this.view.values.values.length > 0 ? cell : null;
     if (known?.row === this.hover?.row && known?.col === this.hover?.col) return;
     this.hover = known;
-    this.charts?.setMarker("hover", known ? [known] : []);
+    this.surface.setMarker("hover", known ? [known] : []);
     this.drawReadout();
     if (!this.focusCell) this.drawTrends();
   }
@@ -311,11 +340,11 @@ export class MapPanel {
   }
 
   private drawFocus(): void {
-    const { charts, view, session } = this;
-    if (!charts || !view) return;
+    const { surface, view, session } = this;
+    if (!view) return;
     const cell = this.focusCell;
-    charts.setMarker("focus", cell ? [cell] : []);
-    charts.setMarker(
+    surface.setMarker("focus", cell ? [cell] : []);
+    surface.setMarker(
       "pins",
       session.pins.flatMap((pair) => cellOf(view, pair) ?? []),
     );
@@ -328,9 +357,10 @@ export class MapPanel {
   /** With no cell in focus the one pointed at shows its trends. */
   private drawTrends(): void {
     const { charts, view, session, focusCell } = this;
-    if (!charts || !view) return;
+    if (!view) return;
     const trends = focusCell ?? this.hover;
-    drawLines(charts, session, view, this.theme, { trends, history: focusCell });
+    if (charts)
+      drawLines(charts, session, view, this.theme, { trends, history: focusCell });
     this.captions.drawTrends(view, trends, focusCell !== null);
   }
 
@@ -339,4 +369,16 @@ export class MapPanel {
     this.tools.point(this.view && cell ? valueAt(this.view, cell) : null);
     this.captions.drawReadout(this.view, cell);
   }
+}
+
+function hex(number: number): string {
+  return number.toString(16).padStart(2, "0");
+}
+
+/** Resolves when what was drawn has been painted. */
+function painted(): Promise<void> {
+  return new Promise((resolve) => {
+    requestAnimationFrame(() => requestAnimationFrame(() => resolve()));
+    setTimeout(resolve, PAINTED_MS);
+  });
 }

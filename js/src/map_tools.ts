@@ -43,6 +43,7 @@ export class MapTools {
   private readonly highText = h("span");
   private readonly below = h("span", { class: "cka-key" });
   private readonly undefinedKey = h("span", { class: "cka-key" });
+  private readonly pendingKey = h("span", { class: "cka-key" });
   private limits: readonly [number, number] = [0, 1];
 
   constructor(handlers: ToolHandlers) {
@@ -128,7 +129,8 @@ export class MapTools {
     }
   }
 
-  setKeys(hasBelow: boolean, hasUndefined: boolean): void {
+  setKeys(hasBelow: boolean, hasUndefined: boolean, hasPending: boolean): void {
+    this.pendingKey.hidden = !hasPending;
     this.below.hidden = !hasBelow;
     this.undefinedKey.hidden = !hasUndefined;
   }
@@ -152,7 +154,9 @@ export class MapTools {
     const hatched = h("span", { class: "cka-swatch cka-hatched" });
     this.undefinedKey.append(hatched, "undefined");
     set(this.undefinedKey, { title: "Hover a hatched cell for the reason" });
-    this.setKeys(false, false);
+    const dotted = h("span", { class: "cka-swatch cka-dotted" });
+    this.pendingKey.append(dotted, "not computed yet");
+    this.setKeys(false, false, false);
     return h(
       "div",
       { class: "cka-legend", "aria-hidden": "true" },
@@ -162,6 +166,7 @@ export class MapTools {
       this.highText,
       this.below,
       this.undefinedKey,
+      this.pendingKey,
     );
   }
 

@@ -25,9 +25,8 @@ export interface Options {
 export interface AxisView {
   readonly side: Side;
   readonly names: readonly string[];
-  /** Position of each name in the frame. */
+  /** Position of each name in the frame, -1 while it is not computed. */
   readonly index: readonly number[];
-  readonly reasons: Readonly<Record<string, string>>;
 }
 
 export interface MapView {
@@ -35,9 +34,8 @@ export interface MapView {
   readonly columns: AxisView;
   readonly values: Matrix;
   readonly stderr: Matrix;
-  readonly shown: Shown;
-  /** Chosen layers that the frame does not have, of both models. */
-  readonly missing: number;
+  /** Null before the first frame: then no cell is computed. */
+  readonly shown: Shown | null;
 }
 
 export interface Cell {
@@ -47,36 +45,36 @@ export interface Cell {
 
 const MAX_CLUSTERED = 600;
 /** Average linkage is cubic: beyond that it would stop the page for seconds. */
+const MAX_PENDING = 4_000_000;
+/** With more cells than that, layers that are not computed yet are not drawn. */
 
-/** What to draw, or null before the first frame. */
-export function mapView(session: Session, options: Options): MapView | null {
+/** A layer of an axis and where the frame has it, or -1. */
+interface Entry {
+  readonly name: string;
+  readonly index: number;
+}
+
+/** What to draw: chosen layers, with those that no frame has yet in their places. */
+export function mapView(session: Session, options: Options): MapView {
   const { shown } = session;
-  if (!shown) return null;
-  const { frame, axes } = shown;
-  const size = { rows: frame.rows, cols: frame.cols };
-  const all = { ...size, values: frame.matrix };
-  const errors = { ...size, values: frame.stderr };
-  const parts = ([1, 2] as const).map((side) => {
-    const { index, missing } = positions(
-      session.layers[side - 1] as readonly string[],
-      axes.layers[side - 1] as readonly string[],
-    );
-    return { side, index: index.sort((a, b) => a - b), missing: missing.length };
-  });
-  const [first, second] = parts as [(typeof parts)[0], (typeof parts)[0]];
-  const own = () => picked(all, first.index, second.index);
-  const sorted = {
-    1: reordered(first.index, own, axes.layers[0], options, 0),
-    2: reordered(second.index, () => transposed(own()), axes.layers[1], options, 1),
-  };
+  const { rows = 0, cols = 0 } = shown?.frame ?? {};
+  const size = { rows, cols };
+  const all = { ...size, values: shown?.frame.matrix ?? new Float32Array() };
+  const errors = { ...size, values: shown?.frame.stderr ?? new Float32Array() };
+  const entries = chosenEntries(session);
+  const known = entries.map((list) => indices(list).filter((k) => k >= 0));
+  const own = () => picked(all, known[0] ?? [], known[1] ?? []);
+  const sorted = [
+    reordered(entries[0], own, options, 0),
+    reordered(entries[1], () => transposed(own()), options, 1),
+  ] as const;
   const axis = (side: Side): AxisView => ({
     side,
-    index: sorted[side],
-    names: sorted[side].map((k) => axes.layers[side - 1]?.[k] ?? ""),
-    reasons: axes.undefinedLayers[side - 1] ?? {},
+    index: indices(sorted[side === 1 ? 0 : 1]),
+    names: sorted[side === 1 ? 0 : 1].map(({ name }) => name),
   });
   const cut = (matrix: Matrix) => {
-    const upright = picked(matrix, sorted[1], sorted[2]);
+    const upright = picked(matrix, indices(sorted[0]), indices(sorted[1]));
     return options.transpose ? transposed(upright) : upright;
   };
   return {
@@ -85,30 +83,66 @@ export function mapView(session: Session, options: Options): MapView | null {
     values: cut(all),
     stderr: cut(errors),
     shown,
-    missing: first.missing + second.missing,
   };
 }
 
+function indices(entries: readonly Entry[]): number[] {
+  return entries.map(({ index }) => index);
+}
+
+function chosenEntries(session: Session): readonly [Entry[], Entry[]] {
+  const have = session.shown?.axes.layers ?? [[], []];
+  const both = [0, 1].map((side) =>
+    entriesOf(session.layers[side as 0 | 1], have[side] ?? []),
+  ) as [Entry[], Entry[]];
+  if (both[0].length * both[1].length <= MAX_PENDING) return both;
+  return [both[0].filter(isKnown), both[1].filter(isKnown)];
+}
+
+function isKnown({ index }: Entry): boolean {
+  return index >= 0;
+}
+
+/** Known layers in the frame's order, the others where they were chosen among them. */
+function entriesOf(wanted: readonly string[], have: readonly string[]): Entry[] {
+  const found = positions(wanted, have);
+  const known = found.filter((index) => index >= 0).sort((a, b) => a - b);
+  let next = 0;
+  return found.map((index, k) => {
+    if (index < 0) return { name: wanted[k] ?? "", index };
+    const at = known[next++] ?? -1;
+    return { name: have[at] ?? "", index: at };
+  });
+}
+
 function reordered(
-  index: readonly number[],
+  entries: readonly Entry[],
   lines: () => Matrix,
-  names: readonly string[],
   { order, clustered }: Options,
   side: 0 | 1,
-): number[] {
+): readonly Entry[] {
   if (order === "name") {
-    const name = (k: number) => names[k] ?? "";
-    return [...index].sort((a, b) =>
-      name(a).localeCompare(name(b), "en", { numeric: true }),
+    return [...entries].sort((a, b) =>
+      a.name.localeCompare(b.name, "en", { numeric: true }),
     );
   }
-  if (order === "clustered" && index.length <= MAX_CLUSTERED) {
-    const kept = positions(clustered?.[side] ?? [], names).index;
-    const wanted = new Set(index);
-    if (kept.length === index.length && kept.every((k) => wanted.has(k))) return kept;
-    return clusteredOrder(lines()).map((k) => index[k] as number);
+  if (order !== "clustered" || entries.length > MAX_CLUSTERED) return entries;
+  const names = entries.map(({ name }) => name);
+  const kept = positions(clustered?.[side] ?? [], names);
+  if (kept.length === entries.length && kept.every((k) => k >= 0)) {
+    return kept.map((k) => entries[k] as Entry);
   }
-  return [...index];
+  const known = entries.filter(isKnown);
+  const clusters = known.length > 0 ? clusteredOrder(lines()) : [];
+  return [
+    ...clusters.map((k) => known[k] as Entry),
+    ...entries.filter((entry) => !isKnown(entry)),
+  ];
+}
+
+/** Whether no frame has the cell yet: one of its layers was chosen since. */
+export function isPending({ rows, columns }: MapView, { row, col }: Cell): boolean {
+  return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
 }
 
 /** Lowest and highest value of the palette. */
@@ -143,16 +177,32 @@ export interface Box {
   readonly bottom: number[];
 }
 
-/** Undefined cells as few boxes: equal stretches of rows that follow each other are one. */
+/** Computed cells without a value. */
 export function undefinedBoxes(view: MapView, mask: Mask): Box {
+  const { cols, values } = view.values;
+  return boxesOf(view, mask, (row, col) => {
+    return Number.isNaN(values[row * cols + col]) && !isPending(view, { row, col });
+  });
+}
+
+/** Cells that wait to be computed. */
+export function pendingBoxes(view: MapView, mask: Mask): Box {
+  return boxesOf(view, mask, (row, col) => isPending(view, { row, col }));
+}
+
+/** Cells as few boxes: equal stretches of rows that follow each other are one. */
+function boxesOf(
+  view: MapView,
+  mask: Mask,
+  isIn: (row: number, col: number) => boolean,
+): Box {
   const box: Box = { left: [], right: [], top: [], bottom: [] };
-  const { rows, cols, values } = view.values;
+  const { rows, cols } = view.values;
   let open = new Map<string, number>();
   for (let row = 0; row < rows; row++) {
     const next = new Map<string, number>();
     for (let col = 0; col < cols; ) {
-      const isHole = (c: number) =>
-        c < cols && Number.isNaN(values[row * cols + c]) && !isMasked(mask, row, c);
+      const isHole = (c: number) => c < cols && isIn(row, c) && !isMasked(mask, row, c);
       if (!isHole(col)) {
         col += 1;
         continue;
@@ -192,10 +242,11 @@ export function pairOf(view: MapView, cell: Cell): [string, string] {
   return view.rows.side === 1 ? [row, col] : [col, row];
 }
 
-/** The cell's position in the frame's matrix. */
+/** The cell's position in the frame's matrix, -1 if it has none. */
 export function frameIndex(view: MapView, cell: Cell): number {
+  if (isPending(view, cell)) return -1;
   const row = view.rows.index[cell.row] ?? 0;
   const col = view.columns.index[cell.col] ?? 0;
-  const { cols } = view.shown.frame;
+  const cols = view.shown?.frame.cols ?? 0;
   return view.rows.side === 1 ? row * cols + col : col * cols + row;
 }

@@ -16,23 +16,16 @@ export interface Match {
   readonly ties: number;
 }
 
-/** Position of each wanted name among those a frame has; those it has not are left out. */
+/** Position of each wanted name among those a frame has, -1 for those it has not. */
 export function positions(
   wanted: readonly string[],
   have: readonly string[],
-): { index: number[]; missing: string[] } {
+): number[] {
   const where = new Map(have.map((name, index) => [name, index]));
-  const index: number[] = [];
-  const missing: string[] = [];
-  for (const name of wanted) {
-    const found = where.get(name);
-    if (found === undefined) missing.push(name);
-    else index.push(found);
-  }
-  return { index, missing };
+  return wanted.map((name) => where.get(name) ?? -1);
 }
 
-/** Rows and columns picked in the given order. */
+/** Rows and columns picked in the given order; those at -1 are undefined. */
 export function picked(
   matrix: Matrix,
   rows: readonly number[],
@@ -45,7 +38,10 @@ export function picked(
   let to = 0;
   for (const row of rows) {
     const from = row * matrix.cols;
-    for (const col of cols) values[to++] = matrix.values[from + col] as number;
+    for (const col of cols) {
+      values[to++] =
+        row < 0 || col < 0 ? Number.NaN : (matrix.values[from + col] as number);
+    }
   }
   return { rows: rows.length, cols: cols.length, values };
 }

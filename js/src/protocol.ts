@@ -79,7 +79,11 @@ export interface FigureJson {
   readonly doc: unknown;
   readonly roots: Readonly<Record<string, string>>;
   readonly version: string;
+  readonly palettes: Palettes;
 }
+
+/** Colors from low to high, by the name of the palette. */
+export type Palettes = Readonly<Record<string, readonly string[]>>;
 
 export interface Message {
   readonly kind: "error" | "note" | "";
@@ -225,8 +229,24 @@ export function messageOf(model: Model): Message {
 }
 
 export function figureOf(model: Model): FigureJson | null {
-  const figure = model.get("_figure") as FigureJson | null | undefined;
-  return figure?.doc ? figure : null;
+  const figure = model.get("_figure") as Wire | null | undefined;
+  if (!figure?.doc) return null;
+  return {
+    doc: figure.doc,
+    roots: (figure.roots ?? {}) as Record<string, string>,
+    version: String(figure.version),
+    palettes: unpacked((figure.palettes ?? {}) as Record<string, string>),
+  };
+}
+
+/** Palettes travel as one string of hexadecimal digits each, six a color. */
+function unpacked(packed: Readonly<Record<string, string>>): Palettes {
+  return Object.fromEntries(
+    Object.entries(packed).map(([name, digits]) => [
+      name,
+      (digits.match(/.{6}/g) ?? []).map((color) => `#${color}`),
+    ]),
+  );
 }
 
 /** The id of the model that carries BokehJS, without the prefix of references. */

@@ -123,6 +123,16 @@ export class Session {
     return this.listeners.size;
   }
 
+  /** Chosen layers that the frame shown does not have; none before the first frame. */
+  get missing(): number {
+    if (!this.shown) return 0;
+    const { layers } = this.shown.axes;
+    return [0, 1].reduce((sum, side) => {
+      const have = new Set(layers[side as 0 | 1]);
+      return sum + this.layers[side as 0 | 1].filter((name) => !have.has(name)).length;
+    }, 0);
+  }
+
   get canUndo(): boolean {
     return this.undoable.length > 0;
   }

@@ -9,6 +9,7 @@ export interface Theme {
   readonly row: string;
   readonly column: string;
   readonly history: string;
+  readonly below: string;
   readonly pins: readonly string[];
   readonly font: string;
 }
@@ -68,6 +69,7 @@ export function themeOf(root: HTMLElement): Theme {
     row: color("row"),
     column: color("column"),
     history: color("history"),
+    below: color("below"),
     pins: [1, 2, 3, 4, 5, 6, 7, 8].map((k) => color(`pin${k}`)),
     font: getComputedStyle(root).fontFamily,
   };

@@ -19,7 +19,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   parent.append(root);
   let panel: MapPanel | null = null;
   const stopTheme = followTheme(root, () => panel?.themeChanged());
-  panel = new MapPanel(session, root);
+  panel = new MapPanel(session, root, figureOf(model)?.palettes ?? {});
   const trees = [treeOf(session, 1), treeOf(session, 2)] as const;
   const side = h("div", { class: "cka-side" }, ...trees.map((tree) => tree.element));
   const controls = new Controls(session, foldButton(root));
@@ -37,6 +37,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     }
     if (change === "trees" || change === "layers") drawTrees();
     if (change === "status") controls.updateStatus();
+    if (change === "layers" || change === "frame") controls.updateLayers();
     if (change === "message") controls.updateMessage();
     if (change === "frame") {
       controls.updateProgress();
@@ -75,7 +76,7 @@ async function start(
     if (!gone.aborted) await panel.start(bokeh, figures);
     if (gone.aborted) panel.destroy();
   } catch (error) {
-    panel.fail(`The map cannot be drawn. ${wordsOf(error)}`);
+    panel.fail(`The plots cannot be drawn; the map is a plain one. ${wordsOf(error)}`);
   }
 }
 

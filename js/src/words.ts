@@ -1,7 +1,7 @@
 /** What is said about a cell: the readout, the spoken words, the best matches. */
 
 import { layerName, plural, plusMinus, shape, value } from "./format.ts";
-import { type Cell, type MapView, pairOf } from "./map_view.ts";
+import { type Cell, isPending, type MapView, pairOf } from "./map_view.ts";
 import { bestMatch, columnOf, rankOf, rowOf } from "./matrix.ts";
 import type { Side } from "./protocol.ts";
 import type { Session } from "./session.ts";
@@ -22,15 +22,21 @@ export function errorAt(view: MapView, { row, col }: Cell): number {
 
 /** Why a cell has no value, in the kernel's words. */
 export function reasonFor(session: Session, view: MapView, cell: Cell): string {
+  if (isPending(view, cell)) return pendingWords(session);
   const [one, two] = pairOf(view, cell);
-  const { undefinedLayers } = view.shown.axes;
-  const first = undefinedLayers[0][one];
-  const second = undefinedLayers[1][two];
+  const [of1, of2] = view.shown?.axes.undefinedLayers ?? [];
+  const first = of1?.[one];
+  const second = of2?.[two];
   const parts = [
     first && `${shownName(session, 1, one)}: ${first}`,
     second && `${shownName(session, 2, two)}: ${second}`,
   ].filter(Boolean);
   return parts.length > 0 ? `Undefined. ${parts.join("; ")}` : "Undefined";
+}
+
+/** What is said of layers that were chosen after the run, or before the first. */
+export function pendingWords(session: Session): string {
+  return session.status === "running" ? "Not computed yet" : "Not computed yet: Run";
 }
 
 export interface Readout {
@@ -73,7 +79,7 @@ function ranks(view: MapView, { row, col }: Cell): string[] {
   const { rows, cols } = view.values;
   const inRow = rankOf(rowOf(view.values, row), col);
   const inColumn = rankOf(columnOf(view.values, col), row);
-  const batches = view.shown.frame.batch;
+  const batches = view.shown?.frame.batch ?? 0;
   return [
     inRow === null ? "" : `${ordinal(inRow)} of ${cols} in row`,
     inColumn === null ? "" : `${ordinal(inColumn)} of ${rows} in column`,

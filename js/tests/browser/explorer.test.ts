@@ -271,8 +271,18 @@ test("fewer layers are shown at once, missing ones are asked for in words", asyn
   expect(grid?.getAttribute("aria-rowcount")).toBe("9");
   expect(text(page, ".cka-missing")).toBe("");
   boxOf("bn1")?.click();
-  expect(grid?.getAttribute("aria-rowcount")).toBe("9");
+  expect(grid?.getAttribute("aria-rowcount")).toBe("10");
   expect(text(page, ".cka-missing")).toContain("1 chosen layer is not computed yet");
+  point(page, 1, 3);
+  await until(
+    () => text(page, ".cka-read-facts").includes("Not computed yet: Run"),
+    "the reason",
+  );
+  expect(text(page, ".cka-read-names")).toContain("bn1");
+  expect(text(page, ".cka-legend")).toContain("not computed yet");
+  expect(text(page, ".cka-primary")).toBe("Run 1 new layer");
+  page.element.querySelector<HTMLElement>(".cka-primary")?.click();
+  expect(page.model.sentOf("command").at(-1)?.name).toBe("run");
 });
 
 test("transposing swaps rows and columns but not what is sent", async () => {
@@ -294,9 +304,9 @@ test("transposing swaps rows and columns but not what is sent", async () => {
   expect(page.model.sentOf("focus").at(-1)?.focus).toEqual(["conv1", "blocks.0"]);
 });
 
-test("no BokehJS anywhere is said in the cell", async () => {
+test("no BokehJS anywhere: the plain map stays, is read and clicked", async () => {
   const model = makeModel({
-    _figure: { doc: { roots: [] }, roots: {}, version: "1.2.3" },
+    _figure: { ...(makeModel().state._figure as object), version: "1.2.3" },
   });
   const page = show(model);
   open.push(page);
@@ -309,6 +319,57 @@ test("no BokehJS anywhere is said in the cell", async () => {
   ]);
   await until(() => text(page, ".cka-waiting").includes("cannot be drawn"), "words");
   expect(page.element.querySelectorAll("[role=treeitem]").length).toBeGreaterThan(10);
+  feed(page, {
+    seq: 1,
+    edit: (matrix) => {
+      matrix.fill(0.5);
+      matrix[0] = 1;
+    },
+  });
+  await until(() => colorAt(page, 0, 0, "sketch")[0] === 251, "the plain map");
+  expect(colorAt(page, 0, 0, "sketch").slice(0, 3)).toEqual([251, 252, 191]);
+  point(page, 2, 3);
+  await until(() => text(page, ".cka-read-names").includes("layer1.1"), "the readout");
+  click(page, 5, 7);
+  expect(page.model.sentOf("focus").at(-1)?.focus).toEqual(["layer3.0", "blocks.6"]);
+  expect(text(page, ".cka-focus-value")).toBe("0.500");
+});
+
+test("until BokehJS is there the map is drawn plainly, in the very same place", async () => {
+  const model = makeModel();
+  const { widget_manager: manager } = model;
+  delete (globalThis as Record<symbol, unknown>)[Symbol.for("cka_notebook.bokehjs")];
+  let arrive = () => {};
+  const arrived = new Promise<void>((resolve) => {
+    arrive = resolve;
+  });
+  model.widget_manager = {
+    get_model: async (id) => {
+      await arrived;
+      return (manager as NonNullable<typeof manager>).get_model(id);
+    },
+  };
+  const page = show(model);
+  open.push(page);
+  feed(page, { seq: 1 });
+  await until(() => acks(page).length === 1, "ack");
+  await pause(100);
+  const places = [
+    [0, 0],
+    [10, 14],
+    [4, 9],
+  ] as const;
+  const look = (slot: string) =>
+    places.map(([row, col]) => colorAt(page, row, col, slot));
+  const height = page.element.clientHeight;
+  const plain = look("sketch");
+  expect(plain.every((color) => color[3] === 255)).toBe(true);
+  arrive();
+  await drawn(page);
+  await until(() => colorAt(page, 0, 0)[3] === 255, "the map of BokehJS");
+  expect(look("map")).toEqual(plain);
+  expect(page.element.querySelector(".cka-sketch")).toBeNull();
+  expect(Math.abs(page.element.clientHeight - height)).toBeLessThan(4);
 });
 
 test("a page loads BokehJS once, apart from the page's own", async () => {

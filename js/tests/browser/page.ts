@@ -118,8 +118,9 @@ export function cellCenter(
 }
 
 /** Color of the map at a cell's center, as the user sees it. */
-export function colorAt(page: Page, row: number, col: number): number[] {
-  const canvas = canvasOf(page.element, "map");
+export function colorAt(page: Page, row: number, col: number, slot = "map"): number[] {
+  const sketch = page.element.querySelector<HTMLCanvasElement>(".cka-sketch");
+  const canvas = (slot === "sketch" && sketch) || canvasOf(page.element, slot);
   const { x, y } = cellCenter(page, row, col);
   const box = canvas.getBoundingClientRect();
   const scale = canvas.width / box.width;

@@ -9,12 +9,13 @@ import {
   mapView,
   type Options,
   pairOf,
+  pendingBoxes,
   undefinedBoxes,
 } from "../../src/map_view.ts";
 import { numbersFor } from "../../src/numbers.ts";
 import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
 import { historyRange } from "../../src/trend_lines.ts";
-import { bestMatchWords, readout, spoken } from "../../src/words.ts";
+import { bestMatchWords, readout, reasonFor, spoken } from "../../src/words.ts";
 import { FakeModel, stateOf, wireFrame } from "../fake.ts";
 
 const LAYERS1 = ["conv1", "layer1.0", "fc"];
@@ -80,12 +81,36 @@ describe("what a view shows", () => {
     expect(frameIndex(view, cell)).toBe(1);
   });
 
-  test("fewer chosen layers show fewer rows, unknown ones are counted", () => {
-    session.choose({ 1: ["fc", "conv1", "bn1"] });
+  test("fewer chosen layers show fewer rows, new ones wait in their places", () => {
+    session.choose({ 1: ["conv1", "bn1", "fc"] });
     const view = viewOf();
-    expect(view.rows.names).toEqual(["conv1", "fc"]);
-    expect(view.missing).toBe(1);
+    expect(view.rows.names).toEqual(["conv1", "bn1", "fc"]);
+    expect(view.rows.index).toEqual([0, -1, 2]);
+    expect(session.missing).toBe(1);
+    expect([...view.values.values]).toEqual([
+      ...[0.875, 0.25, Number.NaN, Number.NaN, Number.NaN, Number.NaN],
+    ]);
     expect(cellOf(view, ["layer1.0", "blocks.9"])).toBeNull();
+    const one = { left: [0], right: [2] };
+    expect(pendingBoxes(view, "none")).toEqual({ ...one, top: [1], bottom: [2] });
+    expect(undefinedBoxes(view, "none")).toEqual({ ...one, top: [2], bottom: [3] });
+    expect(frameIndex(view, { row: 1, col: 0 })).toBe(-1);
+    expect(reasonFor(session, view, { row: 1, col: 0 })).toMatch(/^Not computed yet/);
+  });
+
+  test("the frame's order of known layers wins over that of the choice", () => {
+    session.choose({ 1: ["fc", "bn1", "conv1"] });
+    expect(viewOf().rows.names).toEqual(["conv1", "bn1", "fc"]);
+    expect(viewOf({ order: "clustered" }).rows.names.at(-1)).toBe("bn1");
+  });
+
+  test("before the first frame every chosen cell waits", () => {
+    session.shown = null;
+    const view = viewOf({ transpose: true });
+    expect(view.values).toMatchObject({ rows: 2, cols: 3 });
+    expect(pendingBoxes(view, "none")).toEqual({
+      ...{ left: [0], right: [3], top: [0], bottom: [2] },
+    });
   });
 
   test("clustered order stays while frames come in", () => {

@@ -147,7 +147,7 @@ describe("matrix", () => {
     expect([...columnOf(matrix, 2)]).toEqual([3, 6]);
     expect(extent(matrix.values)).toEqual([1, 6]);
     expect(extent(Float32Array.of(Number.NaN))).toBeNull();
-    expect(positions(["b", "x"], ["a", "b"])).toEqual({ index: [1], missing: ["x"] });
+    expect(positions(["b", "x"], ["a", "b"])).toEqual([1, -1]);
   });
 
   test("ranks and best matches leave undefined cells out and count ties", () => {

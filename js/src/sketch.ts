@@ -1,0 +1,323 @@
+/**
+ * The map on a plain canvas, for as long as there is no BokehJS: same place, same
+ * colors, same axes, read and clicked as the one that follows it.
+ */
+
+import type { Geometry, Handlers, Labels, Surface } from "./charts.ts";
+import { h } from "./dom.ts";
+import { type Ticks, ticksFor } from "./labels.ts";
+import { FRAME_RIGHT, FRAME_TOP } from "./layout.ts";
+import type { Box, Cell } from "./map_view.ts";
+import type { Theme } from "./theme.ts";
+
+const FONT_PX = 11;
+const TITLE_PX = 12;
+const TICK = 3;
+const LABEL_GAP = 6;
+const HATCH_STEP = 8;
+const HALO = "#06141f";
+const MARKS = {
+  hover: { halo: 3, width: 1, color: "#ffffff" },
+  pins: { halo: 4, width: 2, color: "#ffffff" },
+  focus: { halo: 5, width: 2.5, color: "#5ce1ff" },
+} as const;
+
+type Kind = "undefined" | "pending";
+type Mark = keyof typeof MARKS;
+type SketchHandlers = Pick<Handlers, "tap" | "hover">;
+
+const NO_LABELS: Labels = { names: [], title: "" };
+const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
+
+export class Sketch implements Surface {
+  readonly element = h("canvas", { class: "cka-sketch", "aria-hidden": "true" });
+  private readonly image = document.createElement("canvas");
+  private readonly marks: Record<Mark, readonly Cell[]> = {
+    hover: [],
+    pins: [],
+    focus: [],
+  };
+  private readonly holes: Record<Kind, Box> = {
+    undefined: NO_BOXES,
+    pending: NO_BOXES,
+  };
+  private readonly abort = new AbortController();
+  private values: Float32Array = Float32Array.of(Number.NaN);
+  private size = { rows: 1, cols: 1 };
+  private labels = { rows: NO_LABELS, columns: NO_LABELS };
+  private colors = { palette: [] as readonly string[], low: 0, high: 1 };
+  private geometry: Geometry | null = null;
+  private theme: Theme | null = null;
+  private painted = false;
+  private frame = 0;
+
+  constructor(handlers: SketchHandlers) {
+    const { signal } = this.abort;
+    const at = (event: MouseEvent) => this.cellAt(event);
+    const listen = (name: "pointermove" | "click", act: (event: MouseEvent) => void) =>
+      this.element.addEventListener(name, act, { signal });
+    listen("pointermove", (event) => handlers.hover(at(event)));
+    listen("click", (event) => {
+      const cell = at(event);
+      if (cell) handlers.tap(cell, event.shiftKey);
+    });
+    const left = () => handlers.hover(null);
+    this.element.addEventListener("pointerleave", left, { signal });
+  }
+
+  destroy(): void {
+    this.abort.abort();
+    cancelAnimationFrame(this.frame);
+    this.element.remove();
+  }
+
+  setImage(image: Float32Array, rows: number, cols: number): void {
+    this.values = image;
+    this.size = { rows, cols };
+    this.painted = false;
+    this.soon();
+  }
+
+  setHoles(kind: Kind, boxes: Box): void {
+    this.holes[kind] = boxes;
+    this.soon();
+  }
+
+  setMarker(name: Mark, cells: readonly Cell[]): void {
+    this.marks[name] = cells;
+    this.soon();
+  }
+
+  setLabels(rows: Labels, columns: Labels): void {
+    this.labels = { rows, columns };
+    this.soon();
+  }
+
+  setColors(palette: readonly string[], low: number, high: number): void {
+    this.colors = { palette, low, high };
+    this.painted = false;
+    this.soon();
+  }
+
+  setGeometry(geometry: Geometry): void {
+    this.geometry = geometry;
+    this.soon();
+  }
+
+  setTheme(theme: Theme): void {
+    this.theme = theme;
+    this.painted = false;
+    this.soon();
+  }
+
+  private soon(): void {
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(() => this.draw());
+  }
+
+  private draw(): void {
+    const { geometry, theme } = this;
+    const context = this.element.getContext("2d");
+    if (!geometry || !theme || !context) return;
+    const scale = globalThis.devicePixelRatio || 1;
+    const { width, height, bottom } = geometry;
+    const full = height + FRAME_TOP + bottom;
+    this.element.width = Math.round(width * scale);
+    this.element.height = Math.round(full * scale);
+    this.element.style.width = `${width}px`;
+    this.element.style.height = `${full}px`;
+    context.setTransform(scale, 0, 0, scale, 0, 0);
+    this.drawImage(context);
+    this.drawHoles(context, theme);
+    this.drawMarks(context);
+    this.drawAxes(context, theme);
+  }
+
+  /** The frame of the map, in pixels of the canvas. */
+  private get box(): { x: number; y: number; width: number; height: number } {
+    const { left = 0, width = 1, height = 1 } = this.geometry ?? {};
+    return {
+      x: left,
+      y: FRAME_TOP,
+      width: Math.max(1, width - left - FRAME_RIGHT),
+      height,
+    };
+  }
+
+  private drawImage(context: CanvasRenderingContext2D): void {
+    const { rows, cols } = this.size;
+    if (!this.painted) {
+      this.image.width = cols;
+      this.image.height = rows;
+      const pixels = new ImageData(cols, rows);
+      const { palette, low, high } = this.colors;
+      paint(pixels.data, this.values, {
+        palette: palette.map(partsOf),
+        below: partsOf(this.theme?.below ?? ""),
+        limits: [low, high],
+      });
+      this.image.getContext("2d")?.putImageData(pixels, 0, 0);
+      this.painted = true;
+    }
+    const { x, y, width, height } = this.box;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.image, x, y, width, height);
+  }
+
+  private drawHoles(context: CanvasRenderingContext2D, theme: Theme): void {
+    for (const kind of ["undefined", "pending"] as const) {
+      const boxes = this.holes[kind];
+      context.save();
+      context.beginPath();
+      boxes.left.forEach((left, k) => {
+        const [right = 0, top = 0, bottom = 0] = [
+          boxes.right[k],
+          boxes.top[k],
+          boxes.bottom[k],
+        ];
+        context.rect(...this.pixels(left, top, right - left, bottom - top));
+      });
+      context.fillStyle = context.strokeStyle = theme.muted;
+      context.globalAlpha = 0.12;
+      context.fill();
+      context.globalAlpha = 0.5;
+      context.clip();
+      if (boxes.left.length > 0) hatch(context, this.box, kind);
+      context.restore();
+    }
+  }
+
+  private drawMarks(context: CanvasRenderingContext2D): void {
+    for (const name of ["hover", "pins", "focus"] as const) {
+      const { halo, width, color } = MARKS[name];
+      for (const { row, col } of this.marks[name]) {
+        const cell = this.pixels(col, row, 1, 1);
+        context.strokeStyle = HALO;
+        context.lineWidth = halo;
+        context.strokeRect(...cell);
+        context.strokeStyle = color;
+        context.lineWidth = width;
+        context.strokeRect(...cell);
+      }
+    }
+  }
+
+  private drawAxes(context: CanvasRenderingContext2D, theme: Theme): void {
+    const { x, y, width, height } = this.box;
+    const { rows, columns } = this.labels;
+    const [right, foot] = [x, y + height];
+    context.strokeStyle = theme.frame;
+    context.lineWidth = 1;
+    context.strokeRect(x + 0.5, y + 0.5, width - 1, height - 1);
+    context.textBaseline = "middle";
+    const write = (text: string, atX: number, atY: number, turned: boolean) => {
+      context.save();
+      context.translate(atX, atY);
+      if (turned) context.rotate(-Math.PI / 2);
+      context.fillText(text, 0, 0);
+      context.restore();
+    };
+    context.font = `${FONT_PX}px ${theme.font}`;
+    context.fillStyle = theme.text;
+    context.textAlign = "right";
+    for (const [at, text] of this.ticks(rows, this.size.rows, height)) {
+      const level = y + (height * at) / this.size.rows;
+      context.strokeRect(right - TICK, level, TICK, 0);
+      write(text, right - LABEL_GAP, level, false);
+    }
+    for (const [at, text] of this.ticks(columns, this.size.cols, width)) {
+      const level = x + (width * at) / this.size.cols;
+      context.strokeRect(level, foot, 0, TICK);
+      write(text, level, foot + LABEL_GAP, true);
+    }
+    context.font = `${TITLE_PX}px ${theme.font}`;
+    context.fillStyle = theme.muted;
+    context.textAlign = "center";
+    const bottom = foot + (this.geometry?.bottom ?? 0) - TITLE_PX / 2 - 2;
+    write(columns.title, x + width / 2, bottom, false);
+    write(rows.title, TITLE_PX / 2 + 2, y + height / 2, true);
+  }
+
+  private ticks(labels: Labels, size: number, pixels: number): Ticks["labels"] {
+    return ticksFor(labels.names, 0, size, pixels).labels;
+  }
+
+  private pixels(
+    col: number,
+    row: number,
+    cols: number,
+    rows: number,
+  ): [number, number, number, number] {
+    const { x, y, width, height } = this.box;
+    const [w, tall] = [width / this.size.cols, height / this.size.rows];
+    return [x + col * w, y + row * tall, cols * w, rows * tall];
+  }
+
+  private cellAt(event: MouseEvent): Cell | null {
+    const { x, y, width, height } = this.box;
+    const at = this.element.getBoundingClientRect();
+    const { rows, cols } = this.size;
+    const col = Math.floor(((event.clientX - at.x - x) * cols) / width);
+    const row = Math.floor(((event.clientY - at.y - y) * rows) / height);
+    return row >= 0 && col >= 0 && row < rows && col < cols ? { row, col } : null;
+  }
+}
+
+function hatch(
+  context: CanvasRenderingContext2D,
+  box: { x: number; y: number; width: number; height: number },
+  kind: Kind,
+): void {
+  const { x, y, width, height } = box;
+  context.lineWidth = 1;
+  context.beginPath();
+  if (kind === "undefined") {
+    for (let at = 0; at < width + height; at += HATCH_STEP) {
+      context.moveTo(x + at, y);
+      context.lineTo(x + at - height, y + height);
+    }
+    context.stroke();
+    return;
+  }
+  for (let down = HATCH_STEP / 2; down < height; down += HATCH_STEP) {
+    for (let at = HATCH_STEP / 2; at < width; at += HATCH_STEP) {
+      context.rect(x + at - 1, y + down - 1, 2, 2);
+    }
+  }
+  context.fill();
+}
+
+export type Parts = readonly [number, number, number];
+
+/** Red, green and blue of "#rrggbb" or of the browser's "rgb(r, g, b)". */
+export function partsOf(color: string): Parts {
+  const hex = /^#(..)(..)(..)$/.exec(color)?.slice(1);
+  const parts = hex
+    ? hex.map((digits) => Number.parseInt(digits, 16))
+    : (color.match(/[\d.]+/g) ?? []).map(Number);
+  const [red = 0, green = 0, blue = 0] = parts;
+  return [red, green, blue];
+}
+
+/** Writes the color of each value as BokehJS would: undefined ones stay open. */
+export function paint(
+  pixels: Uint8ClampedArray,
+  values: Float32Array,
+  colors: {
+    readonly palette: readonly Parts[];
+    readonly below: Parts;
+    readonly limits: readonly [number, number];
+  },
+): void {
+  const { palette, below, limits } = colors;
+  const [low, high] = limits;
+  const last = palette.length - 1;
+  const steps = palette.length / (high - low);
+  values.forEach((value, k) => {
+    if (Number.isNaN(value)) return;
+    const step = Math.min(last, Math.floor((value - low) * steps));
+    const color = value < low ? below : (palette[step] ?? below);
+    pixels.set(color, 4 * k);
+    pixels[4 * k + 3] = 255;
+  });
+}
