@@ -33,10 +33,14 @@ def chromium():
 
 
 class Server:
-    """JupyterLab with settings, data and runtime folders of its own, on 127.0.0.1."""
+    """JupyterLab with settings, data and runtime folders of its own, on 127.0.0.1.
 
-    def __init__(self, folder):
+    `application` may be ``"notebook"`` instead; `python` starts it and its kernels.
+    """
+
+    def __init__(self, folder, application="jupyterlab", python=sys.executable):
         self.folder = Path(folder)
+        self.application = application
         self.root = self.folder / "root"
         self.root.mkdir(parents=True)
         with socket.socket() as free:
@@ -46,7 +50,7 @@ class Server:
         self._quiet_settings()
         self._log = (self.folder / "server.log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *self._options()],
+            [python, "-m", application, *self._options()],
             cwd=self.root,
             env=self._environment(),
             stdout=self._log,
@@ -142,7 +146,7 @@ class Server:
                 break
             time.sleep(0.2)
         log = (self.folder / "server.log").read_text(encoding="utf-8")
-        raise AssertionError(f"JupyterLab did not start:\n{log[-3000:]}")
+        raise AssertionError(f"{self.application} did not start:\n{log[-3000:]}")
 
 
 READY = """async () => {
@@ -293,11 +297,13 @@ class Page:
 
 
 class Notebook(Page):
-    """One notebook in JupyterLab."""
+    """One notebook in JupyterLab, or in Notebook 7."""
 
     def __init__(self, page, server, name):
         super().__init__(page, server.origin)
-        page.goto(f"{server.origin}/lab/workspaces/{Path(name).stem}/tree/{name}")
+        is_lab = server.application == "jupyterlab"
+        folder = f"lab/workspaces/{Path(name).stem}/tree" if is_lab else "notebooks"
+        page.goto(f"{server.origin}/{folder}/{name}")
         self.wait_until_ready()
 
     def wait_until_ready(self):

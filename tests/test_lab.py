@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wire_examples
-from lab import CHROMIUM_OPTIONS, SECONDS, Notebook, Page, Server, chromium
+from lab import Notebook, Page
 
 from cka_notebook import CKAExplorer
 
@@ -46,34 +46,6 @@ explorer = CKAExplorer(
 )
 explorer
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("lab"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if chromium() is None:
-        pytest.skip("no Chromium found: install it, or set CHROMIUM to its path")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(), args=list(CHROMIUM_OPTIONS)
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    context.set_default_timeout(1000 * SECONDS)
-    yield context.new_page()
-    context.close()
 
 
 def open_live(page, server, name, count, seconds, *cells):
