@@ -405,7 +405,7 @@ class CKAExplorer(anywidget.AnyWidget):
         orders: dict[str, Callable[[], object]] = {
             "run": runs.start,
             "resume": runs.go_on,
-            "restart": runs.restart,
+            "restart": self._session.restart,
         }
         order = orders.get(str(content.get("name")))
         if order is not None:

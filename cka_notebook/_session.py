@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._comparison import SIDES, Comparison, Saved, Side
+from ._extension import extended, missing
 from ._frames import NO_SNAPSHOT, Frames, Progress, axes
 from ._publisher import Send
 from ._runs import Runs
@@ -53,6 +54,7 @@ class Session:
         self._asked_for: dict[Side, Any] = {}
         self._warm_at = 0.0
         self._result: CKAResult | None = None
+        self._complete: CKAResult | None = None
         self._progress = Progress()
 
     @property
@@ -130,7 +132,25 @@ class Session:
         """The engine's running states, for what is chosen now."""
         self.comparison.prepare(self.metric)
         self._asked_for = dict(self.chosen)
-        return self.comparison.steps(self.chosen)
+        known = self._complete
+        if known is None or known.metric != self.metric:
+            return self.comparison.steps(self.chosen)
+        wanted = {
+            side: self.comparison.choose(side, self.chosen[side])
+            if side in self.chosen
+            else list(getattr(known, side))
+            for side in SIDES
+        }
+        block = missing(known, *wanted.values())
+        if block is None:
+            return self.comparison.steps(self.chosen)
+        steps = self.comparison.steps(dict(zip(SIDES, block, strict=True)))
+        return extended(steps, known, *wanted.values())
+
+    def restart(self) -> None:
+        """Compute everything from zero, not only what is missing."""
+        self._complete = None
+        self.runs.restart()
 
     def starts(self) -> None:
         """A run was ordered."""
@@ -176,6 +196,7 @@ class Session:
         state, result = worker.state, worker.result
         if not worker.only_probe:
             self._result = result
+            self._complete = result if outcome == "done" else self._complete
         if result is not None and state is not None:
             self._show(worker, state, result, final=True)
             self._progress = self.frames.progress(worker.seconds, state)
