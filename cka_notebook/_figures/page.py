@@ -6,6 +6,7 @@ colors. ``charts.ts`` is the other half of this file.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +70,14 @@ def figure_json(document: Document) -> dict[str, Any]:
         document: What `explorer_figure` made. Not modified.
 
     Returns:
-        ``doc`` as Bokeh serializes it, ``roots`` from the figure's name to its id, the
+        ``doc`` as Bokeh serializes it, in a text of its own since a notebook would save
+        each of its numbers on a line; ``roots`` from the figure's name to its id, the
         ``version`` of Bokeh that the page has to load, and the ``palettes``, with which
         the page draws before it has Bokeh.
     """
+    doc = document.to_json(deferred=False)
     return {
-        "doc": document.to_json(deferred=False),
+        "doc": json.dumps(doc, separators=(",", ":"), allow_nan=False),
         "roots": {str(root.name): str(root.id) for root in document.roots},
         "version": bokeh.__version__,
         "palettes": {name: _packed(colors) for name, colors in PALETTES.items()},
@@ -96,7 +99,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     add(plot, "map_source", image, image=[nothing], x=[0], y=[0], dw=[1], dh=[1])
     edges = _empty("left", "right", "top", "bottom")
     add(plot, "undefined_source", hatched(), **edges)
-    add(plot, "pending_source", hatched("pending", "."), **edges)
+    add(plot, "pending_source", hatched("pending", ".", strength=0.5), **edges)
     numbers = Text(
         text="text",
         text_color="color",

@@ -32,19 +32,21 @@ LABEL_FONT_SIZE: Final = "11px"
 """Smaller tick labels are hard to read."""
 
 
-def hatched(name: str = "undefined", pattern: str = "/") -> Quad:
+def hatched(
+    name: str = "undefined", pattern: str = "/", strength: float = 1.0
+) -> Quad:
     """Hatching for cells without a value."""
     return Quad(
         left="left",
         right="right",
         top="top",
         bottom="bottom",
-        fill_alpha=0.12,
+        fill_alpha=0.12 * strength,
         line_color=None,
         hatch_pattern=pattern,
         hatch_scale=8,
         hatch_weight=1,
-        hatch_alpha=0.5,
+        hatch_alpha=0.5 * strength,
         name=name,
     )
 

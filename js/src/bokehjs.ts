@@ -1,6 +1,6 @@
 /** BokehJS of exactly one version, evaluated once a page, from wherever it can be had. */
 
-import { gzipOf, type Model, runtimeIdOf } from "./protocol.ts";
+import { gzipOf, type Model, runtimeOf } from "./protocol.ts";
 import { type Session, wordsOf } from "./session.ts";
 
 /** The part of BokehJS that is used; `charts.ts` knows the rest of it. */
@@ -54,8 +54,7 @@ async function fetched(
   version: string,
 ): Promise<Uint8Array<ArrayBuffer>> {
   try {
-    const id = runtimeIdOf(model);
-    const runtime = id ? await model.widget_manager?.get_model(id) : undefined;
+    const runtime = await runtimeOf(model);
     const gz = runtime && gzipOf(runtime, version);
     if (gz) return gz;
   } catch {

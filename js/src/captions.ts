@@ -1,5 +1,6 @@
 /** The words around the map: captions of the trends, the value, the hover line. */
 
+import { cellText, codeText, copyButton } from "./copying.ts";
 import { h, icon, setText } from "./dom.ts";
 import { plusMinus, value } from "./format.ts";
 import type { AxisView, Cell, MapView } from "./map_view.ts";
@@ -18,6 +19,8 @@ export class Captions {
   private readonly value = h("p", { class: "cka-focus-value" });
   private readonly error = h("p", { class: "cka-focus-error" });
   private readonly clear: HTMLButtonElement;
+  private readonly copy: HTMLButtonElement;
+  private read: readonly [MapView, Cell] | null = null;
   private readonly names = h("p", { class: "cka-read-names" });
   private readonly facts = h("p", { class: "cka-read-facts" });
 
@@ -26,13 +29,13 @@ export class Captions {
     this.clear = h(
       "button",
       {
-        class: "cka-button cka-quiet",
+        class: "cka-button cka-clear",
         type: "button",
         title: "Let go of the cell (Escape)",
-        "aria-label": "Let go of the cell",
         onclick: () => session.look(null),
       },
       icon("close"),
+      "Clear",
     );
     this.corner = h(
       "div",
@@ -41,7 +44,20 @@ export class Captions {
       this.error,
       this.column,
     );
-    this.readout = h("div", { class: "cka-readout" }, this.names, this.facts);
+    this.copy = copyButton("Copy", "Copy layers and value (Ctrl+C on the map)", () =>
+      this.read ? cellText(session, ...this.read) : "",
+    );
+    const code = copyButton(
+      "Copy as code",
+      "Copy the Python call that compares these layers again",
+      () => codeText(session),
+    );
+    this.readout = h(
+      "div",
+      { class: "cka-readout" },
+      h("div", { class: "cka-read" }, this.names, this.facts),
+      h("div", { class: "cka-read-actions" }, this.copy, code),
+    );
   }
 
   /** Says whose trends are drawn; a cell that is only pointed at cannot be let go. */
@@ -61,6 +77,8 @@ export class Captions {
   }
 
   drawReadout(view: MapView | null, cell: Cell | null): void {
+    this.read = view && cell ? [view, cell] : null;
+    this.copy.classList.toggle("cka-unseen", !this.read);
     if (!view || !cell) {
       const hint = view ? "Point at a cell to read it" : "";
       this.names.replaceChildren(h("span", { class: "cka-hint" }, hint));

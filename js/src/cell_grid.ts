@@ -13,6 +13,7 @@ export interface GridHandlers {
   moved(cell: Cell | null): void;
   chosen(cell: Cell, pin: boolean): void;
   cleared(): void;
+  copied(cell: Cell): void;
 }
 
 const PAGE = 10;
@@ -93,6 +94,9 @@ export class CellGrid {
     if (to) this.moveTo(to, true);
     else if (event.key === "Enter" || event.key === " ") {
       this.handlers.chosen(this.cursor, event.shiftKey);
+    } else if (whole && event.key.toLowerCase() === "c" && !isSelecting()) {
+      this.handlers.copied(this.cursor);
+      setText(this.live, "Copied");
     } else if (event.key === "Escape" || event.key === "Delete")
       this.handlers.cleared();
     else return;
@@ -122,4 +126,9 @@ export class CellGrid {
       col: Math.max(0, Math.min(cols - 1, col)),
     };
   }
+}
+
+/** Text that is selected somewhere is what Ctrl+C is about. */
+function isSelecting(): boolean {
+  return (getSelection()?.toString() ?? "") !== "";
 }

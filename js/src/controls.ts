@@ -2,6 +2,7 @@
 
 import { h, type IconName, icon, replaceKeeping, set, setText } from "./dom.ts";
 import { clock, count, plural } from "./format.ts";
+import { Notes } from "./notes.ts";
 import type { CommandName, Frame, Status } from "./protocol.ts";
 import type { Session } from "./session.ts";
 
@@ -49,12 +50,13 @@ export class Controls {
   private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
   private readonly fill = h("div", { class: "cka-bar-fill" });
   private readonly message = h("div", { class: "cka-message" });
-  private readonly notes = h("div", { class: "cka-message", role: "status" });
+  readonly notes: Notes;
   private readonly tolerance: HTMLInputElement;
   private confirming: ReturnType<typeof setTimeout> | undefined;
 
   constructor(session: Session, toggleLayers: HTMLElement) {
     this.session = session;
+    this.notes = new Notes(session);
     set(this.buttons, { "aria-label": "Run" });
     set(this.bar, { "aria-label": "Batches", "aria-valuemin": 0 });
     this.bar.append(this.fill);
@@ -89,7 +91,7 @@ export class Controls {
       this.line,
       this.bar,
       this.message,
-      this.notes,
+      this.notes.element,
     );
     this.update();
   }
@@ -99,7 +101,7 @@ export class Controls {
     this.updateStatus();
     this.updateProgress();
     this.updateMessage();
-    this.updateNotes();
+    this.notes.update();
   }
 
   updateNames(): void {
@@ -110,9 +112,9 @@ export class Controls {
   }
 
   updateStatus(): void {
-    const { status } = this.session;
-    setText(this.badge, WORDS[status]);
-    set(this.badge, { "data-status": status });
+    const { status, isConnected } = this.session;
+    setText(this.badge, isConnected ? WORDS[status] : "No kernel");
+    set(this.badge, { "data-status": isConnected ? status : "gone" });
     clearTimeout(this.confirming);
     this.drawButtons(this.actions());
     this.updateProgress();
@@ -158,17 +160,6 @@ export class Controls {
     );
     const words = h("div", { class: "cka-message-text" }, text);
     replaceKeeping(this.message, text ? [words, dismiss] : []);
-  }
-
-  /** What the kernel noted about the data, for as long as its frame is shown. */
-  updateNotes(): void {
-    const notes = this.session.shown?.axes.notes ?? [];
-    this.notes.hidden = notes.length === 0;
-    const key = notes.join("\n");
-    if (this.notes.dataset.notes === key) return;
-    this.notes.dataset.notes = key;
-    const lines = notes.map((note) => h("p", {}, note));
-    this.notes.replaceChildren(h("div", { class: "cka-message-text" }, ...lines));
   }
 
   private waitingWords(): string {

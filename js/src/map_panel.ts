@@ -4,6 +4,7 @@ import type { Bokeh } from "./bokehjs.ts";
 import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
 import { Charts, type FigureName, type Surface } from "./charts.ts";
+import { cellText, copyText } from "./copying.ts";
 import { Details } from "./details.ts";
 import { h, setText } from "./dom.ts";
 import { commonPrefix, ellipsis } from "./labels.ts";
@@ -26,9 +27,10 @@ import { numbersFor } from "./numbers.ts";
 import type { FigureJson, Palettes } from "./protocol.ts";
 import type { Change, Session } from "./session.ts";
 import { Sketch } from "./sketch.ts";
+import { MapTable } from "./table.ts";
 import { type Theme, themeOf } from "./theme.ts";
 import { drawLines } from "./trend_lines.ts";
-import { shownName, spoken, valueAt } from "./words.ts";
+import { pendingWords, shownName, spoken, valueAt } from "./words.ts";
 
 const LABEL_FONT_PX = 11;
 const PAINTED_MS = 250;
@@ -42,11 +44,13 @@ export class MapPanel {
   private readonly root: HTMLElement;
   private readonly tools: MapTools;
   private readonly grid: CellGrid;
+  private readonly table: MapTable;
   private readonly details: Details;
   private readonly captions: Captions;
   private readonly slots: Record<FigureName, HTMLElement>;
   private readonly waiting = h("p", { class: "cka-waiting", role: "status" });
   private readonly missing = h("p", { class: "cka-missing", role: "status" });
+  private readonly over = h("p", { class: "cka-over" });
   private readonly palettes: Palettes;
   private readonly sketch: Sketch;
   private readonly stage: HTMLElement;
@@ -76,13 +80,18 @@ export class MapPanel {
         this.numbers = shown;
         this.drawNumbers();
       },
+      table: (shown) => this.table.setOpen(shown),
       resetZoom: () => this.charts?.resetZoom(),
     });
+    this.table = new MapTable(session);
     this.grid = new CellGrid({
       say: (cell) => (this.view ? spoken(session, this.view, cell) : ""),
       moved: (cell) => this.hovered(cell),
       chosen: (cell, pin) => this.tapped(cell, pin),
       cleared: () => session.look(null),
+      copied: (cell) => {
+        if (this.view) void copyText(cellText(session, this.view, cell));
+      },
     });
     this.sketch = new Sketch(this.handlers);
     this.slots = {
@@ -110,6 +119,7 @@ export class MapPanel {
         { class: "cka-map-holder" },
         this.slots.map,
         this.sketch.element,
+        this.over,
         this.grid.element,
       ),
       this.slots.column_trend,
@@ -121,6 +131,7 @@ export class MapPanel {
       this.missing,
       this.stage,
       this.captions.readout,
+      this.table.element,
       this.details.element,
     );
     setText(this.waiting, "Preparing the plots\u2026");
@@ -149,6 +160,7 @@ export class MapPanel {
   }
 
   destroy(): void {
+    this.table.destroy();
     this.sketch.destroy();
     this.charts?.destroy();
     this.charts = null;
@@ -220,6 +232,9 @@ export class MapPanel {
 
   private drawMissing(): void {
     const { session } = this;
+    this.over.hidden = session.shown !== null;
+    const isRunning = session.status === "running";
+    setText(this.over, isRunning ? "First batch\u2026" : pendingWords(session));
     const empty = session.layers.findIndex((layers) => layers.length === 0);
     const some = session.status === "running" ? 0 : session.missing;
     this.missing.hidden = empty < 0 && some === 0;
@@ -352,6 +367,7 @@ export class MapPanel {
     this.drawTrends();
     this.drawReadout();
     this.details.draw(view, cell);
+    this.table.draw(view, cell);
   }
 
   /** With no cell in focus the one pointed at shows its trends. */

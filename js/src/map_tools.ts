@@ -11,6 +11,7 @@ export interface ToolHandlers {
   range(range: ColorRange): void;
   options(options: Partial<Options>): void;
   numbers(shown: boolean): void;
+  table(shown: boolean): void;
   resetZoom(): void;
 }
 
@@ -95,6 +96,9 @@ export class MapTools {
         "Numbers",
         "Write the values into the cells, where they are at least 28 pixels wide",
         (on) => handlers.numbers(on),
+      ),
+      toggle("Table", "Show the values as a table below the map", (on) =>
+        handlers.table(on),
       ),
       this.makeLegend(),
     );

@@ -13,7 +13,13 @@ export interface Model {
   on(event: string, handler: (...args: never[]) => void): void;
   off(event: string, handler: (...args: never[]) => void): void;
   send(content: unknown): void;
-  widget_manager?: { get_model(id: string): Promise<{ get(name: string): unknown }> };
+  widget_manager?: { get_model(id: string): Promise<WholeModel> };
+}
+
+/** A model as the front end's manager has it; hooks get less. */
+export interface WholeModel {
+  get(name: string): unknown;
+  readonly comm_live?: boolean;
 }
 
 export type Side = 1 | 2;
@@ -107,6 +113,8 @@ export const CHANGED = {
 } as const;
 
 export const CUSTOM_MESSAGE = "msg:custom";
+export const CONNECTION = ["comm_live_update", "comm:close"];
+/** Said by the front end when a kernel is restarted, found again, or lets go. */
 
 type Bytes = ArrayBuffer | ArrayBufferView;
 type Wire = Record<string, unknown>;
@@ -232,7 +240,7 @@ export function figureOf(model: Model): FigureJson | null {
   const figure = model.get("_figure") as Wire | null | undefined;
   if (!figure?.doc) return null;
   return {
-    doc: figure.doc,
+    doc: JSON.parse(String(figure.doc)),
     roots: (figure.roots ?? {}) as Record<string, string>,
     version: String(figure.version),
     palettes: unpacked((figure.palettes ?? {}) as Record<string, string>),
@@ -254,6 +262,21 @@ export function runtimeIdOf(model: Model): string | null {
   const reference = model.get("_runtime");
   if (typeof reference !== "string" || reference === "") return null;
   return reference.replace(/^IPY_MODEL_/, "").replace(/^anywidget:/, "");
+}
+
+/** The shared model, from the front end's manager; undefined where it has none. */
+export async function runtimeOf(model: Model): Promise<WholeModel | undefined> {
+  const id = runtimeIdOf(model);
+  return id ? model.widget_manager?.get_model(id) : undefined;
+}
+
+/** Whether there is a kernel behind the page: hooks cannot ask their own model. */
+export async function isLive(model: Model): Promise<boolean> {
+  try {
+    return (await runtimeOf(model))?.comm_live !== false;
+  } catch {
+    return false;
+  }
 }
 
 /** The gzipped BokehJS in the shared model, if it is of that version. */

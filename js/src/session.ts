@@ -10,6 +10,7 @@ import {
   type Axes,
   axesOf,
   CHANGED,
+  CONNECTION,
   type ColorRange,
   type CommandName,
   CUSTOM_MESSAGE,
@@ -19,6 +20,7 @@ import {
   type Frame,
   focusOf,
   type HistoryPart,
+  isLive,
   layersOf,
   type Message,
   type Meta,
@@ -60,12 +62,17 @@ export const ECHO_MS = 1500;
 /** For that long the page's own choice wins over what the kernel echoes. */
 const READY_AFTER_MS = 300;
 /** Time for a first view, so that usually one message says both. */
+const SETTLED_MS = 50;
+/** Models learn of a lost kernel one after the other. */
 export const UNDO_STEPS = 20;
 export const MAX_PINS = 8;
 
 const NO_ANSWER =
   "No answer from the kernel. It may be busy or gone: run the cell again to compute. " +
-  "What is shown stays usable.";
+  "What is shown stays, to be pointed at and clicked.";
+const NO_KERNEL =
+  "No answer from the kernel: it was restarted or shut down. Run the cell again to " +
+  "compute. What is shown stays, to be pointed at and clicked.";
 
 type Layers = readonly [readonly string[], readonly string[]];
 
@@ -79,6 +86,7 @@ export class Session {
   palette: string;
   colorRange: ColorRange;
   status: Status;
+  isConnected = true;
   message: Message;
   trees: readonly [Tree, Tree];
   tolerance: number | null = null;
@@ -155,7 +163,9 @@ export class Session {
   command(name: CommandName): void {
     this.send(say.command(name));
     clearTimeout(this.answerTimer);
-    this.answerTimer = setTimeout(() => this.noAnswer(), ANSWER_WITHIN_MS);
+    if (this.isConnected) {
+      this.answerTimer = setTimeout(() => this.noAnswer(), ANSWER_WITHIN_MS);
+    } else this.noAnswer();
   }
 
   choose(layers: { 1?: readonly string[]; 2?: readonly string[] }): void {
@@ -271,6 +281,7 @@ export class Session {
     this.on(CHANGED.metric, () => this.tell("colors"));
     this.on(CHANGED.palette, () => this.echo("palette", () => this.readColors()));
     this.on(CHANGED.colorRange, () => this.echo("colorRange", () => this.readColors()));
+    for (const event of CONNECTION) this.on(event, () => this.connectionChanged());
     this.on(CUSTOM_MESSAGE, (content: unknown, buffers?: ArrayBufferView[]) =>
       this.receive(content, buffers ?? []),
     );
@@ -430,13 +441,25 @@ export class Session {
 
   private answered(): void {
     clearTimeout(this.answerTimer);
-    if (this.message.text !== NO_ANSWER) return;
+    if (this.message.text !== NO_ANSWER && this.message.text !== NO_KERNEL) return;
     this.message = messageOf(this.model);
     this.tell("message");
   }
 
   private noAnswer(): void {
-    this.fail(NO_ANSWER);
+    this.fail(this.isConnected ? NO_ANSWER : NO_KERNEL);
+  }
+
+  private connectionChanged(): void {
+    const timer = setTimeout(async () => {
+      const live = await isLive(this.model);
+      if (live === this.isConnected) return;
+      this.isConnected = live;
+      if (live) this.answered();
+      else this.noAnswer();
+      this.tell("status");
+    }, SETTLED_MS);
+    this.off.push(() => clearTimeout(timer));
   }
 
   private checkProtocol(): void {

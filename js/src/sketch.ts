@@ -178,9 +178,10 @@ export class Sketch implements Surface {
         context.rect(...this.pixels(left, top, right - left, bottom - top));
       });
       context.fillStyle = context.strokeStyle = theme.muted;
-      context.globalAlpha = 0.12;
+      const strength = kind === "pending" ? 0.5 : 1;
+      context.globalAlpha = 0.12 * strength;
       context.fill();
-      context.globalAlpha = 0.5;
+      context.globalAlpha = 0.5 * strength;
       context.clip();
       if (boxes.left.length > 0) hatch(context, this.box, kind);
       context.restore();

@@ -41,7 +41,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     if (change === "message") controls.updateMessage();
     if (change === "frame") {
       controls.updateProgress();
-      controls.updateNotes();
+      controls.notes.update();
     }
     panel?.update(change === "status" ? "frame" : change);
   };

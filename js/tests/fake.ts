@@ -1,13 +1,14 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
-import type { Model, TreeColumns } from "../src/protocol.ts";
+import type { Model, TreeColumns, WholeModel } from "../src/protocol.ts";
 
 type Handler = (...args: never[]) => void;
 
 export class FakeModel implements Model {
   readonly sent: Record<string, unknown>[] = [];
   readonly state: Record<string, unknown>;
-  widget_manager?: { get_model(id: string): Promise<{ get(name: string): unknown }> };
+  widget_manager?: { get_model(id: string): Promise<WholeModel> };
+  comm_live = true;
   private readonly handlers = new Map<string, Set<Handler>>();
 
   constructor(state: Record<string, unknown>) {
@@ -39,6 +40,12 @@ export class FakeModel implements Model {
 
   message(content: unknown, buffers: ArrayBufferView[] = []): void {
     this.fire("msg:custom", content, buffers);
+  }
+
+  /** What the front end does to each model when the kernel comes or goes. */
+  connect(live: boolean): void {
+    this.comm_live = live;
+    this.fire("comm_live_update");
   }
 
   listeners(): number {

@@ -1,4 +1,4 @@
-import { afterEach, expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 import { vitColumns } from "../fake.ts";
 import {
   cellCenter,
@@ -458,4 +458,99 @@ test("a model whose classes and names are markup shows them as text", async () =
   expect(deep(page.element, "img")).toBeNull();
   expect((globalThis as { broken?: number }).broken).toBeUndefined();
   expect(text(page, ".cka-message")).toContain(evil);
+});
+
+test("no kernel: the last state stays, is read and clicked, and a line says so", async () => {
+  const page = await ready();
+  await live(page);
+  page.element.querySelector<HTMLElement>(".cka-primary")?.click();
+  const said = () => text(page, ".cka-message").includes("No answer from the kernel");
+  await until(said, "the line");
+  point(page, 2, 3);
+  await until(() => text(page, ".cka-read-names").includes("layer1.1"), "the readout");
+  click(page, 5, 7);
+  expect(text(page, ".cka-row-caption")).toContain("layer3.0 of ResNet-18");
+  expect(colorAt(page, 5, 7)[3]).toBe(255);
+});
+
+test("notes are one line until more is asked for", async () => {
+  const page = await ready();
+  const axes = page.model.state._axes as object;
+  const notes = ["Some layers are left out.", "The batches are not random: rho = 5."];
+  page.model.put({ _axes: { ...axes, notes } });
+  await live(page);
+  const box = [...page.element.querySelectorAll<HTMLElement>(".cka-message")].at(-1);
+  const paragraphs = [...(box?.querySelectorAll("p") ?? [])];
+  const shown = () =>
+    paragraphs.filter((p) => p.offsetHeight > 0).map((p) => p.textContent);
+  expect(shown()).toEqual([notes[1]]);
+  const button = box?.querySelector("button");
+  expect(button?.textContent).toBe("1 more");
+  button?.click();
+  expect(shown()).toEqual([notes[1], notes[0]]);
+});
+
+test("the table shows the values as text, and what is copied is named in full", async () => {
+  const page = await ready();
+  await live(page);
+  const button = (label: string) =>
+    [...page.element.querySelectorAll("button")].find((b) => b.textContent === label);
+  button("Table")?.click();
+  expect(page.element.querySelectorAll("td[data-at]")).toHaveLength(11 * 15);
+  expect(text(page, "td[data-at]")).toMatch(/^0\.\d{3} \u00b1\u202f0\.\d{3}$/);
+  const write = vi.spyOn(navigator.clipboard, "writeText").mockResolvedValue();
+  page.element.querySelector<HTMLElement>("td[data-at='3 2']")?.click();
+  expect(text(page, ".cka-row-caption")).toContain("layer2.0 of ResNet-18");
+  button("Copy")?.click();
+  expect(write.mock.lastCall?.[0]).toMatch(
+    /^ResNet-18 layer2\.0 \u00d7 ViT-B\/16 blocks\.1: CKA 0\.\d{4} /,
+  );
+  await until(() => button("Copied"), "the button says so");
+  const grid = page.element.querySelector("[role=grid]");
+  const init = { key: "c", ctrlKey: true, bubbles: true };
+  grid?.dispatchEvent(new KeyboardEvent("keydown", init));
+  expect(write).toHaveBeenCalledTimes(2);
+  button("Copy as code")?.click();
+  expect(write.mock.lastCall?.[0]).toContain("result = cka.compare(loader)");
+  write.mockRestore();
+});
+
+test("scrolled away and back, squeezed and widened, the pixels are there", async () => {
+  const page = await ready();
+  await live(page);
+  const spacer = document.createElement("div");
+  spacer.style.height = "6000px";
+  document.body.append(spacer);
+  const whole = (where: string) => {
+    for (const [row, col] of [
+      [0, 0],
+      [5, 7],
+      [10, 14],
+    ] as const) {
+      expect(colorAt(page, row, col)[3], `${where}: ${row}, ${col}`).toBe(255);
+    }
+  };
+  window.scrollTo(0, 5000);
+  await pause(300);
+  feed(page, { seq: 8, edit: (matrix) => matrix.fill(1) });
+  await until(() => acks(page).at(-1)?.seq === 8, "ack");
+  window.scrollTo(0, 0);
+  await pause(300);
+  whole("scrolled");
+  expect(colorAt(page, 10, 0).slice(0, 3)).toEqual([251, 252, 191]);
+  for (const width of ["520px", "60px", "1000px"]) {
+    page.element.style.width = width;
+    await pause(400);
+    if (width !== "60px") whole(width);
+  }
+  const parent = page.element.parentElement as HTMLElement;
+  page.element.remove();
+  await pause(200);
+  feed(page, { seq: 9, edit: (matrix) => matrix.fill(0) });
+  await until(() => acks(page).at(-1)?.seq === 9, "ack");
+  parent.append(page.element);
+  await pause(400);
+  whole("put back");
+  expect(colorAt(page, 0, 0).slice(0, 3)).toEqual([0, 0, 3]);
+  spacer.remove();
 });

@@ -206,6 +206,27 @@ test("no answer to a button is said after four seconds, an answer is not", () =>
   expect(session.message.text).toBe("");
 });
 
+test("a kernel that is restarted is missed at once, and one found again is not", async () => {
+  const runtime = new FakeModel({});
+  model.widget_manager = { get_model: async () => runtime };
+  session.subscribe((change) => changes.push(change));
+  const connect = async (live: boolean) => {
+    model.connect(live);
+    runtime.connect(live);
+    await vi.advanceTimersByTimeAsync(60);
+  };
+  await connect(false);
+  expect(session.message.text).toContain("No answer from the kernel: it was restarted");
+  expect(session.isConnected).toBe(false);
+  expect(changes).toContain("status");
+  session.dismiss();
+  session.command("run");
+  expect(session.message.text).toContain("No answer from the kernel");
+  await connect(true);
+  expect(session.message.text).toBe("");
+  expect(session.isConnected).toBe(true);
+});
+
 test("a comm that is closed is reported in words", () => {
   model.send = () => {
     throw new Error("Comm is closed");
