@@ -251,9 +251,11 @@ class CKAExplorer(anywidget.AnyWidget):
             path: Where to; a file that is there is replaced.
         """
         name1, name2 = self._session.comparison.names
-        state = self.get_state(PAGE_TRAITS)
+        state = {**self.get_state(PAGE_TRAITS), **self._session.still()}
+        if state["_snapshot"] is not None:
+            state |= self._session.frames.with_whole_history(state["_snapshot"])
         page = _report.page(
-            {**state, **self._session.still()},
+            state,
             title=f"{self.metric.upper()} of {name1} and {name2}",
             module=str(self._esm),
             style=str(self._css),
@@ -393,12 +395,12 @@ class CKAExplorer(anywidget.AnyWidget):
         frames.publisher.hear(page, views)
         if views:
             self._appear()
-        if runs.live is None or runs.live.only_probe:
-            return
-        history = frames.history_message()
+        only_probes = runs.live is not None and runs.live.only_probe
+        history = None if only_probes else frames.history_message()
         if history is not None:
             self.send(*history)
-        frames.publisher.greet(page, views)
+        if runs.live is not None and not only_probes:
+            frames.publisher.greet(page, views)
 
     def _on_command(self, content: Mapping[str, Any]) -> None:
         runs = self._session.runs

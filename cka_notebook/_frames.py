@@ -22,6 +22,10 @@ NO_SNAPSHOT: dict[str, Any] = {
 """Traits of a run that has neither ended nor paused."""
 
 
+SAVED_HISTORY_BYTES = 48_000
+"""What a notebook that saves its widgets pays for the history of one of them."""
+
+
 class Progress(NamedTuple):
     """How far a run has come.
 
@@ -123,8 +127,16 @@ class Frames:
         done = result.batches + result.skipped
         return Progress(done, done, result.examples, 0.0, self._max_stderr)
 
+    def with_whole_history(self, snapshot: dict[str, Any]) -> dict[str, Any]:
+        """Traits of the last snapshot again, with all that is known of its history."""
+        batches, history = self._history.take()
+        return {
+            "_history": history,
+            "_snapshot": {**snapshot, "history": {"batches": batches}},
+        }
+
     def history_message(self) -> tuple[Header, list[bytes]] | None:
-        """The history so far, for a page that comes in the middle of a run."""
+        """The whole history so far, of which traits hold a part at most."""
         batches, data = self._history.take()
         if not batches:
             return None
@@ -154,7 +166,7 @@ class Frames:
     def _snapshot(
         self, header: Header, matrix: Floats, stderr: Floats
     ) -> dict[str, Any]:
-        batches, history = self._history.take()
+        batches, history = self._history.take(SAVED_HISTORY_BYTES)
         return {
             "_matrix": matrix.tobytes(),
             "_stderr": stderr.tobytes(),

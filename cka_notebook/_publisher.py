@@ -9,6 +9,7 @@ that it does not depend on how fast a page answers.
 import contextlib
 import contextvars
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -285,10 +286,19 @@ class History:
                 self._kept = self._kept[::2] if self._limit > 1 else []
             self._kept.append((batch, matrix))
 
-    def take(self) -> tuple[list[int], bytes]:
-        """Batches, and their matrices one after the other as float32."""
+    def take(self, limit: int | None = None) -> tuple[list[int], bytes]:
+        """Batches, and their matrices one after the other as float32.
+
+        Args:
+            limit: Bytes that the matrices may take, if there is more than one; evenly
+                spaced ones are left, the last among them.
+        """
         with self._lock:
             kept = list(self._kept)
+        if limit is not None and kept:
+            count = max(1, limit // max(1, kept[0][1].nbytes))
+            stride = math.ceil(len(kept) / count)
+            kept = kept[::-1][::stride][::-1]
         data = b"".join(np.ascontiguousarray(m, "<f4").tobytes() for _, m in kept)
         return [batch for batch, _ in kept], data
 

@@ -29,6 +29,7 @@ from cka_notebook import (
     CKAResult,
     _cell,
     _comparison,
+    _frames,
     _running,
     _session,
 )
@@ -758,6 +759,18 @@ def test_a_page_that_comes_after_the_end_has_everything_in_traits():
     assert state["_history"].endswith(state["_matrix"])
     assert state["_axes"]["epoch"] == header["epoch"]
     assert json.dumps([state[name] for name in ("_trees", "_figure", "_snapshot")])
+
+
+def test_traits_keep_a_part_of_the_history_and_the_kernel_tells_all_of_it(monkeypatch):
+    monkeypatch.setattr(_frames, "SAVED_HISTORY_BYTES", 2 * 64)
+    explorer, line = make(Gate(batches(6), open_=True))
+    explorer.wait(60)
+    assert len(explorer._history) <= 2 * 64
+    line.page({"kind": "ready", "page": "page-2", "views": 1})
+    history = until(lambda: line.custom("history"))[-1]
+    assert history.content["batches"][-1] == 6
+    assert history.buffers[0].endswith(explorer._matrix)
+    assert len(history.buffers[0]) == 64 * len(history.content["batches"])
 
 
 def test_two_explorers_share_one_model_that_carries_bokehjs(comms):

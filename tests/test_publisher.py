@@ -272,6 +272,17 @@ def test_a_history_keeps_at_most_64_evenly_spaced_frames(clock):
     np.testing.assert_array_equal(values, batches)
 
 
+def test_a_part_of_a_history_is_evenly_spaced_and_has_the_last_frame(clock):
+    history = History(cells=4, clock=clock)
+    for batch in range(1, 21):
+        history.add(batch, np.full((2, 2), batch, np.float32), cost=0.0)
+    batches, data = history.take(limit=5 * 16)
+    assert batches == [4, 8, 12, 16, 20]
+    assert np.frombuffer(data, "<f4")[::4].tolist() == batches
+    assert history.take(limit=1)[0] == [20]
+    assert history.take(limit=20 * 16) == history.take()
+
+
 def test_a_history_of_large_maps_stays_below_4_mb(clock):
     history = History(cells=500 * 500, clock=clock)
     for batch in range(1, 20):
