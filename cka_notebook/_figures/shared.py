@@ -32,9 +32,7 @@ LABEL_FONT_SIZE: Final = "11px"
 """Smaller tick labels are hard to read."""
 
 
-def hatched(
-    name: str = "undefined", pattern: str = "/", strength: float = 1.0
-) -> Quad:
+def hatched(name: str = "undefined", pattern: str = "/", strength: float = 1.0) -> Quad:
     """Hatching for cells without a value."""
     return Quad(
         left="left",

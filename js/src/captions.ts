@@ -3,12 +3,16 @@
 import { cellText, codeText, copyButton } from "./copying.ts";
 import { h, icon, setText } from "./dom.ts";
 import { plusMinus, value } from "./format.ts";
+import { ellipsis } from "./labels.ts";
 import type { AxisView, Cell, MapView } from "./map_view.ts";
 import type { Session } from "./session.ts";
 import { errorAt, readout, shownName, valueAt } from "./words.ts";
 
 const HOW_TO =
   "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
+const ROW_LIMIT = 44;
+const COLUMN_LIMIT = 28;
+/** Longer names are shortened in the middle: the end tells layers apart. */
 
 export class Captions {
   readonly row = h("p", { class: "cka-caption cka-row-caption" });
@@ -32,16 +36,17 @@ export class Captions {
         class: "cka-button cka-clear",
         type: "button",
         title: "Let go of the cell (Escape)",
+        "aria-label": "Clear: let go of the cell",
         onclick: () => session.look(null),
       },
       icon("close"),
-      "Clear",
+      h("span", {}, "Clear"),
     );
     this.corner = h(
       "div",
       { class: "cka-corner" },
-      h("div", { class: "cka-focus" }, this.value, this.clear),
-      this.error,
+      this.value,
+      h("div", { class: "cka-focus" }, this.error, this.clear),
       this.column,
     );
     this.copy = copyButton("Copy", "Copy layers and value (Ctrl+C on the map)", () =>
@@ -64,8 +69,10 @@ export class Captions {
   drawTrends(view: MapView, cell: Cell | null, isFocus: boolean): void {
     const { rows, columns } = view;
     if (cell) {
-      this.row.replaceChildren(...this.caption(rows, columns, cell.row));
-      this.column.replaceChildren(...this.caption(columns, rows, cell.col));
+      this.row.replaceChildren(...this.caption(rows, columns, cell.row, ROW_LIMIT));
+      this.column.replaceChildren(
+        ...this.caption(columns, rows, cell.col, COLUMN_LIMIT),
+      );
     } else {
       const hint = "Click a cell: its row is drawn here, its column at the side.";
       this.row.replaceChildren(hint);
@@ -96,12 +103,17 @@ export class Captions {
     setText(this.facts, read.facts);
   }
 
-  private caption(own: AxisView, other: AxisView, index: number): (Node | string)[] {
+  private caption(
+    own: AxisView,
+    other: AxisView,
+    index: number,
+    limit: number,
+  ): (Node | string)[] {
     const { names } = this.session.meta;
     const name = shownName(this.session, own.side, own.names[index] ?? "");
     return [
       h("span", { class: "cka-dot" }),
-      h("b", { title: name }, name),
+      h("b", { title: name }, ellipsis(name, limit)),
       ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
     ];
   }

@@ -236,6 +236,9 @@ export class Charts implements Surface {
 
   setColors(palette: readonly string[], low: number, high: number): void {
     this.model("color_mapper").setv({ palette: [...palette], low, high });
+  }
+
+  setTrendRange(low: number, high: number): void {
     this.range("value_range").setv({ start: low, end: high });
   }
 

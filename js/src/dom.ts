@@ -88,3 +88,13 @@ export function uniqueId(stem: string): string {
   serial += 1;
   return `cka-${stem}-${serial}-${Math.random().toString(36).slice(2, 7)}`;
 }
+
+const PAINTED_MS = 250;
+
+/** Resolves when what was drawn has been painted; hidden tabs paint nothing. */
+export function painted(): Promise<void> {
+  return new Promise((resolve) => {
+    requestAnimationFrame(() => requestAnimationFrame(() => resolve()));
+    setTimeout(resolve, PAINTED_MS);
+  });
+}

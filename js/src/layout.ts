@@ -11,10 +11,31 @@ export const FRAME_RIGHT = 10;
 export const FRAME_TOP = 6;
 /** Room so that the last tick label and the frame's outline are not cut. */
 const WIDE_DETAILS = 620;
+const LEAST_CHARACTERS = 8;
 
 /** Whether the convergence plot stands beside the words. */
 export function isWide(width: number): boolean {
   return width >= WIDE_DETAILS;
+}
+
+/** Room for row labels beside the least of maps. */
+export function labelRoom(width: number): number {
+  return width - asideOf(width) - FRAME_RIGHT - MIN_FRAME - TICK - AXIS_TITLE;
+}
+
+/** The most characters with which all names fit, and never so few that they say nothing. */
+export function fittingLimit(
+  pixelsOf: (limit: number) => number,
+  room: number,
+  most: number,
+): number {
+  let limit = most;
+  while (limit > LEAST_CHARACTERS && pixelsOf(limit) > room) limit -= 2;
+  return limit;
+}
+
+function asideOf(width: number): number {
+  return Math.round(Math.min(190, Math.max(84, width * 0.22)));
 }
 
 export interface Sizes {
@@ -26,7 +47,7 @@ export interface Sizes {
 }
 
 export function geometryFor(width: number, sizes: Sizes): Geometry {
-  const aside = Math.round(Math.min(190, Math.max(84, width * 0.22)));
+  const aside = asideOf(width);
   const wanted = Math.ceil(sizes.rowLabel) + TICK + AXIS_TITLE;
   const left = Math.max(52, Math.min(wanted, width - aside - FRAME_RIGHT - MIN_FRAME));
   const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + AXIS_TITLE);

@@ -6,9 +6,9 @@ import { CellGrid } from "./cell_grid.ts";
 import { Charts, type FigureName, type Surface } from "./charts.ts";
 import { cellText, copyText } from "./copying.ts";
 import { Details } from "./details.ts";
-import { h, setText } from "./dom.ts";
-import { commonPrefix, ellipsis } from "./labels.ts";
-import { geometryFor, isWide, widest } from "./layout.ts";
+import { h, painted, setText } from "./dom.ts";
+import { commonPrefix, ellipsis, MAX_CHARACTERS } from "./labels.ts";
+import { fittingLimit, geometryFor, isWide, labelRoom, widest } from "./layout.ts";
 import { MapTools } from "./map_tools.ts";
 import {
   type Cell,
@@ -28,15 +28,11 @@ import type { FigureJson, Palettes } from "./protocol.ts";
 import type { Change, Session } from "./session.ts";
 import { Sketch } from "./sketch.ts";
 import { MapTable } from "./table.ts";
-import { type Theme, themeOf } from "./theme.ts";
-import { drawLines } from "./trend_lines.ts";
+import { GREYS, type Theme, themeOf } from "./theme.ts";
+import { drawLines, trendRange } from "./trend_lines.ts";
 import { pendingWords, shownName, spoken, valueAt } from "./words.ts";
 
 const LABEL_FONT_PX = 11;
-const PAINTED_MS = 250;
-/** Hidden tabs paint nothing, so that nothing is waited for in vain. */
-const GREYS = Array.from({ length: 256 }, (_, k) => `#${hex(k)}${hex(k)}${hex(k)}`);
-/** In the place of palettes that the kernel did not send. */
 
 export class MapPanel {
   readonly element: HTMLElement;
@@ -66,6 +62,7 @@ export class MapPanel {
   private numbers = false;
   private width = 0;
   private labelled = "";
+  private characters = MAX_CHARACTERS;
 
   constructor(session: Session, root: HTMLElement, palettes: Palettes) {
     this.session = session;
@@ -264,7 +261,6 @@ export class MapPanel {
     const key = JSON.stringify([view.rows, view.columns, this.session.meta.names]);
     if (key === this.labelled) return;
     this.labelled = key;
-    this.surface.setLabels(this.labelsOf("rows"), this.labelsOf("columns"));
     this.layOut();
   }
 
@@ -273,7 +269,9 @@ export class MapPanel {
     if (!axis) return { names: [], title: "" };
     const prefix = commonPrefix(axis.names);
     const shown = axis.names.map((name) => shownName(this.session, axis.side, name));
-    const names = shown.map((name) => ellipsis(name.slice(prefix.length)));
+    const names = shown.map((name) =>
+      ellipsis(name.slice(prefix.length), this.characters),
+    );
     const model = this.session.meta.names[axis.side - 1] ?? "";
     return { names, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model };
   }
@@ -281,13 +279,20 @@ export class MapPanel {
   private layOut(): void {
     const { view, width } = this;
     if (width < 1) return;
+    const pixels = (which: "rows" | "columns", limit: number) => {
+      this.characters = limit;
+      return widest(this.labelsOf(which).names, font);
+    };
     const font = `${LABEL_FONT_PX}px ${this.theme.font}`;
+    const rowPixels = (limit: number) => pixels("rows", limit);
+    const limit = fittingLimit(rowPixels, labelRoom(width), MAX_CHARACTERS);
     const geometry = geometryFor(width, {
       rows: view?.values.rows ?? 1,
       cols: view?.values.cols ?? 1,
-      rowLabel: widest(this.labelsOf("rows").names, font),
-      columnLabel: widest(this.labelsOf("columns").names, font),
+      rowLabel: rowPixels(limit),
+      columnLabel: pixels("columns", limit),
     });
+    this.surface.setLabels(this.labelsOf("rows"), this.labelsOf("columns"));
     this.details.element.classList.toggle("cka-beside", isWide(width));
     this.stage.style.setProperty("--left", `${geometry.left}px`);
     this.stage.style.setProperty("--aside", `${geometry.aside}px`);
@@ -302,6 +307,7 @@ export class MapPanel {
     this.tools.setRange(session.colorRange, [low, high]);
     this.tools.setMetric(session.metric);
     surface.setColors(this.palette, low, high);
+    this.charts?.setTrendRange(...trendRange(view, [low, high]));
     this.tools.setPalette(session.palette, this.palette);
     const { rows = 0, cols = 0 } = view?.values ?? {};
     if (view && rows > 0 && cols > 0) {
@@ -385,16 +391,4 @@ export class MapPanel {
     this.tools.point(this.view && cell ? valueAt(this.view, cell) : null);
     this.captions.drawReadout(this.view, cell);
   }
-}
-
-function hex(number: number): string {
-  return number.toString(16).padStart(2, "0");
-}
-
-/** Resolves when what was drawn has been painted. */
-function painted(): Promise<void> {
-  return new Promise((resolve) => {
-    requestAnimationFrame(() => requestAnimationFrame(() => resolve()));
-    setTimeout(resolve, PAINTED_MS);
-  });
 }

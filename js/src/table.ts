@@ -145,7 +145,7 @@ export class MapTable {
 
   private words(view: MapView, at: Cell): string {
     const number = valueAt(view, at);
-    if (Number.isNaN(number)) return isPending(view, at) ? "\u2026" : "undefined";
+    if (Number.isNaN(number)) return isPending(view, at) ? "not yet" : "undefined";
     return `${value(number)} ${plusMinus(errorAt(view, at))}`.trim();
   }
 

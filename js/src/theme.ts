@@ -14,6 +14,12 @@ export interface Theme {
   readonly font: string;
 }
 
+/** In the place of palettes that the kernel did not send. */
+export const GREYS: readonly string[] = Array.from(
+  { length: 256 },
+  (_, k) => `#${k.toString(16).padStart(2, "0").repeat(3)}`,
+);
+
 const WATCHED = [
   "class",
   "data-jp-theme-light",

@@ -2,7 +2,7 @@
 
 import type { Charts, Line, PinnedLine } from "./charts.ts";
 import { type Cell, cellOf, frameIndex, type MapView } from "./map_view.ts";
-import { columnOf, rowOf } from "./matrix.ts";
+import { columnOf, extent, rowOf } from "./matrix.ts";
 import type { Session } from "./session.ts";
 import type { Theme } from "./theme.ts";
 
@@ -70,6 +70,16 @@ function pinnedLines(
     const marker = MARKERS[k % MARKERS.length] ?? "circle";
     return [{ ...lineOf(view, cell), color, dash, marker }];
   });
+}
+
+/** The colors' range, and below zero where values are: a line is not to be cut off. */
+export function trendRange(
+  view: MapView | null,
+  [low, high]: readonly [number, number],
+): [number, number] {
+  const [least] = (view && extent(view.values.values)) ?? [0];
+  if (low > 0 || least >= low) return [low, high];
+  return [least - LEAST_PADDING, high];
 }
 
 /** Batches and values that hold all lines, with room for the band of the last point. */

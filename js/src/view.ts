@@ -11,6 +11,8 @@ import { followTheme } from "./theme.ts";
 
 const NARROW = 720;
 /** Below this width in pixels the trees stand above the map. */
+const TINY = 560;
+/** And below this one they would push it out of sight: they fold until asked for. */
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
 export function mount(model: Model, session: Session, parent: HTMLElement): () => void {
@@ -22,7 +24,8 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   panel = new MapPanel(session, root, figureOf(model)?.palettes ?? {});
   const trees = [treeOf(session, 1), treeOf(session, 2)] as const;
   const side = h("div", { class: "cka-side" }, ...trees.map((tree) => tree.element));
-  const controls = new Controls(session, foldButton(root));
+  const fold = foldButton(root);
+  const controls = new Controls(session, fold.button);
   root.append(controls.element, h("div", { class: "cka-body" }, side, panel.element));
   const drawTrees = () => {
     trees.forEach((tree, k) => {
@@ -47,7 +50,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   };
   drawTrees();
   const unsubscribe = session.subscribe(update);
-  const stopSizes = followSize(root, panel);
+  const stopSizes = followSize(root, panel, fold.suggest);
   keepKeys(root, session);
   const gone = new AbortController();
   void start(model, session, panel, gone.signal);
@@ -111,7 +114,16 @@ function treeOf(session: Session, side: Side): LayerTree {
   });
 }
 
-function foldButton(root: HTMLElement): HTMLElement {
+/** Folds the trees when told; until then, as the width suggests. */
+function foldButton(root: HTMLElement): {
+  button: HTMLElement;
+  suggest: (folded: boolean) => void;
+} {
+  let isDecided = false;
+  const fold = (folded: boolean) => {
+    root.classList.toggle("cka-folded", folded);
+    set(button, { "aria-pressed": String(!folded) });
+  };
   const button = h(
     "button",
     {
@@ -120,23 +132,26 @@ function foldButton(root: HTMLElement): HTMLElement {
       "aria-pressed": "true",
       title: "Show or hide the layer trees",
       onclick: () => {
-        const hidden = root.classList.toggle("cka-folded");
-        set(button, { "aria-pressed": String(!hidden) });
+        isDecided = true;
+        fold(!root.classList.contains("cka-folded"));
       },
     },
     icon("layers"),
     "Layers",
   );
-  return button;
+  return { button, suggest: (folded) => !isDecided && fold(folded) };
 }
 
 /** Narrow or wide, and a new layout whenever the width changes or the view comes back. */
-function followSize(root: HTMLElement, panel: MapPanel): () => void {
+function followSize(
+  root: HTMLElement,
+  panel: MapPanel,
+  fold: (folded: boolean) => void,
+): () => void {
   const measure = () => {
-    root.classList.toggle(
-      "cka-slim",
-      root.clientWidth > 0 && root.clientWidth < NARROW,
-    );
+    const width = root.clientWidth;
+    root.classList.toggle("cka-slim", width > 0 && width < NARROW);
+    if (width > 0) fold(width < TINY);
     panel.resize(panel.element.clientWidth);
   };
   let frame = 0;

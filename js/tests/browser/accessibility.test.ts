@@ -27,7 +27,10 @@ test.each([
     document.body.dataset.jpThemeLight = lab;
     document.body.style.background = paper;
     const message = { kind: "error", text: "ValueError: something was expected." };
-    page = show(makeModel({ _message: message }));
+    const model = makeModel({ _message: message });
+    const notes = ["Some layers are left out.", "The batches are not random."];
+    page = show(model);
+    model.put({ _axes: { ...(model.state._axes as object), notes } });
     const waiting = () =>
       page.element.querySelector<HTMLElement>(".cka-waiting")?.hidden;
     await until(waiting, "the map is not drawn");
@@ -39,7 +42,13 @@ test.each([
     const search = page.element.querySelector("input[type=search]") as HTMLInputElement;
     search.value = "conv";
     search.dispatchEvent(new Event("input", { bubbles: true }));
+    const button = (label: string) =>
+      [...page.element.querySelectorAll("button")].find((b) => b.textContent === label);
+    button("Table")?.click();
+    button("1 more")?.click();
     await pause(200);
+    expect(page.element.querySelectorAll("td[data-at]").length).toBeGreaterThan(99);
+    expect(button("Less")).toBeDefined();
     const { violations } = await axe.run(page.element, {
       runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"],
       rules: OFF,

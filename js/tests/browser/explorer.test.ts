@@ -383,8 +383,15 @@ test("a page loads BokehJS once, apart from the page's own", async () => {
 });
 
 test("at no width does anything stick out of the cell", async () => {
-  const page = await ready();
-  await live(page);
+  const page = await ready({ status: "done" });
+  const { layers1 = [] } = page.model.state as Record<string, string[]>;
+  await live(page, 2);
+  feed(page, {
+    seq: 3,
+    edit: (matrix) => matrix.fill(Number.NaN, 0, 5).fill(-0.1, 5, 9),
+  });
+  await until(() => acks(page).at(-1)?.seq === 3, "ack");
+  page.model.put({ layers1: [...layers1, "bn1", "a".repeat(150)] });
   click(page, 2, 2);
   const root = page.element.querySelector(".cka") as HTMLElement;
   for (const width of [1060, 1000, 980, 900, 760, 700, 640, 560, 380]) {
@@ -394,16 +401,30 @@ test("at no width does anything stick out of the cell", async () => {
   }
 });
 
-test("a narrow cell puts the trees above the map", async () => {
+test("a narrow cell puts the trees above the map, a tiny one folds them", async () => {
   const page = await ready();
   await live(page);
-  page.element.style.width = "420px";
   const root = page.element.querySelector(".cka") as HTMLElement;
+  const side = page.element.querySelector(".cka-side") as HTMLElement;
+  const map = page.element.querySelector(".cka-map") as HTMLElement;
+  const fold = page.element.querySelector("[title*='layer trees']") as HTMLElement;
+  page.element.style.width = "700px";
   await until(() => root.classList.contains("cka-slim"), "slim");
   await pause(300);
-  const map = page.element.querySelector(".cka-map")?.getBoundingClientRect();
-  const side = page.element.querySelector(".cka-side")?.getBoundingClientRect();
-  expect(side?.bottom ?? 0).toBeLessThan(map?.top ?? 0);
+  const above = () =>
+    side.getBoundingClientRect().bottom <= map.getBoundingClientRect().top;
+  expect(above()).toBe(true);
+  page.element.style.width = "420px";
+  await until(() => side.offsetHeight === 0, "folded trees");
+  expect(fold.getAttribute("aria-pressed")).toBe("false");
+  fold.click();
+  expect(side.offsetHeight).toBeGreaterThan(300);
+  expect(above()).toBe(true);
+  page.element.style.width = "1000px";
+  await pause(300);
+  fold.click();
+  expect(side.offsetHeight).toBe(0);
+  await until(() => map.clientWidth > 700, "the map takes the room");
 });
 
 test("hidden and shown again, the map is still painted", async () => {

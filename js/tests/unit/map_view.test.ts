@@ -14,7 +14,7 @@ import {
 } from "../../src/map_view.ts";
 import { numbersFor } from "../../src/numbers.ts";
 import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
-import { historyRange } from "../../src/trend_lines.ts";
+import { historyRange, trendRange } from "../../src/trend_lines.ts";
 import { bestMatchWords, readout, reasonFor, spoken } from "../../src/words.ts";
 import { FakeModel, stateOf, wireFrame } from "../fake.ts";
 
@@ -216,6 +216,13 @@ describe("words", () => {
         "1\u202f210 examples/s \u00b7 00:31",
     );
   });
+});
+
+test("trends reach below zero where values do, and keep the colors' range else", () => {
+  expect(trendRange(viewOf(), [0, 1])).toEqual([-0.135, 1]);
+  expect(trendRange(viewOf(), [0.25, 0.75])).toEqual([0.25, 0.75]);
+  expect(trendRange(viewOf(), [-0.5, 1])).toEqual([-0.5, 1]);
+  expect(trendRange(null, [0, 1])).toEqual([0, 1]);
 });
 
 test("the convergence plot holds all its lines with the last band", () => {
