@@ -10,8 +10,8 @@ import { errorAt, readout, shownName, valueAt } from "./words.ts";
 
 const HOW_TO =
   "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
-const ROW_LIMIT = 44;
-const COLUMN_LIMIT = 28;
+const ROW_LIMIT = 56;
+const COLUMN_LIMIT = 36;
 /** Longer names are shortened in the middle: the end tells layers apart. */
 
 export class Captions {
