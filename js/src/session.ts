@@ -435,7 +435,9 @@ export class Session {
     try {
       this.model.send(content);
     } catch (error) {
-      this.fail(`The kernel cannot be reached. ${wordsOf(error)}`);
+      // A kernel that is known to be gone is no news with every click.
+      if (this.isConnected)
+        this.fail(`The kernel cannot be reached. ${wordsOf(error)}`);
     }
   }
 

@@ -220,6 +220,12 @@ test("a kernel that is restarted is missed at once, and one found again is not",
   expect(session.isConnected).toBe(false);
   expect(changes).toContain("status");
   session.dismiss();
+  model.send = () => {
+    throw new Error("Cannot send");
+  };
+  session.look(["conv1", "head"]);
+  expect(session.focus).toEqual(["conv1", "head"]);
+  expect(session.message.text).toBe("");
   session.command("run");
   expect(session.message.text).toContain("No answer from the kernel");
   await connect(true);
