@@ -6,6 +6,8 @@ import { type Session, wordsOf } from "./session.ts";
 /** The part of BokehJS that is used; `charts.ts` knows the rest of it. */
 export interface Bokeh {
   readonly version: string;
+  /** All that were ever made; BokehJS itself takes none out again. */
+  readonly documents?: unknown[];
   set_log_level?(level: string): void;
   readonly embed: {
     embed_items(
@@ -66,8 +68,10 @@ async function fetched(
 async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
   const stream = new Blob([gz]).stream().pipeThrough(new DecompressionStream("gzip"));
   const source = await new Response(stream).text();
+  // A figure listens to the visual viewport for ever, and so would never be freed; where
+  // there is none it does without.
   const wrapped = [
-    "const root={};(function(){",
+    "const root={},visualViewport=null;(function(){",
     source,
     "\n}).call(root);export default root.Bokeh;",
   ];

@@ -88,6 +88,7 @@ export interface Surface {
 }
 
 export class Charts implements Surface {
+  private readonly bokeh: Bokeh;
   private readonly views: ViewManager;
   private readonly document: BokehDocument;
   private readonly slots: Readonly<Record<FigureName, HTMLElement>>;
@@ -121,14 +122,16 @@ export class Charts implements Surface {
     };
     const [views] = await bokeh.embed.embed_items({ page: doc }, [item]);
     if (!views) throw new Error("BokehJS did not draw the figures.");
-    return new Charts(views, slots, handlers);
+    return new Charts(bokeh, views, slots, handlers);
   }
 
   private constructor(
+    bokeh: Bokeh,
     views: ViewManager,
     slots: Readonly<Record<FigureName, HTMLElement>>,
     handlers: Handlers,
   ) {
+    this.bokeh = bokeh;
     this.views = views;
     this.slots = slots;
     this.handlers = handlers;
@@ -143,6 +146,9 @@ export class Charts implements Surface {
     this.abort.abort();
     this.views.clear();
     this.document.clear();
+    const documents = this.bokeh.documents ?? [];
+    const at = documents.indexOf(this.document);
+    if (at >= 0) documents.splice(at, 1);
   }
 
   /** Pixels of one cell, as far as the present zoom goes. */
