@@ -368,11 +368,12 @@ def _lower_product(part: Tensor, out: Tensor, *, first: bool) -> None:
     below full speed.
     """
     n, beta = part.shape[0], 0 if first else 1
-    if first and _suits_onednn(part) and (product := _onednn_product()) is not None:
+    if _suits_onednn(part) and (product := _onednn_product()) is not None:
         step = n if n <= 48 else 64 if n >= 256 or part.shape[1] < 32768 else 32
         for top in range(0, n, step):
             made = product(part[top:], part[top : top + step], None, "none", [], "")
-            out[top:, top : top + step] = made
+            place = out[top:, top : top + step]
+            place.copy_(made) if first else place.add_(made)
         return
     if n <= 48 or not part.is_cpu:
         out.addmm_(part, part.T, beta=beta)
