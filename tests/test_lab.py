@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import ipykernel
 import numpy as np
 import pytest
 import wire_examples
@@ -131,6 +132,9 @@ def test_choices_and_orders_of_the_page_reach_python_and_back(page, server):
     assert notebook.foreign_requests == []
 
 
+@pytest.mark.skipif(
+    ipykernel.version_info[0] < 7, reason="ipykernel 6 hears nothing while a cell runs"
+)
 def test_a_cell_that_waits_does_not_deafen_the_explorer(page, server):
     """Pause and Resume are heard while a cell is blocked in `wait`."""
     wait = "r = explorer.wait(90); print(explorer.status, r.batches)"
@@ -196,6 +200,27 @@ def test_running_the_cell_again_frees_the_old_explorer(page, server):
     notebook.run(2)
     assert notebook.text(2) == first
     assert notebook.explorer.count() == 1
+
+
+def test_a_restarted_kernel_leaves_the_map_to_look_at_and_is_said(page, server):
+    notebook = open_live(page, server, "gone.ipynb", 400, 0.05)
+    notebook.run(1)
+    notebook.until(lambda: notebook.batch >= 2, "batches")
+    notebook.until(notebook.image, "the map")
+    page.evaluate(
+        "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+        ".restart()"
+    )
+    badge = notebook.explorer.locator(".cka-badge")
+    notebook.until(lambda: badge.inner_text() == "No kernel", "the badge")
+    words = notebook.explorer.locator(".cka-message")
+    notebook.until(
+        lambda: "No answer from the kernel" in words.first.inner_text(), "the words"
+    )
+    notebook.click_cell(1, 2)
+    caption = notebook.explorer.locator(".cka-row-caption")
+    notebook.until(lambda: caption.inner_text().strip(), "the trend of a row")
+    assert notebook.image()
 
 
 def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
