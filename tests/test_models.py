@@ -6,19 +6,11 @@ import pytest
 import torch
 import transformers as hf
 import zoo
+from configs import SMALL, gpt2_config, llama_config, t5_config
 from reference import FLOAT32, assert_right, compare
 from torch import nn
 
-TEXT = {
-    "vocab_size": 100,
-    "hidden_size": 16,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
-
-
-SMALL = TEXT | {"num_hidden_layers": 3}
+TEXT = SMALL | {"num_hidden_layers": 12}
 
 
 IMAGE = SMALL | {"image_size": 16, "patch_size": 4}
@@ -32,20 +24,6 @@ SPEECH = SMALL | {
     "num_conv_pos_embedding_groups": 2,
     "num_feat_extract_layers": 2,
 }
-
-
-def gpt2_config(layers=12):
-    sizes = {"vocab_size": 100, "n_embd": 16, "n_layer": layers, "n_head": 2}
-    return hf.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)
-
-
-def t5_config():
-    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2}
-    return hf.T5Config(vocab_size=100, **sizes, decoder_start_token_id=0)
-
-
-def llama_config():
-    return hf.LlamaConfig(**SMALL, num_key_value_heads=2)
 
 
 def resnet_config():

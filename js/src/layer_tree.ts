@@ -84,7 +84,7 @@ export class LayerTree {
     this.search = h("input", {
       class: "cka-search",
       type: "search",
-      placeholder: "Search: conv, layer?.*, /bn\\d/, type:Linear, depth:2",
+      placeholder: "Search: conv, layer?.*, type:Linear",
       "aria-label": `Search the layers of ${name}`,
       title:
         "Text, glob (* within a level, ** any), /regex/, type:Linear, depth:2. " +
