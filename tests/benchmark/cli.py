@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cases", nargs="+", choices=[*CASES, *QUICK], metavar="CASE")
     add("--contenders", nargs="+", choices=[*FAST, *SLOW], default=[*FAST, *SLOW])
     add("--rounds", type=int, default=5, help="alternating rounds")
+    add("--keep", action="store_true", help="keep the last results of other cases")
     add("--times", action="store_true", help="times only: no memory, no error")
     add("--limit", type=float, default=900, help="seconds for one batch of a slow peer")
     add("--threads", type=int, default=1)
@@ -67,8 +68,13 @@ def list_cases(options: argparse.Namespace) -> None:
 def compare_contenders(options: argparse.Namespace) -> None:
     """All contenders on all cases: the table of the README."""
     report = compare.measure(_settings(options), _say)
-    text = f"{tables.markdown(report)}\n\n{tables.legend(report)}"
     name = "quick" if options.quick else f"{options.device}-{options.dtype}"
+    before = options.results / f"{name}.json"
+    if options.keep and before.exists():
+        old = json.loads(before.read_text(encoding="utf-8"))
+        both = old["cases"] | report["cases"]
+        report["cases"] = {case: both[case] for case in CASES if case in both}
+    text = f"{tables.markdown(report)}\n\n{tables.legend(report)}"
     _write(options, name, report, text, "comparison")
     if options.readme:
         tables.place(text, "benchmark", "Benchmark")
