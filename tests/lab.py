@@ -35,7 +35,7 @@ def chromium():
 class Server:
     """JupyterLab with settings, data and runtime folders of its own, on 127.0.0.1.
 
-    `application` may be ``"notebook"`` instead; `python` starts it and its kernels.
+    `application` may be ``"notebook"`` instead; kernels are those of `python`.
     """
 
     def __init__(self, folder, application="jupyterlab", python=sys.executable):
@@ -48,9 +48,10 @@ class Server:
             self.port = free.getsockname()[1]
         self.origin = f"http://127.0.0.1:{self.port}"
         self._quiet_settings()
+        self._kernel(python)
         self._log = (self.folder / "server.log").open("w")
         self._process = subprocess.Popen(
-            [python, "-m", application, *self._options()],
+            [sys.executable, "-m", application, *self._options()],
             cwd=self.root,
             env=self._environment(),
             stdout=self._log,
@@ -125,9 +126,17 @@ class Server:
         return {
             **os.environ,
             **own,
+            "JUPYTER_PATH": str(self.folder / "first"),
             "JUPYTER_PLATFORM_DIRS": "1",
             "OMP_NUM_THREADS": "1",
         }
+
+    def _kernel(self, python):
+        folder = self.folder / "first" / "kernels" / "python3"
+        folder.mkdir(parents=True)
+        start = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": start, "display_name": "Python 3", "language": "python"}
+        (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
 
     def _quiet_settings(self):
         folder = self.folder / "settings" / "@jupyterlab" / "apputils-extension"

@@ -1,0 +1,175 @@
+"""Other front ends and kernels than JupyterLab on the installed ipykernel."""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab import SECONDS, Notebook, Page, Server
+
+pytestmark = pytest.mark.browser
+
+SETUP = """
+import time, torch
+from torch import nn
+from cka_notebook import CKAExplorer
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+class Slow:
+    def __len__(self):
+        return 30
+    def __iter__(self):
+        for _ in range(30):
+            time.sleep(0.1)
+            yield torch.randn(24, 12)
+
+def net(depth):
+    layers = [m for _ in range(depth) for m in (nn.Linear(12, 12), nn.Tanh())]
+    return nn.Sequential(*layers)
+
+layers = {"model1_layers": "all", "model2_layers": "all"}
+"""
+
+SHOW = """
+explorer = CKAExplorer(net(3), net(4), Slow(), **layers)
+explorer
+"""
+
+RESULT = "print(explorer.wait(90).matrix.tolist(), explorer.focus)"
+
+VERSION = "import ipykernel; print(ipykernel.__version__)"
+
+MARIMO = f"""
+import marimo
+
+app = marimo.App()
+
+
+@app.cell
+def _():
+{textwrap.indent(SETUP + SHOW, "    ")}
+    return
+"""
+
+others = pytest.mark.skipif(
+    not os.environ.get("CKA_NOTEBOOK_OTHER_KERNELS"),
+    reason="installs packages: set CKA_NOTEBOOK_OTHER_KERNELS=1",
+)
+
+
+def run_and_click(notebook):
+    """Run the cells, watch the map, pause, click, resume, and read the result."""
+    notebook.run(0)
+    notebook.run(1)
+    notebook.until(lambda: notebook.batch >= 2, "the second batch")
+    notebook.explorer.get_by_role("button", name="Pause").click()
+    notebook.until(lambda: notebook.status == "paused", "the pause")
+    notebook.click_cell(2, 3)
+    notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
+    notebook.explorer.get_by_role("button", name="Resume").click()
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    notebook.run(2)
+    words = notebook.text(2).strip()
+    matrix, focus = re.fullmatch(r"(\[\[.*\]\]) (.*)", words).groups()
+    assert focus == "('2', '3')"
+    shown = np.float32(notebook.image()["values"]).reshape(6, 8)
+    np.testing.assert_array_equal(shown, np.float32(eval(matrix)))
+    assert notebook.foreign_requests == []
+
+
+def test_notebook_7(page, tmp_path):
+    with contextlib.closing(Server(tmp_path, "notebook")) as server:
+        server.add("seven.ipynb", [SETUP, SHOW, RESULT])
+        run_and_click(Notebook(page, server, "seven.ipynb"))
+
+
+def layered(folder, *packages):
+    """Python of an environment with these packages in front of the installed ones."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    program = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    found = subprocess.check_output([python, "-c", program], text=True).strip()
+    Path(found, "zz_outer.pth").write_text(
+        f"import site; site.addsitedir({ours!r})\n", encoding="utf-8"
+    )
+    command = [python, "-m", "pip", "install", "--quiet", *packages]
+    subprocess.run(command, check=True)
+    return str(python)
+
+
+@others
+@pytest.mark.parametrize("version", ["6.31.0", "7.0.1", "7.1.0"])
+def test_another_ipykernel(page, tmp_path, version):
+    python = layered(tmp_path / "venv", f"ipykernel=={version}")
+    with contextlib.closing(Server(tmp_path / "lab", python=python)) as server:
+        server.add("other.ipynb", [SETUP, SHOW, RESULT, VERSION])
+        notebook = Notebook(page, server, "other.ipynb")
+        run_and_click(notebook)
+        notebook.run(3)
+        assert notebook.text(3).strip() == version
+
+
+@contextlib.contextmanager
+def served(command, folder):
+    """Origin of a server that this command starts on a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    origin = f"http://127.0.0.1:{port}"
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, f"--port={port}"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            wait_for(port, process)
+            yield origin
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(port, process):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"port {port} did not answer")
+
+
+def watch_and_click(shown):
+    """Watch the map of an application without cells to run, and click it."""
+    shown.until(lambda: shown.status == "done", "the end of the run")
+    assert shown.until(shown.image, "the map")["shape"] == [6, 8]
+    shown.click_cell(2, 3)
+    shown.until(lambda: shown.marked() == [2, 3], "the marked cell")
+    caption = shown.explorer.locator(".cka-row-caption").inner_text()
+    assert caption.startswith("2 of Sequential")
+
+
+@others
+def test_marimo(page, tmp_path):
+    python = layered(tmp_path / "venv", "marimo")
+    (tmp_path / "app.py").write_text(MARIMO, encoding="utf-8")
+    options = ["--headless", "--no-token", "--host=127.0.0.1"]
+    command = [python, "-m", "marimo", "run", "app.py", *options]
+    with served(command, tmp_path) as origin:
+        shown = Page(page, origin)
+        page.goto(origin)
+        watch_and_click(shown)
+        shown.screenshot("marimo")
