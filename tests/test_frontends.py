@@ -11,6 +11,7 @@ import time
 import venv
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from lab import SECONDS, Notebook, Page, Server
@@ -121,7 +122,7 @@ def test_another_ipykernel(page, tmp_path, version):
 
 
 @contextlib.contextmanager
-def served(command, folder):
+def served(command, folder, **environment):
     """Origin of a server that this command starts on a port of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -131,6 +132,7 @@ def served(command, folder):
         process = subprocess.Popen(
             [*command, f"--port={port}"],
             cwd=folder,
+            env=os.environ | environment,
             stdout=log,
             stderr=log,
         )
@@ -160,6 +162,26 @@ def watch_and_click(shown):
     shown.until(lambda: shown.marked() == [2, 3], "the marked cell")
     caption = shown.explorer.locator(".cka-row-caption").inner_text()
     assert caption.startswith("2 of Sequential")
+
+
+@others
+def test_voila(page, tmp_path):
+    layered(tmp_path / "venv", "voila")
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    share = tmp_path / "venv" / "share" / "jupyter"
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, SHOW)]
+    nbformat.write(notebook, tmp_path / "app.ipynb")
+    # Voila asks a CDN for a file that it has itself, and waits for it.
+    require = share / "voila" / "templates" / "base" / "static" / "require.min.js"
+    page.route("**/require.min.js", lambda route: route.fulfill(path=require))
+    command = [sys.executable, "-m", "voila", "app.ipynb", "--no-browser"]
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(packages)])
+    with served(command, tmp_path, PYTHONPATH=path, JUPYTER_PATH=str(share)) as origin:
+        shown = Page(page, origin)
+        page.goto(origin)
+        watch_and_click(shown)
+        shown.screenshot("voila")
 
 
 @others
