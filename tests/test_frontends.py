@@ -162,6 +162,7 @@ def watch_and_click(shown):
     shown.until(lambda: shown.marked() == [2, 3], "the marked cell")
     caption = shown.explorer.locator(".cka-row-caption").inner_text()
     assert caption.startswith("2 of Sequential")
+    assert shown.explorer.get_attribute("data-theme") == "light"
 
 
 @others

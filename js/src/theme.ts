@@ -43,11 +43,14 @@ export function isDark(element: Element): boolean {
 /** Whether the first painted background above the element is dark; null if none is. */
 function luminanceBehind(element: Element): boolean | null {
   for (let node = above(element); node; node = above(node)) {
-    const parts = getComputedStyle(node)
-      .backgroundColor.match(/[\d.]+/g)
-      ?.map(Number);
+    const color = getComputedStyle(node).backgroundColor;
+    const parts = color.match(/(?<!\w)[\d.]+/g)?.map(Number);
     const [red = 0, green = 0, blue = 0, alpha = 1] = parts ?? [0, 0, 0, 0];
-    if (alpha > 0.5) return 0.299 * red + 0.587 * green + 0.114 * blue < 128;
+    // "rgb(255, 255, 255)" is "color(srgb 1 1 1)".
+    const white = color.startsWith("color(") ? 1 : 255;
+    if (alpha > 0.5) {
+      return 0.299 * red + 0.587 * green + 0.114 * blue < white / 2;
+    }
   }
   return null;
 }

@@ -210,6 +210,17 @@ test("a theme that changes is followed without drawing anew", async () => {
   expect(deep(page.element.querySelector(".cka-map"), "canvas")).toBe(canvas);
 });
 
+test.each([
+  ["rgb(250, 250, 250)", "light"],
+  ["color(srgb 1 1 1)", "light"],
+  ["color(display-p3 0.1 0.1 0.1)", "dark"],
+])("on paper of %s the explorer is %s", async (paper, theme) => {
+  document.body.style.background = paper;
+  const page = await ready();
+  expect((page.element.querySelector(".cka") as HTMLElement).dataset.theme).toBe(theme);
+  document.body.style.background = "";
+});
+
 test("a second view shows the same cell, and closing it leaves the first", async () => {
   const page = await ready();
   await live(page);
