@@ -183,7 +183,7 @@ class Run:
             calls = self._calls(pair, running.done + 1)
             n = calls[0].examples
             if n < hsic.MIN_EXAMPLES:
-                running.skip(n)
+                running.skip()
                 return True
             grams = [self._grams(side, call) for side, call in enumerate(calls)]
         if self.once:

@@ -163,9 +163,8 @@ class Running:
         with torch.autocast(home.type, enabled=False):
             self._sums.add(*_products(grams1, grams2, home))
 
-    def skip(self, examples: int) -> None:
+    def skip(self) -> None:
         """Count a batch that is too small for the unbiased estimate."""
-        del examples
         self.skipped += 1
 
     def finish(self) -> None:
