@@ -28,9 +28,12 @@ SCRIPT = """
     batches[5] = batches[5][:3]
     layers = "all" if mode == "same" or rank == "0" else ["0"]
     cka = CKA(model, model1_layers=layers)
-    result = cka.compare(batches[int(rank) :: int(world)], progress=False)
-    result.save(f"{out}{rank}")
-    dist.destroy_process_group()
+    try:
+        result = cka.compare(batches[int(rank) :: int(world)], progress=False)
+        result.save(f"{out}{rank}")
+    finally:  # A rank that ends early would take the others down with it.
+        dist.barrier()
+        dist.destroy_process_group()
 """
 
 
