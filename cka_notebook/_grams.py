@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import hsic
+from ._packing import PackedGrams, packing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +18,13 @@ SCRATCH_BYTES = 8 << 20
 SCRATCH_BYTES_GPU = 512 << 20
 """On a GPU a launch costs more than memory traffic."""
 
-GROUP_BYTES = 1 << 20
-"""Gram matrices are U-centered in groups of this size, which stay in a core's cache."""
+GROUP_BYTES = 4 << 20
+"""Gram matrices are U-centered in groups of this size: larger ones gain nothing."""
 
 GROUP_BYTES_GPU = 64 << 20
+
+WHOLE = 48
+"""For so few examples one product of the whole matrix is faster than two of halves."""
 
 PADDING = 16
 """Rows a power of two apart share cache lines, which costs a fifth of the speed."""
@@ -81,15 +85,16 @@ class GramBuffer:
         self._examples = 0
         self._shifts: dict[int, hsic.Shift] = {}
         self._groups: dict[tuple[torch.device, torch.dtype], _Group] = {}
-        self._z = torch.empty(0)
-        self._clear()
+        self._count = 0
 
     def begin(self, examples: int) -> None:
         """Expect the Gram matrices of a batch of so many examples."""
         if examples != self._examples:
             self._groups = {}
         self._examples = examples
-        self._clear()
+        self._count = 0
+        for group in self._groups.values():
+            group.begin()
 
     def add(self, rows: Tensor, layer: int) -> int:
         """Reduce activations ``(n, p)``; returns the index of their Gram matrix."""
@@ -105,28 +110,33 @@ class GramBuffer:
         except torch.OutOfMemoryError:
             group.shrink()
             group.add(rows, index, layer, shift)
-        if len(group.indices) == group.size:
+        if group.full:
             self._flush(group)
         return index
 
     def finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``."""
+        """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``.
+
+        The first group's device is where all of them go.
+        """
         for group in self._groups.values():
-            if group.indices:
-                self._flush(group)
-        z = self._z[: self._count]
-        if not self._packed:
+            self._flush(group)
+        used = [group for group in self._groups.values() if group.indices]
+        if not used:
             none = torch.empty(0)
-            return z.reshape(0, 0), none, none, none.double()
+            return none.reshape(0, 0), none, none, none.double()
+        parts = [group.packed() for group in used]
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([i for group in used for i in group.indices]).argsort()
+        first = parts[0]
         columns = [
-            torch.cat([values[c].to(z.device) for _, values in self._packed])
-            for c in range(3)
+            torch.cat([part[c].to(first[c]) for part in parts])[
+                order.to(first[c].device)
+            ]
+            for c in range(4)
         ]
-        if len(self._groups) > 1:
-            order = torch.tensor([i for indices, _ in self._packed for i in indices])
-            columns = [column[order.argsort().to(z.device)] for column in columns]
-        self._clear()
-        return z, columns[0], columns[1], columns[2]
+        return columns[0], columns[1], columns[2], columns[3]
 
     @property
     def shifts(self) -> dict[int, hsic.Shift]:
@@ -135,41 +145,22 @@ class GramBuffer:
 
     def release(self) -> None:
         """Give the memory back."""
-        self._groups, self._z = {}, torch.empty(0)
-        self._clear()
-
-    def _clear(self) -> None:
-        self._count = 0
-        self._packed: list[tuple[list[int], tuple[Tensor, Tensor, Tensor]]] = []
+        self._groups = {}
 
     def _flush(self, group: "_Group") -> None:
-        """U-center a group; the first one's device is where all of them go."""
-        indices, layers = group.indices, group.layers
-        whole, moments, raw = group.take()
-        size = self._capacity, hsic.packed_length(self._examples)
-        if not self._packed and not _fits(self._z, size, whole):
-            self._z = whole.new_empty(size)
-        in_place = len(self._groups) == 1
-        out = (
-            self._z[indices[0] : indices[-1] + 1]
-            if in_place
-            else whole.new_empty(len(whole), size[1])
-        )
-        packed = hsic.pack_grams(whole, moments, out)
-        if not in_place:
-            self._z[indices] = out.to(self._z)
-        norms = hsic.self_products(packed.z)
-        self._packed.append((indices, (packed.scale, packed.trace, norms)))
+        """U-center what has gathered, and learn from it."""
+        pending = group.pending()
+        if not pending:
+            return
+        packed, raw = group.center()
         if group.on_cpu:
             raw = torch.where(raw > 0, raw, packed.trace * (1 + packed.offset))
-            self._decide(layers, raw, packed, norms)
+            self._decide(pending, raw, packed)
 
-    def _decide(
-        self, layers: list[int], raw: Tensor, packed: hsic.PackedGrams, norms: Tensor
-    ) -> None:
+    def _decide(self, layers: list[int], raw: Tensor, packed: PackedGrams) -> None:
         """How to shift these layers' features from the next batch on."""
         n = self._examples
-        kappa = raw / (packed.scale * norms.sqrt())
+        kappa = raw / (packed.scale * packed.norm.sqrt())
         offsets = packed.offset.tolist()
         for layer, k, offset in zip(layers, kappa.tolist(), offsets, strict=True):
             shift = self._shifts.get(layer)
@@ -184,7 +175,7 @@ class GramBuffer:
 
 
 class _Group:
-    """Whole Gram matrices that wait to be U-centered together."""
+    """The Gram matrices of one device and dtype; the last few wait to be U-centered."""
 
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
@@ -192,36 +183,76 @@ class _Group:
         self.on_cpu = device.type == "cpu"
         of_group = GROUP_BYTES if self.on_cpu else GROUP_BYTES_GPU
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
-        size = min(max(1, of_group // (examples * examples * dtype.itemsize)), capacity)
-        self.size = size
+        self._packing = packing(examples, device, dtype)
+        length = self._packing.length
+        self._size = min(max(1, of_group // (length * dtype.itemsize)), capacity)
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
-        self._whole = torch.empty(size, examples, examples, dtype=dtype, device=device)
-        self._slots = self._whole.unbind()
-        self._scratch = self._whole.new_empty(0)
+        self._z = torch.zeros(capacity, length, dtype=dtype, device=device)
+        self._whole: Tensor | None = None
+        if not self.on_cpu or examples <= WHOLE:
+            self._whole = self._z.new_empty(self._size, examples, examples)
+        self._places: list[list[Tensor]] = []
+        self._scratch = self._z.new_empty(0)
         self._widths: dict[int, Tensor] = {}
-        self._zero = self._whole.new_zeros(())
+        self._zero = self._z.new_zeros(())
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a batch."""
         self.indices: list[int] = []
-        self.layers: list[int] = []
-        self.raw: list[Tensor] = []
+        self._layers: list[int] = []
+        self._raw: list[Tensor] = []
         self._moments: list[Tensor] = []
+        self._done: list[PackedGrams] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to U-center."""
+        return len(self._layers) == self._size
 
     def add(
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
     ) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
-        out = self._slots[len(self.indices)]
+        blocks, room = self._place(), self._room(rows)
         if not self.on_cpu:
-            made = hsic.lower_gram(rows, out, self._room(rows), "mean")
+            made = hsic.lower_gram(rows, blocks, room, "mean")
             moment = self._zero if made is None else made
             raw = self._zero
         else:
             raw = _second_moment(rows) if shift is None else self._zero
-            hsic.lower_gram(rows, out, self._room(rows), shift or "mean")
+            hsic.lower_gram(rows, blocks, room, shift or "mean")
             moment = raw / len(rows) if shift is None else self._zero
         self.indices.append(index)
-        self.layers.append(layer)
-        self.raw.append(raw)
+        self._layers.append(layer)
+        self._raw.append(raw)
         self._moments.append(moment)
+
+    def pending(self) -> list[int]:
+        """Layers that are not U-centered yet."""
+        return self._layers
+
+    def center(self) -> tuple[PackedGrams, Tensor]:
+        """U-center those, and their raw second moments where known."""
+        count = len(self._layers)
+        z = self._z[len(self.indices) - count : len(self.indices)]
+        if self._whole is not None:
+            self._packing.take(self._whole[:count], z)
+        packed = self._packing.center(z, torch.stack(self._moments))
+        raw = torch.stack(self._raw)
+        self._done.append(packed)
+        self._layers, self._raw, self._moments = [], [], []
+        return packed, raw
+
+    def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All of the batch: packed matrices, scales, traces and squared norms."""
+        done = self._done
+        return (
+            self._z[: len(self.indices)],
+            torch.cat([part.scale for part in done]),
+            torch.cat([part.trace for part in done]),
+            torch.cat([part.norm for part in done]),
+        )
 
     def shrink(self) -> None:
         """Work in pieces half as large, after running out of memory."""
@@ -231,12 +262,16 @@ class _Group:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What has gathered: Gram matrices, squared means, raw second moments."""
-        count = len(self.indices)
-        moments, raw = torch.stack(self._moments), torch.stack(self.raw)
-        self.indices, self.layers, self.raw, self._moments = [], [], [], []
-        return self._whole[:count], moments, raw
+    def _place(self) -> list[Tensor]:
+        """Where the next Gram matrix goes."""
+        whole = self._whole
+        slot = len(self.indices) if whole is None else len(self._layers)
+        while len(self._places) <= slot:
+            new = len(self._places)
+            self._places.append(
+                self._packing.blocks(self._z[new]) if whole is None else [whole[new]]
+            )
+        return self._places[slot]
 
     def _room(self, rows: Tensor) -> Tensor:
         """The buffer for one piece of these features."""
@@ -258,8 +293,3 @@ def _second_moment(rows: Tensor) -> Tensor:
     dtype = hsic.working_dtype(rows.dtype)
     norm: Tensor = torch.linalg.vector_norm(rows, dtype=dtype)
     return norm.square()
-
-
-def _fits(buffer: Tensor, size: tuple[int, int], like: Tensor) -> bool:
-    same = buffer.dtype == like.dtype and buffer.device == like.device
-    return same and buffer.shape == size

@@ -39,21 +39,21 @@ class Scatter:
 
     def add(self, rows: Tensor) -> None:
         """Take the features of one batch, ``(n, p)``."""
-        some = _some(rows)
-        exact = torch.float32 if rows.device.type == "mps" else torch.float64
-        some = some.to(torch.float32)
-        mean = some.mean(0)
+        some = _some(rows).to(torch.float32)
         if self._origin is None:
-            self._origin = mean
-            self._sum = torch.zeros_like(mean, dtype=exact)
-            self._square = self._sum.new_zeros(())
-            self._within = self._sum.new_zeros(())
-        if mean.shape != self._origin.shape or mean.device != self._origin.device:
+            exact = torch.float32 if rows.device.type == "mps" else torch.float64
+            self._origin = some.mean(0)
+            self._sum = torch.zeros_like(self._origin, dtype=exact)
+            self._of_sums = self._sum.new_zeros(())
+            self._of_all = self._sum.new_zeros(())
+        if some.shape[1:] != self._origin.shape or some.device != self._origin.device:
             return
-        away = (mean - self._origin).to(exact)
-        self._sum += len(rows) * away
-        self._square += len(rows) * away.square().sum()
-        self._within += (some - mean).square().sum(dtype=exact)
+        away = some - self._origin
+        lengths = torch.linalg.vector_norm(away, dim=1)
+        total = away.sum(0)
+        self._sum += total
+        self._of_sums += torch.dot(total, total) / len(rows)
+        self._of_all += torch.dot(lengths, lengths)
         self.batches += 1
         self.examples += len(rows)
 
@@ -65,8 +65,9 @@ class Scatter:
         spare = self.examples - self.batches
         if self.batches < MIN_BATCHES or spare < 1:
             return nan
-        between = self._square - self._sum.square().sum() / self.examples
-        ratio = between / (self.batches - 1) / (self._within / spare)
+        between = self._of_sums - self._sum.square().sum() / self.examples
+        within = self._of_all - self._of_sums
+        ratio = between / (self.batches - 1) / (within / spare)
         return float(ratio)
 
     def sigmas(self) -> float:

@@ -7,8 +7,8 @@ Letters are those of the papers, here and in every module above:
     L1, L2    layers of model 1, of model 2  U      a U-centered Gram matrix [4]
 
 The engine never forms an HSIC of one pair. It packs each U-centered Gram matrix into
-one row of n * n / 2 numbers (`pack_grams`), so that the HSIC of *all* pairs of layers
-is one matrix product (`pair_products`).
+one row of about n * n / 2 numbers, so that the HSIC of *all* pairs of layers is one
+matrix product (`pair_products`).
 
 References:
     [1] Kornblith et al. 2019, https://arxiv.org/abs/1905.00414
@@ -17,10 +17,9 @@ References:
     [4] Szekely & Rizzo 2014, https://arxiv.org/abs/1310.2926
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -34,9 +33,6 @@ ESTIMATORS = get_args(Estimator)
 MIN_EXAMPLES = 4
 """HSIC_1 divides by n (n - 3)."""
 
-PRODUCT_BLOCK = 32
-"""Columns of a Gram matrix that one product makes, to leave out the upper triangle."""
-
 ONEDNN_WIDTH = 4096
 """Layers of at least so many features are multiplied by oneDNN, where there is one."""
 
@@ -45,28 +41,6 @@ PAIR_BLOCK = 4096
 
 SELF_BLOCK = 32
 """Rows of the pairs of a model with itself that are done together."""
-
-CONSTANT = (8 * torch.finfo(torch.float32).eps) ** 2
-"""Below this share of the second moment, a variance is the rounding of a constant."""
-
-
-class PackedGrams(NamedTuple):
-    """The U-centered Gram matrices of some layers, ready for dot products.
-
-    Attributes:
-        z: Shape ``(g, m)`` with m = n * n / 2 for even n; ``<U(K), U(L)>`` is
-            ``2 * z1 @ z2 * scale1 * scale2``.
-        scale: Shape ``(g,)``: what ``z`` was divided by, so that no square overflows.
-        trace: Shape ``(g,)``, of the centered Gram matrices; not finite if an
-            activation was not, 0 if the layer is constant.
-        offset: Shape ``(g,)``: squared distance of the shift from the mean, in
-            variances.
-    """
-
-    z: Tensor
-    scale: Tensor
-    trace: Tensor
-    offset: Tensor
 
 
 def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Tensor:
@@ -202,7 +176,7 @@ def u_center(K: Tensor) -> Tensor:
 
 
 def lower_gram(
-    rows: Tensor, out: Tensor, scratch: Tensor, shift: Shift
+    rows: Tensor, blocks: Sequence[Tensor], scratch: Tensor, shift: Shift
 ) -> Tensor | None:
     """Linear Gram matrix of shifted features, its lower triangle only.
 
@@ -212,9 +186,9 @@ def lower_gram(
 
     Args:
         rows: Shape ``(n, p)``, any real dtype. Not modified.
-        out: Shape ``(n, n)``; its lower triangle is overwritten, what is above it is
-            left undefined.
-        scratch: Shape ``(n, c)``, of the dtype of ``out``.
+        blocks: What is overwritten: neighboring columns of the matrix, one block after
+            the other, each from its diagonal down. One block is the whole matrix.
+        scratch: Shape ``(n, c)``, of the dtype of the blocks.
         shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
             good unless that one is far from all others; or ``"none"``.
 
@@ -222,55 +196,22 @@ def lower_gram(
         Scalar, ``sum(mean ** 2)`` if that was the shift, else None: examples that are
         all the same then give exact zeros.
     """
-    if shift == "none" and rows.dtype == out.dtype:
-        _lower_product(rows, out, first=True)
+    if shift == "none" and rows.dtype == scratch.dtype:
+        _lower_product(rows, blocks, first=True)
         return None
     if shift != "mean" and rows.shape[1] == scratch.shape[1]:
-        _lower_product(_shifted(rows, rows[0], scratch), out, first=True)
+        _lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
         return None
-    moment = out.new_zeros(()) if shift == "mean" else None
+    moment = scratch.new_zeros(()) if shift == "mean" else None
     step = scratch.shape[1]
     for start in range(0, rows.shape[1], step):
         part = rows[:, start : start + step]
-        point = part[0] if moment is None else part.mean(0, dtype=out.dtype)
+        point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
         if moment is not None:
             moment += torch.dot(point, point)
         part = _shifted(part, point, scratch[:, : part.shape[1]])
-        _lower_product(part, out, first=start == 0)
+        _lower_product(part, blocks, first=start == 0)
     return moment
-
-
-def pack_grams(K: Tensor, moments: Tensor, out: Tensor) -> PackedGrams:
-    """U-center Gram matrices and pack each into one row.
-
-    With halves a and b of the examples, the block U_ba is kept whole, and the strict
-    triangles of U_aa and U_bb share one square. An odd n gets a row of zeros.
-
-    Args:
-        K: Shape ``(g, n, n)``, of which the lower triangle counts. Overwritten.
-        moments: Shape ``(g,)``, the squared norm of the mean features, or as much of it
-            as the shift took away.
-        out: Shape ``(g, packed_length(n))``, which becomes ``z``.
-
-    Returns:
-        See `PackedGrams`.
-    """
-    n = K.shape[-1]
-    diagonal = K.diagonal(dim1=-2, dim2=-1).clone()
-    K.tril_(-1)
-    rows = K.sum(-1) + K.sum(-2)
-    total = rows.sum(-1)
-    excess = (diagonal.sum(-1) + total) / n
-    trace = diagonal.sum(-1) - excess
-    # A constant layer leaves only rounding errors behind, which are not a variance.
-    varies = ~(trace <= CONSTANT * (diagonal.sum(-1) + n * moments))
-    top = diagonal.amax(-1) * varies
-    scale = torch.where(top > 0, top, 1.0)
-    # Off the diagonal, U is K less this number of the row and that of the column.
-    a = rows / (n - 2) - (total / (2 * (n - 1) * (n - 2))).unsqueeze(-1)
-    _pack(K, a, out.view(len(K), 2, (n + 1) // 2, (n + 1) // 2))
-    out *= (varies / scale).unsqueeze(-1)
-    return PackedGrams(out, scale, trace * varies, excess / trace)
 
 
 def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
@@ -290,24 +231,7 @@ def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
     for row in range(0, len(z1), SELF_BLOCK):
         rows = slice(row, row + SELF_BLOCK)
         _add_products(z1[row:], z1[rows], total[row:, rows])
-    lower = total.tril_(-1)
-    return (lower + lower.T).mul_(2).diagonal_scatter(self_products(z1))
-
-
-def self_products(z: Tensor) -> Tensor:
-    """Squared norms ``<U(K_i), U(K_i)>`` of packed Gram matrices, ``(L,)`` float64."""
-    # Short sums in float32, the sum of their squares in float64.
-    parts = z.view(len(z), -1, math.isqrt(z.shape[1] // 2))
-    if z.is_cuda:  # as exact as the products there
-        return parts.double().square().sum((1, 2)).mul_(2)
-    norms: Tensor = torch.linalg.vector_norm(parts, dim=2)
-    return norms.double().square().sum(1).mul_(2)
-
-
-def packed_length(n: int) -> int:
-    """Numbers in a packed Gram matrix of n examples."""
-    half = (n + 1) // 2
-    return 2 * half * half
+    return total.tril().add_(total.tril(-1).T).mul_(2)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -325,33 +249,6 @@ def check_examples(n: int) -> None:
         raise ValueError(msg)
 
 
-def _pack(K: Tensor, a: Tensor, out: Tensor) -> None:
-    """Pack ``K_ij - a_i - a_j``; `K` is strictly lower, `out` (g, 2, half, half)."""
-    n = K.shape[-1]
-    half = (n + 1) // 2
-    rest = n - half
-    left, right = a[:, :half], a[:, half:]
-    block, square = out[:, 0], out[:, 1]
-    torch.sub(K[:, half:, :half], right.unsqueeze(-1), out=block[:, :rest])
-    block[:, :rest] -= left.unsqueeze(-2)
-    square.copy_(K[:, :half, :half])
-    square[:, :rest, :rest] += K[:, half:, half:].mT
-    if rest < half:
-        block[:, rest:] = 0
-        right = torch.nn.functional.pad(right, (0, 1))
-    below = left.unsqueeze(-1) + left.unsqueeze(-2)
-    above = right.unsqueeze(-1) + right.unsqueeze(-2)
-    square -= torch.where(_strictly_lower(half, K.device), below, above)
-    square.diagonal(dim1=-2, dim2=-1).zero_()
-    if rest < half:
-        square[:, :rest, rest] = 0
-
-
-@lru_cache(maxsize=8)
-def _strictly_lower(n: int, device: torch.device) -> Tensor:
-    return torch.ones(n, n, dtype=torch.bool, device=device).tril_(-1)
-
-
 def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
     for start in range(0, z1.shape[1], PAIR_BLOCK):
         block = slice(start, start + PAIR_BLOCK)
@@ -361,26 +258,44 @@ def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
             total += z1[:, block] @ z2[:, block].T
 
 
-def _lower_product(part: Tensor, out: Tensor, *, first: bool) -> None:
-    """Add ``part @ part.T`` to the lower triangle of ``out``, or begin it.
+def _lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> None:
+    """Add ``part @ part.T`` to the blocks of its lower triangle, or begin them.
 
     Column blocks save nearly half the work of the whole product, but small products run
     below full speed.
     """
-    n, beta = part.shape[0], 0 if first else 1
     if _suits_onednn(part) and (product := _onednn_product()) is not None:
-        step = n if n <= 48 else 64 if n >= 256 or part.shape[1] < 32768 else 32
-        for top in range(0, n, step):
-            made = product(part[top:], part[top : top + step], None, "none", [], "")
-            place = out[top:, top : top + step]
-            place.copy_(made) if first else place.add_(made)
+        _by_onednn(product, part, blocks, first)
         return
-    if n <= 48 or not part.is_cpu:
-        out.addmm_(part, part.T, beta=beta)
+    beta = 0 if first else 1
+    if len(blocks) == 1:
+        blocks[0].addmm_(part, part.T, beta=beta)
         return
-    for top in range(0, n, PRODUCT_BLOCK):
-        below, here = part[top:], part[top : top + PRODUCT_BLOCK]
-        out[top:, top : top + PRODUCT_BLOCK].addmm_(below, here.T, beta=beta)
+    # `narrow` takes half the time of a slice, which counts where layers are small.
+    n, top, turned = len(part), 0, part.T
+    for block in blocks:
+        width = block.shape[1]
+        below, here = part.narrow(0, top, n - top), turned.narrow(1, top, width)
+        block.addmm_(below, here, beta=beta)
+        top += width
+
+
+def _by_onednn(
+    product: Callable[..., Tensor], part: Tensor, blocks: Sequence[Tensor], first: bool
+) -> None:
+    """The same by oneDNN, two blocks at once where that is faster."""
+    step = 2 if len(part) >= 256 or part.shape[1] < 32768 else 1
+    top = 0
+    for start in range(0, len(blocks), step):
+        some = blocks[start : start + step]
+        width = sum(block.shape[1] for block in some)
+        made = product(part[top:], part[top : top + width], None, "none", [], "")
+        left = 0
+        for block in some:
+            piece = made[left:, left : left + block.shape[1]]
+            block.copy_(piece) if first else block.add_(piece)
+            left += block.shape[1]
+        top += width
 
 
 def _suits_onednn(part: Tensor) -> bool:
@@ -426,8 +341,8 @@ def _linear_gram(rows: Tensor) -> Tensor:
     dtype = working_dtype(rows.dtype)
     out = rows.new_empty((len(rows), len(rows)), dtype=dtype)
     scratch = rows.new_empty(rows.shape, dtype=dtype)
-    lower_gram(rows, out, scratch, "mean")
-    return out.tril() + out.tril(-1).T
+    lower_gram(rows, [out], scratch, "mean")
+    return out
 
 
 def _cosine_gram(rows: Tensor) -> Tensor:
