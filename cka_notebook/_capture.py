@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import hsic
 from ._grams import GramBuffer, Grams
-from ._guard import full_float32, reduces_float32
+from ._guard import exact, reduces_float32
 from ._layers import LayerTree
 from ._nodes import Layer, Output
 from ._randomness import Scatter, watched
@@ -83,7 +83,9 @@ class Capture:
         for row, layer in enumerate(self._layers):
             if self._index[row] < 0:
                 self._problems.setdefault(row, _missing(layer))
-        grams = Grams(*self._buffer.finish(), self._index, self._problems)
+        with exact(self._buffer.device):
+            packed = self._buffer.finish()
+        grams = Grams(*packed, self._index, self._problems)
         self._clear(0)
         return grams
 
@@ -129,7 +131,7 @@ class Capture:
                 self._problems[row] = text
                 return
             if self._reduced or torch.is_autocast_enabled(found.device.type):
-                with full_float32(), torch.autocast(found.device.type, enabled=False):
+                with exact(found.device):
                     gram = self._gram(row, features(rows))
             else:
                 gram = self._gram(row, features(rows))

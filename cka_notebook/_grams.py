@@ -114,6 +114,11 @@ class GramBuffer:
             self._flush(group)
         return index
 
+    @property
+    def device(self) -> torch.device:
+        """Where the Gram matrices go: to the first group's."""
+        return next((key[0] for key in self._groups), torch.device("cpu"))
+
     def finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``.
 

@@ -131,6 +131,14 @@ def full_float32() -> Iterator[None]:
 
 
 @contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Our own arithmetic: no reduced float32 and no autocast of the user's."""
+    guard = full_float32() if reduces_float32() else nullcontext()
+    with guard, torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
 def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
     """The model on ``device``, and back afterwards. Dispatched models stay put.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import hsic, metrics
 from ._grams import Grams
+from ._guard import exact
 from ._randomness import Scatter, note_on
 from ._result import CKAResult
 
@@ -160,7 +161,7 @@ class Running:
         elif self._sums.xy.device != home:
             self._sums = self._sums.to(home)
         self._note_problems(grams1, grams2)
-        with torch.autocast(home.type, enabled=False):
+        with exact(home):
             self._sums.add(*_products(grams1, grams2, home))
 
     def skip(self) -> None:

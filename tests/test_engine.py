@@ -356,6 +356,20 @@ def test_the_user_s_own_autocast_does_not_reach_the_gram_matrices():
     torch.testing.assert_close(inside.matrix, quiet.matrix, rtol=0, atol=FLOAT32)
 
 
+@pytest.mark.parametrize("examples", [16, 64])
+def test_the_user_s_reduced_float32_does_not_reach_the_gram_matrices(examples):
+    # No product of its own, so that only ours could lose digits.
+    model = nn.Sequential(nn.Tanh(), nn.ReLU(), nn.Softplus())
+    batches = [torch.randn(examples, 300) for _ in range(3)]
+    full = compare(model, batches=batches, **ALL)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        inside = compare(model, batches=batches, **ALL)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(inside.matrix, full.matrix)
+
+
 def test_grad_mode_is_left_as_it_is():
     with torch.enable_grad():
         compare(zoo.mlp(), batches=zoo.batches_of())
