@@ -267,17 +267,23 @@ def _lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> No
     if _suits_onednn(part) and (product := _onednn_product()) is not None:
         _by_onednn(product, part, blocks, first)
         return
-    beta = 0 if first else 1
     if len(blocks) == 1:
-        blocks[0].addmm_(part, part.T, beta=beta)
+        _product(part, part.T, blocks[0], first)
         return
     # `narrow` takes half the time of a slice, which counts where layers are small.
     n, top, turned = len(part), 0, part.T
     for block in blocks:
         width = block.shape[1]
         below, here = part.narrow(0, top, n - top), turned.narrow(1, top, width)
-        block.addmm_(below, here, beta=beta)
+        _product(below, here, block, first)
         top += width
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor, first: bool) -> None:
+    if first:
+        torch.mm(left, right, out=out)
+    else:
+        out.addmm_(left, right)
 
 
 def _by_onednn(
