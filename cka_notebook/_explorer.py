@@ -19,10 +19,10 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from . import _cell, _figures, _report, metrics
-from ._bokehjs import BokehRuntime, bokehjs_gz, shared_runtime
 from ._comparison import SIDES, Comparison, Live, Saved, side_of, unknown_layer
 from ._desk import Desk
 from ._frames import Progress
+from ._runtime import STATIC, Runtime, bokehjs_gz, page_code, shared_runtime
 from ._session import Session, words
 from ._worker import Surroundings
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ._result import CKAResult
 
 PROTOCOL = 1
-STATIC = Path(__file__).parent / "static"
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
 CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
 """Traits that a page may ask to be set."""
@@ -79,7 +78,7 @@ class CKAExplorer(anywidget.AnyWidget):
         'done'
     """
 
-    _esm = STATIC / "widget.js"
+    _esm = STATIC / "loader.js"
     _css = STATIC / "widget.css"
 
     status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
@@ -101,7 +100,7 @@ class CKAExplorer(anywidget.AnyWidget):
 
     _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
-    _runtime = traitlets.Instance(BokehRuntime).tag(sync=True, **widget_serialization)
+    _runtime = traitlets.Instance(Runtime).tag(sync=True, **widget_serialization)
     _meta = traitlets.Dict().tag(sync=True)
     _trees = traitlets.Dict().tag(sync=True)
     _figure = traitlets.Dict().tag(sync=True)
@@ -257,7 +256,7 @@ class CKAExplorer(anywidget.AnyWidget):
         page = _report.page(
             state,
             title=f"{self.metric.upper()} of {name1} and {name2}",
-            module=str(self._esm),
+            module=page_code(),
             style=str(self._css),
             bokehjs=bokehjs_gz(),
             version=bokeh.__version__,
@@ -381,6 +380,7 @@ class CKAExplorer(anywidget.AnyWidget):
             "view": self._on_choice,
             "tolerance": self._on_tolerance,
             "need_bokeh": self._on_need_bokeh,
+            "need_code": self._on_need_code,
         }
         handler = handlers.get(str(content.get("kind")))
         try:
@@ -425,6 +425,9 @@ class CKAExplorer(anywidget.AnyWidget):
     def _on_need_bokeh(self, _: Mapping[str, Any]) -> None:
         version = bokeh.__version__
         self.send({"kind": "bokehjs", "version": version}, [bokehjs_gz()])
+
+    def _on_need_code(self, _: Mapping[str, Any]) -> None:
+        self.send({"kind": "code", "code": page_code()})
 
     def _appear(self) -> None:
         """Start, or only probe, when first shown."""

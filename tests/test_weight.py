@@ -8,8 +8,7 @@ import sys
 import pytest
 from lab import Notebook
 
-from cka_notebook._bokehjs import bokehjs_gz
-from cka_notebook._explorer import STATIC
+from cka_notebook._runtime import STATIC, bokehjs_gz
 
 FIVE = """
 import torch
@@ -67,6 +66,7 @@ RERUNS = 20
 def test_the_bundle_is_small():
     files = [STATIC / "widget.js", STATIC / "widget.css"]
     assert sum(file.stat().st_size for file in files) <= 150_000
+    assert (STATIC / "loader.js").stat().st_size <= 3_000, "every explorer has its own"
 
 
 @pytest.fixture(scope="module")
