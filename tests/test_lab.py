@@ -7,7 +7,7 @@ import ipykernel
 import numpy as np
 import pytest
 import wire_examples
-from lab import Notebook, Page
+from lab import SETUP, SHOW, Notebook, Page
 
 from cka_notebook import CKAExplorer
 
@@ -15,38 +15,6 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "01_quickstart.ipynb"
-
-SETUP = """
-import time, torch
-from torch import nn
-from cka_notebook import CKAExplorer
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-
-class Slow:
-    "Batches that take their time, so that there is something to see."
-    def __init__(self, count, seconds):
-        self.count, self.seconds = count, seconds
-    def __len__(self):
-        return self.count
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(self.count):
-            time.sleep(self.seconds)
-            yield torch.randn(24, 12, generator=generator)
-
-def net(depth):
-    layers = [m for _ in range(depth) for m in (nn.Linear(12, 12), nn.Tanh())]
-    return nn.Sequential(*layers)
-"""
-
-SHOW = """
-explorer = CKAExplorer(
-    net(3), net(4), Slow({count}, {seconds}), model1_layers="all", model2_layers="all"
-)
-explorer
-"""
 
 
 def open_live(page, server, name, count, seconds, *cells):

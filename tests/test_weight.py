@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from lab import Notebook
+from lab import Notebook, notebook_of
 
 from cka_notebook._runtime import STATIC, bokehjs_gz
 
@@ -75,30 +75,10 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weight")
     cells = [FIVE, *[ONE_OF_FIVE] * 5]
     path = folder / "five.ipynb"
-    path.write_text(json.dumps(notebook_of(cells)), encoding="utf-8")
+    path.write_text(notebook_of(cells), encoding="utf-8")
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
     subprocess.run([*command, "--inplace", path], check=True)
     return path
-
-
-def notebook_of(cells):
-    """A notebook of code cells, as JSON."""
-    return {
-        "cells": [
-            {
-                "cell_type": "code",
-                "id": f"cell-{number}",
-                "metadata": {},
-                "execution_count": None,
-                "outputs": [],
-                "source": source,
-            }
-            for number, source in enumerate(cells)
-        ],
-        "metadata": {},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
 
 
 def test_five_explorers_saved_with_their_state_and_one_bokehjs_are_small(executed):
