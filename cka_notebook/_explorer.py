@@ -5,7 +5,6 @@ which may arrive in any thread, so they only give orders or wait in a queue for 
 of their own. ``protocol.ts`` is the other half of this file.
 """
 
-import base64
 import contextlib
 import math
 import uuid
@@ -24,6 +23,7 @@ from ._desk import Desk
 from ._frames import Progress
 from ._runtime import STATIC, Runtime, bokehjs_gz, page_code, shared_runtime
 from ._session import Session, words
+from ._still import Look, Still, forms
 from ._worker import Surroundings
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class CKAExplorer(anywidget.AnyWidget):
         return explorer
 
     def _set_up(self, comparison: Comparison, *, autostart: bool) -> None:
+        self._still = Still(self._look)
         self._autostart = autostart
         self._appeared = False
         self._session = Session(comparison, self._put, self.send)
@@ -144,6 +145,7 @@ class CKAExplorer(anywidget.AnyWidget):
         self.on_msg(self._receive)
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
+        self.observe(self._take_status, "status")
         _cell.supersede(self)
 
     def _first_traits(self, comparison: Comparison) -> dict[str, Any]:
@@ -223,6 +225,7 @@ class CKAExplorer(anywidget.AnyWidget):
         """Stop the run and free what the page holds. `result` stays."""
         if hasattr(self, "_session"):  # It lacks where the constructor has raised.
             self.stop()
+            self._still.forget()
         if self.comm is not None:
             self.layout.close()
         super().close()
@@ -277,22 +280,23 @@ class CKAExplorer(anywidget.AnyWidget):
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        data["text/plain"] = repr(self)
-        result = self._session.ended_result
-        if result is not None:
-            data["image/png"] = base64.b64encode(self._png(result)).decode()
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        if self._still.renderer != "widget":
+            data = {}
+        data |= forms(self._look(), self._still.renderer)
         self._session.runs.surroundings = Surroundings.here()
+        self._still.appears()
         self._appear()
         return data, metadata
 
-    def _png(self, result: "CKAResult") -> bytes:
+    def _look(self) -> Look:
+        result = self._session.ended_result
+        if result is None:
+            return Look(repr(self), None)
         limits = _limits(result) if self.color_range == "fit" else self.color_range
         colors = _figures.PALETTES[self.palette]
-        return _report.png(result.matrix.numpy(), colors, limits)
+        picture = _report.png(result.matrix.numpy(), colors, limits, is_still=True)
+        return Look(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:
         done = self.progress
@@ -348,6 +352,10 @@ class CKAExplorer(anywidget.AnyWidget):
     def _take_metric(self, change: Any) -> None:
         self._session.metric_changed(change["new"])
 
+    def _take_status(self, change: Any) -> None:
+        if change["new"] in ("done", "stopped", "error"):
+            self._still.refresh()
+
     # What the page says
 
     def _receive(self, _: Any, content: Any, __: Any) -> None:
@@ -394,6 +402,7 @@ class CKAExplorer(anywidget.AnyWidget):
         frames, runs = self._session.frames, self._session.runs
         frames.publisher.hear(page, views)
         if views:
+            self._still.answered()
             self._appear()
         only_probes = runs.live is not None and runs.live.only_probe
         history = None if only_probes else frames.history_message()

@@ -59,6 +59,9 @@ def run_and_click(notebook):
     shown = np.float32(notebook.image()["values"]).reshape(6, 8)
     np.testing.assert_array_equal(shown, np.float32(eval(matrix)))
     assert notebook.foreign_requests == []
+    [shown, still] = notebook.executed()[1][1]
+    assert "image/png" not in shown["data"]
+    assert "image/png" in still["data"], "the finished map, in the explorer's cell"
 
 
 def test_notebook_7(page, tmp_path):
