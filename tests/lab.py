@@ -109,6 +109,11 @@ class Server:
         """Write a notebook of code cells."""
         (self.root / name).write_text(notebook_of(cells), encoding="utf-8")
 
+    def trust(self, path):
+        """Let a notebook that was executed elsewhere show its widgets."""
+        command = [sys.executable, "-m", "jupyter", "trust", path]
+        subprocess.run(command, env=self._environment(), check=True)
+
     def close(self):
         """Shut the server and its kernels down."""
         with contextlib.suppress(OSError):

@@ -1,13 +1,15 @@
 """The widget in JupyterLab and Chromium: what a reader of a notebook sees and does."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import ipykernel
 import numpy as np
 import pytest
 import wire_examples
-from lab import SETUP, SHOW, Notebook, Page
+from lab import SETUP, SHOW, Notebook, Page, notebook_of
 
 from cka_notebook import CKAExplorer
 
@@ -208,5 +210,36 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     caption = shown.explorer.locator(".cka-column-caption").inner_text()
     assert wire_examples.HOSTILE[1] in caption or "alert(2)" in caption
     shown.screenshot("saved-page")
+    assert not shown.explorer.get_by_role("button", name="Restart").is_visible()
+    assert not shown.explorer.get_by_text("Stop when").is_visible()
+    assert shown.explorer.get_by_text("nothing computes here").is_visible()
     assert shown.foreign_requests == []
     assert shown.errors == []
+
+
+def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(
+    page, server
+):
+    show = SHOW.format(count=4, seconds=0.05)
+    path = server.root / "reopened.ipynb"
+    path.write_text(
+        notebook_of(
+            [
+                SETUP,
+                show.replace("\nexplorer\n", "\ndisplay(explorer)\nexplorer.wait(60);"),
+            ]
+        ),
+        "utf-8",
+    )
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
+    subprocess.run([*command, "--inplace", path], check=True)
+    server.trust(path)
+    notebook = Notebook(page, server, "reopened.ipynb")
+    assert notebook.until(notebook.image, "the map")["shape"] == [6, 8]
+    assert notebook.status == "done"
+    notebook.click_cell(2, 3)
+    notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
+    assert notebook.explorer.get_by_text("nothing computes here").is_visible()
+    assert not notebook.explorer.get_by_role("button", name="Restart").is_visible()
+    notebook.screenshot("reopened")
+    assert notebook.foreign_requests == []

@@ -298,6 +298,15 @@ export async function isLive(model: Model): Promise<boolean> {
   }
 }
 
+/** Whether no kernel has ever been there: what is shown was saved. */
+export async function isSaved(model: Model): Promise<boolean> {
+  try {
+    return (await runtimeOf(model))?.comm_live === false;
+  } catch {
+    return false;
+  }
+}
+
 /** The gzipped BokehJS in the shared model, if it is of that version. */
 export function gzipOf(
   runtime: { get(name: string): unknown },
