@@ -401,8 +401,8 @@ class CKAExplorer(anywidget.AnyWidget):
         page, views = str(content.get("page")), int(content.get("views") or 0)
         frames, runs = self._session.frames, self._session.runs
         frames.publisher.hear(page, views)
+        self._still.answered()
         if views:
-            self._still.answered()
             self._appear()
         only_probes = runs.live is not None and runs.live.only_probe
         history = None if only_probes else frames.history_message()

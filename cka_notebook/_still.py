@@ -97,7 +97,8 @@ class Still:
         """The explorer is shown in the cell that is being executed."""
         self.forget()
         self._outlet, self._id, self._is_made = outlet(), uuid.uuid4().hex, False
-        if self._outlet is None or self.renderer != "widget":
+        hears = self._outlet is not None and self.renderer == "widget"
+        if not hears or self._is_answered:
             return
         self._timer = threading.Timer(PATIENCE, self._nobody_answered)
         self._timer.daemon = True
@@ -105,7 +106,7 @@ class Still:
             self._timer.start()
 
     def answered(self) -> None:
-        """A page shows the widget."""
+        """A page has loaded the widget, whether or not it is in sight."""
         self._is_answered = True
         self.forget()
 
@@ -116,8 +117,10 @@ class Still:
 
     def refresh(self) -> None:
         """Show the run that has just ended."""
-        if self.renderer != "none" and not (self._is_answered and _shows_both()):
-            self._put(forms(self._look(), self.renderer))
+        look = self._look()
+        is_in_the_way = look.picture is None or _shows_both()
+        if self.renderer != "none" and not (self._is_answered and is_in_the_way):
+            self._put(forms(look, self.renderer))
 
     def _nobody_answered(self) -> None:
         self._put(forms(self._look(), "html", NO_ANSWER))
@@ -133,5 +136,5 @@ class Still:
 
 
 def _shows_both() -> bool:
-    """Whether this front end cannot hide a picture beside a widget."""
+    """Whether this front end hides no picture beside a widget."""
     return "VSCODE_PID" in os.environ or "google.colab" in sys.modules

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 
+import comm
 import nbformat
 import numpy as np
 import pytest
-from comm_double import until
+import torch
+from comm_double import RecordingComm, until
 from lab import SETUP, SHOW, Notebook, notebook_of
 from torch import nn
 
@@ -99,6 +101,16 @@ def test_a_front_end_that_answers_does_not_get_it(outputs):
     timer = still._timer
     still.answered()
     timer.join(60)
+    still.appears()
+    assert still._timer is timer, "a second view is of the same page"
+    assert outputs == []
+
+
+def test_beside_a_widget_there_is_no_text_without_a_picture(outputs):
+    still = Still(lambda: LOOK._replace(picture=None))
+    still.appears()
+    still.answered()
+    still.refresh()
     assert outputs == []
 
 
@@ -183,6 +195,40 @@ def test_the_environment_chooses_the_renderer(tmp_path, monkeypatch, kind):
     assert [set(output.data) for output in later] == (
         [] if kind == "none" else [set(forms(LOOK, kind))]
     )
+
+
+def test_any_word_of_a_page_is_an_answer(outputs, monkeypatch):
+    monkeypatch.setattr(comm, "create_comm", RecordingComm)
+    loader = [torch.randn(8, 4)]
+    explorer = CKAExplorer(nn.Linear(4, 2), None, loader, autostart=False)
+    explorer._repr_mimebundle_()
+    timer = explorer._still._timer
+    explorer.comm.page({"kind": "ready", "page": "page-1", "views": 0})
+    timer.join(60)
+    assert outputs == []
+    explorer.close()
+
+
+@pytest.mark.browser
+def test_a_page_that_cannot_load_widgets_shows_the_reason_and_then_the_map(
+    page, server
+):
+    slow = SHOW.format(count=8, seconds=0.5).replace("\nexplorer\n", "\n")
+    patient = IMPATIENT.replace("0.1", "1.0")
+    server.add("unable.ipynb", [SETUP, slow + patient, "explorer.wait(60).batches"])
+    page.route("**/anywidget/**", lambda route: route.abort())
+    notebook = Notebook(page, server, "unable.ipynb")
+    notebook.run(0)
+    notebook.run(1)
+    notebook.until(page.get_by_text(NO_ANSWER).is_visible, "the reason")
+    notebook.screenshot("still-reason")
+    notebook.run(2)
+    assert notebook.text(2) == "8"
+    picture = page.locator(".jp-OutputArea-child img")
+    notebook.until(picture.count, "the picture")
+    assert picture.is_visible()
+    assert not page.get_by_text(NO_ANSWER).count()
+    notebook.screenshot("still-instead")
 
 
 @pytest.mark.browser
