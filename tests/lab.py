@@ -51,12 +51,16 @@ def net(depth):
     return nn.Sequential(*layers)
 """
 
-SHOW = """
+MAKE = """
 explorer = CKAExplorer(
     net(3), net(4), Slow({count}, {seconds}), model1_layers="all", model2_layers="all"
 )
-explorer
 """
+
+SHOW = f"{MAKE}explorer\n"
+
+SHOW_TO_THE_END = f"{MAKE}display(explorer)\nexplorer.wait(60);\n"
+"""A run that is over when its cell is, for who hears nothing after a cell."""
 
 
 def notebook_of(cells):
@@ -68,6 +72,13 @@ def notebook_of(cells):
         cell = nbformat.v4.new_code_cell(source, id=f"cell-{number}")
         made.cells.append(cell)
     return nbformat.writes(made)
+
+
+def execute(path, cells, *options):
+    """Write a notebook of code cells as nbconvert, which shows no widget, runs it."""
+    path.write_text(notebook_of(cells), encoding="utf-8")
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
+    subprocess.run([*command, *options, "--inplace", path], check=True)
 
 
 def chromium():

@@ -1,15 +1,13 @@
 """The widget in JupyterLab and Chromium: what a reader of a notebook sees and does."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import ipykernel
 import numpy as np
 import pytest
 import wire_examples
-from lab import SETUP, SHOW, Notebook, Page, notebook_of
+from lab import SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
 
 from cka_notebook import CKAExplorer
 
@@ -220,19 +218,8 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
 def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(
     page, server
 ):
-    show = SHOW.format(count=4, seconds=0.05)
     path = server.root / "reopened.ipynb"
-    path.write_text(
-        notebook_of(
-            [
-                SETUP,
-                show.replace("\nexplorer\n", "\ndisplay(explorer)\nexplorer.wait(60);"),
-            ]
-        ),
-        "utf-8",
-    )
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
-    subprocess.run([*command, "--inplace", path], check=True)
+    execute(path, [SETUP, SHOW_TO_THE_END.format(count=4, seconds=0.05)])
     server.trust(path)
     notebook = Notebook(page, server, "reopened.ipynb")
     assert notebook.until(notebook.image, "the map")["shape"] == [6, 8]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from comm_double import RecordingComm, until
-from lab import SETUP, SHOW, Notebook, notebook_of
+from lab import MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
 from torch import nn
 
 from cka_notebook import CKAExplorer, _still
@@ -23,9 +23,7 @@ from cka_notebook._still import NO_ANSWER, Look, Still, forms, renderer
 
 LOOK = Look("CKAExplorer(A <x> B)", png(np.eye(2), ["#000000", "#ffffff"], (0, 1)))
 
-QUICK = SHOW.format(count=4, seconds=0.05).replace(
-    "\nexplorer\n", "\ndisplay(explorer)\nexplorer.wait(60);\n"
-)
+QUICK = SHOW_TO_THE_END.format(count=4, seconds=0.05)
 
 IMPATIENT = """
 import cka_notebook._still
@@ -50,10 +48,7 @@ def ids(outputs):
 def executed(tmp_path, *cells):
     """A notebook as nbconvert, which shows no widgets, executes it."""
     path = tmp_path / "executed.ipynb"
-    path.write_text(notebook_of(cells), encoding="utf-8")
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
-    state = "--ExecutePreprocessor.store_widget_state=False"
-    subprocess.run([*command, state, "--inplace", path], check=True)
+    execute(path, cells, "--ExecutePreprocessor.store_widget_state=False")
     return path
 
 
@@ -166,7 +161,7 @@ def test_pages_know_the_picture_by_its_mark():
 
 
 def test_where_nobody_answers_the_reason_is_shown_and_the_run_goes_on(tmp_path):
-    slow = SHOW.format(count=8, seconds=0.1).removesuffix("explorer\n")
+    slow = MAKE.format(count=8, seconds=0.1)
     ended = "print(explorer.wait(60).batches)"
     path = executed(tmp_path, SETUP, slow + IMPATIENT, ended)
     _, shown, later = nbformat.read(path, 4).cells
@@ -213,7 +208,7 @@ def test_any_word_of_a_page_is_an_answer(outputs, monkeypatch):
 def test_a_page_that_cannot_load_widgets_shows_the_reason_and_then_the_map(
     page, server
 ):
-    slow = SHOW.format(count=8, seconds=0.5).replace("\nexplorer\n", "\n")
+    slow = MAKE.format(count=8, seconds=0.5)
     patient = IMPATIENT.replace("0.1", "1.0")
     server.add("unable.ipynb", [SETUP, slow + patient, "explorer.wait(60).batches"])
     page.route("**/anywidget/**", lambda route: route.abort())

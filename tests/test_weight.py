@@ -2,11 +2,9 @@
 
 import base64
 import json
-import subprocess
-import sys
 
 import pytest
-from lab import Notebook, notebook_of
+from lab import Notebook, execute
 
 from cka_notebook._runtime import STATIC, bokehjs_gz
 
@@ -75,9 +73,7 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weight")
     cells = [FIVE, *[ONE_OF_FIVE] * 5]
     path = folder / "five.ipynb"
-    path.write_text(notebook_of(cells), encoding="utf-8")
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
-    subprocess.run([*command, "--inplace", path], check=True)
+    execute(path, cells)
     return path
 
 
