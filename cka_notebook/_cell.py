@@ -1,8 +1,12 @@
-"""Which notebook cell is being executed, so that running it again frees what it had."""
+"""The notebook cell that is being executed.
+
+Running it again frees what it had, and what it shows can be completed later.
+"""
 
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 
@@ -26,17 +30,43 @@ _made: dict[str, list[tuple[str, weakref.ref[Any]]]] = {}
 
 def current_execution() -> Execution | None:
     """The execution that is going on, where the front end names its cells."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    kernel = getattr(shell, "kernel", None)
-    if kernel is None:
-        return None
     try:
-        parent = kernel.get_parent("shell")
+        parent = _shell().kernel.get_parent("shell")
         cell = parent["metadata"]["cellId"]
         return Execution(str(cell), str(parent["header"]["msg_id"]))
     except (AttributeError, KeyError, TypeError, LookupError):
         return None
+
+
+def outlet() -> Callable[[str, dict[str, Any]], None] | None:
+    """Sends outputs to this cell, also when it has ended and from any thread.
+
+    IPython's own way sends them to the cell that was last executed, with ipykernel 6.
+
+    Returns:
+        A function of the type of a message and its content; None outside of a kernel.
+    """
+    try:
+        shell = _shell()
+        publisher, parent = shell.display_pub, shell.kernel.get_parent("shell")
+        session, socket, topic = (
+            publisher.session,
+            publisher.pub_socket,
+            publisher.topic,
+        )
+    except (AttributeError, LookupError):
+        return None
+
+    def publish(kind: str, content: dict[str, Any]) -> None:
+        session.send(socket, kind, content, parent=parent, ident=topic)
+
+    return publish
+
+
+def _shell() -> Any:
+    """IPython's shell, or None."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
 
 
 def supersede(made: Closable) -> None:

@@ -5,7 +5,6 @@ which may arrive in any thread, so they only give orders or wait in a queue for 
 of their own. ``protocol.ts`` is the other half of this file.
 """
 
-import base64
 import contextlib
 import math
 import uuid
@@ -19,11 +18,12 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from . import _cell, _figures, _report, metrics
-from ._bokehjs import BokehRuntime, bokehjs_gz, shared_runtime
 from ._comparison import SIDES, Comparison, Live, Saved, side_of, unknown_layer
 from ._desk import Desk
 from ._frames import Progress
+from ._runtime import STATIC, Runtime, bokehjs_gz, page_code, shared_runtime
 from ._session import Session, words
+from ._still import Look, Still, forms
 from ._worker import Surroundings
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ._result import CKAResult
 
 PROTOCOL = 1
-STATIC = Path(__file__).parent / "static"
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
 CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
 """Traits that a page may ask to be set."""
@@ -79,7 +78,7 @@ class CKAExplorer(anywidget.AnyWidget):
         'done'
     """
 
-    _esm = STATIC / "widget.js"
+    _esm = STATIC / "loader.js"
     _css = STATIC / "widget.css"
 
     status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
@@ -101,7 +100,7 @@ class CKAExplorer(anywidget.AnyWidget):
 
     _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
-    _runtime = traitlets.Instance(BokehRuntime).tag(sync=True, **widget_serialization)
+    _runtime = traitlets.Instance(Runtime).tag(sync=True, **widget_serialization)
     _meta = traitlets.Dict().tag(sync=True)
     _trees = traitlets.Dict().tag(sync=True)
     _figure = traitlets.Dict().tag(sync=True)
@@ -136,6 +135,7 @@ class CKAExplorer(anywidget.AnyWidget):
         return explorer
 
     def _set_up(self, comparison: Comparison, *, autostart: bool) -> None:
+        self._still = Still(self._look)
         self._autostart = autostart
         self._appeared = False
         self._session = Session(comparison, self._put, self.send)
@@ -145,6 +145,7 @@ class CKAExplorer(anywidget.AnyWidget):
         self.on_msg(self._receive)
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
+        self.observe(self._take_status, "status")
         _cell.supersede(self)
 
     def _first_traits(self, comparison: Comparison) -> dict[str, Any]:
@@ -224,6 +225,7 @@ class CKAExplorer(anywidget.AnyWidget):
         """Stop the run and free what the page holds. `result` stays."""
         if hasattr(self, "_session"):  # It lacks where the constructor has raised.
             self.stop()
+            self._still.forget()
         if self.comm is not None:
             self.layout.close()
         super().close()
@@ -257,7 +259,7 @@ class CKAExplorer(anywidget.AnyWidget):
         page = _report.page(
             state,
             title=f"{self.metric.upper()} of {name1} and {name2}",
-            module=str(self._esm),
+            module=page_code(),
             style=str(self._css),
             bokehjs=bokehjs_gz(),
             version=bokeh.__version__,
@@ -278,22 +280,23 @@ class CKAExplorer(anywidget.AnyWidget):
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is None:
-            return None
-        data, metadata = bundle
-        data["text/plain"] = repr(self)
-        result = self._session.ended_result
-        if result is not None:
-            data["image/png"] = base64.b64encode(self._png(result)).decode()
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        if self._still.renderer != "widget":
+            data = {}
+        data |= forms(self._look(), self._still.renderer)
         self._session.runs.surroundings = Surroundings.here()
+        self._still.appears()
         self._appear()
         return data, metadata
 
-    def _png(self, result: "CKAResult") -> bytes:
+    def _look(self) -> Look:
+        result = self._session.ended_result
+        if result is None:
+            return Look(repr(self), None)
         limits = _limits(result) if self.color_range == "fit" else self.color_range
         colors = _figures.PALETTES[self.palette]
-        return _report.png(result.matrix.numpy(), colors, limits)
+        picture = _report.png(result.matrix.numpy(), colors, limits, is_still=True)
+        return Look(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:
         done = self.progress
@@ -349,6 +352,10 @@ class CKAExplorer(anywidget.AnyWidget):
     def _take_metric(self, change: Any) -> None:
         self._session.metric_changed(change["new"])
 
+    def _take_status(self, change: Any) -> None:
+        if change["new"] in ("done", "stopped", "error"):
+            self._still.refresh()
+
     # What the page says
 
     def _receive(self, _: Any, content: Any, __: Any) -> None:
@@ -381,6 +388,7 @@ class CKAExplorer(anywidget.AnyWidget):
             "view": self._on_choice,
             "tolerance": self._on_tolerance,
             "need_bokeh": self._on_need_bokeh,
+            "need_code": self._on_need_code,
         }
         handler = handlers.get(str(content.get("kind")))
         try:
@@ -393,6 +401,7 @@ class CKAExplorer(anywidget.AnyWidget):
         page, views = str(content.get("page")), int(content.get("views") or 0)
         frames, runs = self._session.frames, self._session.runs
         frames.publisher.hear(page, views)
+        self._still.answered()
         if views:
             self._appear()
         only_probes = runs.live is not None and runs.live.only_probe
@@ -425,6 +434,9 @@ class CKAExplorer(anywidget.AnyWidget):
     def _on_need_bokeh(self, _: Mapping[str, Any]) -> None:
         version = bokeh.__version__
         self.send({"kind": "bokehjs", "version": version}, [bokehjs_gz()])
+
+    def _on_need_code(self, _: Mapping[str, Any]) -> None:
+        self.send({"kind": "code", "code": page_code()})
 
     def _appear(self) -> None:
         """Start, or only probe, when first shown."""

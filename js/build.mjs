@@ -1,6 +1,6 @@
 /**
- * Writes the bundle. A front end evaluates the module anew for each explorer and keeps
- * it for ever, so a page runs the code of one build once and shares it from then on.
+ * Writes the bundle and its loader. A front end evaluates the loader anew for each explorer
+ * and keeps it for ever; the bundle it evaluates once a page, told from others by its hash.
  */
 
 import { createHash } from "node:crypto";
@@ -24,12 +24,12 @@ async function bundled(entry, options = {}) {
   return outputFiles[0].text;
 }
 
-const code = await bundled("src/index.ts", { format: "iife", globalName: "page" });
+const code = await bundled("src/index.ts", { format: "esm" });
 const hash = createHash("sha256").update(code).digest("hex").slice(0, 16);
-const key = `Symbol.for("cka_notebook.page.${hash}")`;
-// A function that is never called is not compiled either.
-const module = `function make(){${code}return page.default}
-export default globalThis[${key}]??=make();
-`;
-writeFileSync(`${STATIC}widget.js`, module);
+const define = { BUILD: JSON.stringify(hash) };
+writeFileSync(`${STATIC}widget.js`, code);
+writeFileSync(
+  `${STATIC}loader.js`,
+  await bundled("src/loader.ts", { format: "esm", define }),
+);
 writeFileSync(`${STATIC}widget.css`, await bundled("src/styles.css"));

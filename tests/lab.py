@@ -11,6 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
+
 SECONDS = 90
 """Patience with one step of a page, in a browser that shares its machine."""
 
@@ -22,6 +24,61 @@ CHROMIUM_OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+SETUP = """
+import time, torch
+from torch import nn
+from cka_notebook import CKAExplorer
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+
+class Slow:
+    "Batches that take their time, so that there is something to see."
+    def __init__(self, count, seconds):
+        self.count, self.seconds = count, seconds
+    def __len__(self):
+        return self.count
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(self.count):
+            time.sleep(self.seconds)
+            yield torch.randn(24, 12, generator=generator)
+
+def net(depth):
+    layers = [m for _ in range(depth) for m in (nn.Linear(12, 12), nn.Tanh())]
+    return nn.Sequential(*layers)
+"""
+
+MAKE = """
+explorer = CKAExplorer(
+    net(3), net(4), Slow({count}, {seconds}), model1_layers="all", model2_layers="all"
+)
+"""
+
+SHOW = f"{MAKE}explorer\n"
+
+SHOW_TO_THE_END = f"{MAKE}display(explorer)\nexplorer.wait(60);\n"
+"""A run that is over when its cell is, for who hears nothing after a cell."""
+
+
+def notebook_of(cells):
+    """A notebook of code cells, as JSON."""
+    made = nbformat.v4.new_notebook()
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    made.metadata.kernelspec = kernel
+    for number, source in enumerate(cells):
+        cell = nbformat.v4.new_code_cell(source, id=f"cell-{number}")
+        made.cells.append(cell)
+    return nbformat.writes(made)
+
+
+def execute(path, cells, *options):
+    """Write a notebook of code cells as nbconvert, which shows no widget, runs it."""
+    path.write_text(notebook_of(cells), encoding="utf-8")
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
+    subprocess.run([*command, *options, "--inplace", path], check=True)
 
 
 def chromium():
@@ -61,29 +118,12 @@ class Server:
 
     def add(self, name, cells):
         """Write a notebook of code cells."""
-        notebook = {
-            "cells": [
-                {
-                    "cell_type": "code",
-                    "id": f"cell-{number}",
-                    "metadata": {},
-                    "execution_count": None,
-                    "outputs": [],
-                    "source": source,
-                }
-                for number, source in enumerate(cells)
-            ],
-            "metadata": {
-                "kernelspec": {
-                    "display_name": "Python 3",
-                    "language": "python",
-                    "name": "python3",
-                }
-            },
-            "nbformat": 4,
-            "nbformat_minor": 5,
-        }
-        (self.root / name).write_text(json.dumps(notebook), encoding="utf-8")
+        (self.root / name).write_text(notebook_of(cells), encoding="utf-8")
+
+    def trust(self, path):
+        """Let a notebook that was executed elsewhere show its widgets."""
+        command = [sys.executable, "-m", "jupyter", "trust", path]
+        subprocess.run(command, env=self._environment(), check=True)
 
     def close(self):
         """Shut the server and its kernels down."""

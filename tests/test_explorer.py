@@ -33,7 +33,7 @@ from cka_notebook import (
     _running,
     _session,
 )
-from cka_notebook._bokehjs import BokehRuntime
+from cka_notebook._runtime import Runtime, page_code
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -48,7 +48,7 @@ def comms(monkeypatch):
         return opened[-1]
 
     monkeypatch.setattr(comm, "create_comm", create_comm)
-    monkeypatch.setattr("cka_notebook._bokehjs._shared", [])
+    monkeypatch.setattr("cka_notebook._runtime._shared", [])
     made = []
     monkeypatch.setattr(_cell, "supersede", made.append)
     yield opened
@@ -116,6 +116,7 @@ def test_the_kernel_understands_every_golden_message_of_the_page():
     assert explorer.color_range == [0.25, 0.75]
     assert explorer.focus is None
     assert explorer.comm.custom("bokehjs")[0].buffers[0][:2] == b"\x1f\x8b"
+    assert explorer.comm.custom("code")[0].content["code"] == page_code()
 
 
 def test_every_name_of_a_synced_trait_is_known_to_the_page():
@@ -773,15 +774,15 @@ def test_traits_keep_a_part_of_the_history_and_the_kernel_tells_all_of_it(monkey
     assert len(history.buffers[0]) == 64 * len(history.content["batches"])
 
 
-def test_two_explorers_share_one_model_that_carries_bokehjs(comms):
+def test_two_explorers_share_one_model_that_carries_code_and_bokehjs(comms):
     first, _ = make()
     second, _ = make()
     assert first._runtime is second._runtime
-    assert isinstance(first._runtime, BokehRuntime)
+    assert isinstance(first._runtime, Runtime)
     reference = f"IPY_MODEL_{first._runtime.model_id}"
     assert first.get_state("_runtime") == {"_runtime": reference}
-    carriers = [c for c in comms if c.values("gz")]
-    assert len(carriers) == 1
+    assert [len(c.values("gz")) for c in comms if c.values("gz")] == [1]
+    assert [c.values("code") for c in comms if c.values("code")] == [[page_code()]]
     assert first._key != second._key
 
 
@@ -937,7 +938,7 @@ def test_the_saved_page_holds_everything_and_hostile_names_are_text(tmp_path):
     matrix = np.frombuffer(base64.b64decode(state["_matrix"]["base64,"]), "<f4")
     assert matrix.tobytes() == floats(explorer.result.matrix).tobytes()
     module = base64.b64decode(scripts_of(page)["module"]).decode()
-    assert module == str(explorer._esm)
+    assert module == page_code()
     assert base64.b64decode(scripts_of(page)["bokehjs"])[:2] == b"\x1f\x8b"
     assert re.findall(r"<[^>]*(?:src|href)=", page) == []
 

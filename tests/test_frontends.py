@@ -11,40 +11,13 @@ import time
 import venv
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from lab import SECONDS, Notebook, Page, Server
+from lab import SECONDS, SETUP, SHOW, Notebook, Page, Server, notebook_of
 
 pytestmark = pytest.mark.browser
 
-SETUP = """
-import time, torch
-from torch import nn
-from cka_notebook import CKAExplorer
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-
-class Slow:
-    def __len__(self):
-        return 30
-    def __iter__(self):
-        for _ in range(30):
-            time.sleep(0.1)
-            yield torch.randn(24, 12)
-
-def net(depth):
-    layers = [m for _ in range(depth) for m in (nn.Linear(12, 12), nn.Tanh())]
-    return nn.Sequential(*layers)
-
-layers = {"model1_layers": "all", "model2_layers": "all"}
-"""
-
-SHOW = """
-explorer = CKAExplorer(net(3), net(4), Slow(), **layers)
-explorer
-"""
+LIVE = SHOW.format(count=30, seconds=0.1)
 
 RESULT = "print(explorer.wait(90).matrix.tolist(), explorer.focus)"
 
@@ -58,7 +31,7 @@ app = marimo.App()
 
 @app.cell
 def _():
-{textwrap.indent(SETUP + SHOW, "    ")}
+{textwrap.indent(SETUP + LIVE, "    ")}
     return
 """
 
@@ -86,11 +59,14 @@ def run_and_click(notebook):
     shown = np.float32(notebook.image()["values"]).reshape(6, 8)
     np.testing.assert_array_equal(shown, np.float32(eval(matrix)))
     assert notebook.foreign_requests == []
+    [shown, still] = notebook.executed()[1][1]
+    assert "image/png" not in shown["data"]
+    assert "image/png" in still["data"], "the finished map, in the explorer's cell"
 
 
 def test_notebook_7(page, tmp_path):
     with contextlib.closing(Server(tmp_path, "notebook")) as server:
-        server.add("seven.ipynb", [SETUP, SHOW, RESULT])
+        server.add("seven.ipynb", [SETUP, LIVE, RESULT])
         run_and_click(Notebook(page, server, "seven.ipynb"))
 
 
@@ -114,7 +90,7 @@ def layered(folder, *packages):
 def test_another_ipykernel(page, tmp_path, version):
     python = layered(tmp_path / "venv", f"ipykernel=={version}")
     with contextlib.closing(Server(tmp_path / "lab", python=python)) as server:
-        server.add("other.ipynb", [SETUP, SHOW, RESULT, VERSION])
+        server.add("other.ipynb", [SETUP, LIVE, RESULT, VERSION])
         notebook = Notebook(page, server, "other.ipynb")
         run_and_click(notebook)
         notebook.run(3)
@@ -170,9 +146,8 @@ def test_voila(page, tmp_path):
     layered(tmp_path / "venv", "voila")
     (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     share = tmp_path / "venv" / "share" / "jupyter"
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (SETUP, SHOW)]
-    nbformat.write(notebook, tmp_path / "app.ipynb")
+    path = tmp_path / "app.ipynb"
+    path.write_text(notebook_of([SETUP, LIVE]), encoding="utf-8")
     # Voila asks a CDN for a file that it has itself, and waits for it.
     require = share / "voila" / "templates" / "base" / "static" / "require.min.js"
     page.route("**/require.min.js", lambda route: route.fulfill(path=require))

@@ -7,7 +7,7 @@ import ipykernel
 import numpy as np
 import pytest
 import wire_examples
-from lab import Notebook, Page
+from lab import SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
 
 from cka_notebook import CKAExplorer
 
@@ -15,38 +15,6 @@ pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "01_quickstart.ipynb"
-
-SETUP = """
-import time, torch
-from torch import nn
-from cka_notebook import CKAExplorer
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-
-class Slow:
-    "Batches that take their time, so that there is something to see."
-    def __init__(self, count, seconds):
-        self.count, self.seconds = count, seconds
-    def __len__(self):
-        return self.count
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(self.count):
-            time.sleep(self.seconds)
-            yield torch.randn(24, 12, generator=generator)
-
-def net(depth):
-    layers = [m for _ in range(depth) for m in (nn.Linear(12, 12), nn.Tanh())]
-    return nn.Sequential(*layers)
-"""
-
-SHOW = """
-explorer = CKAExplorer(
-    net(3), net(4), Slow({count}, {seconds}), model1_layers="all", model2_layers="all"
-)
-explorer
-"""
 
 
 def open_live(page, server, name, count, seconds, *cells):
@@ -240,5 +208,25 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     caption = shown.explorer.locator(".cka-column-caption").inner_text()
     assert wire_examples.HOSTILE[1] in caption or "alert(2)" in caption
     shown.screenshot("saved-page")
+    assert not shown.explorer.get_by_role("button", name="Restart").is_visible()
+    assert not shown.explorer.get_by_text("Stop when").is_visible()
+    assert shown.explorer.get_by_text("nothing computes here").is_visible()
     assert shown.foreign_requests == []
     assert shown.errors == []
+
+
+def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(
+    page, server
+):
+    path = server.root / "reopened.ipynb"
+    execute(path, [SETUP, SHOW_TO_THE_END.format(count=4, seconds=0.05)])
+    server.trust(path)
+    notebook = Notebook(page, server, "reopened.ipynb")
+    assert notebook.until(notebook.image, "the map")["shape"] == [6, 8]
+    assert notebook.status == "done"
+    notebook.click_cell(2, 3)
+    notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
+    assert notebook.explorer.get_by_text("nothing computes here").is_visible()
+    assert not notebook.explorer.get_by_role("button", name="Restart").is_visible()
+    notebook.screenshot("reopened")
+    assert notebook.foreign_requests == []

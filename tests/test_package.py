@@ -90,7 +90,7 @@ def test_what_the_readme_calls_files_of_the_package_is_there():
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["widget.js", "widget.css"])
+@pytest.mark.parametrize("name", ["loader.js", "widget.js", "widget.css"])
 def test_the_bundle_names_no_other_site(name):
     bundle = (ROOT / "cka_notebook" / "static" / name).read_text(encoding="utf-8")
     namespaces = "http://www.w3.org/"

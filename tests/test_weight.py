@@ -2,14 +2,11 @@
 
 import base64
 import json
-import subprocess
-import sys
 
 import pytest
-from lab import Notebook
+from lab import Notebook, execute
 
-from cka_notebook._bokehjs import bokehjs_gz
-from cka_notebook._explorer import STATIC
+from cka_notebook._runtime import STATIC, bokehjs_gz
 
 FIVE = """
 import torch
@@ -67,6 +64,7 @@ RERUNS = 20
 def test_the_bundle_is_small():
     files = [STATIC / "widget.js", STATIC / "widget.css"]
     assert sum(file.stat().st_size for file in files) <= 150_000
+    assert (STATIC / "loader.js").stat().st_size <= 3_000, "every explorer has its own"
 
 
 @pytest.fixture(scope="module")
@@ -75,30 +73,8 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weight")
     cells = [FIVE, *[ONE_OF_FIVE] * 5]
     path = folder / "five.ipynb"
-    path.write_text(json.dumps(notebook_of(cells)), encoding="utf-8")
-    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
-    subprocess.run([*command, "--inplace", path], check=True)
+    execute(path, cells)
     return path
-
-
-def notebook_of(cells):
-    """A notebook of code cells, as JSON."""
-    return {
-        "cells": [
-            {
-                "cell_type": "code",
-                "id": f"cell-{number}",
-                "metadata": {},
-                "execution_count": None,
-                "outputs": [],
-                "source": source,
-            }
-            for number, source in enumerate(cells)
-        ],
-        "metadata": {},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
 
 
 def test_five_explorers_saved_with_their_state_and_one_bokehjs_are_small(executed):

@@ -52,9 +52,9 @@ def test_the_installed_wheel_shows_its_page_half(site):
 import pathlib, sys
 import cka_notebook
 assert pathlib.Path(cka_notebook.__file__).is_relative_to(sys.argv[1])
-bundle = pathlib.Path(cka_notebook.__file__).parent / "static" / "widget.js"
-assert cka_notebook.CKAExplorer._esm is not None
-assert str(cka_notebook.CKAExplorer._esm) == bundle.read_text(encoding="utf-8")
+loader = pathlib.Path(cka_notebook.__file__).parent / "static" / "loader.js"
+assert str(cka_notebook.CKAExplorer._esm) == loader.read_text(encoding="utf-8")
+assert "export" in cka_notebook._runtime.page_code()
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(site)],

@@ -175,4 +175,5 @@ FROM_PAGE = [
     {"kind": "tolerance", "value": 0.005},
     {"kind": "tolerance", "value": None},
     {"kind": "need_bokeh", "version": "3.9.2"},
+    {"kind": "need_code"},
 ]

@@ -54,7 +54,11 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18 with torchvision's names; 67 modules below the root."""
+    """A ResNet of basic blocks, ResNet-18 unless told otherwise.
+
+    Names and in-place operations are torchvision's: one ReLU module is called twice,
+    and what ``bn1`` and ``bn2`` returned is overwritten.
+    """
 
     def __init__(self, width=8, blocks=(2, 2, 2, 2), classes=10):
         super().__init__()
@@ -63,6 +67,7 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         inputs = width
+        self.stages = [f"layer{stage + 1}" for stage in range(len(blocks))]
         for stage, count in enumerate(blocks):
             wide = width << stage
             members = []
@@ -70,13 +75,14 @@ class ResNet(nn.Module):
                 stride = 2 if stage and i == 0 else 1
                 members.append(BasicBlock(inputs, wide, stride))
                 inputs = wide
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*members))
+            self.add_module(self.stages[stage], nn.Sequential(*members))
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, x):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 

@@ -1,5 +1,6 @@
 /** BokehJS of exactly one version, evaluated once a page, from wherever it can be had. */
 
+import { imported } from "./module.ts";
 import { gzipOf, type Model, runtimeOf } from "./protocol.ts";
 import { type Session, wordsOf } from "./session.ts";
 
@@ -70,21 +71,13 @@ async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
   const source = await new Response(stream).text();
   // A figure listens to the visual viewport for ever, and so would never be freed; where
   // there is none it does without.
-  const wrapped = [
-    "const root={},visualViewport=null;(function(){",
-    source,
-    "\n}).call(root);export default root.Bokeh;",
-  ];
-  const url = URL.createObjectURL(new Blob(wrapped, { type: "text/javascript" }));
+  const before = "const root={},visualViewport=null;(function(){";
+  const after = "\n}).call(root);export default root.Bokeh;";
   try {
-    const { default: bokeh } = (await import(/* @vite-ignore */ url)) as {
-      default: Bokeh;
-    };
+    const bokeh = (await imported(before, source, after)) as Bokeh;
     bokeh.set_log_level?.("warn");
     return bokeh;
   } catch (error) {
     throw new Error(`BokehJS could not be started. ${wordsOf(error)}`);
-  } finally {
-    URL.revokeObjectURL(url);
   }
 }

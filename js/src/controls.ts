@@ -45,6 +45,12 @@ export class Controls {
   private readonly session: Session;
   private readonly names = h("h2", { class: "cka-names" });
   private readonly badge = h("span", { class: "cka-badge", role: "status" });
+  private readonly until: HTMLElement;
+  private readonly saved = h(
+    "span",
+    { class: "cka-field", title: "Run the cell of its notebook to compute anew" },
+    "Saved page: nothing computes here",
+  );
   private readonly buttons = h("div", { class: "cka-buttons", role: "group" });
   private readonly line = h("p", { class: "cka-progress-line" });
   private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
@@ -70,6 +76,12 @@ export class Controls {
     });
     const title =
       "Stops the run when the largest standard error of the map is below this";
+    this.until = h(
+      "label",
+      { class: "cka-field", title },
+      "Stop when \u00b1 below",
+      this.tolerance,
+    );
     this.element = h(
       "header",
       { class: "cka-head" },
@@ -79,12 +91,8 @@ export class Controls {
         this.names,
         this.badge,
         h("span", { class: "cka-grow" }),
-        h(
-          "label",
-          { class: "cka-field", title },
-          "Stop when \u00b1 below",
-          this.tolerance,
-        ),
+        this.saved,
+        this.until,
         this.buttons,
         toggleLayers,
       ),
@@ -112,7 +120,9 @@ export class Controls {
   }
 
   updateStatus(): void {
-    const { status, isConnected } = this.session;
+    const { status, isConnected, isSaved } = this.session;
+    this.saved.hidden = !isSaved;
+    this.until.hidden = this.buttons.hidden = isSaved;
     setText(this.badge, isConnected ? WORDS[status] : "No kernel");
     set(this.badge, { "data-status": isConnected ? status : "gone" });
     clearTimeout(this.confirming);

@@ -240,7 +240,10 @@ export class MapPanel {
       setText(this.missing, `No layer of ${name} is chosen: check some in its tree.`);
     } else if (some > 0) {
       const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-      setText(this.missing, `${what} not computed yet: Run fills the map.`);
+      const rest = session.isSaved
+        ? "not in this saved map."
+        : "not computed yet: Run fills the map.";
+      setText(this.missing, `${what} ${rest}`);
     }
   }
 

@@ -10,6 +10,7 @@ export const PROTOCOL = 1;
 /** What a hook gets from the front end: the part of a widget model that is used here. */
 export interface Model {
   get(name: string): unknown;
+  set(name: string, value: unknown): void;
   on(event: string, handler: (...args: never[]) => void): void;
   off(event: string, handler: (...args: never[]) => void): void;
   send(content: unknown): void;
@@ -111,6 +112,18 @@ export const CHANGED = {
   palette: "change:palette",
   colorRange: "change:color_range",
 } as const;
+
+/** Large values of no use to a page once the model is closed. */
+export const FORGOTTEN = [
+  "_css",
+  "_figure",
+  "_trees",
+  "_axes",
+  "_snapshot",
+  "_matrix",
+  "_stderr",
+  "_history",
+] as const;
 
 export const CUSTOM_MESSAGE = "msg:custom";
 export const CONNECTION = ["comm_live_update", "comm:close"];
@@ -270,10 +283,25 @@ export async function runtimeOf(model: Model): Promise<WholeModel | undefined> {
   return id ? model.widget_manager?.get_model(id) : undefined;
 }
 
+/** The page's code in the shared model. */
+export async function codeOf(model: Model): Promise<string | null> {
+  const code = (await runtimeOf(model))?.get("code");
+  return typeof code === "string" && code !== "" ? code : null;
+}
+
 /** Whether there is a kernel behind the page: hooks cannot ask their own model. */
 export async function isLive(model: Model): Promise<boolean> {
   try {
     return (await runtimeOf(model))?.comm_live !== false;
+  } catch {
+    return false;
+  }
+}
+
+/** Whether no kernel has ever been there: what is shown was saved. */
+export async function isSaved(model: Model): Promise<boolean> {
+  try {
+    return (await runtimeOf(model))?.comm_live === false;
   } catch {
     return false;
   }
@@ -411,4 +439,5 @@ export const say = {
   colorRange: (range: ColorRange) => ({ kind: "view", color_range: range }),
   tolerance: (value: number | null) => ({ kind: "tolerance", value }),
   needBokeh: (version: string) => ({ kind: "need_bokeh", version }),
+  needCode: () => ({ kind: "need_code" }),
 } as const;

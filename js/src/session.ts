@@ -21,6 +21,7 @@ import {
   focusOf,
   type HistoryPart,
   isLive,
+  isSaved,
   layersOf,
   type Message,
   type Meta,
@@ -87,6 +88,7 @@ export class Session {
   colorRange: ColorRange;
   status: Status;
   isConnected = true;
+  isSaved = false;
   message: Message;
   trees: readonly [Tree, Tree];
   tolerance: number | null = null;
@@ -116,6 +118,7 @@ export class Session {
     this.takeSnapshot();
     this.listen();
     this.checkProtocol();
+    void this.missKernel();
     this.readyTimer = setTimeout(() => this.sayReady(), READY_AFTER_MS);
   }
 
@@ -452,11 +455,20 @@ export class Session {
     this.fail(this.isConnected ? NO_ANSWER : NO_KERNEL);
   }
 
+  /** A saved page has no kernel from the start, and nothing to complain about. */
+  private async missKernel(): Promise<void> {
+    this.isSaved = await isSaved(this.model);
+    if (!this.isSaved) return;
+    if (this.status === "running" || this.status === "paused") this.status = "stopped";
+    this.tell("status");
+  }
+
   private connectionChanged(): void {
     const timer = setTimeout(async () => {
       const live = await isLive(this.model);
-      if (live === this.isConnected) return;
+      if (live === (this.isConnected && !this.isSaved)) return;
       this.isConnected = live;
+      this.isSaved = false;
       if (live) this.answered();
       else this.noAnswer();
       this.tell("status");

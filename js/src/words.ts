@@ -36,6 +36,7 @@ export function reasonFor(session: Session, view: MapView, cell: Cell): string {
 
 /** What is said of layers that were chosen after the run, or before the first. */
 export function pendingWords(session: Session): string {
+  if (session.isSaved) return "Not computed";
   return session.status === "running" ? "Not computed yet" : "Not computed yet: Run";
 }
 

@@ -19,6 +19,10 @@ export class FakeModel implements Model {
     return this.state[name];
   }
 
+  set(name: string, value: unknown): void {
+    this.state[name] = value;
+  }
+
   on(event: string, handler: Handler): void {
     const known = this.handlers.get(event) ?? new Set();
     this.handlers.set(event, known.add(handler));

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from zoo import BasicBlock
 
 from .models import (
-    BasicBlock,
     Bert,
     Fan,
     PostNormBlock,

@@ -3,64 +3,19 @@
 from itertools import pairwise
 
 import torch
+import zoo
 from torch import Tensor, nn
 from torch.nn import functional
 
 
-class BasicBlock(nn.Module):
-    """Two convolutions around a shortcut, with in-place ReLU and ``out += identity``.
-
-    As torchvision has it: one ReLU module is called twice, and what ``bn1`` and ``bn2``
-    returned is overwritten.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = None
-        if stride != 1 or inputs != outputs:
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += identity
-        return self.relu(out)
-
-
-class ResNet(nn.Module):
+class ResNet(zoo.ResNet):
     """A ResNet of basic blocks: ``(2, 2, 2, 2)`` is ResNet-18, ``(3, 4, 6, 3)`` 34."""
 
     def __init__(self, depths: tuple[int, ...], classes: int = 1000) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        widths = [64, *(64 * 2**i for i in range(len(depths)))]
-        for i, depth in enumerate(depths):
-            stride = 1 if i == 0 else 2
-            stage = [BasicBlock(widths[i], widths[i + 1], stride)]
-            stage += [BasicBlock(widths[i + 1], widths[i + 1]) for _ in range(1, depth)]
-            self.add_module(f"layer{i + 1}", nn.Sequential(*stage))
-        self.stages = [f"layer{i + 1}" for i in range(len(depths))]
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(widths[-1], classes)
+        super().__init__(64, depths, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        return self.fc(self.avgpool(x).flatten(1))
 
 
 class Attention(nn.Module):

@@ -233,6 +233,35 @@ test("a kernel that is restarted is missed at once, and one found again is not",
   expect(session.isConnected).toBe(true);
 });
 
+test("a page without a kernel from the start is a saved one, and does not complain", async () => {
+  const runtime = new FakeModel({});
+  runtime.comm_live = false;
+  model = new FakeModel(stateOf({ status: "running" }));
+  model.widget_manager = { get_model: async () => runtime };
+  session = new Session(model);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(session.isSaved).toBe(true);
+  expect(session.status).toBe("stopped");
+  model.connect(false);
+  await vi.advanceTimersByTimeAsync(60);
+  expect(session.message.text).toBe("");
+  runtime.connect(true);
+  model.connect(true);
+  await vi.advanceTimersByTimeAsync(60);
+  expect(session.isSaved).toBe(false);
+});
+
+test("a page that cannot find the shared model may have a kernel", async () => {
+  model.widget_manager = {
+    get_model: async () => {
+      throw new Error("model not found");
+    },
+  };
+  session = new Session(model);
+  await vi.advanceTimersByTimeAsync(0);
+  expect(session.isSaved).toBe(false);
+});
+
 test("a comm that is closed is reported in words", () => {
   model.send = () => {
     throw new Error("Comm is closed");

@@ -1,0 +1,103 @@
+/**
+ * What the front end evaluates anew for each explorer, saves with it and keeps for ever,
+ * and so is small: it finds the page's code, which is evaluated once a page.
+ */
+
+import { imported } from "./module.ts";
+import { CUSTOM_MESSAGE, codeOf, FORGOTTEN, type Model, say } from "./protocol.ts";
+
+interface Hooks {
+  initialize(props: { model: Model }): () => void;
+  render(props: { model: Model; el: HTMLElement }): () => void;
+}
+
+declare const BUILD: string;
+/** Tells the code of one build from that of another; put in by `build.mjs`. */
+const LOADED = Symbol.for("cka_notebook.code");
+const KERNEL_TIMEOUT_MS = 20000;
+
+function loaded(model: Model): Promise<Hooks> {
+  const page = globalThis as { [LOADED]?: Map<string, Promise<Hooks>> };
+  page[LOADED] ??= new Map();
+  const builds = page[LOADED];
+  const begun = builds.get(BUILD);
+  if (begun) return begun;
+  const promise = fetched(model).then((code) => imported(code) as Promise<Hooks>);
+  builds.set(BUILD, promise);
+  promise.catch(() => builds.delete(BUILD));
+  return promise;
+}
+
+async function fetched(model: Model): Promise<string> {
+  try {
+    const code = await codeOf(model);
+    if (code) return code;
+  } catch {
+    // A front end that cannot resolve the reference: the kernel is asked instead.
+  }
+  return requested(model);
+}
+
+function requested(model: Model): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const hear = (content: { kind?: string; code?: string }) => {
+      if (content?.kind !== "code") return;
+      settle();
+      resolve(String(content.code));
+    };
+    const settle = () => {
+      clearTimeout(timer);
+      model.off(CUSTOM_MESSAGE, hear);
+    };
+    const timer = setTimeout(() => {
+      settle();
+      reject(new Error("The kernel did not send its code. Run the cell again."));
+    }, KERNEL_TIMEOUT_MS);
+    model.on(CUSTOM_MESSAGE, hear);
+    model.send(say.needCode());
+  });
+}
+
+/** Runs a hook once the code is there, and its clean-up whenever that is asked for. */
+function later(
+  model: Model,
+  hook: (hooks: Hooks) => () => void,
+  failed: (error: unknown) => void,
+): () => void {
+  let isGone = false;
+  let clean: (() => void) | undefined;
+  loaded(model).then((hooks) => {
+    if (!isGone) clean = hook(hooks);
+  }, failed);
+  return () => {
+    isGone = true;
+    clean?.();
+  };
+}
+
+/**
+ * Synchronous: messages wait for it, and after two seconds the front end gives up. What
+ * the kernel says before the code is there it says again to a session that is ready.
+ */
+function initialize({ model }: { model: Model }): () => void {
+  const close = later(
+    model,
+    (hooks) => hooks.initialize({ model }),
+    () => {}, // Each view says so.
+  );
+  return () => {
+    close();
+    // JupyterLab keeps closed models for as long as the page lives.
+    for (const name of FORGOTTEN) model.set(name, null);
+  };
+}
+
+function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
+  return later(
+    model,
+    (hooks) => hooks.render({ model, el }),
+    (error) => el.append(`The explorer cannot be drawn. ${String(error)}`),
+  );
+}
+
+export default { initialize, render };
