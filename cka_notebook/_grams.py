@@ -8,6 +8,7 @@ from torch import Tensor
 
 from . import hsic
 from ._packing import PackedGrams, packing
+from ._products import ONEDNN_WIDTH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 SCRATCH_BYTES = 8 << 20
 """Features are shifted and multiplied in pieces of this size, on a CPU."""
 
-SCRATCH_BYTES_GPU = 512 << 20
-"""On a GPU a launch costs more than memory traffic."""
+SCRATCH_BYTES_GPU = 256 << 20
+"""On a GPU a launch costs more than memory traffic; a split takes as much again."""
 
 GROUP_BYTES = 4 << 20
 """Gram matrices are U-centered in groups of this size: larger ones gain nothing."""
@@ -284,7 +285,7 @@ class _Group:
         room = self._widths.get(width)
         if room is None:
             # oneDNN wants whole rows, and pads them itself.
-            stride = width if width >= hsic.ONEDNN_WIDTH else width + PADDING
+            stride = width if width >= ONEDNN_WIDTH else width + PADDING
             if len(self._scratch) < len(rows) * stride:
                 self._scratch = self._scratch.new_empty(len(rows) * stride)
                 self._widths = {}

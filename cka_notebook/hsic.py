@@ -17,12 +17,13 @@ References:
     [4] Szekely & Rizzo 2014, https://arxiv.org/abs/1310.2926
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from ._products import lower_product
 
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf", "cosine"]
@@ -32,9 +33,6 @@ ESTIMATORS = get_args(Estimator)
 
 MIN_EXAMPLES = 4
 """HSIC_1 divides by n (n - 3)."""
-
-ONEDNN_WIDTH = 4096
-"""Layers of at least so many features are multiplied by oneDNN, where there is one."""
 
 PAIR_BLOCK = 4096
 """Columns that one float32 product sums up; the sums of blocks are float64."""
@@ -197,10 +195,10 @@ def lower_gram(
         all the same then give exact zeros.
     """
     if shift == "none" and rows.dtype == scratch.dtype:
-        _lower_product(rows, blocks, first=True)
+        lower_product(rows, blocks, first=True)
         return None
     if shift != "mean" and rows.shape[1] == scratch.shape[1]:
-        _lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
+        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
         return None
     moment = scratch.new_zeros(()) if shift == "mean" else None
     step = scratch.shape[1]
@@ -210,7 +208,7 @@ def lower_gram(
         if moment is not None:
             moment += torch.dot(point, point)
         part = _shifted(part, point, scratch[:, : part.shape[1]])
-        _lower_product(part, blocks, first=start == 0)
+        lower_product(part, blocks, first=start == 0)
     return moment
 
 
@@ -256,73 +254,6 @@ def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
             total += z1[:, block].double() @ z2[:, block].double().T
         else:
             total += z1[:, block] @ z2[:, block].T
-
-
-def _lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> None:
-    """Add ``part @ part.T`` to the blocks of its lower triangle, or begin them.
-
-    Column blocks save nearly half the work of the whole product, but small products run
-    below full speed.
-    """
-    if _suits_onednn(part) and (product := _onednn_product()) is not None:
-        _by_onednn(product, part, blocks, first)
-        return
-    if len(blocks) == 1:
-        _product(part, part.T, blocks[0], first)
-        return
-    # `narrow` takes half the time of a slice, which counts where layers are small.
-    n, top, turned = len(part), 0, part.T
-    for block in blocks:
-        width = block.shape[1]
-        below, here = part.narrow(0, top, n - top), turned.narrow(1, top, width)
-        _product(below, here, block, first)
-        top += width
-
-
-def _product(left: Tensor, right: Tensor, out: Tensor, first: bool) -> None:
-    if first:
-        torch.mm(left, right, out=out)
-    else:
-        out.addmm_(left, right)
-
-
-def _by_onednn(
-    product: Callable[..., Tensor], part: Tensor, blocks: Sequence[Tensor], first: bool
-) -> None:
-    """The same by oneDNN, two blocks at once where that is faster."""
-    step = 2 if len(part) >= 256 or part.shape[1] < 32768 else 1
-    top = 0
-    for start in range(0, len(blocks), step):
-        some = blocks[start : start + step]
-        width = sum(block.shape[1] for block in some)
-        made = product(part[top:], part[top : top + width], None, "none", [], "")
-        left = 0
-        for block in some:
-            piece = made[left:, left : left + block.shape[1]]
-            block.copy_(piece) if first else block.add_(piece)
-            left += block.shape[1]
-        top += width
-
-
-def _suits_onednn(part: Tensor) -> bool:
-    """Long whole rows: with others it is slower, with strided ones a hundred times."""
-    fits = part.is_cpu and part.dtype == torch.float32 and part.shape[1] >= ONEDNN_WIDTH
-    return fits and part.is_contiguous()
-
-
-@lru_cache(maxsize=1)
-def _onednn_product() -> Callable[..., Tensor] | None:
-    """``x @ y.T`` by oneDNN, a quarter faster on wide layers; None if torch lacks it.
-
-    It is no public operation, so it is believed only after a look at what it does.
-    """
-    x = torch.arange(3.0 * ONEDNN_WIDTH).reshape(3, -1).sin()
-    try:
-        product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 see above
-        made = product(x, x[:2], None, "none", [], "")
-    except Exception:  # whatever it is, there is another way
-        return None
-    return product if torch.allclose(made, x @ x[:2].T, rtol=1e-4) else None
 
 
 def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from zoo import ResNet, mlp
 
-from cka_notebook import CKA
+from cka_notebook import CKA, _products
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,6 +41,16 @@ def test_the_users_tf32_does_not_reach_the_gram_matrices():
     finally:
         torch.set_float32_matmul_precision("highest")
     assert (ours.matrix - exact.matrix).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(64, 1 << 16), (256, 1 << 17)])
+def test_the_product_that_a_gpu_chooses_is_exact(shape):
+    x = torch.randn(shape, device="cuda")
+    exact = x.double() @ x.double().T
+    made = torch.empty_like(exact, dtype=torch.float32)
+    _products.lower_product(x, [made], first=True)
+    error = (made - exact).abs().fill_diagonal_(0).max() / exact.diagonal().min()
+    assert error < 1e-6
 
 
 def test_no_batch_waits_for_the_device():
