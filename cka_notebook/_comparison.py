@@ -30,6 +30,8 @@ Columns = Mapping[str, Any]
 RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint")
 """Options of `CKA.compare` that an explorer takes, too."""
 
+NAMES = ("model1_name", "model2_name")
+
 MEMORY_SHARE = 0.7
 """A run that nobody asked for holds when it would take more of the free memory."""
 
@@ -100,6 +102,8 @@ class Live:
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)
         self.names = self._cka.name1, self._cka.name2
+        # A later run begins elsewhere, where variables have other names.
+        self._options |= dict(zip(NAMES, self.names, strict=True))
         self.same = self._cka.same
         self.metric = self._cka.metric
         self.loader_text = describe_loader(loader)

@@ -20,10 +20,11 @@ from ipywidgets import widget_serialization
 
 from . import _cell, _figures, _report, metrics
 from ._bokehjs import BokehRuntime, bokehjs_gz, shared_runtime
-from ._comparison import SIDES, Comparison, Live, Saved, side_of, unknown_layer
+from ._comparison import NAMES, SIDES, Comparison, Live, Saved, side_of, unknown_layer
 from ._desk import Desk
 from ._frames import Progress
 from ._session import Session, words
+from ._variables import names_of
 from ._worker import Surroundings
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class CKAExplorer(anywidget.AnyWidget):
             most of the free memory, holds and waits for its Resume button or `run`.
         cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
             ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint`` of its
-            `compare`.
+            `compare`. ``model1_name`` and ``model2_name`` are, if not given, those of
+            the variables that hold the models where this is called.
 
     Raises:
         TypeError: If an option is unknown.
@@ -124,7 +126,8 @@ class CKAExplorer(anywidget.AnyWidget):
         autostart: bool = True,
         **cka_options: Any,
     ) -> None:
-        comparison = Live(model1, model2, loader, loader2, cka_options)
+        options = {**_names(model1, model2), **cka_options}
+        comparison = Live(model1, model2, loader, loader2, options)
         self._set_up(comparison, autostart=autostart)
 
     @classmethod
@@ -465,6 +468,12 @@ def _leave_replies_to_the_page(comm: Any) -> None:
     versions have no such note.
     """
     getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+
+
+def _names(*models: "nn.Module | None") -> dict[str, str]:
+    """Names of the models after the caller's variables, as options of `CKA`."""
+    found = zip(NAMES, names_of(*models), models, strict=True)
+    return {k: name for k, name, model in found if name and model is not None}
 
 
 def _limits(result: "CKAResult") -> tuple[float, float]:

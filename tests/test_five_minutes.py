@@ -41,7 +41,7 @@ loader = DataLoader(images, 16, shuffle=True, collate_fn=slowly)
 
 EXPLORER = """
 from cka_notebook import CKA, CKAExplorer, CKAResult
-ex = CKAExplorer(base, tuned, loader, model1_name="base", model2_name="tuned")
+ex = CKAExplorer(base, tuned, loader)
 ex
 """
 
