@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
+from ._catch_up import Kept
 from ._engine import CKA
 from ._result import CKAResult
 from ._running import Running
@@ -60,7 +61,9 @@ class Comparison(Protocol):
     def prepare(self, metric: str) -> None:
         """Get hold of what a run needs; RuntimeError if it is gone."""
 
-    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+    def steps(
+        self, choices: Mapping[Side, Any], kept: Kept | None = None
+    ) -> Generator[Running, None, None]:
         """The engine's running states, in layers that were chosen since, if any."""
 
     def too_large(self, layers: int) -> str | None:
@@ -157,13 +160,20 @@ class Live:
             model1, model2 = self._models.held()
             self._cka = CKA(model1, model2, **{**self._options, "metric": metric})
 
-    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
-        """The engine's running states, in layers that were chosen since, if any."""
+    def steps(
+        self, choices: Mapping[Side, Any], kept: Kept | None = None
+    ) -> Generator[Running, None, None]:
+        """The engine's running states, in layers that were chosen since, if any.
+
+        Args:
+            choices: The layers.
+            kept: What is kept of the run that goes on.
+        """
         if self._cka is None:
             msg = "Expected prepare() before steps()."
             raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices
+            self._loader, self._loader2, **self._run_options, **choices, kept=kept
         )
 
     def too_large(self, layers: int) -> str | None:
@@ -245,9 +255,11 @@ class Saved:
         )
         raise RuntimeError(msg)
 
-    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+    def steps(
+        self, choices: Mapping[Side, Any], kept: Kept | None = None
+    ) -> Generator[Running, None, None]:
         """Nothing, likewise."""
-        del choices
+        del choices, kept
         yield from ()
 
     def too_large(self, layers: int) -> None:

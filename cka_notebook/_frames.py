@@ -72,7 +72,9 @@ class Frames:
 
     def take(self, seconds: float, state: "Running") -> None:
         """Make a frame of this batch if one is wanted."""
-        sends, keeps = self.publisher.wants(), self._history.wants(state.done)
+        # While layers catch up, the others would look as if they had converged.
+        keeps = self._history.wants(state.done) and not state.catching_up
+        sends = self.publisher.wants()
         if not state.batches or not (sends or keeps):
             return
         started = time.perf_counter()

@@ -44,7 +44,16 @@ class Plan(Protocol):
 
 
 class Run:
-    """The moving parts of one run: callers, captures, batches, random numbers."""
+    """The moving parts of one run: callers, captures, batches, random numbers.
+
+    Args:
+        plan: What is compared.
+        loader: Batches.
+        loader2: Batches for model 2, or None.
+        paired: Whether both are of the same examples.
+        checkpoint: File for the running sums, or None.
+        start: Where the random streams begin, if not where the global ones are.
+    """
 
     def __init__(
         self,
@@ -53,6 +62,7 @@ class Run:
         loader2: Iterable[Any] | None,
         paired: bool,
         checkpoint: PathLike | None,
+        start: dict[str, torch.Tensor] | None = None,
     ) -> None:
         self.plan = plan
         self.loaders = loader, loader2
@@ -79,9 +89,13 @@ class Run:
         self.settings: dict[str, Any] = {}
         if self.checkpoint is not None:
             self.checkpoint.begin(self.random)
+        if start is not None:
+            self.random.load(start)
+        self.start = self.random.save()
         with self.random:
             self.batches = batches(loader, loader2, paired)
-        self.sides: tuple[list[int], list[int]] = ([], [])
+        self.places: list[dict[str, int]] = []
+        self.sides: list[list[int]] = []
 
     def probe(self) -> None:
         """Run the first examples of the first batch, which is put back."""
@@ -115,14 +129,11 @@ class Run:
         found1, found2 = plan.tree1.find(names1), plan.tree2.find(names2)
         if self.once:
             union = list({x.name: x for x in [*found1, *found2]}.values())
-            place = {layer.name: row for row, layer in enumerate(union)}
-            self.sides = (
-                [place[name] for name in names1],
-                [place[name] for name in names2],
-            )
             self.captures = [self._capture(union, 0)]
+            self.places = 2 * [_places(union)]
         else:
             self.captures = [self._capture(found1, 0), self._capture(found2, 1)]
+            self.places = [_places(found1), _places(found2)]
         lengths = [length(x) for x in self.loaders if x is not None]
         known = [x for x in (*lengths, max_batches) if x is not None]
         total = min(known) if known and (max_batches or None not in lengths) else None
@@ -130,7 +141,8 @@ class Run:
             total = max_batches
         running = Running(names1, names2, total)
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
-        running.describe = self._provenance
+        running.describe, running.start = self._provenance, self.start
+        self.restrict(running)
         running.notes += self._notes()
         running.scatters = [
             (title, name, scatter)
@@ -138,6 +150,17 @@ class Run:
             for name, scatter in capture.scatters
         ]
         return running
+
+    def restrict(self, running: Running) -> None:
+        """Compute the layers of this state alone, which are among those chosen."""
+        layers = running.layers1, running.layers2
+        self.sides = [
+            [place[name] for name in names]
+            for place, names in zip(self.places, layers, strict=True)
+        ]
+        rows = [[*self.sides[0], *self.sides[1]]] if self.once else self.sides
+        for capture, wanted in zip(self.captures, rows, strict=True):
+            capture.only(wanted)
 
     def resume(self, running: Running) -> None:
         """Go on from the checkpoint, if there is one, past the batches it holds."""
@@ -186,9 +209,8 @@ class Run:
                 running.skip()
                 return True
             grams = [self._grams(side, call) for side, call in enumerate(calls)]
-        if self.once:
-            grams = [grams[0].subset(side) for side in self.sides]
-        running.add(grams[0], grams[1], n)
+        first, second = self.sides
+        running.add(grams[0].subset(first), grams[-1].subset(second), n)
         return True
 
     def close(self) -> None:
@@ -277,6 +299,10 @@ class Run:
             "loader2": loader_facts(loader2) if loader2 is not None else None,
             "paired": self.paired,
         }
+
+
+def _places(layers: list[Layer]) -> dict[str, int]:
+    return {layer.name: row for row, layer in enumerate(layers)}
 
 
 def _unequal(

@@ -23,6 +23,7 @@ class Running:
     """The state of a run: sums so far, and what was skipped or undefined.
 
     Attributes:
+        catching_up: Layers that were added take the batches done once more.
         layers1: Names of the rows.
         layers2: Names of the columns.
         total: Number of batches to come in all, or None if unknown.
@@ -31,7 +32,11 @@ class Running:
         examples: Examples in the sums.
         notes: Sentences a reader should know.
         scatters: Model, name and scatter of the layers watched for random batches.
+        start: The random streams with which the run began, by which it can be repeated.
+        first: Of the first batch, the h of each layer with itself: rows, columns.
     """
+
+    catching_up = False
 
     def __init__(
         self, layers1: list[str], layers2: list[str], total: int | None
@@ -44,6 +49,8 @@ class Running:
         self.names = ("model1", "model2")
         self.metric = "cka"
         self.scatters: list[tuple[str, str, Scatter]] = []
+        self.start: dict[str, Tensor] = {}
+        self.first: tuple[Tensor, Tensor] | None = None
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
         self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
@@ -161,7 +168,10 @@ class Running:
             self._sums = self._sums.to(home)
         self._note_problems(grams1, grams2)
         with torch.autocast(home.type, enabled=False):
-            self._sums.add(*_products(grams1, grams2, home))
+            xy, xx, yy = _products(grams1, grams2, home)
+            self._sums.add(xy, xx, yy)
+        if self.batches == 1:
+            self.first = xx, yy
 
     def skip(self) -> None:
         """Count a batch that is too small for the unbiased estimate."""

@@ -5,8 +5,10 @@ thread the worker does, and writes traits only through the function it was given
 """
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from ._catch_up import CatchUp, Kept, OtherBatchesError
 from ._comparison import SIDES, Comparison, Saved, Side
 from ._extension import extended, missing
 from ._frames import NO_SNAPSHOT, Frames, Progress, axes
@@ -17,6 +19,15 @@ from ._worker import Outcome, Worker
 if TYPE_CHECKING:
     from ._result import CKAResult
     from ._running import Running
+
+READ_ONCE = (
+    "This loader can be read only once, so all layers are computed over the batches "
+    "that are left."
+)
+OTHER_BATCHES = (
+    "The loader gives other batches than before, so all layers are computed from the "
+    "start."
+)
 
 LONG_RUN = 120.0
 """A run that nobody asked for holds when it would take more seconds than this."""
@@ -53,8 +64,10 @@ class Session:
         self._put = put
         self._asked_for: dict[Side, Any] = {}
         self._warm_at = 0.0
+        self._catches_up = False
         self._result: CKAResult | None = None
         self._complete: CKAResult | None = None
+        self._kept: Kept | None = None
         self._progress = Progress()
 
     @property
@@ -95,12 +108,13 @@ class Session:
         """Begin again with other layers; in a pause, when it ends."""
         computed = self.computing.get(side)
         if layers != computed:
-            self._begin_again(stale=not set(layers) <= set(computed or ()))
+            self._begin_again(side, stale=not set(layers) <= set(computed or ()))
 
     def metric_changed(self, metric: str) -> None:
         """Begin again with another measure; in a pause, when it ends."""
         self.metric = metric
-        self._begin_again(stale=True)
+        self._kept = None
+        self._begin_again("metric", stale=True)
 
     def say(self, kind: str, text: str) -> None:
         """Show words in the cell: an ``"error"``, a ``"note"``, or nothing."""
@@ -132,6 +146,8 @@ class Session:
         """The engine's running states, for what is chosen now."""
         self.comparison.prepare(self.metric)
         self._asked_for = dict(self.chosen)
+        if self._kept is not None:
+            return self._goes_on_from(self._kept)
         known = self._complete
         if known is None or known.metric != self.metric:
             return self.comparison.steps(self.chosen)
@@ -147,13 +163,34 @@ class Session:
         steps = self.comparison.steps(dict(zip(SIDES, block, strict=True)))
         return extended(steps, known, *wanted.values())
 
+    def _goes_on_from(self, kept: Kept) -> Generator["Running", None, None]:
+        """The states of a run that goes on with other layers than before its pause."""
+        if self.comparison.one_shot:
+            yield from self._anew(READ_ONCE)
+            return
+        with suppress(OtherBatchesError):
+            yield from self.comparison.steps(self.chosen, kept)
+            return
+        yield from self._anew(OTHER_BATCHES)
+
+    def _anew(self, why: str) -> Generator["Running", None, None]:
+        """The states of a run from zero, and words that say why."""
+        self._kept = None
+        with closing(self.comparison.steps(self.chosen)) as steps:
+            state = next(steps)
+            state.notes.append(why)
+            yield state
+            self.say("note", why)
+            yield from steps
+
     def restart(self) -> None:
         """Compute everything from zero, not only what is missing."""
-        self._complete = None
+        self._complete = self._kept = None
         self.runs.restart()
 
     def starts(self) -> None:
         """A run was ordered."""
+        self._kept = None
         self.say("", "")
         self._put({"status": "running"})
         self.frames.publisher.start()
@@ -169,12 +206,14 @@ class Session:
                 self._put({side: self.computing[side]})
         self._put({"_axes": axes(worker.epoch, state)})
         if not worker.only_probe:
-            self.say("", "")
+            self._say_what_is_done(state)
             self._put({"status": "running"})
         self._hold_if_large(worker, state)
 
     def batch(self, worker: Worker, state: "Running") -> bool:
         """A batch has been added."""
+        if self._catches_up and not state.catching_up:
+            self._say_what_is_done(state)
         self.frames.take(worker.seconds, state)
         self._hold_if_long(worker, state)
         return not self._is_stable(state)
@@ -182,13 +221,15 @@ class Session:
     def pauses(self, worker: Worker, state: "Running") -> None:
         """The run holds; the page gets all that it needs to draw by itself."""
         if worker.result is not None:
+            self._kept = Kept.of(state, worker.result) or self._kept
             self._show(worker, state, worker.result, final=False)
         self._put({"status": "paused"})
 
     def resumes(self, worker: Worker) -> None:
         """The run goes on."""
-        del worker
-        self.say("", "")
+        state = worker.state
+        if state is not None:
+            self._say_what_is_done(state)
         self._put({"status": "running"})
 
     def ends(self, worker: Worker, outcome: Outcome) -> None:
@@ -201,20 +242,29 @@ class Session:
             self._show(worker, state, result, final=True)
             self._progress = self.frames.progress(worker.seconds, state)
         self.frames.publisher.finish()
-        worker.state = state = None
+        worker.state = state = self._kept = None
         self.comparison.release()
         if outcome == "error" and worker.error is not None:
             self.say("error", words(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _begin_again(self, *, stale: bool) -> None:
+    def _say_what_is_done(self, state: "Running") -> None:
+        """Words while new layers catch up with the others, and none afterwards."""
+        self._catches_up = isinstance(state, CatchUp)
+        if isinstance(state, CatchUp):
+            self.say("note", state.words())
+        else:
+            self.say("", "")
+            self._kept = None
+
+    def _begin_again(self, what: str, *, stale: bool) -> None:
         """Begin a new epoch; in a pause when it ends, and only if it must."""
         worker = self.runs.live
         if worker is None or worker.only_probe:
             return
         if worker.paused:
-            self.runs.stale |= stale
+            (self.runs.stale.add if stale else self.runs.stale.discard)(what)
         else:
             worker.restart()
 

@@ -88,6 +88,7 @@ def running(done, factor=1.0, examples=None):
     """A running state with values that float32 holds exactly."""
     return SimpleNamespace(
         done=done,
+        catching_up=False,
         batches=done - 1,
         total=8,
         examples=examples if examples is not None else 16 * (done - 1),
