@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import fnmatch
 import inspect
+import json
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
@@ -19,7 +20,8 @@ import torch
 from torch import nn
 
 from ._catch_up import Kept
-from ._engine import CKA
+from ._engine import CKA, check_tolerance
+from ._estimate import Estimate, size
 from ._result import CKAResult
 from ._running import Running
 
@@ -46,6 +48,7 @@ class Comparison(Protocol):
     names: tuple[str, str]
     same: bool
     metric: str
+    tolerance: float | None
     loader_text: str
     one_shot: bool
 
@@ -66,14 +69,14 @@ class Comparison(Protocol):
     ) -> Generator[Running, None, None]:
         """The engine's running states, in layers that were chosen since, if any."""
 
-    def too_large(self, layers: int) -> str | None:
-        """What to say if this many layers hardly fit into memory."""
+    def too_large(self, estimate: Estimate) -> str | None:
+        """What to say if a run hardly fits into memory."""
 
     def release(self) -> None:
         """Hold the models weakly until the next run."""
 
-    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
-        """The call that repeats this comparison."""
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that repeats this comparison, around its two lists of layers."""
 
 
 class Live:
@@ -101,6 +104,9 @@ class Live:
         check_options(options)
         self._loader, self._loader2 = loader, loader2
         self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
+        # The session looks at it after each batch, for it may change during a run.
+        self.tolerance = self._run_options.pop("stop_when_stable", None)
+        check_tolerance(self.tolerance)
         self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)
@@ -176,20 +182,16 @@ class Live:
             self._loader, self._loader2, **self._run_options, **choices, kept=kept
         )
 
-    def too_large(self, layers: int) -> str | None:
+    def too_large(self, estimate: Estimate) -> str | None:
         """What to say if the Gram matrices of a batch hardly fit into memory."""
-        examples = getattr(self._loader, "batch_size", None)
         parameter = next(self._models.held()[0].parameters(), None)
         free = free_bytes(parameter.device if parameter is not None else None)
-        if not isinstance(examples, int) or free is None:
-            return None
-        needed = 4 * layers * examples**2
-        if needed <= MEMORY_SHARE * free:
+        if free is None or estimate.nbytes <= MEMORY_SHARE * free:
             return None
         return (
-            f"{layers} layers and batches of {examples} examples take about "
-            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Choose fewer "
-            "layers or a smaller batch_size, or resume."
+            f"{estimate.layers} layers and batches of {estimate.examples} examples "
+            f"take about {size(estimate.nbytes)}, and {size(free)} are free. Choose "
+            "fewer layers or a smaller batch_size, or resume."
         )
 
     def release(self) -> None:
@@ -198,19 +200,16 @@ class Live:
         self._cka = None
         self._models.release()
 
-    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
-        """The call that repeats this comparison, with variables called as here."""
-        shown = {
-            **{k: v for k, v in self._options.items() if not k.endswith("_layers")},
-            "model1_layers": layers["layers1"],
-            "model2_layers": layers["layers2"],
-            "metric": metric,
-        }
-        models = "model1, model1" if self.same else "model1, model2"
-        loaders = "loader" if self._loader2 is None else "loader, loader2"
-        options = "".join(f"    {k}={_text(v)},\n" for k, v in sorted(shown.items()))
-        run = "".join(f", {k}={_text(v)}" for k, v in self._run_options.items())
-        return f"CKA(\n    {models},\n{options}).compare({loaders}{run})"
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that repeats this comparison, around its two lists of layers.
+
+        Its variables are called as the arguments of the explorer.
+        """
+        models = ["model1"] if self.same else ["model1", "model2"]
+        loaders = ["loader"] if self._loader2 is None else ["loader", "loader2"]
+        options = {**self._options, "metric": metric}
+        run = {**self._run_options, "stop_when_stable": tolerance}
+        return call_around_layers(models, options, loaders, run)
 
 
 class Saved:
@@ -218,6 +217,7 @@ class Saved:
 
     one_shot = False
     loader_text = ""
+    tolerance: float | None = None
 
     def __init__(self, result: CKAResult) -> None:
         self.names = result.name1, result.name2
@@ -262,21 +262,19 @@ class Saved:
         del choices, kept
         yield from ()
 
-    def too_large(self, layers: int) -> None:
+    def too_large(self, estimate: Estimate) -> None:
         """Never, likewise."""
-        del layers
+        del estimate
 
     def release(self) -> None:
         """There is nothing to let go of."""
 
-    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, given the models."""
-        return (
-            "CKA(\n    model1, model2,\n"
-            f"    metric={metric!r},\n"
-            f"    model1_layers={layers['layers1']!r},\n"
-            f"    model2_layers={layers['layers2']!r},\n).compare(loader)"
-        )
+        names = dict(zip(NAMES, self.names, strict=True))
+        run = {"stop_when_stable": tolerance}
+        options = {**names, "metric": metric}
+        return call_around_layers(["model1", "model2"], options, ["loader"], run)
 
 
 class _Models:
@@ -443,6 +441,64 @@ def unknown_layer(name: str, known: list[str], what: str) -> str:
         f"`{what}` names {name!r}, which is none of the {len(known)} layers to choose "
         f"from.{hint}"
     )
+
+
+DEFAULTS = {"metric": "cka", "stop_when_stable": None}
+"""Options that go without saying."""
+
+
+def call_around_layers(
+    models: list[str],
+    options: Mapping[str, Any],
+    loaders: list[str],
+    run: Mapping[str, Any],
+) -> list[str]:
+    """The source of a call of `CKA` and its `compare`, without its lists of layers.
+
+    Returns:
+        What comes before, between and after the two lists. The page has the same three
+        and its own choice of layers.
+
+    Example:
+        >>> parts = call_around_layers(["model1"], {"pool": "cls"}, ["loader"], {})
+        >>> print(with_layers(parts, ["0"], []))
+        CKA(
+            model1,
+            pool='cls',
+            model1_layers=[
+                "0",
+            ],
+            model2_layers=[],
+        ).compare(loader)
+    """
+    first = [*models, *_keywords(options)]
+    second = [*loaders, *_keywords(run)]
+    return [
+        "".join(["CKA(\n", *(f"    {a},\n" for a in first), "    model1_layers="]),
+        ",\n    model2_layers=",
+        f",\n).compare({', '.join(second)})",
+    ]
+
+
+def with_layers(parts: list[str], layers1: list[str], layers2: list[str]) -> str:
+    """The call with its lists of layers. ``copying.ts`` has a twin of this."""
+    before, between, after = parts
+    return f"{before}{_list(layers1)}{between}{_list(layers2)}{after}"
+
+
+def _list(names: list[str]) -> str:
+    """A list as source, one name a line; JSON's strings are Python's."""
+    lines = (f"        {json.dumps(name, ensure_ascii=False)},\n" for name in names)
+    return f"[\n{''.join(lines)}    ]" if names else "[]"
+
+
+def _keywords(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}={_text(value)}"
+        for name, value in options.items()
+        if not name.endswith("_layers")
+        and not (name in DEFAULTS and value == DEFAULTS[name])
+    ]
 
 
 def _text(value: Any) -> str:

@@ -229,7 +229,7 @@ class CKA:
         if loader2 is loader and paired:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
-        _check_tolerance(stop_when_stable)
+        check_tolerance(stop_when_stable)
         with ExitStack() as stack:
             for model in (self.model1, self.model2):
                 stack.enter_context(placed(model, self.device))
@@ -254,7 +254,7 @@ class CKA:
                 run.keep(running)
                 yield running
                 if stop_when_stable and running.is_stable(stop_when_stable):
-                    running.notes.append(_stopped_early(running, stop_when_stable))
+                    running.note_stable(stop_when_stable)
                     break
             if not is_distributed():  # or else all ranks together have to have some
                 running.finish()
@@ -272,20 +272,14 @@ def _catch_up(run: Run, late: CatchUp) -> Generator[Running, None, None]:
     run.restrict(late)
 
 
-def _check_tolerance(stop_when_stable: float | None) -> None:
+def check_tolerance(stop_when_stable: float | None) -> None:
+    """Raise ValueError for what is no standard error to stop at."""
     if stop_when_stable is not None and not stop_when_stable > 0:
         msg = (
             "Expected `stop_when_stable` to be a standard error above 0, got "
             f"{stop_when_stable!r}."
         )
         raise ValueError(msg)
-
-
-def _stopped_early(running: Running, tolerance: float) -> str:
-    return (
-        f"Stopped after {running.done} batches: the largest standard error is below "
-        f"{tolerance:g}."
-    )
 
 
 def _check_model(model: object, argument: str) -> None:

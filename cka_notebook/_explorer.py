@@ -20,8 +20,18 @@ from ipywidgets import widget_serialization
 
 from . import _cell, _figures, _report, metrics
 from ._bokehjs import BokehRuntime, bokehjs_gz, shared_runtime
-from ._comparison import NAMES, SIDES, Comparison, Live, Saved, side_of, unknown_layer
+from ._comparison import (
+    NAMES,
+    SIDES,
+    Comparison,
+    Live,
+    Saved,
+    side_of,
+    unknown_layer,
+    with_layers,
+)
 from ._desk import Desk
+from ._engine import check_tolerance
 from ._frames import Progress
 from ._session import Session, words
 from ._variables import names_of
@@ -40,6 +50,7 @@ CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
 
 PAGE_TRAITS = (
     *("_protocol", "_key", "_meta", "_trees", "_figure", "_axes", "_message", "status"),
+    *("_code", "stop_when_stable"),
     *("_snapshot", "_matrix", "_stderr", "_history"),
     *CHOICES,
 )
@@ -101,6 +112,9 @@ class CKAExplorer(anywidget.AnyWidget):
     color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
     """Values of the first and the last color, or ``"fit"``."""
 
+    stop_when_stable = traitlets.Float(None, allow_none=True).tag(sync=True)
+    """A run ends when no standard error is above it; None lets it end by itself."""
+
     _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
     _runtime = traitlets.Instance(BokehRuntime).tag(sync=True, **widget_serialization)
@@ -108,6 +122,8 @@ class CKAExplorer(anywidget.AnyWidget):
     _trees = traitlets.Dict().tag(sync=True)
     _figure = traitlets.Dict().tag(sync=True)
     _axes = traitlets.Dict(None, allow_none=True).tag(sync=True)
+    _estimate = traitlets.Unicode().tag(sync=True)
+    _code = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _message = traitlets.Dict({"kind": "", "text": ""}).tag(sync=True)
     _snapshot = traitlets.Dict(None, allow_none=True).tag(sync=True)
     _matrix = traitlets.Bytes(b"").tag(sync=True)
@@ -148,6 +164,7 @@ class CKAExplorer(anywidget.AnyWidget):
         self.on_msg(self._receive)
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
+        self.observe(self._take_tolerance, "stop_when_stable")
         _cell.supersede(self)
 
     def _first_traits(self, comparison: Comparison) -> dict[str, Any]:
@@ -164,7 +181,9 @@ class CKAExplorer(anywidget.AnyWidget):
                 "loader": comparison.loader_text,
                 "self": comparison.same,
             },
+            "_code": comparison.code(comparison.metric, comparison.tolerance),
             "metric": comparison.metric,
+            "stop_when_stable": comparison.tolerance,
             "layers1": comparison.initial("layers1"),
             "layers2": comparison.initial("layers2"),
         }
@@ -244,8 +263,7 @@ class CKAExplorer(anywidget.AnyWidget):
     @property
     def code(self) -> str:
         """The Python call that repeats exactly this comparison."""
-        layers = {side: list(getattr(self, side)) for side in SIDES}
-        return self._session.comparison.code(self.metric, layers)
+        return with_layers(self._code, list(self.layers1), list(self.layers2))
 
     def save_html(self, path: str | Path) -> None:
         """Write one self-contained file: hover, zoom and trends work without a network.
@@ -331,6 +349,14 @@ class CKAExplorer(anywidget.AnyWidget):
             raise traitlets.TraitError(msg)
         return proposal["value"]
 
+    @traitlets.validate("stop_when_stable")
+    def _check_tolerance(self, proposal: Any) -> Any:
+        try:
+            check_tolerance(proposal["value"])
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from error
+        return proposal["value"]
+
     @traitlets.validate("color_range")
     def _check_color_range(self, proposal: Any) -> Any:
         value = proposal["value"]
@@ -351,6 +377,15 @@ class CKAExplorer(anywidget.AnyWidget):
 
     def _take_metric(self, change: Any) -> None:
         self._session.metric_changed(change["new"])
+        self._tell_code()
+
+    def _take_tolerance(self, change: Any) -> None:
+        self._session.tolerance = change["new"]
+        self._tell_code()
+
+    def _tell_code(self) -> None:
+        comparison = self._session.comparison
+        self._put({"_code": comparison.code(self.metric, self.stop_when_stable)})
 
     # What the page says
 
@@ -423,7 +458,7 @@ class CKAExplorer(anywidget.AnyWidget):
 
     def _on_tolerance(self, content: Mapping[str, Any]) -> None:
         value = content.get("value")
-        self._session.tolerance = None if value is None else float(value)
+        self.stop_when_stable = None if value is None else float(value)
 
     def _on_need_bokeh(self, _: Mapping[str, Any]) -> None:
         version = bokeh.__version__

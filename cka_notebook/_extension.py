@@ -34,6 +34,7 @@ class Extension(Running):
             inner.metric,
             inner.describe,
         )
+        self.estimate = inner.estimate
         self.inner = inner
         self.known = known
         self.follow()

@@ -4,12 +4,11 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ._publisher import Floats, Header, History, Publisher, Send
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ._result import CKAResult
     from ._running import Running
 
@@ -61,6 +60,7 @@ class Frames:
         self._history = History(cells=1)
         self._shape = (0, 0)
         self._max_stderr: float | None = None
+        self._gpu: list[int] | None = None
 
     def begin(self, epoch: int, state: "Running") -> None:
         """A new epoch: forget the frames of the last one."""
@@ -78,12 +78,14 @@ class Frames:
         if not state.batches or not (sends or keeps):
             return
         started = time.perf_counter()
-        matrix, stderr = floats(state.matrix()), floats(state.stderr())
+        values = state.matrix()
+        matrix, stderr = floats(values), floats(state.stderr())
         self._max_stderr = largest(stderr)
         if keeps:
             cost = time.perf_counter() - started
             self._history.add(state.done, matrix, cost=cost)
         if sends:
+            self._gpu = gpu_memory(values.device)
             header = self._header(self.progress(seconds, state), state.skipped)
             self.publisher.offer(header, (matrix, stderr))
 
@@ -160,6 +162,7 @@ class Frames:
             "seconds": round(progress.seconds, 3),
             "rate": round(progress.examples / max(progress.seconds, 1e-3), 1),
             "max_stderr": progress.max_stderr,
+            "gpu": None if final else self._gpu,
             "rows": rows,
             "cols": cols,
             "final": final,
@@ -189,7 +192,18 @@ def axes(epoch: int, known: "Running | CKAResult") -> dict[str, Any]:
     }
 
 
-def floats(values: "Tensor") -> Floats:
+def gpu_memory(device: torch.device) -> list[int] | None:
+    """Bytes in use and in all of a CUDA device, by whomever; None of others.
+
+    Asks the driver, and waits for nothing that the device computes.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return [total - free, total]
+
+
+def floats(values: torch.Tensor) -> Floats:
     """Float32 on the CPU, row by row, as it goes over the wire."""
     return np.ascontiguousarray(values.detach().cpu().numpy(), "<f4")
 

@@ -190,9 +190,8 @@ class _Group:
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
         self.on_cpu = device.type == "cpu"
-        of_group = GROUP_BYTES if self.on_cpu else GROUP_BYTES_GPU
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
-        size = min(max(1, of_group // (examples * examples * dtype.itemsize)), capacity)
+        size = group_size(examples, dtype.itemsize, capacity, on_cpu=self.on_cpu)
         self.size = size
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
         self._whole = torch.empty(size, examples, examples, dtype=dtype, device=device)
@@ -251,6 +250,12 @@ class _Group:
             whole = self._scratch[: len(rows) * stride].view(len(rows), stride)
             room = self._widths[width] = whole[:, :width]
         return room
+
+
+def group_size(examples: int, itemsize: int, capacity: int, *, on_cpu: bool) -> int:
+    """How many Gram matrices wait to be U-centered together."""
+    of_group = GROUP_BYTES if on_cpu else GROUP_BYTES_GPU
+    return min(max(1, of_group // (examples * examples * itemsize)), capacity)
 
 
 def _second_moment(rows: Tensor) -> Tensor:

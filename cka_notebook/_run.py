@@ -15,6 +15,7 @@ from torch import nn
 from . import hsic
 from ._capture import Capture, probe
 from ._checkpoint import Checkpoint, digest, digest_tensors
+from ._estimate import Estimate, Timing
 from ._files import PathLike
 from ._grams import Grams
 from ._guard import OwnRandom, eager, evaluating
@@ -94,17 +95,22 @@ class Run:
         self.start = self.random.save()
         with self.random:
             self.batches = batches(loader, loader2, paired)
+        self.examples, self.loading = 0, 0.0
+        self.passes: dict[int, tuple[int, float]] = {}
         self.places: list[dict[str, int]] = []
         self.sides: list[list[int]] = []
 
     def probe(self) -> None:
         """Run the first examples of the first batch, which is put back."""
+        started = time.perf_counter()
         with self.random:
             first = next(self.batches, None)
         if first is None:
             raise empty_loader("loader")
+        self.loading = time.perf_counter() - started
         self.batches = chain([first], self.batches)
         calls = self._calls(first, 1)
+        self.examples = calls[0].examples
         if self.checkpoint is not None:
             self.settings["first batch"] = digest_tensors(tensors(first))
         trees = (self.plan.tree1, self.plan.tree2)
@@ -142,6 +148,7 @@ class Run:
         running = Running(names1, names2, total)
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
         running.describe, running.start = self._provenance, self.start
+        running.estimate = self._estimate(running)
         self.restrict(running)
         running.notes += self._notes()
         running.scatters = [
@@ -261,9 +268,29 @@ class Run:
         caller = self.callers[side]
         if count is not None and count < call.examples:
             call = caller.take(call, count)
+        started = time.perf_counter()
         with self.random:
             self._forward(side, call)
+        # The last pass counts: the first one warms up.
+        self.passes[side] = call.examples, time.perf_counter() - started
         return call.examples
+
+    def _estimate(self, running: Running) -> Estimate:
+        """What the run will take; the time on CPUs only, where launches take none."""
+        on_cpu = all(caller.device.type == "cpu" for caller in self.callers)
+        layers = [len(place) for place in self.places[: len(self.captures)]]
+        grid = len(running.layers1), len(running.layers2)
+        memory = Estimate.of_memory(layers, grid, self.examples, on_cpu=on_cpu)
+        # Other processes load while this one computes.
+        alone = not any(getattr(x, "num_workers", 0) for x in self.loaders)
+        trees = (self.plan.tree1, self.plan.tree2)
+        passes = [
+            Timing(examples, trees[side].calls, seconds)
+            for side, (examples, seconds) in self.passes.items()
+        ]
+        if not on_cpu:
+            return memory
+        return memory.with_time(running.total, self.loading if alone else 0.0, passes)
 
     def _notes(self) -> list[str]:
         trees = {id(t): t for t in (self.plan.tree1, self.plan.tree2)}.values()

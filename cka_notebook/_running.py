@@ -14,6 +14,8 @@ from ._result import CKAResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._estimate import Estimate
+
 
 MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""
@@ -33,6 +35,7 @@ class Running:
         notes: Sentences a reader should know.
         scatters: Model, name and scatter of the layers watched for random batches.
         start: The random streams with which the run began, by which it can be repeated.
+        estimate: What the run will take; None where it was not looked at.
         first: Of the first batch, the h of each layer with itself: rows, columns.
     """
 
@@ -50,6 +53,7 @@ class Running:
         self.metric = "cka"
         self.scatters: list[tuple[str, str, Scatter]] = []
         self.start: dict[str, Tensor] = {}
+        self.estimate: Estimate | None = None
         self.first: tuple[Tensor, Tensor] | None = None
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
@@ -155,6 +159,13 @@ class Running:
         stderr = self.stderr()
         known = stderr[~stderr.isnan()]
         return bool(len(known)) and bool(known.max() < tolerance)
+
+    def note_stable(self, tolerance: float) -> None:
+        """Say that the run ends because it is stable."""
+        self.notes.append(
+            f"Stopped after {self.done} batches: the largest standard error is below "
+            f"{tolerance:g}."
+        )
 
     def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
         """Add one batch."""

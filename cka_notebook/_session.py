@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._catch_up import CatchUp, Kept, OtherBatchesError
 from ._comparison import SIDES, Comparison, Saved, Side
+from ._estimate import about
 from ._extension import extended, missing
 from ._frames import NO_SNAPSHOT, Frames, Progress, axes
 from ._publisher import Send
@@ -60,7 +61,7 @@ class Session:
         self.metric = comparison.metric
         self.chosen: dict[Side, Any] = {}
         self.computing: dict[Side, list[str]] = {}
-        self.tolerance: float | None = None
+        self.tolerance = comparison.tolerance
         self._put = put
         self._asked_for: dict[Side, Any] = {}
         self._warm_at = 0.0
@@ -204,7 +205,7 @@ class Session:
             # What was chosen during the probe is of the next epoch.
             if self.chosen.get(side) is self._asked_for.get(side):
                 self._put({side: self.computing[side]})
-        self._put({"_axes": axes(worker.epoch, state)})
+        self._put({"_axes": axes(worker.epoch, state), "_estimate": estimated(state)})
         if not worker.only_probe:
             self._say_what_is_done(state)
             self._put({"status": "running"})
@@ -292,37 +293,34 @@ class Session:
             seconds = (worker.seconds - self._warm_at) * left
             if seconds > LONG_RUN:
                 worker.pause()
-                text = f"The other {left} batches would take {_about(seconds)}."
+                text = f"The other {left} batches would take {about(seconds)}."
                 self.say("note", f"{text} Resume computes them.")
 
     def _hold_if_large(self, worker: Worker, state: "Running") -> None:
         """Hold a run that nobody asked for and that may not fit into memory."""
-        layers = len(state.layers1) + len(state.layers2)
-        text = self.comparison.too_large(layers) if self.runs.cautious else None
+        if not self.runs.cautious or state.estimate is None:
+            return
+        text = self.comparison.too_large(state.estimate)
         if text is not None:
             worker.pause()
             self.say("note", text)
 
     def _is_stable(self, state: "Running") -> bool:
-        """Whether no standard error is above what the page asked for."""
+        """Whether no standard error is above what was asked for."""
         if self.tolerance is None or not state.is_stable(self.tolerance):
             return False
+        state.note_stable(self.tolerance)
+        state.finish()
         text = f"Stable: no standard error above {self.tolerance:g}"
         self.say("note", f"{text} after {state.done} batches.")
         return True
 
 
+def estimated(state: "Running") -> str:
+    """What the run will take, in words; empty if that is not known."""
+    return "" if state.estimate is None else str(state.estimate)
+
+
 def words(error: BaseException) -> str:
     """What an error says, or at least its name."""
     return str(error) or type(error).__name__
-
-
-def _about(seconds: float) -> str:
-    """A duration in words.
-
-    Example:
-        >>> _about(840), _about(9000)
-        ('about 14 min', 'about 2.5 h')
-    """
-    minutes = seconds / 60
-    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

@@ -34,6 +34,7 @@ from cka_notebook import (
     _session,
 )
 from cka_notebook._bokehjs import BokehRuntime
+from cka_notebook._comparison import with_layers
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -365,6 +366,40 @@ def test_the_partial_result_can_be_read_during_a_run():
     explorer.wait(60)
 
 
+def test_what_the_run_will_take_is_said_before_its_first_batch():
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(1)
+    text = until(lambda: explorer._estimate)
+    assert re.fullmatch(r"0\.\d MB of Gram matrices", text), "small models take no time"
+    assert line.frames == []
+    loader.let(10)
+    explorer.wait(60)
+
+
+def test_memory_of_a_gpu_is_in_every_frame_but_the_last(monkeypatch):
+    asked = []
+
+    def memory(device):
+        asked.append(device.type)
+        return [3 << 30, 80 << 30]
+
+    monkeypatch.setattr(_frames, "gpu_memory", memory)
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(4)
+    until(lambda: line.frames)
+    loader.let(10)
+    explorer.wait(60)
+    first, *_, last = [frame.content["gpu"] for frame in line.frames]
+    assert first == [3 << 30, 80 << 30]
+    assert last is None
+    assert set(asked) == {"cpu"}
+    assert len(asked) < len(line.frames), "only when a frame goes out"
+
+
 def test_a_second_run_starts_again_from_zero():
     explorer, line = make()
     first = explorer.wait(60)
@@ -678,6 +713,45 @@ def test_the_code_repeats_exactly_this_comparison():
     assert torch.equal(again.matrix, result.matrix)
 
 
+def test_the_code_has_every_option_that_is_not_the_default():
+    model, loader = net(), batches()
+    explorer = CKAExplorer(
+        model, None, loader, pool="mean", stop_when_stable=0.5, max_batches=4,
+        model1_layers=["0"], paired=True,
+    )  # fmt: skip
+    code = explorer.code
+    assert code == with_layers(explorer._code, ["0"], ["0"])
+    assert code.endswith(
+        ").compare(loader, max_batches=4, paired=True, stop_when_stable=0.5)"
+    )
+    assert code.startswith("CKA(\n    model1,\n    model1_name='model',\n")
+    assert "    pool='mean',\n" in code
+    assert "metric" not in code
+    explorer.stop_when_stable = None
+    assert ").compare(loader, max_batches=4, paired=True)" in explorer.code
+
+
+def test_a_tolerance_goes_both_ways():
+    explorer, line = make(stop_when_stable=0.005)
+    assert explorer.stop_when_stable == 0.005
+    assert explorer.get_state()["stop_when_stable"] == 0.005
+    explorer._handle({"kind": "tolerance", "value": 0.25})
+    assert explorer.stop_when_stable == explorer._session.tolerance == 0.25
+    assert line.values("stop_when_stable")[-1] == 0.25
+    explorer._handle({"kind": "tolerance", "value": None})
+    assert explorer.stop_when_stable is None
+    with pytest.raises(traitlets.TraitError, match="a standard error above 0, got -1"):
+        explorer.stop_when_stable = -1
+    with pytest.raises(ValueError, match="a standard error above 0, got 0"):
+        make(stop_when_stable=0)
+
+
+def test_a_tolerance_of_the_constructor_can_be_lifted():
+    explorer, _ = make(batches(1, n=64) * 12, stop_when_stable=0.5)
+    explorer.stop_when_stable = None
+    assert explorer.wait(60).batches == 12
+
+
 def test_a_tolerance_ends_the_run_when_all_is_stable():
     data = batches(1, n=64)
     explorer, line = make(data * 400)
@@ -687,6 +761,7 @@ def test_a_tolerance_ends_the_run_when_all_is_stable():
     assert result.batches == _running.MIN_STABLE
     text = "Stable: no standard error above 0.5 after 8 batches."
     assert explorer._message["text"] == text
+    assert any("Stopped after 8 batches" in note for note in result.notes)
     assert line.frames[-1].content["batch"] == result.batches
 
 
@@ -696,7 +771,7 @@ def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
     explorer._repr_mimebundle_()
     until(lambda: explorer.status == "paused")
     assert explorer._message["kind"] == "note"
-    assert "The other 4 batches would take about 0 min" in explorer._message["text"]
+    assert "The other 4 batches would take about 1 s" in explorer._message["text"]
     assert explorer.result.batches == 2
     assert explorer.wait(60).batches == 6, "wait() asks for it"
 
