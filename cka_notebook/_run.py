@@ -215,7 +215,8 @@ class Run:
             if n < hsic.MIN_EXAMPLES:
                 running.skip()
                 return True
-            grams = [self._grams(side, call) for side, call in enumerate(calls)]
+            # A comprehension's frame would hold the run in the traceback of an error.
+            grams = list(map(self._grams, (0, 1), calls))
         first, second = self.sides
         running.add(grams[0].subset(first), grams[-1].subset(second), n)
         return True

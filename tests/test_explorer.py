@@ -461,6 +461,10 @@ def test_an_error_of_the_worker_is_shown_in_words_and_raised_by_wait():
     assert explorer.status == "error"
     assert explorer._message == {"kind": "error", "text": "the third wheel came off"}
     assert 0 < explorer.result.batches < 6, "what was done until then is kept"
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
     assert explorer.comm.values("status")[-1] == "error"
 
 
@@ -509,11 +513,15 @@ def test_an_interrupt_of_a_blocking_run_is_raised_and_keeps_the_result():
 
     model = nn.Sequential(nn.Linear(6, 8), Interrupting())
     explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         explorer.run(block=True)
     assert explorer.status == "stopped"
     assert explorer.result.batches > 0
     assert explorer.wait(60) is explorer.result, "the interrupt is over"
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None, f"held by {raised.value!r}, which IPython keeps"
 
 
 def test_wait_says_where_the_run_is_when_time_is_up():
