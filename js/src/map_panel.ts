@@ -30,7 +30,7 @@ import { Sketch } from "./sketch.ts";
 import { MapTable } from "./table.ts";
 import { GREYS, type Theme, themeOf } from "./theme.ts";
 import { drawLines, trendRange } from "./trend_lines.ts";
-import { pendingWords, shownName, spoken, valueAt } from "./words.ts";
+import { buttonWord, pendingWords, shownName, spoken, valueAt } from "./words.ts";
 
 const LABEL_FONT_PX = 11;
 
@@ -240,7 +240,10 @@ export class MapPanel {
       setText(this.missing, `No layer of ${name} is chosen: check some in its tree.`);
     } else if (some > 0) {
       const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-      setText(this.missing, `${what} not computed yet: Run fills the map.`);
+      setText(
+        this.missing,
+        `${what} not computed yet: ${buttonWord(session)} fills the map.`,
+      );
     }
   }
 
