@@ -54,6 +54,11 @@ class Extension(Running):
         return self._together(self.known.stderr, self.inner.stderr())
 
     @property
+    def device(self) -> torch.device:
+        """Where the sums of the new cells are."""
+        return self.inner.device
+
+    @property
     def undefined1(self) -> dict[str, str]:
         """Why rows are undefined, by layer."""
         return self._reasons_of(

@@ -78,14 +78,13 @@ class Frames:
         if not state.batches or not (sends or keeps):
             return
         started = time.perf_counter()
-        values = state.matrix()
-        matrix, stderr = floats(values), floats(state.stderr())
+        matrix, stderr = floats(state.matrix()), floats(state.stderr())
         self._max_stderr = largest(stderr)
         if keeps:
             cost = time.perf_counter() - started
             self._history.add(state.done, matrix, cost=cost)
         if sends:
-            self._gpu = gpu_memory(values.device)
+            self._gpu = gpu_memory(state.device)
             header = self._header(self.progress(seconds, state), state.skipped)
             self.publisher.offer(header, (matrix, stderr))
 

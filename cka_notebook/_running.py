@@ -81,6 +81,11 @@ class Running:
         return self._sums
 
     @property
+    def device(self) -> torch.device:
+        """Where the sums are, and the Gram matrices were."""
+        return self.sums.xy.device
+
+    @property
     def undefined1(self) -> dict[str, str]:
         """Why rows are undefined, by layer. Waits for the device."""
         return self._reasons(0, self.layers1, self.sums.xx)

@@ -247,6 +247,8 @@ def test_a_pause_while_layers_catch_up_loses_nothing(make):
     held(explorer, batches=2)
     assert explorer.result.sums is None, "of two runs for now"
     assert explorer._message["text"].startswith("Computing 1 new layer")
+    state = explorer._session.runs.live.state
+    assert state.device == state.inner.sums.xy.device
     result = goes_on(explorer, ALL, ALL)
     whole = from_the_start(explorer, batches)
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)

@@ -366,16 +366,13 @@ def test_the_partial_result_can_be_read_during_a_run():
     explorer.wait(60)
 
 
-def test_what_the_run_will_take_is_said_before_its_first_batch():
-    loader = Gate(batches(6))
-    explorer, line = make(loader)
-    explorer.run()
-    loader.let(1)
-    text = until(lambda: explorer._estimate)
-    assert re.fullmatch(r"0\.\d MB of Gram matrices", text), "small models take no time"
-    assert line.frames == []
-    loader.let(10)
+def test_what_the_run_will_take_is_said_before_its_first_frame():
+    explorer, line = make()
     explorer.wait(60)
+    assert re.fullmatch(r"0\.\d MB of Gram matrices", explorer._estimate)
+    said = ["_estimate" in message.data.get("state", {}) for message in line.sent]
+    framed = [message.content.get("kind") == "frame" for message in line.sent]
+    assert said.index(True, 1) < framed.index(True)
 
 
 def test_memory_of_a_gpu_is_in_every_frame_but_the_last(monkeypatch):

@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import nbformat
 import numpy as np
 import pytest
 from bokeh.palettes import Magma256
@@ -390,6 +391,7 @@ def saves_the_notebook(notebook, path):
     notebook.run(LAST)
     notebook.command("docmanager:save")
     saved = json.loads(path.read_text(encoding="utf-8"))
+    nbformat.validate(saved)
     data = saved["cells"][LAST]["outputs"][0]["data"]
     text = "".join(data["text/plain"])
     assert text.startswith("CKAExplorer(base x tuned, 27 x 27 layers, cka 0.")

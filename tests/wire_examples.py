@@ -90,6 +90,7 @@ def running(done, factor=1.0, examples=None):
     return SimpleNamespace(
         done=done,
         catching_up=False,
+        device=torch.device("cpu"),
         batches=done - 1,
         total=8,
         examples=examples if examples is not None else 16 * (done - 1),
