@@ -242,7 +242,7 @@ class CKA:
             yield late or running
             for capture in run.captures:
                 stack.enter_context(capture)
-            run.resume(running)
+            run.resume(running, anew=late is not None)
             stack.callback(run.keep, running, now=True)
             if late is not None:
                 yield from _catch_up(run, late)

@@ -169,8 +169,13 @@ class Run:
         for capture, wanted in zip(self.captures, rows, strict=True):
             capture.only(wanted)
 
-    def resume(self, running: Running) -> None:
-        """Go on from the checkpoint, if there is one, past the batches it holds."""
+    def resume(self, running: Running, *, anew: bool = False) -> None:
+        """Go on from the checkpoint, if there is one, past the batches it holds.
+
+        Args:
+            running: Takes up its sums.
+            anew: Leave them: a run that goes on with other layers will replace them.
+        """
         if self.checkpoint is None:
             return
         plan = self.plan
@@ -183,7 +188,7 @@ class Run:
             "model2": digest(plan.tree2.model),
             "loader": [loader_facts(x) for x in self.loaders if x is not None],
         }
-        if not self.checkpoint.found:
+        if anew or not self.checkpoint.found:
             return
         memory = self.checkpoint.resume(running, self.random, self.settings)
         for capture, shifts in zip(self.captures, memory["shifts"], strict=True):

@@ -38,10 +38,12 @@ def data(count=6, n=12):
 def make():
     made = []
 
-    def begin(loader, layers1=("first",), layers2=("third",), *, itself=False):
+    def begin(
+        loader, layers1=("first",), layers2=("third",), *, itself=False, **options
+    ):
         models = Net(8), None if itself else Net(9)
         chosen = {"model1_layers": list(layers1), "model2_layers": list(layers2)}
-        explorer = CKAExplorer(*models, loader, **chosen)
+        explorer = CKAExplorer(*models, loader, **chosen, **options)
         explorer.models = models
         made.append(explorer)
         return explorer
@@ -301,6 +303,34 @@ def test_small_batches_and_undefined_layers_keep_their_reasons(make):
     assert result.undefined1 == whole.undefined1
     assert "not finite in batch 3" in result.undefined1["first"]
     assert result.notes == whole.notes
+
+
+def test_a_checkpoint_goes_on_with_the_layers_that_were_added(make, tmp_path):
+    batches, path = data(), tmp_path / "run.safetensors"
+    explorer = held(make(opened(batches), checkpoint=path))
+    explorer.layers1 = ALL
+    held(explorer, batches=2)
+    explorer.stop()
+    assert explorer.wait(60).sums is None
+    chosen = {"model1_layers": ["first"], "model2_layers": ["third"]}
+    again = CKA(*explorer.models, **chosen)
+    numbers = []
+    again.compare(
+        opened(batches),
+        checkpoint=path,
+        progress=False,
+        callback=lambda number, *_: numbers.append(number),
+    )
+    assert numbers == [4, 5, 6], "what was done before the pause is still in the file"
+
+    path.unlink()
+    explorer = held(make(opened(batches), checkpoint=path))
+    result = goes_on(explorer, ALL, ["third"])
+    assert result.batches == 6
+    chosen = {"model1_layers": ALL, "model2_layers": ["third"]}
+    again = CKA(*explorer.models, **chosen)
+    again = again.compare(opened(batches), checkpoint=path, progress=False)
+    assert torch.equal(again.matrix, result.matrix)
 
 
 def test_a_run_is_not_stable_while_layers_catch_up(make, monkeypatch):
