@@ -6,7 +6,7 @@ tensor afterwards, such as an in-place ReLU or ``out += identity``, cannot chang
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -52,6 +52,7 @@ class Capture:
         self._rows: dict[nn.Module, list[tuple[int, Layer]]] = {}
         for row, layer in enumerate(layers):
             self._rows.setdefault(layer.module, []).append((row, layer))
+        self._wanted = set(range(len(layers)))
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
         self._reduced = False
@@ -70,6 +71,10 @@ class Capture:
         self._buffer.release()
         self._clear(0)
 
+    def only(self, rows: Iterable[int]) -> None:
+        """Take the outputs of these rows alone, from the next batch on."""
+        self._wanted = set(rows)
+
     def begin(self, examples: int) -> None:
         """Expect the forward pass of one batch, in this thread."""
         self._clear(examples)
@@ -81,7 +86,7 @@ class Capture:
         """The Gram matrices of that forward pass."""
         self._thread = None
         for row, layer in enumerate(self._layers):
-            if self._index[row] < 0:
+            if self._index[row] < 0 and row in self._wanted:
                 self._problems.setdefault(row, _missing(layer))
         with exact(self._buffer.device):
             packed = self._buffer.finish()
@@ -112,7 +117,7 @@ class Capture:
         call = self._calls.get(module, 0)
         self._calls[module] = call + 1
         for row, layer in self._rows[module]:
-            if layer.call == call:
+            if layer.call == call and row in self._wanted:
                 self._reduce(row, layer, output)
 
     def _reduce(self, row: int, layer: Layer, output: Any) -> None:

@@ -85,7 +85,7 @@ class Checkpoint:
     ) -> None:
         """Write the state if it is time to, or ``now`` if anything is new."""
         late = time.monotonic() - self._written >= SECONDS
-        if running.done == self._done or not (late or now):
+        if running.done in (0, self._done) or not (late or now):
             return
         tensors, facts = running.save()
         parts = {"run.": tensors, "start.": self._start, "random.": random.save()}

@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import fnmatch
 import inspect
+import json
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping, Sized
@@ -18,7 +19,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from ._engine import CKA
+from ._catch_up import Kept
+from ._engine import CKA, check_tolerance
+from ._estimate import Estimate, size
 from ._result import CKAResult
 from ._running import Running
 
@@ -29,6 +32,8 @@ Columns = Mapping[str, Any]
 
 RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint")
 """Options of `CKA.compare` that an explorer takes, too."""
+
+NAMES = ("model1_name", "model2_name")
 
 MEMORY_SHARE = 0.7
 """A run that nobody asked for holds when it would take more of the free memory."""
@@ -43,6 +48,7 @@ class Comparison(Protocol):
     names: tuple[str, str]
     same: bool
     metric: str
+    tolerance: float | None
     loader_text: str
     one_shot: bool
 
@@ -58,17 +64,19 @@ class Comparison(Protocol):
     def prepare(self, metric: str) -> None:
         """Get hold of what a run needs; RuntimeError if it is gone."""
 
-    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+    def steps(
+        self, choices: Mapping[Side, Any], kept: Kept | None = None
+    ) -> Generator[Running, None, None]:
         """The engine's running states, in layers that were chosen since, if any."""
 
-    def too_large(self, layers: int) -> str | None:
-        """What to say if this many layers hardly fit into memory."""
+    def too_large(self, estimate: Estimate) -> str | None:
+        """What to say if a run hardly fits into memory."""
 
     def release(self) -> None:
         """Hold the models weakly until the next run."""
 
-    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
-        """The call that repeats this comparison."""
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that repeats this comparison, around its two lists of layers."""
 
 
 class Live:
@@ -96,10 +104,15 @@ class Live:
         check_options(options)
         self._loader, self._loader2 = loader, loader2
         self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
+        # The session looks at it after each batch, for it may change during a run.
+        self.tolerance = self._run_options.pop("stop_when_stable", None)
+        check_tolerance(self.tolerance)
         self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)
         self.names = self._cka.name1, self._cka.name2
+        # A later run begins elsewhere, where variables have other names.
+        self._options |= dict(zip(NAMES, self.names, strict=True))
         self.same = self._cka.same
         self.metric = self._cka.metric
         self.loader_text = describe_loader(loader)
@@ -153,29 +166,32 @@ class Live:
             model1, model2 = self._models.held()
             self._cka = CKA(model1, model2, **{**self._options, "metric": metric})
 
-    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
-        """The engine's running states, in layers that were chosen since, if any."""
+    def steps(
+        self, choices: Mapping[Side, Any], kept: Kept | None = None
+    ) -> Generator[Running, None, None]:
+        """The engine's running states, in layers that were chosen since, if any.
+
+        Args:
+            choices: The layers.
+            kept: What is kept of the run that goes on.
+        """
         if self._cka is None:
             msg = "Expected prepare() before steps()."
             raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices
+            self._loader, self._loader2, **self._run_options, **choices, kept=kept
         )
 
-    def too_large(self, layers: int) -> str | None:
+    def too_large(self, estimate: Estimate) -> str | None:
         """What to say if the Gram matrices of a batch hardly fit into memory."""
-        examples = getattr(self._loader, "batch_size", None)
         parameter = next(self._models.held()[0].parameters(), None)
         free = free_bytes(parameter.device if parameter is not None else None)
-        if not isinstance(examples, int) or free is None:
-            return None
-        needed = 4 * layers * examples**2
-        if needed <= MEMORY_SHARE * free:
+        if free is None or estimate.nbytes <= MEMORY_SHARE * free:
             return None
         return (
-            f"{layers} layers and batches of {examples} examples take about "
-            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Choose fewer "
-            "layers or a smaller batch_size, or resume."
+            f"{estimate.layers} layers and batches of {estimate.examples} examples "
+            f"take about {size(estimate.nbytes)}, and {size(free)} are free. Choose "
+            "fewer layers or a smaller batch_size, or resume."
         )
 
     def release(self) -> None:
@@ -184,19 +200,16 @@ class Live:
         self._cka = None
         self._models.release()
 
-    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
-        """The call that repeats this comparison, with variables called as here."""
-        shown = {
-            **{k: v for k, v in self._options.items() if not k.endswith("_layers")},
-            "model1_layers": layers["layers1"],
-            "model2_layers": layers["layers2"],
-            "metric": metric,
-        }
-        models = "model1, model1" if self.same else "model1, model2"
-        loaders = "loader" if self._loader2 is None else "loader, loader2"
-        options = "".join(f"    {k}={_text(v)},\n" for k, v in sorted(shown.items()))
-        run = "".join(f", {k}={_text(v)}" for k, v in self._run_options.items())
-        return f"CKA(\n    {models},\n{options}).compare({loaders}{run})"
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that repeats this comparison, around its two lists of layers.
+
+        Its variables are called as the arguments of the explorer.
+        """
+        models = ["model1"] if self.same else ["model1", "model2"]
+        loaders = ["loader"] if self._loader2 is None else ["loader", "loader2"]
+        options = {**self._options, "metric": metric}
+        run = {**self._run_options, "stop_when_stable": tolerance}
+        return call_around_layers(models, options, loaders, run)
 
 
 class Saved:
@@ -204,6 +217,7 @@ class Saved:
 
     one_shot = False
     loader_text = ""
+    tolerance: float | None = None
 
     def __init__(self, result: CKAResult) -> None:
         self.names = result.name1, result.name2
@@ -241,26 +255,26 @@ class Saved:
         )
         raise RuntimeError(msg)
 
-    def steps(self, choices: Mapping[Side, Any]) -> Generator[Running, None, None]:
+    def steps(
+        self, choices: Mapping[Side, Any], kept: Kept | None = None
+    ) -> Generator[Running, None, None]:
         """Nothing, likewise."""
-        del choices
+        del choices, kept
         yield from ()
 
-    def too_large(self, layers: int) -> None:
+    def too_large(self, estimate: Estimate) -> None:
         """Never, likewise."""
-        del layers
+        del estimate
 
     def release(self) -> None:
         """There is nothing to let go of."""
 
-    def code(self, metric: str, layers: Mapping[Side, list[str]]) -> str:
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, given the models."""
-        return (
-            "CKA(\n    model1, model2,\n"
-            f"    metric={metric!r},\n"
-            f"    model1_layers={layers['layers1']!r},\n"
-            f"    model2_layers={layers['layers2']!r},\n).compare(loader)"
-        )
+        names = dict(zip(NAMES, self.names, strict=True))
+        run = {"stop_when_stable": tolerance}
+        options = {**names, "metric": metric}
+        return call_around_layers(["model1", "model2"], options, ["loader"], run)
 
 
 class _Models:
@@ -427,6 +441,64 @@ def unknown_layer(name: str, known: list[str], what: str) -> str:
         f"`{what}` names {name!r}, which is none of the {len(known)} layers to choose "
         f"from.{hint}"
     )
+
+
+DEFAULTS = {"metric": "cka", "stop_when_stable": None}
+"""Options that go without saying."""
+
+
+def call_around_layers(
+    models: list[str],
+    options: Mapping[str, Any],
+    loaders: list[str],
+    run: Mapping[str, Any],
+) -> list[str]:
+    """The source of a call of `CKA` and its `compare`, without its lists of layers.
+
+    Returns:
+        What comes before, between and after the two lists. The page has the same three
+        and its own choice of layers.
+
+    Example:
+        >>> parts = call_around_layers(["model1"], {"pool": "cls"}, ["loader"], {})
+        >>> print(with_layers(parts, ["0"], []))
+        CKA(
+            model1,
+            pool='cls',
+            model1_layers=[
+                "0",
+            ],
+            model2_layers=[],
+        ).compare(loader)
+    """
+    first = [*models, *_keywords(options)]
+    second = [*loaders, *_keywords(run)]
+    return [
+        "".join(["CKA(\n", *(f"    {a},\n" for a in first), "    model1_layers="]),
+        ",\n    model2_layers=",
+        f",\n).compare({', '.join(second)})",
+    ]
+
+
+def with_layers(parts: list[str], layers1: list[str], layers2: list[str]) -> str:
+    """The call with its lists of layers. ``copying.ts`` has a twin of this."""
+    before, between, after = parts
+    return f"{before}{_list(layers1)}{between}{_list(layers2)}{after}"
+
+
+def _list(names: list[str]) -> str:
+    """A list as source, one name a line; JSON's strings are Python's."""
+    lines = (f"        {json.dumps(name, ensure_ascii=False)},\n" for name in names)
+    return f"[\n{''.join(lines)}    ]" if names else "[]"
+
+
+def _keywords(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}={_text(value)}"
+        for name, value in options.items()
+        if not name.endswith("_layers")
+        and not (name in DEFAULTS and value == DEFAULTS[name])
+    ]
 
 
 def _text(value: Any) -> str:

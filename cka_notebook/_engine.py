@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import metrics
+from ._catch_up import CatchUp, Kept, OtherBatchesError, catch_up_of
 from ._distributed import is_distributed, merge_ranks
 from ._files import PathLike
 from ._guard import placed
@@ -207,7 +208,7 @@ class CKA:
             raise RuntimeError(msg)
         return self.result.export()
 
-    def _steps(
+    def _steps(  # noqa: PLR0913 what compare takes, and what the explorer has chosen
         self,
         loader: Iterable[Any],
         loader2: Iterable[Any] | None = None,
@@ -218,53 +219,67 @@ class CKA:
         checkpoint: PathLike | None = None,
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
+        kept: Kept | None = None,
     ) -> Generator["Running", None, None]:
         """The running state: before any batch, with the layers known, then after each.
 
-        Closing the generator removes all hooks and restores the models.
+        Closing the generator removes all hooks and restores the models. A run of which
+        something is ``kept`` goes on from there, after other layers have caught up.
         """
         if loader2 is loader and paired:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
-        _check_tolerance(stop_when_stable)
+        check_tolerance(stop_when_stable)
         with ExitStack() as stack:
             for model in (self.model1, self.model2):
                 stack.enter_context(placed(model, self.device))
-            run = Run(self, loader, loader2, paired, checkpoint)
+            start = None if kept is None else kept.start
+            run = Run(self, loader, loader2, paired, checkpoint, start)
             stack.callback(run.close)
             run.probe()
             running = run.choose(layers1, layers2, max_batches)
-            yield running
+            late = catch_up_of(running, kept)
+            yield late or running
             for capture in run.captures:
                 stack.enter_context(capture)
-            run.resume(running)
+            run.resume(running, anew=late is not None)
             stack.callback(run.keep, running, now=True)
+            if late is not None:
+                yield from _catch_up(run, late)
+                late.join(running)
+                yield running
             while max_batches is None or running.done < max_batches:
                 if not run.step(running):
                     break
                 run.keep(running)
                 yield running
                 if stop_when_stable and running.is_stable(stop_when_stable):
-                    running.notes.append(_stopped_early(running, stop_when_stable))
+                    running.note_stable(stop_when_stable)
                     break
             if not is_distributed():  # or else all ranks together have to have some
                 running.finish()
 
 
-def _check_tolerance(stop_when_stable: float | None) -> None:
+def _catch_up(run: Run, late: CatchUp) -> Generator[Running, None, None]:
+    """Take the batches done once more, for new layers; ends before the last state."""
+    run.restrict(late.inner)
+    while not late.is_through:
+        if not run.step(late.inner):
+            raise OtherBatchesError
+        late.follow()
+        if not late.is_through:
+            yield late
+    run.restrict(late)
+
+
+def check_tolerance(stop_when_stable: float | None) -> None:
+    """Raise ValueError for what is no standard error to stop at."""
     if stop_when_stable is not None and not stop_when_stable > 0:
         msg = (
             "Expected `stop_when_stable` to be a standard error above 0, got "
             f"{stop_when_stable!r}."
         )
         raise ValueError(msg)
-
-
-def _stopped_early(running: Running, tolerance: float) -> str:
-    return (
-        f"Stopped after {running.done} batches: the largest standard error is below "
-        f"{tolerance:g}."
-    )
 
 
 def _check_model(model: object, argument: str) -> None:

@@ -18,12 +18,23 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from . import _cell, _figures, _report, metrics
-from ._comparison import SIDES, Comparison, Live, Saved, side_of, unknown_layer
+from ._comparison import (
+    NAMES,
+    SIDES,
+    Comparison,
+    Live,
+    Saved,
+    side_of,
+    unknown_layer,
+    with_layers,
+)
 from ._desk import Desk
+from ._engine import check_tolerance
 from ._frames import Progress
 from ._runtime import STATIC, Runtime, bokehjs_gz, page_code, shared_runtime
 from ._session import Session, words
 from ._still import Look, Still, forms
+from ._variables import names_of
 from ._worker import Surroundings
 
 if TYPE_CHECKING:
@@ -38,6 +49,7 @@ CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
 
 PAGE_TRAITS = (
     *("_protocol", "_key", "_meta", "_trees", "_figure", "_axes", "_message", "status"),
+    *("_code", "stop_when_stable"),
     *("_snapshot", "_matrix", "_stderr", "_history"),
     *CHOICES,
 )
@@ -61,7 +73,8 @@ class CKAExplorer(anywidget.AnyWidget):
             most of the free memory, holds and waits for its Resume button or `run`.
         cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
             ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint`` of its
-            `compare`.
+            `compare`. ``model1_name`` and ``model2_name`` are, if not given, those of
+            the variables that hold the models where this is called.
 
     Raises:
         TypeError: If an option is unknown.
@@ -98,6 +111,9 @@ class CKAExplorer(anywidget.AnyWidget):
     color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
     """Values of the first and the last color, or ``"fit"``."""
 
+    stop_when_stable = traitlets.Float(None, allow_none=True).tag(sync=True)
+    """A run ends when no standard error is above it; None lets it end by itself."""
+
     _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
     _runtime = traitlets.Instance(Runtime).tag(sync=True, **widget_serialization)
@@ -105,6 +121,8 @@ class CKAExplorer(anywidget.AnyWidget):
     _trees = traitlets.Dict().tag(sync=True)
     _figure = traitlets.Dict().tag(sync=True)
     _axes = traitlets.Dict(None, allow_none=True).tag(sync=True)
+    _estimate = traitlets.Unicode().tag(sync=True)
+    _code = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _message = traitlets.Dict({"kind": "", "text": ""}).tag(sync=True)
     _snapshot = traitlets.Dict(None, allow_none=True).tag(sync=True)
     _matrix = traitlets.Bytes(b"").tag(sync=True)
@@ -123,7 +141,8 @@ class CKAExplorer(anywidget.AnyWidget):
         autostart: bool = True,
         **cka_options: Any,
     ) -> None:
-        comparison = Live(model1, model2, loader, loader2, cka_options)
+        options = {**_names(model1, model2), **cka_options}
+        comparison = Live(model1, model2, loader, loader2, options)
         self._set_up(comparison, autostart=autostart)
 
     @classmethod
@@ -146,6 +165,7 @@ class CKAExplorer(anywidget.AnyWidget):
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
         self.observe(self._take_status, "status")
+        self.observe(self._take_tolerance, "stop_when_stable")
         _cell.supersede(self)
 
     def _first_traits(self, comparison: Comparison) -> dict[str, Any]:
@@ -162,7 +182,9 @@ class CKAExplorer(anywidget.AnyWidget):
                 "loader": comparison.loader_text,
                 "self": comparison.same,
             },
+            "_code": comparison.code(comparison.metric, comparison.tolerance),
             "metric": comparison.metric,
+            "stop_when_stable": comparison.tolerance,
             "layers1": comparison.initial("layers1"),
             "layers2": comparison.initial("layers2"),
         }
@@ -243,8 +265,7 @@ class CKAExplorer(anywidget.AnyWidget):
     @property
     def code(self) -> str:
         """The Python call that repeats exactly this comparison."""
-        layers = {side: list(getattr(self, side)) for side in SIDES}
-        return self._session.comparison.code(self.metric, layers)
+        return with_layers(self._code, list(self.layers1), list(self.layers2))
 
     def save_html(self, path: str | Path) -> None:
         """Write one self-contained file: hover, zoom and trends work without a network.
@@ -331,6 +352,14 @@ class CKAExplorer(anywidget.AnyWidget):
             raise traitlets.TraitError(msg)
         return proposal["value"]
 
+    @traitlets.validate("stop_when_stable")
+    def _check_tolerance(self, proposal: Any) -> Any:
+        try:
+            check_tolerance(proposal["value"])
+        except ValueError as error:
+            raise traitlets.TraitError(str(error)) from error
+        return proposal["value"]
+
     @traitlets.validate("color_range")
     def _check_color_range(self, proposal: Any) -> Any:
         value = proposal["value"]
@@ -351,6 +380,15 @@ class CKAExplorer(anywidget.AnyWidget):
 
     def _take_metric(self, change: Any) -> None:
         self._session.metric_changed(change["new"])
+        self._tell_code()
+
+    def _take_tolerance(self, change: Any) -> None:
+        self._session.tolerance = change["new"]
+        self._tell_code()
+
+    def _tell_code(self) -> None:
+        comparison = self._session.comparison
+        self._put({"_code": comparison.code(self.metric, self.stop_when_stable)})
 
     def _take_status(self, change: Any) -> None:
         if change["new"] in ("done", "stopped", "error"):
@@ -429,7 +467,7 @@ class CKAExplorer(anywidget.AnyWidget):
 
     def _on_tolerance(self, content: Mapping[str, Any]) -> None:
         value = content.get("value")
-        self._session.tolerance = None if value is None else float(value)
+        self.stop_when_stable = None if value is None else float(value)
 
     def _on_need_bokeh(self, _: Mapping[str, Any]) -> None:
         version = bokeh.__version__
@@ -477,6 +515,12 @@ def _leave_replies_to_the_page(comm: Any) -> None:
     versions have no such note.
     """
     getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+
+
+def _names(*models: "nn.Module | None") -> dict[str, str]:
+    """Names of the models after the caller's variables, as options of `CKA`."""
+    found = zip(NAMES, names_of(*models), models, strict=True)
+    return {k: name for k, name, model in found if name and model is not None}
 
 
 def _limits(result: "CKAResult") -> tuple[float, float]:

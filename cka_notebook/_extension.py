@@ -34,36 +34,42 @@ class Extension(Running):
             inner.metric,
             inner.describe,
         )
-        self._inner = inner
-        self._known = known
+        self.estimate = inner.estimate
+        self.inner = inner
+        self.known = known
         self.follow()
 
     def follow(self) -> None:
         """Take over how far the inner run has come."""
-        inner = self._inner
+        inner = self.inner
         self.batches, self.skipped = inner.batches, inner.skipped
         self.examples, self.notes = inner.examples, inner.notes
 
     def matrix(self) -> Tensor:
         """The known cells and the new ones, ``(L1, L2)`` float64."""
-        return self._together(self._known.matrix, self._inner.matrix())
+        return self._together(self.known.matrix, self.inner.matrix())
 
     def stderr(self) -> Tensor:
         """Their standard errors, likewise."""
-        return self._together(self._known.stderr, self._inner.stderr())
+        return self._together(self.known.stderr, self.inner.stderr())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums of the new cells are."""
+        return self.inner.device
 
     @property
     def undefined1(self) -> dict[str, str]:
         """Why rows are undefined, by layer."""
         return self._reasons_of(
-            self.layers1, self._known.undefined1, self._inner.undefined1
+            self.layers1, self.known.undefined1, self.inner.undefined1
         )
 
     @property
     def undefined2(self) -> dict[str, str]:
         """Why columns are undefined, by layer."""
         return self._reasons_of(
-            self.layers2, self._known.undefined2, self._inner.undefined2
+            self.layers2, self.known.undefined2, self.inner.undefined2
         )
 
     def result(self) -> CKAResult:
@@ -71,18 +77,18 @@ class Extension(Running):
         added = [
             f"{len(new)} layers of {title} were added in a later run of the loader."
             for title, mine, known in (
-                (self.names[0], self.layers1, self._known.layers1),
-                (self.names[1], self.layers2, self._known.layers2),
+                (self.names[0], self.layers1, self.known.layers1),
+                (self.names[1], self.layers2, self.known.layers2),
             )
             if (new := set(mine) - set(known))
         ]
         return replace(
-            self._inner.result(),
+            self.inner.result(),
             matrix=self.matrix().cpu(),
             stderr=self.stderr().cpu(),
             layers1=self.layers1,
             layers2=self.layers2,
-            notes=list(dict.fromkeys([*self._known.notes, *self.notes, *added])),
+            notes=list(dict.fromkeys([*self.known.notes, *self.notes, *added])),
             undefined1=self.undefined1,
             undefined2=self.undefined2,
             sums=None,
@@ -90,13 +96,13 @@ class Extension(Running):
 
     def is_stable(self, tolerance: float) -> bool:
         """Whether no standard error of the new cells is above the tolerance."""
-        return self._inner.is_stable(tolerance)
+        return self.inner.is_stable(tolerance)
 
     def _together(self, known: Tensor, new: Tensor) -> Tensor:
         values = torch.full((len(self.layers1), len(self.layers2)), torch.nan).double()
-        for source, part in ((known, self._known), (new.cpu(), self._inner)):
-            rows, theirs = _shared(self.layers1, part.layers1)
-            columns, others = _shared(self.layers2, part.layers2)
+        for source, part in ((new.cpu(), self.inner), (known, self.known)):
+            rows, theirs = shared(self.layers1, part.layers1)
+            columns, others = shared(self.layers2, part.layers2)
             values[rows[:, None], columns] = source[theirs[:, None], others]
         return values
 
@@ -138,7 +144,7 @@ def extended(
             yield state
 
 
-def _shared(layers: Sequence[str], part: Sequence[str]) -> tuple[Tensor, Tensor]:
+def shared(layers: Sequence[str], part: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Where the layers of a part are: in the whole, and in the part."""
     place = {name: i for i, name in enumerate(part)}
     pairs = [(i, place[name]) for i, name in enumerate(layers) if name in place]

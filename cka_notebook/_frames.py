@@ -4,12 +4,11 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ._publisher import Floats, Header, History, Publisher, Send
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ._result import CKAResult
     from ._running import Running
 
@@ -61,6 +60,7 @@ class Frames:
         self._history = History(cells=1)
         self._shape = (0, 0)
         self._max_stderr: float | None = None
+        self._gpu: list[int] | None = None
 
     def begin(self, epoch: int, state: "Running") -> None:
         """A new epoch: forget the frames of the last one."""
@@ -72,7 +72,9 @@ class Frames:
 
     def take(self, seconds: float, state: "Running") -> None:
         """Make a frame of this batch if one is wanted."""
-        sends, keeps = self.publisher.wants(), self._history.wants(state.done)
+        # While layers catch up, the others would look as if they had converged.
+        keeps = self._history.wants(state.done) and not state.catching_up
+        sends = self.publisher.wants()
         if not state.batches or not (sends or keeps):
             return
         started = time.perf_counter()
@@ -82,6 +84,7 @@ class Frames:
             cost = time.perf_counter() - started
             self._history.add(state.done, matrix, cost=cost)
         if sends:
+            self._gpu = gpu_memory(state.device)
             header = self._header(self.progress(seconds, state), state.skipped)
             self.publisher.offer(header, (matrix, stderr))
 
@@ -158,6 +161,7 @@ class Frames:
             "seconds": round(progress.seconds, 3),
             "rate": round(progress.examples / max(progress.seconds, 1e-3), 1),
             "max_stderr": progress.max_stderr,
+            "gpu": None if final else self._gpu,
             "rows": rows,
             "cols": cols,
             "final": final,
@@ -187,7 +191,18 @@ def axes(epoch: int, known: "Running | CKAResult") -> dict[str, Any]:
     }
 
 
-def floats(values: "Tensor") -> Floats:
+def gpu_memory(device: torch.device) -> list[int] | None:
+    """Bytes in use and in all of a CUDA device, by whomever; None of others.
+
+    Asks the driver, and waits for nothing that the device computes.
+    """
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return [total - free, total]
+
+
+def floats(values: torch.Tensor) -> Floats:
     """Float32 on the CPU, row by row, as it goes over the wire."""
     return np.ascontiguousarray(values.detach().cpu().numpy(), "<f4")
 

@@ -187,11 +187,10 @@ class _Group:
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
         self.on_cpu = device.type == "cpu"
-        of_group = GROUP_BYTES if self.on_cpu else GROUP_BYTES_GPU
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         self._packing = packing(examples, device, dtype)
         length = self._packing.length
-        self._size = min(max(1, of_group // (length * dtype.itemsize)), capacity)
+        self._size = _group_size(length * dtype.itemsize, capacity, on_cpu=self.on_cpu)
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
         self._z = torch.zeros(capacity, length, dtype=dtype, device=device)
         self._whole: Tensor | None = None
@@ -292,6 +291,22 @@ class _Group:
             whole = self._scratch[: len(rows) * stride].view(len(rows), stride)
             room = self._widths[width] = whole[:, :width]
         return room
+
+
+def held(examples: int, capacity: int, *, on_cpu: bool) -> int:
+    """Bytes that a `GramBuffer` holds of float32 Gram matrices, packed and whole."""
+    length = packing(examples, torch.device("cpu"), torch.float32).length
+    numbers = capacity * length
+    if not on_cpu or examples <= WHOLE:
+        group = _group_size(length * 4, capacity, on_cpu=on_cpu)
+        numbers += group * examples**2
+    return 4 * numbers
+
+
+def _group_size(nbytes: int, capacity: int, *, on_cpu: bool) -> int:
+    """How many Gram matrices of so many bytes wait to be U-centered together."""
+    of_group = GROUP_BYTES if on_cpu else GROUP_BYTES_GPU
+    return min(max(1, of_group // nbytes), capacity)
 
 
 def _second_moment(rows: Tensor) -> Tensor:

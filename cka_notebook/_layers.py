@@ -168,6 +168,11 @@ class LayerTree:
                 )
         return None
 
+    @property
+    def calls(self) -> int:
+        """How many times modules were called in the probe."""
+        return sum(len(node.outputs or ()) for node in self.nodes)
+
     def columns(self) -> dict[str, Any]:
         """The tree as columns, one row a module or call, for the page."""
         rows: list[tuple[str, str, int, int, Output | None, str | None]] = []

@@ -15,6 +15,7 @@ from torch import nn
 from . import hsic
 from ._capture import Capture, probe
 from ._checkpoint import Checkpoint, digest, digest_tensors
+from ._estimate import Estimate, Timing
 from ._files import PathLike
 from ._grams import Grams
 from ._guard import OwnRandom, eager, evaluating
@@ -44,7 +45,16 @@ class Plan(Protocol):
 
 
 class Run:
-    """The moving parts of one run: callers, captures, batches, random numbers."""
+    """The moving parts of one run: callers, captures, batches, random numbers.
+
+    Args:
+        plan: What is compared.
+        loader: Batches.
+        loader2: Batches for model 2, or None.
+        paired: Whether both are of the same examples.
+        checkpoint: File for the running sums, or None.
+        start: Where the random streams begin, if not where the global ones are.
+    """
 
     def __init__(
         self,
@@ -53,6 +63,7 @@ class Run:
         loader2: Iterable[Any] | None,
         paired: bool,
         checkpoint: PathLike | None,
+        start: dict[str, torch.Tensor] | None = None,
     ) -> None:
         self.plan = plan
         self.loaders = loader, loader2
@@ -79,18 +90,27 @@ class Run:
         self.settings: dict[str, Any] = {}
         if self.checkpoint is not None:
             self.checkpoint.begin(self.random)
+        if start is not None:
+            self.random.load(start)
+        self.start = self.random.save()
         with self.random:
             self.batches = batches(loader, loader2, paired)
-        self.sides: tuple[list[int], list[int]] = ([], [])
+        self.examples, self.loading = 0, 0.0
+        self.passes: dict[int, tuple[int, float]] = {}
+        self.places: list[dict[str, int]] = []
+        self.sides: list[list[int]] = []
 
     def probe(self) -> None:
         """Run the first examples of the first batch, which is put back."""
+        started = time.perf_counter()
         with self.random:
             first = next(self.batches, None)
         if first is None:
             raise empty_loader("loader")
+        self.loading = time.perf_counter() - started
         self.batches = chain([first], self.batches)
         calls = self._calls(first, 1)
+        self.examples = calls[0].examples
         if self.checkpoint is not None:
             self.settings["first batch"] = digest_tensors(tensors(first))
         trees = (self.plan.tree1, self.plan.tree2)
@@ -115,14 +135,11 @@ class Run:
         found1, found2 = plan.tree1.find(names1), plan.tree2.find(names2)
         if self.once:
             union = list({x.name: x for x in [*found1, *found2]}.values())
-            place = {layer.name: row for row, layer in enumerate(union)}
-            self.sides = (
-                [place[name] for name in names1],
-                [place[name] for name in names2],
-            )
             self.captures = [self._capture(union, 0)]
+            self.places = 2 * [_places(union)]
         else:
             self.captures = [self._capture(found1, 0), self._capture(found2, 1)]
+            self.places = [_places(found1), _places(found2)]
         lengths = [length(x) for x in self.loaders if x is not None]
         known = [x for x in (*lengths, max_batches) if x is not None]
         total = min(known) if known and (max_batches or None not in lengths) else None
@@ -130,7 +147,9 @@ class Run:
             total = max_batches
         running = Running(names1, names2, total)
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
-        running.describe = self._provenance
+        running.describe, running.start = self._provenance, self.start
+        running.estimate = self._estimate(running)
+        self.restrict(running)
         running.notes += self._notes()
         running.scatters = [
             (title, name, scatter)
@@ -139,8 +158,24 @@ class Run:
         ]
         return running
 
-    def resume(self, running: Running) -> None:
-        """Go on from the checkpoint, if there is one, past the batches it holds."""
+    def restrict(self, running: Running) -> None:
+        """Compute the layers of this state alone, which are among those chosen."""
+        layers = running.layers1, running.layers2
+        self.sides = [
+            [place[name] for name in names]
+            for place, names in zip(self.places, layers, strict=True)
+        ]
+        rows = [[*self.sides[0], *self.sides[1]]] if self.once else self.sides
+        for capture, wanted in zip(self.captures, rows, strict=True):
+            capture.only(wanted)
+
+    def resume(self, running: Running, *, anew: bool = False) -> None:
+        """Go on from the checkpoint, if there is one, past the batches it holds.
+
+        Args:
+            running: Takes up its sums.
+            anew: Leave them: a run that goes on with other layers will replace them.
+        """
         if self.checkpoint is None:
             return
         plan = self.plan
@@ -153,7 +188,7 @@ class Run:
             "model2": digest(plan.tree2.model),
             "loader": [loader_facts(x) for x in self.loaders if x is not None],
         }
-        if not self.checkpoint.found:
+        if anew or not self.checkpoint.found:
             return
         memory = self.checkpoint.resume(running, self.random, self.settings)
         for capture, shifts in zip(self.captures, memory["shifts"], strict=True):
@@ -185,10 +220,10 @@ class Run:
             if n < hsic.MIN_EXAMPLES:
                 running.skip()
                 return True
-            grams = [self._grams(side, call) for side, call in enumerate(calls)]
-        if self.once:
-            grams = [grams[0].subset(side) for side in self.sides]
-        running.add(grams[0], grams[1], n)
+            # A comprehension's frame would hold the run in the traceback of an error.
+            grams = list(map(self._grams, (0, 1), calls))
+        first, second = self.sides
+        running.add(grams[0].subset(first), grams[-1].subset(second), n)
         return True
 
     def close(self) -> None:
@@ -239,9 +274,29 @@ class Run:
         caller = self.callers[side]
         if count is not None and count < call.examples:
             call = caller.take(call, count)
+        started = time.perf_counter()
         with self.random:
             self._forward(side, call)
+        # The last pass counts: the first one warms up.
+        self.passes[side] = call.examples, time.perf_counter() - started
         return call.examples
+
+    def _estimate(self, running: Running) -> Estimate:
+        """What the run will take; the time on CPUs only, where launches take none."""
+        on_cpu = all(caller.device.type == "cpu" for caller in self.callers)
+        layers = [len(place) for place in self.places[: len(self.captures)]]
+        grid = len(running.layers1), len(running.layers2)
+        memory = Estimate.of_memory(layers, grid, self.examples, on_cpu=on_cpu)
+        # Other processes load while this one computes.
+        alone = not any(getattr(x, "num_workers", 0) for x in self.loaders)
+        trees = (self.plan.tree1, self.plan.tree2)
+        passes = [
+            Timing(examples, trees[side].calls, seconds)
+            for side, (examples, seconds) in self.passes.items()
+        ]
+        if not on_cpu:
+            return memory
+        return memory.with_time(running.total, self.loading if alone else 0.0, passes)
 
     def _notes(self) -> list[str]:
         trees = {id(t): t for t in (self.plan.tree1, self.plan.tree2)}.values()
@@ -277,6 +332,10 @@ class Run:
             "loader2": loader_facts(loader2) if loader2 is not None else None,
             "paired": self.paired,
         }
+
+
+def _places(layers: list[Layer]) -> dict[str, int]:
+    return {layer.name: row for row, layer in enumerate(layers)}
 
 
 def _unequal(

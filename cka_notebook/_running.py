@@ -15,6 +15,8 @@ from ._result import CKAResult
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ._estimate import Estimate
+
 
 MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""
@@ -24,6 +26,7 @@ class Running:
     """The state of a run: sums so far, and what was skipped or undefined.
 
     Attributes:
+        catching_up: Layers that were added take the batches done once more.
         layers1: Names of the rows.
         layers2: Names of the columns.
         total: Number of batches to come in all, or None if unknown.
@@ -32,7 +35,12 @@ class Running:
         examples: Examples in the sums.
         notes: Sentences a reader should know.
         scatters: Model, name and scatter of the layers watched for random batches.
+        start: The random streams with which the run began, by which it can be repeated.
+        estimate: What the run will take; None where it was not looked at.
+        first: Of the first batch, the h of each layer with itself: rows, columns.
     """
+
+    catching_up = False
 
     def __init__(
         self, layers1: list[str], layers2: list[str], total: int | None
@@ -45,6 +53,9 @@ class Running:
         self.names = ("model1", "model2")
         self.metric = "cka"
         self.scatters: list[tuple[str, str, Scatter]] = []
+        self.start: dict[str, Tensor] = {}
+        self.estimate: Estimate | None = None
+        self.first: tuple[Tensor, Tensor] | None = None
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
         self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
@@ -69,6 +80,11 @@ class Running:
         if self._sums is None:
             return metrics.MinibatchCKA.empty(len(self.layers1), len(self.layers2))
         return self._sums
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are, and the Gram matrices were."""
+        return self.sums.xy.device
 
     @property
     def undefined1(self) -> dict[str, str]:
@@ -150,6 +166,13 @@ class Running:
         known = stderr[~stderr.isnan()]
         return bool(len(known)) and bool(known.max() < tolerance)
 
+    def note_stable(self, tolerance: float) -> None:
+        """Say that the run ends because it is stable."""
+        self.notes.append(
+            f"Stopped after {self.done} batches: the largest standard error is below "
+            f"{tolerance:g}."
+        )
+
     def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
         """Add one batch."""
         self.batches += 1
@@ -162,7 +185,10 @@ class Running:
             self._sums = self._sums.to(home)
         self._note_problems(grams1, grams2)
         with exact(home):
-            self._sums.add(*_products(grams1, grams2, home))
+            xy, xx, yy = _products(grams1, grams2, home)
+            self._sums.add(xy, xx, yy)
+        if self.batches == 1:
+            self.first = xx, yy
 
     def skip(self) -> None:
         """Count a batch that is too small for the unbiased estimate."""

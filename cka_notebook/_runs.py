@@ -32,13 +32,13 @@ class Runs:
     Attributes:
         surroundings: Torch's thread-local state that workers begin with.
         cautious: Nobody has asked for the run, so it may hold when it takes long.
-        stale: Layers were chosen in a pause that the run does not compute.
+        stale: What was chosen in a pause that the run does not compute.
     """
 
     def __init__(self, host: Host) -> None:
         self.surroundings = Surroundings.here()
         self.cautious = False
-        self.stale = False
+        self.stale: set[str] = set()
         self._host = host
         self._guard = threading.RLock()
         self._worker: Worker | None = None
@@ -74,7 +74,7 @@ class Runs:
             else:
                 self._host.prepare()
                 worker, fresh = self._new(only_probe=only_probe), True
-                self.cautious, self.stale = cautious, False
+                self.cautious, self.stale = cautious, set()
         if worker is None:
             return
         if not fresh:
@@ -93,7 +93,7 @@ class Runs:
         worker = self.live
         if worker is None:
             return False
-        stale, self.stale, self.cautious = self.stale, False, False
+        stale, self.stale, self.cautious = self.stale, set(), False
         probing = worker.only_probe
         going = worker.restart() if stale else worker.go()
         if going and probing:

@@ -5,9 +5,12 @@ thread the worker does, and writes traits only through the function it was given
 """
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from ._catch_up import CatchUp, Kept, OtherBatchesError
 from ._comparison import SIDES, Comparison, Saved, Side
+from ._estimate import about
 from ._extension import extended, missing
 from ._frames import NO_SNAPSHOT, Frames, Progress, axes
 from ._publisher import Send
@@ -17,6 +20,15 @@ from ._worker import Outcome, Worker
 if TYPE_CHECKING:
     from ._result import CKAResult
     from ._running import Running
+
+READ_ONCE = (
+    "This loader can be read only once, so all layers are computed over the batches "
+    "that are left."
+)
+OTHER_BATCHES = (
+    "The loader gives other batches than before, so all layers are computed from the "
+    "start."
+)
 
 LONG_RUN = 120.0
 """A run that nobody asked for holds when it would take more seconds than this."""
@@ -49,12 +61,14 @@ class Session:
         self.metric = comparison.metric
         self.chosen: dict[Side, Any] = {}
         self.computing: dict[Side, list[str]] = {}
-        self.tolerance: float | None = None
+        self.tolerance = comparison.tolerance
         self._put = put
         self._asked_for: dict[Side, Any] = {}
         self._warm_at = 0.0
+        self._catches_up = False
         self._result: CKAResult | None = None
         self._complete: CKAResult | None = None
+        self._kept: Kept | None = None
         self._progress = Progress()
 
     @property
@@ -95,12 +109,13 @@ class Session:
         """Begin again with other layers; in a pause, when it ends."""
         computed = self.computing.get(side)
         if layers != computed:
-            self._begin_again(stale=not set(layers) <= set(computed or ()))
+            self._begin_again(side, stale=not set(layers) <= set(computed or ()))
 
     def metric_changed(self, metric: str) -> None:
         """Begin again with another measure; in a pause, when it ends."""
         self.metric = metric
-        self._begin_again(stale=True)
+        self._kept = None
+        self._begin_again("metric", stale=True)
 
     def say(self, kind: str, text: str) -> None:
         """Show words in the cell: an ``"error"``, a ``"note"``, or nothing."""
@@ -132,6 +147,8 @@ class Session:
         """The engine's running states, for what is chosen now."""
         self.comparison.prepare(self.metric)
         self._asked_for = dict(self.chosen)
+        if self._kept is not None:
+            return self._goes_on_from(self._kept)
         known = self._complete
         if known is None or known.metric != self.metric:
             return self.comparison.steps(self.chosen)
@@ -147,13 +164,34 @@ class Session:
         steps = self.comparison.steps(dict(zip(SIDES, block, strict=True)))
         return extended(steps, known, *wanted.values())
 
+    def _goes_on_from(self, kept: Kept) -> Generator["Running", None, None]:
+        """The states of a run that goes on with other layers than before its pause."""
+        if self.comparison.one_shot:
+            yield from self._anew(READ_ONCE)
+            return
+        with suppress(OtherBatchesError):
+            yield from self.comparison.steps(self.chosen, kept)
+            return
+        yield from self._anew(OTHER_BATCHES)
+
+    def _anew(self, why: str) -> Generator["Running", None, None]:
+        """The states of a run from zero, and words that say why."""
+        self._kept = None
+        with closing(self.comparison.steps(self.chosen)) as steps:
+            state = next(steps)
+            state.notes.append(why)
+            yield state
+            self.say("note", why)
+            yield from steps
+
     def restart(self) -> None:
         """Compute everything from zero, not only what is missing."""
-        self._complete = None
+        self._complete = self._kept = None
         self.runs.restart()
 
     def starts(self) -> None:
         """A run was ordered."""
+        self._kept = None
         self.say("", "")
         self._put({"status": "running"})
         self.frames.publisher.start()
@@ -167,14 +205,16 @@ class Session:
             # What was chosen during the probe is of the next epoch.
             if self.chosen.get(side) is self._asked_for.get(side):
                 self._put({side: self.computing[side]})
-        self._put({"_axes": axes(worker.epoch, state)})
+        self._put({"_axes": axes(worker.epoch, state), "_estimate": estimated(state)})
         if not worker.only_probe:
-            self.say("", "")
+            self._say_what_is_done(state)
             self._put({"status": "running"})
         self._hold_if_large(worker, state)
 
     def batch(self, worker: Worker, state: "Running") -> bool:
         """A batch has been added."""
+        if self._catches_up and not state.catching_up:
+            self._say_what_is_done(state)
         self.frames.take(worker.seconds, state)
         self._hold_if_long(worker, state)
         return not self._is_stable(state)
@@ -182,13 +222,15 @@ class Session:
     def pauses(self, worker: Worker, state: "Running") -> None:
         """The run holds; the page gets all that it needs to draw by itself."""
         if worker.result is not None:
+            self._kept = Kept.of(state, worker.result) or self._kept
             self._show(worker, state, worker.result, final=False)
         self._put({"status": "paused"})
 
     def resumes(self, worker: Worker) -> None:
         """The run goes on."""
-        del worker
-        self.say("", "")
+        state = worker.state
+        if state is not None:
+            self._say_what_is_done(state)
         self._put({"status": "running"})
 
     def ends(self, worker: Worker, outcome: Outcome) -> None:
@@ -201,20 +243,29 @@ class Session:
             self._show(worker, state, result, final=True)
             self._progress = self.frames.progress(worker.seconds, state)
         self.frames.publisher.finish()
-        worker.state = state = None
+        worker.state = state = self._kept = None
         self.comparison.release()
         if outcome == "error" and worker.error is not None:
             self.say("error", words(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _begin_again(self, *, stale: bool) -> None:
+    def _say_what_is_done(self, state: "Running") -> None:
+        """Words while new layers catch up with the others, and none afterwards."""
+        self._catches_up = isinstance(state, CatchUp)
+        if isinstance(state, CatchUp):
+            self.say("note", state.words())
+        else:
+            self.say("", "")
+            self._kept = None
+
+    def _begin_again(self, what: str, *, stale: bool) -> None:
         """Begin a new epoch; in a pause when it ends, and only if it must."""
         worker = self.runs.live
         if worker is None or worker.only_probe:
             return
         if worker.paused:
-            self.runs.stale |= stale
+            (self.runs.stale.add if stale else self.runs.stale.discard)(what)
         else:
             worker.restart()
 
@@ -242,37 +293,34 @@ class Session:
             seconds = (worker.seconds - self._warm_at) * left
             if seconds > LONG_RUN:
                 worker.pause()
-                text = f"The other {left} batches would take {_about(seconds)}."
+                text = f"The other {left} batches would take {about(seconds)}."
                 self.say("note", f"{text} Resume computes them.")
 
     def _hold_if_large(self, worker: Worker, state: "Running") -> None:
         """Hold a run that nobody asked for and that may not fit into memory."""
-        layers = len(state.layers1) + len(state.layers2)
-        text = self.comparison.too_large(layers) if self.runs.cautious else None
+        if not self.runs.cautious or state.estimate is None:
+            return
+        text = self.comparison.too_large(state.estimate)
         if text is not None:
             worker.pause()
             self.say("note", text)
 
     def _is_stable(self, state: "Running") -> bool:
-        """Whether no standard error is above what the page asked for."""
+        """Whether no standard error is above what was asked for."""
         if self.tolerance is None or not state.is_stable(self.tolerance):
             return False
+        state.note_stable(self.tolerance)
+        state.finish()
         text = f"Stable: no standard error above {self.tolerance:g}"
         self.say("note", f"{text} after {state.done} batches.")
         return True
 
 
+def estimated(state: "Running") -> str:
+    """What the run will take, in words; empty if that is not known."""
+    return "" if state.estimate is None else str(state.estimate)
+
+
 def words(error: BaseException) -> str:
     """What an error says, or at least its name."""
     return str(error) or type(error).__name__
-
-
-def _about(seconds: float) -> str:
-    """A duration in words.
-
-    Example:
-        >>> _about(840), _about(9000)
-        ('about 14 min', 'about 2.5 h')
-    """
-    minutes = seconds / 60
-    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

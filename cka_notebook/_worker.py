@@ -240,7 +240,8 @@ class Worker:
             with self._surroundings.applied():
                 outcome = self._epochs()
         except KeyboardInterrupt as error:
-            self.error, outcome = error, "stopped"
+            # Where it struck tells nothing, and IPython keeps it, models and all.
+            self.error, outcome = error.with_traceback(None), "stopped"
         except BaseException as error:
             self.error = error
         finally:

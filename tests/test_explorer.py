@@ -33,6 +33,7 @@ from cka_notebook import (
     _running,
     _session,
 )
+from cka_notebook._comparison import with_layers
 from cka_notebook._runtime import Runtime, page_code
 
 WIRE = Path(__file__).parent / "wire"
@@ -366,6 +367,37 @@ def test_the_partial_result_can_be_read_during_a_run():
     explorer.wait(60)
 
 
+def test_what_the_run_will_take_is_said_before_its_first_frame():
+    explorer, line = make()
+    explorer.wait(60)
+    assert re.fullmatch(r"0\.\d MB of Gram matrices", explorer._estimate)
+    said = ["_estimate" in message.data.get("state", {}) for message in line.sent]
+    framed = [message.content.get("kind") == "frame" for message in line.sent]
+    assert said.index(True, 1) < framed.index(True)
+
+
+def test_memory_of_a_gpu_is_in_every_frame_but_the_last(monkeypatch):
+    asked = []
+
+    def memory(device):
+        asked.append(device.type)
+        return [3 << 30, 80 << 30]
+
+    monkeypatch.setattr(_frames, "gpu_memory", memory)
+    loader = Gate(batches(6))
+    explorer, line = make(loader)
+    explorer.run()
+    loader.let(4)
+    until(lambda: line.frames)
+    loader.let(10)
+    explorer.wait(60)
+    first, *_, last = [frame.content["gpu"] for frame in line.frames]
+    assert first == [3 << 30, 80 << 30]
+    assert last is None
+    assert set(asked) == {"cpu"}
+    assert len(asked) < len(line.frames), "only when a frame goes out"
+
+
 def test_a_second_run_starts_again_from_zero():
     explorer, line = make()
     first = explorer.wait(60)
@@ -427,6 +459,10 @@ def test_an_error_of_the_worker_is_shown_in_words_and_raised_by_wait():
     assert explorer.status == "error"
     assert explorer._message == {"kind": "error", "text": "the third wheel came off"}
     assert 0 < explorer.result.batches < 6, "what was done until then is kept"
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
     assert explorer.comm.values("status")[-1] == "error"
 
 
@@ -475,11 +511,15 @@ def test_an_interrupt_of_a_blocking_run_is_raised_and_keeps_the_result():
 
     model = nn.Sequential(nn.Linear(6, 8), Interrupting())
     explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as raised:
         explorer.run(block=True)
     assert explorer.status == "stopped"
     assert explorer.result.batches > 0
     assert explorer.wait(60) is explorer.result, "the interrupt is over"
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None, f"held by {raised.value!r}, which IPython keeps"
 
 
 def test_wait_says_where_the_run_is_when_time_is_up():
@@ -679,6 +719,45 @@ def test_the_code_repeats_exactly_this_comparison():
     assert torch.equal(again.matrix, result.matrix)
 
 
+def test_the_code_has_every_option_that_is_not_the_default():
+    model, loader = net(), batches()
+    explorer = CKAExplorer(
+        model, None, loader, pool="mean", stop_when_stable=0.5, max_batches=4,
+        model1_layers=["0"], paired=True,
+    )  # fmt: skip
+    code = explorer.code
+    assert code == with_layers(explorer._code, ["0"], ["0"])
+    assert code.endswith(
+        ").compare(loader, max_batches=4, paired=True, stop_when_stable=0.5)"
+    )
+    assert code.startswith("CKA(\n    model1,\n    model1_name='model',\n")
+    assert "    pool='mean',\n" in code
+    assert "metric" not in code
+    explorer.stop_when_stable = None
+    assert ").compare(loader, max_batches=4, paired=True)" in explorer.code
+
+
+def test_a_tolerance_goes_both_ways():
+    explorer, line = make(stop_when_stable=0.005)
+    assert explorer.stop_when_stable == 0.005
+    assert explorer.get_state()["stop_when_stable"] == 0.005
+    explorer._handle({"kind": "tolerance", "value": 0.25})
+    assert explorer.stop_when_stable == explorer._session.tolerance == 0.25
+    assert line.values("stop_when_stable")[-1] == 0.25
+    explorer._handle({"kind": "tolerance", "value": None})
+    assert explorer.stop_when_stable is None
+    with pytest.raises(traitlets.TraitError, match="a standard error above 0, got -1"):
+        explorer.stop_when_stable = -1
+    with pytest.raises(ValueError, match="a standard error above 0, got 0"):
+        make(stop_when_stable=0)
+
+
+def test_a_tolerance_of_the_constructor_can_be_lifted():
+    explorer, _ = make(batches(1, n=64) * 12, stop_when_stable=0.5)
+    explorer.stop_when_stable = None
+    assert explorer.wait(60).batches == 12
+
+
 def test_a_tolerance_ends_the_run_when_all_is_stable():
     data = batches(1, n=64)
     explorer, line = make(data * 400)
@@ -688,6 +767,7 @@ def test_a_tolerance_ends_the_run_when_all_is_stable():
     assert result.batches == _running.MIN_STABLE
     text = "Stable: no standard error above 0.5 after 8 batches."
     assert explorer._message["text"] == text
+    assert any("Stopped after 8 batches" in note for note in result.notes)
     assert line.frames[-1].content["batch"] == result.batches
 
 
@@ -697,7 +777,7 @@ def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
     explorer._repr_mimebundle_()
     until(lambda: explorer.status == "paused")
     assert explorer._message["kind"] == "note"
-    assert "The other 4 batches would take about 0 min" in explorer._message["text"]
+    assert "The other 4 batches would take about 1 s" in explorer._message["text"]
     assert explorer.result.batches == 2
     assert explorer.wait(60).batches == 6, "wait() asks for it"
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import nbformat
 import numpy as np
 import pytest
 from bokeh.palettes import Magma256
@@ -40,8 +41,9 @@ loader = DataLoader(images, 16, shuffle=True, collate_fn=slowly)
 """
 
 EXPLORER = """
-from cka_notebook import CKA, CKAExplorer, CKAResult
-ex = CKAExplorer(base, tuned, loader, model1_name="base", model2_name="tuned")
+from cka_notebook import CKA, CKAExplorer, CKAResult, _frames
+_frames.gpu_memory = lambda device: [int(3.1 * 2**30), 80 * 2**30]  # as on a GPU
+ex = CKAExplorer(base, tuned, loader)
 ex
 """
 
@@ -51,10 +53,11 @@ print(json.dumps([ex.layers1, ex.layers2]))
 """
 
 CODE = """
-call = ex.code.replace("compare(loader)", "compare(few, progress=False)")
+call = ex.code.replace("compare(loader", "compare(few, progress=False")
 few = [default_collate(images[i:i + 16]) for i in (0, 16)]
 again = eval(call, {"CKA": CKA, "model1": base, "model2": tuned, "few": few})
 print(list(again.layers1) == ex.layers1, list(again.layers2) == ex.layers2)
+print(json.dumps([ex.code, ex.stop_when_stable]))
 """
 
 RESULT = """
@@ -75,11 +78,14 @@ engines = [t for t in threading.enumerate() if t.name == "cka-engine"]
 print(len(engines), old.status, hooks(base) <= len(ex.layers1))
 """
 
-BLOCKING = """
+CALM = """
 ex.stop()
 ex.wait(90)
-calm = CKAExplorer(base, tuned, loader, autostart=False)
-display(calm)
+calm = CKAExplorer(base, tuned, loader, autostart=False, stop_when_stable=0.001)
+calm
+"""
+
+BLOCKING = """
 calm.run(block=True)
 """
 
@@ -104,11 +110,14 @@ CELLS = (
     "ex",
     "old = ex",
     RUNS,
+    CALM,
     BLOCKING,
     INTERRUPTED,
     FREED,
 )
-SHOWN, TYPED, CHOICE, COPY, KEPT, LAST, OLD, AGAIN, BLOCK, AFTER, GONE = range(1, 12)
+SHOWN, TYPED, CHOICE, COPY, KEPT, LAST, OLD, AGAIN, HELD, BLOCK, AFTER, GONE = range(
+    1, 13
+)
 
 AXIS_TITLES = f"""async () => {{
   const {{ view }} = await ({CHARTS})();
@@ -128,6 +137,15 @@ PLACE = f"""async ([row, col]) => {{
   const {{ x_scale, y_scale }} = view.frame;
   return [box.left + x_scale.compute(col + 0.5), box.top + y_scale.compute(row + 0.5)];
 }}"""
+
+LISTEN = """() => {
+  window.said = [];
+  const head = document.querySelector(".cka-head");
+  const note = () => window.said.push(
+    head.querySelector(".cka-message-text")?.textContent ?? "",
+  );
+  new MutationObserver(note).observe(head, { childList: true, subtree: true });
+}"""
 
 TYPE_INTO = """async (index) => {
   const app = window.jupyterapp;
@@ -166,6 +184,7 @@ def test_the_ideal_five_minutes(notebook, page, server):
     opens_the_page_she_sends(page.context.new_page(), server.root)
     page.bring_to_front()
     runs_the_cell_again(notebook)
+    sees_what_a_run_will_take(notebook)
     interrupts_a_blocking_run(notebook)
     deletes_the_models(notebook)
     assert notebook.foreign_requests == []
@@ -186,6 +205,10 @@ def sees_names_and_trees_at_once(notebook):
         folded = tree.get_by_role("treeitem", name="[0\u201311]")
         assert "ViTLayer \u00d712" in folded.inner_text()
         assert folded.get_attribute("aria-checked") == "true"
+        for part in ("embeddings", "layernorm", "pooler"):
+            row = tree.get_by_role("treeitem", name=part).first
+            assert row.get_attribute("aria-checked") == "true"
+            assert re.search(r"\d", row.inner_text()), "how many parameters"
     counts = notebook.explorer.locator(".cka-tree-count").all_inner_texts()
     assert [text.startswith("15 of ") for text in counts] == [True, True]
 
@@ -200,12 +223,13 @@ def sees_the_map_sharpen(notebook):
     assert "17\u00d716" in first.inner_text(), "output shapes come with the probe"
     early, before = largest_error(notebook), notebook.image()["values"]
     notebook.until(lambda: notebook.batch >= 20, "more batches")
-    assert notebook.image()["values"] != before
+    notebook.until(lambda: notebook.image()["values"] != before, "a sharper map")
     assert largest_error(notebook) < early
     line = notebook.progress
     assert re.search(r"^\d+/600 batches · [\d\s]+ examples · [\d\s]+ examples/s", line)
     assert re.search(
-        r" · \d+:\d\d < \d+:\d\d · largest ± ", line.replace("\u202f", " ")
+        r" · \d+:\d\d < \d+:\d\d · GPU 3\.1/80 GB · largest ± ",
+        line.replace("\u202f", " "),
     )
 
 
@@ -229,7 +253,7 @@ def hovers_and_scrolls(notebook):
     assert (one, other) == ("layers.2", "layers.3")
     assert 0 < float(error) < float(value) < 1
     facts = notebook.explorer.locator(".cka-read-facts").inner_text()
-    assert facts.count("ViTLayer") == 2
+    assert facts.count("ViTLayer 17\u00d716") == 2, "class and shape of both"
     assert "of 15 in row" in facts
     top = notebook.explorer.bounding_box()["y"]
     notebook.page.mouse.wheel(0, 120)
@@ -296,9 +320,17 @@ def adds_attention_in_a_pause(notebook):
     assert not any("mlp" in name for side in chosen(notebook) for name in side)
     missing = notebook.explorer.locator(".cka-missing").inner_text()
     assert "24 chosen layers are not computed yet" in missing
+    assert "Resume fills the map" in missing
+    done = notebook.batch
+    notebook.page.evaluate(LISTEN)
     notebook.explorer.get_by_role("button", name="Resume").click()
     notebook.until(lambda: notebook.image()["shape"] == [27, 27], "the larger map")
-    notebook.until(lambda: notebook.status == "running", "the run")
+    notebook.until(lambda: notebook.batch > done, "a batch after those done before")
+    assert notebook.status == "running"
+    said = f"Computing 24 new layers over the {done} batches done, then going on."
+    assert said in notebook.page.evaluate("window.said")
+    assert notebook.explorer.locator(".cka-message").first.is_hidden(), "and no longer"
+    assert notebook.progress.split(" ")[0].endswith("/600")
 
 
 def chosen(notebook):
@@ -330,10 +362,21 @@ def lets_it_end_when_stable(notebook):
     assert notebook.batch < 600
     message = notebook.explorer.get_by_text("Stable: no standard error above")
     assert f"after {notebook.batch} batches" in message.inner_text()
+    assert "Stopped after" in notebook.explorer.inner_text(), "also in the notes"
 
 
 def copies_the_call(notebook):
-    assert answer(notebook, COPY) == "True True"
+    same, state = answer(notebook, COPY).split("\n")
+    assert same == "True True"
+    code, tolerance = json.loads(state)
+    field = notebook.explorer.get_by_label("Stop when the largest standard error")
+    assert float(field.input_value()) == tolerance
+    access = ["clipboard-read", "clipboard-write"]
+    notebook.page.context.grant_permissions(access)
+    notebook.explorer.get_by_role("button", name="Copy as code").click()
+    notebook.explorer.get_by_role("button", name="Copied").wait_for()
+    assert notebook.page.evaluate("navigator.clipboard.readText()") == code
+    assert code.count("attention") == 24
 
 
 def keeps_the_result(notebook):
@@ -348,6 +391,7 @@ def saves_the_notebook(notebook, path):
     notebook.run(LAST)
     notebook.command("docmanager:save")
     saved = json.loads(path.read_text(encoding="utf-8"))
+    nbformat.validate(saved)
     data = saved["cells"][LAST]["outputs"][0]["data"]
     text = "".join(data["text/plain"])
     assert text.startswith("CKAExplorer(base x tuned, 27 x 27 layers, cka 0.")
@@ -380,9 +424,23 @@ def runs_the_cell_again(notebook):
     assert answer(notebook, AGAIN) == "1 stopped True"
 
 
+def sees_what_a_run_will_take(notebook):
+    notebook.run(HELD)
+    cell = notebook.page.locator(".jp-CodeCell").nth(HELD)
+    line = cell.locator(".cka-progress-line")
+    size = "15 \u00d7 15 layers over list, 600 batches, batch size 16"
+    takes = rf"{size} · (about .*, )?0\.\d MB of Gram matrices"
+    notebook.until(
+        lambda: line.count() and re.fullmatch(takes, line.inner_text()),
+        "what the run will take",
+    )
+    field = cell.get_by_label("Stop when the largest standard error")
+    assert field.input_value() == "0.001"
+
+
 def interrupts_a_blocking_run(notebook):
     notebook.page.evaluate(RUN_WITHOUT_WAITING, BLOCK)
-    cell = notebook.page.locator(".jp-CodeCell").nth(BLOCK)
+    cell = notebook.page.locator(".jp-CodeCell").nth(HELD)
     progress = cell.locator(".cka-progress-line")
     notebook.until(
         lambda: progress.count() and re.match(r"\d+/600", progress.inner_text()),

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from cka_notebook import CKA, CKAResult
+from cka_notebook._comparison import Live, with_layers
 from cka_notebook._frames import Frames, axes
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>")
@@ -88,6 +89,8 @@ def running(done, factor=1.0, examples=None):
     """A running state with values that float32 holds exactly."""
     return SimpleNamespace(
         done=done,
+        catching_up=False,
+        device=torch.device("cpu"),
         batches=done - 1,
         total=8,
         examples=examples if examples is not None else 16 * (done - 1),
@@ -148,8 +151,18 @@ def examples():
             "stderr": pack(snapshot["_stderr"]),
             "history": pack(snapshot["_history"]),
         },
+        "code": code(),
         "from_page": FROM_PAGE,
     }
+
+
+def code():
+    """The call around its layers, a choice of layers, and the call with them."""
+    comparison = Live(SmallNet(), OddNet(), [], None, {"pool": "mean", "paired": True})
+    parts = comparison.code("cka", 0.005)
+    layers = list(LAYERS1), [*HOSTILE, 'a"\t\n\u00e9\u2028']
+    whole = with_layers(parts, *layers)
+    return {"parts": parts, "layers": list(layers), "code": whole}
 
 
 def message(content, buffers):

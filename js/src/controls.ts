@@ -105,6 +105,7 @@ export class Controls {
   }
 
   update(): void {
+    this.updateTolerance();
     this.updateNames();
     this.updateStatus();
     this.updateProgress();
@@ -150,6 +151,12 @@ export class Controls {
     });
   }
 
+  updateTolerance(): void {
+    const { tolerance } = this.session;
+    this.tolerance.value = tolerance === null ? "" : String(tolerance);
+    set(this.tolerance, { "aria-invalid": false });
+  }
+
   updateMessage(): void {
     const { kind, text } = this.session.message;
     this.message.hidden = text === "";
@@ -173,13 +180,13 @@ export class Controls {
   }
 
   private waitingWords(): string {
-    const { status, meta, layers } = this.session;
+    const { status, meta, layers, estimate } = this.session;
     const size = `${layers[0].length} \u00d7 ${layers[1].length} layers`;
     const parts = [size, meta.loader && `over ${meta.loader}`]
       .filter(Boolean)
       .join(" ");
-    if (status === "running") return `${parts} \u00b7 first batch\u2026`;
-    return parts;
+    if (status !== "running") return [parts, estimate].filter(Boolean).join(" \u00b7 ");
+    return `${parts} \u00b7 ${estimate ? `${estimate}: starting` : "first batch\u2026"}`;
   }
 
   private actions(): readonly Action[] {
@@ -238,7 +245,7 @@ export class Controls {
 
 /** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · largest ± 0.004" */
 export function progressWords(frame: Frame): string {
-  const { batch, total, examples, skipped, seconds, rate, maxStderr } = frame;
+  const { batch, total, examples, skipped, seconds, rate, gpu, maxStderr } = frame;
   const batches =
     total === null
       ? plural(batch, "batch", "batches")
@@ -249,6 +256,13 @@ export function progressWords(frame: Frame): string {
   const left = total !== null && batch > 0 ? ((total - batch) * seconds) / batch : null;
   const eta = left !== null && left > 0 && !frame.final ? ` < ${clock(left)}` : "";
   parts.push(clock(seconds) + eta);
+  if (gpu) parts.push(gpuWords(gpu));
   if (maxStderr !== null) parts.push(`largest \u00b1\u202f${maxStderr.toFixed(3)}`);
   return parts.join(" \u00b7 ");
+}
+
+/** "GPU 3.1/80 GB", in units of 2^30 bytes, as cards are named. */
+function gpuWords([used, total]: readonly [number, number]): string {
+  const gigabytes = (bytes: number) => (bytes / 2 ** 30).toFixed(1).replace(/\.0$/, "");
+  return `GPU ${gigabytes(used)}/${Math.round(total / 2 ** 30)} GB`;
 }

@@ -94,33 +94,16 @@ export function mapText(session: Session, view: MapView): string {
   ].join("\n");
 }
 
-/** The Python call that repeats the comparison. */
+/** The Python call that repeats the comparison; the kernel's `explorer.code`. */
 export function codeText(session: Session): string {
-  const { names, self } = session.meta;
+  const [before = "", between = "", after = ""] = session.code;
   const [one, two] = session.layers;
-  const comment = (name: string) => `  # ${name.replace(/\s+/g, " ")}`;
-  const metric = session.metric === "cka" ? [] : [`    metric=${py(session.metric)},`];
-  return [
-    "from cka_notebook import CKA",
-    "",
-    "cka = CKA(",
-    `    model1,${comment(names[0])}`,
-    ...(self ? [] : [`    model2,${comment(names[1])}`]),
-    `    model1_layers=${list(one)},`,
-    `    model2_layers=${list(two)},`,
-    ...metric,
-    ")",
-    "result = cka.compare(loader)",
-    "",
-  ].join("\n");
+  return `${before}${list(one)}${between}${list(two)}${after}`;
 }
 
 /** JSON's strings are Python's; so are its lists, here one name a line. */
 function list(names: readonly string[]): string {
   if (names.length === 0) return "[]";
-  return `[\n${names.map((name) => `        ${py(name)},\n`).join("")}    ]`;
-}
-
-function py(text: string): string {
-  return JSON.stringify(text);
+  const lines = names.map((name) => `        ${JSON.stringify(name)},\n`);
+  return `[\n${lines.join("")}    ]`;
 }

@@ -4,7 +4,7 @@
  */
 
 import { imported } from "./module.ts";
-import { CUSTOM_MESSAGE, codeOf, FORGOTTEN, type Model, say } from "./protocol.ts";
+import { CUSTOM_MESSAGE, FORGOTTEN, type Model, pageCodeOf, say } from "./protocol.ts";
 
 interface Hooks {
   initialize(props: { model: Model }): () => void;
@@ -30,7 +30,7 @@ function loaded(model: Model): Promise<Hooks> {
 
 async function fetched(model: Model): Promise<string> {
   try {
-    const code = await codeOf(model);
+    const code = await pageCodeOf(model);
     if (code) return code;
   } catch {
     // A front end that cannot resolve the reference: the kernel is asked instead.

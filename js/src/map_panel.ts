@@ -30,7 +30,7 @@ import { Sketch } from "./sketch.ts";
 import { MapTable } from "./table.ts";
 import { GREYS, type Theme, themeOf } from "./theme.ts";
 import { drawLines, trendRange } from "./trend_lines.ts";
-import { pendingWords, shownName, spoken, valueAt } from "./words.ts";
+import { buttonWord, pendingWords, shownName, spoken, valueAt } from "./words.ts";
 
 const LABEL_FONT_PX = 11;
 
@@ -242,7 +242,7 @@ export class MapPanel {
       const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
       const rest = session.isSaved
         ? "not in this saved map."
-        : "not computed yet: Run fills the map.";
+        : `not computed yet: ${buttonWord(session)} fills the map.`;
       setText(this.missing, `${what} ${rest}`);
     }
   }

@@ -67,6 +67,8 @@ export interface Frame {
   readonly seconds: number;
   readonly rate: number;
   readonly maxStderr: number | null;
+  /** Bytes of the GPU in use and in all; null on a CPU. */
+  readonly gpu: readonly [number, number] | null;
   readonly rows: number;
   readonly cols: number;
   readonly final: boolean;
@@ -103,6 +105,8 @@ export const CHANGED = {
   axes: "change:_axes",
   snapshot: "change:_snapshot",
   message: "change:_message",
+  estimate: "change:_estimate",
+  tolerance: "change:stop_when_stable",
   meta: "change:_meta",
   status: "change:status",
   layers1: "change:layers1",
@@ -249,6 +253,21 @@ export function messageOf(model: Model): Message {
   return { kind, text: String(wire.text ?? "") };
 }
 
+/** What the run will take, in the kernel's words; empty before the probe. */
+export function estimateOf(model: Model): string {
+  return String(model.get("_estimate") ?? "");
+}
+
+/** The largest standard error at which a run ends, or null. */
+export function toleranceOf(model: Model): number | null {
+  return numberOrNull(model.get("stop_when_stable"));
+}
+
+/** The Python call before, between and after its two lists of layers. */
+export function callOf(model: Model): readonly string[] {
+  return (model.get("_code") ?? []) as string[];
+}
+
 export function figureOf(model: Model): FigureJson | null {
   const figure = model.get("_figure") as Wire | null | undefined;
   if (!figure?.doc) return null;
@@ -284,7 +303,7 @@ export async function runtimeOf(model: Model): Promise<WholeModel | undefined> {
 }
 
 /** The page's code in the shared model. */
-export async function codeOf(model: Model): Promise<string | null> {
+export async function pageCodeOf(model: Model): Promise<string | null> {
   const code = (await runtimeOf(model))?.get("code");
   return typeof code === "string" && code !== "" ? code : null;
 }
@@ -382,6 +401,7 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
     seconds: Number(header.seconds ?? 0),
     rate: Number(header.rate ?? 0),
     maxStderr: numberOrNull(header.max_stderr),
+    gpu: (header.gpu as [number, number] | null | undefined) ?? null,
     rows,
     cols,
     final: header.final === true,

@@ -14,8 +14,10 @@ import {
   type ColorRange,
   type CommandName,
   CUSTOM_MESSAGE,
+  callOf,
   colorRangeOf,
   decode,
+  estimateOf,
   type Focus,
   type Frame,
   focusOf,
@@ -36,6 +38,7 @@ import {
   say,
   snapshotOf,
   statusOf,
+  toleranceOf,
   treesOf,
 } from "./protocol.ts";
 import { Tree } from "./tree_model.ts";
@@ -48,6 +51,7 @@ export type Change =
   | "pins"
   | "status"
   | "message"
+  | "tolerance"
   | "colors";
 
 /** A frame with the names of its rows and columns. */
@@ -91,7 +95,7 @@ export class Session {
   isSaved = false;
   message: Message;
   trees: readonly [Tree, Tree];
-  tolerance: number | null = null;
+  tolerance: number | null;
   private readonly model: Model;
   private readonly listeners = new Set<(change: Change) => void>();
   private readonly axesByEpoch = new Map<number, Axes>();
@@ -113,6 +117,7 @@ export class Session {
     this.colorRange = colorRangeOf(model);
     this.status = statusOf(model);
     this.message = messageOf(model);
+    this.tolerance = toleranceOf(model);
     this.trees = this.readTrees();
     this.rememberAxes();
     this.takeSnapshot();
@@ -124,6 +129,14 @@ export class Session {
 
   get metric(): string {
     return metricOf(this.model);
+  }
+
+  get code(): readonly string[] {
+    return callOf(this.model);
+  }
+
+  get estimate(): string {
+    return estimateOf(this.model);
   }
 
   get meta(): Meta {
@@ -219,6 +232,7 @@ export class Session {
   }
 
   setTolerance(tolerance: number | null): void {
+    this.touch("tolerance");
     this.tolerance = tolerance;
     this.send(say.tolerance(tolerance));
   }
@@ -278,9 +292,16 @@ export class Session {
       this.message = messageOf(this.model);
       this.tell("message");
     });
+    this.on(CHANGED.estimate, () => this.tell("status"));
     this.on(CHANGED.layers1, () => this.echo("layers", () => this.readLayers()));
     this.on(CHANGED.layers2, () => this.echo("layers", () => this.readLayers()));
     this.on(CHANGED.focus, () => this.echo("focus", () => this.readFocus()));
+    this.on(CHANGED.tolerance, () =>
+      this.echo("tolerance", () => {
+        this.tolerance = toleranceOf(this.model);
+        this.tell("tolerance");
+      }),
+    );
     this.on(CHANGED.metric, () => this.tell("colors"));
     this.on(CHANGED.palette, () => this.echo("palette", () => this.readColors()));
     this.on(CHANGED.colorRange, () => this.echo("colorRange", () => this.readColors()));

@@ -42,6 +42,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     if (change === "status") controls.updateStatus();
     if (change === "layers" || change === "frame") controls.updateLayers();
     if (change === "message") controls.updateMessage();
+    if (change === "tolerance") controls.updateTolerance();
     if (change === "frame") {
       controls.updateProgress();
       controls.notes.update();

@@ -37,7 +37,14 @@ export function reasonFor(session: Session, view: MapView, cell: Cell): string {
 /** What is said of layers that were chosen after the run, or before the first. */
 export function pendingWords(session: Session): string {
   if (session.isSaved) return "Not computed";
-  return session.status === "running" ? "Not computed yet" : "Not computed yet: Run";
+  const button = buttonWord(session);
+  return button ? `Not computed yet: ${button}` : "Not computed yet";
+}
+
+/** The button that computes what is missing; none while the run goes on. */
+export function buttonWord({ status }: Session): string {
+  if (status === "running") return "";
+  return status === "paused" ? "Resume" : "Run";
 }
 
 export interface Readout {

@@ -263,6 +263,13 @@ export function stateOf(options: StateOptions = {}): Record<string, unknown> {
     _stderr: null,
     _history: null,
     _message: { kind: "", text: "" },
+    _estimate: "",
+    _code: [
+      "CKA(\n    model1,\n    model2,\n    model1_layers=",
+      ",\n    model2_layers=",
+      ",\n).compare(loader)",
+    ],
+    stop_when_stable: null,
     layers1,
     layers2,
     focus: null,

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import codeWire from "../../../tests/wire/code.json";
 import { cellText, codeText, copyText, mapText } from "../../src/copying.ts";
 import { type MapView, mapView } from "../../src/map_view.ts";
 import { noteLines } from "../../src/notes.ts";
@@ -65,40 +66,16 @@ test("a copied map is a table of values and a table of errors", () => {
   ]);
 });
 
-test("copied code names every layer, whatever its name holds", () => {
-  expect(codeText(session)).toBe(
-    [
-      "from cka_notebook import CKA",
-      "",
-      "cka = CKA(",
-      "    model1,  # ResNet-18",
-      "    model2,  # ViT-B/16",
-      "    model1_layers=[",
-      '        "conv1",',
-      '        "a\\"\\t\\n",',
-      '        "fc",',
-      "    ],",
-      "    model2_layers=[",
-      '        "blocks.0",',
-      '        "head",',
-      "    ],",
-      ")",
-      "result = cka.compare(loader)",
-      "",
-    ].join("\n"),
-  );
-});
-
-test("code of a model against itself, with another measure", () => {
+test("copied code is the kernel's, with the layers chosen on the page", () => {
   session.close();
-  begin({
-    metric: "cka_rbf",
-    _meta: { name1: "Net\nimport os", name2: "Net", self: true },
-  });
-  const code = codeText(session);
-  expect(code).toContain("    model1,  # Net import os\n    model1_layers");
-  expect(code).not.toContain("model2,");
-  expect(code).toContain('    metric="cka_rbf",\n)');
+  const [layers1, layers2] = codeWire.layers;
+  begin({ layers1, layers2, _code: codeWire.parts });
+  expect(codeText(session)).toBe(codeWire.code);
+  session.choose({ 1: [], 2: ["embed"] });
+  const [before, between, after] = codeWire.parts;
+  expect(codeText(session)).toBe(
+    `${before}[]${between}[\n        "embed",\n    ]${after}`,
+  );
 });
 
 test("where the clipboard is closed the text is selected and copied", async () => {

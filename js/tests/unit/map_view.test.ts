@@ -215,6 +215,10 @@ describe("words", () => {
       "37 batches \u00b7 4\u202f736 examples \u00b7 2 skipped \u00b7 " +
         "1\u202f210 examples/s \u00b7 00:31",
     );
+    const gpu = [3.1 * 2 ** 30, 79.6 * 2 ** 30] as const;
+    expect(progressWords({ ...frame, gpu })).toContain(
+      "00:31 < 01:41 \u00b7 GPU 3.1/80 GB \u00b7 largest",
+    );
   });
 });
 

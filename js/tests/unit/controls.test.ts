@@ -1,0 +1,64 @@
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { Controls } from "../../src/controls.ts";
+import { ECHO_MS, Session } from "../../src/session.ts";
+import { FakeModel, stateOf } from "../fake.ts";
+
+const ESTIMATE = "about 40 s, 12 MB of Gram matrices";
+
+let model: FakeModel;
+let session: Session;
+let controls: Controls;
+
+function begin(state: Record<string, unknown> = {}): void {
+  model = new FakeModel({ ...stateOf(), ...state });
+  session = new Session(model);
+  controls = new Controls(session, document.createElement("button"));
+  session.subscribe((change) => {
+    if (change === "status") controls.updateStatus();
+    if (change === "tolerance") controls.updateTolerance();
+  });
+}
+
+const line = () => controls.element.querySelector(".cka-progress-line")?.textContent;
+const field = () => controls.element.querySelector("input") as HTMLInputElement;
+
+beforeEach(() => {
+  vi.useFakeTimers();
+});
+
+afterEach(() => {
+  session.close();
+  vi.useRealTimers();
+});
+
+test("what the run will take is said until the first frame", () => {
+  begin({ status: "running" });
+  expect(line()).toMatch(/first batch\u2026$/);
+  model.put({ _estimate: ESTIMATE });
+  expect(line()).toMatch(/batches of 64 \u00b7 about 40 s, 12 MB of .*: starting$/);
+  model.put({ status: "idle" });
+  expect(line()).toMatch(/\u00b7 about 40 s, 12 MB of Gram matrices$/);
+});
+
+test("the tolerance of the constructor is in the field, and Python may change it", () => {
+  begin({ stop_when_stable: 0.005 });
+  expect(field().value).toBe("0.005");
+  model.put({ stop_when_stable: null });
+  expect(field().value).toBe("");
+  model.put({ stop_when_stable: 0.25 });
+  expect(field().value).toBe("0.25");
+});
+
+test("a tolerance that is typed is sent, and its echo does not undo the next", () => {
+  begin();
+  field().value = "0,01";
+  field().dispatchEvent(new Event("change"));
+  expect(model.sentOf("tolerance")).toEqual([{ kind: "tolerance", value: 0.01 }]);
+  field().value = "0.02";
+  field().dispatchEvent(new Event("change"));
+  model.put({ stop_when_stable: 0.01 });
+  expect(field().value).toBe("0.02");
+  model.put({ stop_when_stable: 0.02 });
+  vi.advanceTimersByTime(ECHO_MS + 10);
+  expect(field().value).toBe("0.02");
+});
