@@ -22,7 +22,7 @@ export class Details {
         "p",
         { class: "cka-caption cka-history-caption" },
         h("span", { class: "cka-dot" }),
-        "The cell over the batches",
+        "The cell over the batches, with its standard error",
       ),
       historySlot,
     );

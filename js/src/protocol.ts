@@ -79,6 +79,7 @@ export interface HistoryPart {
   readonly cols: number;
   readonly batches: readonly number[];
   readonly matrices: readonly Float32Array[];
+  readonly stderrs: readonly Float32Array[];
 }
 
 export interface FigureJson {
@@ -299,11 +300,8 @@ export function snapshotOf(
   if (!wire?.header || !isBytes(matrix) || !isBytes(stderr)) return null;
   const frame = frameFrom(wire.header, [matrix, stderr]);
   const history = model.get("_history");
-  const batches = (wire.history?.batches ?? []) as number[];
-  return {
-    frame,
-    history: historyFrom(frame, isBytes(history) ? batches : [], history),
-  };
+  const facts = isBytes(history) ? (wire.history ?? {}) : {};
+  return { frame, history: historyFrom(frame, facts, history) };
 }
 
 export type Received =
@@ -324,8 +322,7 @@ export function decode(content: unknown, buffers: readonly Bytes[]): Received {
         rows: Number(wire.rows),
         cols: Number(wire.cols),
       };
-      const batches = (wire.batches ?? []) as number[];
-      return { kind: "history", history: historyFrom(shape, batches, buffers[0]) };
+      return { kind: "history", history: historyFrom(shape, wire, buffers[0]) };
     }
     case "bokehjs": {
       const gz = buffers[0];
@@ -362,28 +359,59 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
   };
 }
 
+/** Snapshots in codes: two bytes for each value, then one for each of their errors. */
 function historyFrom(
   shape: { epoch: number; rows: number; cols: number },
-  batches: readonly number[],
+  facts: Wire,
   bytes: unknown,
 ): HistoryPart {
   const { epoch, rows, cols } = shape;
-  const all = isBytes(bytes)
-    ? sized(bytes, batches.length * rows * cols)
-    : new Float32Array();
-  const matrices = batches.map((_, k) =>
-    all.slice(k * rows * cols, (k + 1) * rows * cols),
+  const batches = (facts.batches ?? []) as number[];
+  const most = (facts.most ?? []) as number[];
+  const cells = rows * cols;
+  const all = batches.length * cells;
+  const data = copyOf(isBytes(bytes) ? bytes : new ArrayBuffer(0)).buffer;
+  expectBytes(data, 3 * all, "codes");
+  const values = new Uint16Array(data, 0, all);
+  const errors = new Uint8Array(data, 2 * all);
+  const part = <T>(codes: { slice(from: number, to: number): T }, k: number) =>
+    codes.slice(k * cells, (k + 1) * cells);
+  return {
+    epoch,
+    rows,
+    cols,
+    batches,
+    matrices: batches.map((_, k) => valuesOf(part(values, k), facts)),
+    stderrs: batches.map((_, k) => errorsOf(part(errors, k), most[k] ?? 0)),
+  };
+}
+
+/** What codes stand for; the largest code is NaN. `_codes.py` is the twin. */
+function valuesOf(codes: Uint8Array | Uint16Array, scale: Wire): Float32Array {
+  const nothing = 256 ** codes.BYTES_PER_ELEMENT - 1;
+  const [low, step] = [Number(scale.low ?? 0), Number(scale.step ?? 0)];
+  return Float32Array.from(codes, (code) =>
+    code === nothing ? Number.NaN : low + code * step,
   );
-  return { epoch, rows, cols, batches, matrices };
+}
+
+/** Standard errors are on the scale of their roots, so that small ones are seen. */
+function errorsOf(codes: Uint8Array, most: number): Float32Array {
+  return Float32Array.from(codes, (code) =>
+    code === 255 ? Number.NaN : most * (code / 254) ** 2,
+  );
 }
 
 function sized(bytes: Bytes, length: number): Float32Array {
-  if (bytes.byteLength !== 4 * length) {
-    throw new Error(
-      `Expected ${4 * length} bytes of float32 from the kernel, got ${bytes.byteLength}.`,
-    );
-  }
+  expectBytes(bytes, 4 * length, "float32");
   return floatsOf(bytes);
+}
+
+function expectBytes(bytes: Bytes, length: number, kind: string): void {
+  if (bytes.byteLength === length) return;
+  throw new Error(
+    `Expected ${length} bytes of ${kind} from the kernel, got ${bytes.byteLength}.`,
+  );
 }
 
 function numberOrNull(value: unknown): number | null {

@@ -82,15 +82,14 @@ export function trendRange(
   return [least - LEAST_PADDING, high];
 }
 
-/** Batches and values that hold all lines, with room for the band of the last point. */
+/**
+ * Batches and values that hold all lines, with room for their bands: not for more than
+ * the last ones if the first are so wide that nothing else would be seen.
+ */
 export function historyRange(
   lines: readonly Line[],
 ): [batches: [number, number], values: [number, number]] {
   const values = lines.flatMap(({ value }) => value.filter(Number.isFinite));
-  const errors = lines.flatMap(({ stderr }) =>
-    stderr.slice(-1).filter(Number.isFinite),
-  );
-  const pad = Math.max(LEAST_PADDING, ...errors);
   const last = Math.max(1, ...lines.map(({ at }) => at.at(-1) ?? 1));
   if (values.length === 0)
     return [
@@ -99,6 +98,13 @@ export function historyRange(
     ];
   const low = values.reduce((least, number) => Math.min(least, number));
   const high = values.reduce((most, number) => Math.max(most, number));
+  const errors = (from: number) =>
+    lines.flatMap(({ stderr }) => stderr.slice(from).filter(Number.isFinite));
+  const widest = Math.min(
+    high - low,
+    errors(0).reduce((most, error) => Math.max(most, error), 0),
+  );
+  const pad = Math.max(LEAST_PADDING, widest, ...errors(-1));
   return [
     [0, 1.02 * last],
     [low - pad, high + pad],

@@ -304,6 +304,28 @@ export function wireFrame(options: FrameOptions): [unknown, DataView[]] {
   return [header, [misaligned(matrix), misaligned(stderr)]];
 }
 
+/** A history as the kernel sends it: its header and its codes, the same in each cell. */
+export function wireHistory(
+  moments: readonly (readonly [batch: number, value: number, stderr: number])[],
+  rows: number,
+  cols: number,
+): [Record<string, unknown>, DataView] {
+  const cells = rows * cols;
+  const step = 2 ** -15;
+  const values = moments.flatMap(([, value]) => Array(cells).fill(value / step));
+  const errors = moments.flatMap(() => Array(cells).fill(254));
+  const bytes = new Uint8Array(3 * cells * moments.length);
+  bytes.set(new Uint8Array(Uint16Array.from(values).buffer));
+  bytes.set(errors, 2 * values.length);
+  const facts = {
+    batches: moments.map(([batch]) => batch),
+    most: moments.map(([, , stderr]) => stderr),
+    low: 0,
+    step,
+  };
+  return [facts, new DataView(bytes.buffer)];
+}
+
 function misaligned(floats: Float32Array): DataView {
   const bytes = new Uint8Array(floats.byteLength + 3);
   bytes.set(new Uint8Array(floats.buffer), 3);

@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { vitColumns } from "../fake.ts";
+import { vitColumns, wireHistory } from "../fake.ts";
 import {
   cellCenter,
   click,
@@ -245,12 +245,13 @@ test("an ended run is drawn from the traits, with no kernel", async () => {
   const size = (layers1?.length ?? 0) * (layers2?.length ?? 0);
   const values = new Float32Array(size).fill(0.5);
   values[0] = 1;
+  const [history, codes] = wireHistory([[40, 0.75, 0.03]], size, 1);
   const page = await ready({
     status: "done",
     focus: ["conv1", "patch_embed"],
     _matrix: new DataView(values.buffer),
     _stderr: new DataView(new Float32Array(size).fill(0.01).buffer),
-    _history: new DataView(values.slice().buffer),
+    _history: codes,
     _snapshot: {
       header: {
         ...{ kind: "frame", seq: 3, epoch: 1, batch: 157, total: 157, examples: 9984 },
@@ -258,7 +259,7 @@ test("an ended run is drawn from the traits, with no kernel", async () => {
         rows: layers1?.length,
         cols: layers2?.length,
       },
-      history: { batches: [40] },
+      history,
     },
   });
   await pause(200);

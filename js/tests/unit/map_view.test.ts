@@ -225,6 +225,14 @@ test("trends reach below zero where values do, and keep the colors' range else",
   expect(trendRange(null, [0, 1])).toEqual([0, 1]);
 });
 
+test("the convergence plot holds its lines with their bands, not only the first band", () => {
+  const cone = { at: [2, 8, 32], value: [0.5, 0.7, 0.6], stderr: [0.15, 0.07, 0.04] };
+  const [, [low, high]] = historyRange([cone]);
+  expect([low, high]).toEqual([expect.closeTo(0.35), expect.closeTo(0.85)]);
+  const [, wild] = historyRange([{ ...cone, stderr: [9, 0.07, 0.04] }]);
+  expect(wild).toEqual([expect.closeTo(0.3), expect.closeTo(0.9)]);
+});
+
 test("the convergence plot holds all its lines with the last band", () => {
   const line = { at: [1, 50], value: [0.5, 0.7], stderr: [Number.NaN, 0.1] };
   const [batches, values] = historyRange([line, { ...line, value: [0.4, Number.NaN] }]);

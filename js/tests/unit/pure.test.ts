@@ -81,12 +81,14 @@ describe("history", () => {
     const history = new History();
     history.add(frameOf(9));
     const matrices = [new Float32Array(6).fill(0.25), new Float32Array(6).fill(0.5)];
-    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [4, 9], matrices });
+    const stderrs = matrices.map(() => new Float32Array(6).fill(0.125));
+    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [4, 9], matrices, stderrs });
     const cell = history.cell(5);
     expect(cell.batches).toEqual([4, 9]);
     expect(cell.values[0]).toBe(0.25);
     expect(cell.values[1]).not.toBe(0.5);
-    expect(cell.stderrs[0]).toBeNaN();
+    expect(cell.stderrs[0]).toBe(0.125);
+    expect(cell.stderrs[1]).not.toBe(0.125);
   });
 
   test("a new run starts from nothing and an old one is not taken back", () => {
@@ -94,7 +96,8 @@ describe("history", () => {
     history.add(frameOf(5, 5, 1));
     history.add(frameOf(1, 1, 2));
     expect(history.cell(0).batches).toEqual([1]);
-    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [3], matrices: [] });
+    const nothing = { matrices: [], stderrs: [] };
+    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [3], ...nothing });
     expect(history.cell(0).batches).toEqual([1]);
   });
 });
