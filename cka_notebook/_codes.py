@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Codes = NDArray[np.unsignedinteger[Any]]
 
 
 def value_codes(
     values: Floats, kind: type[np.unsignedinteger[Any]]
-) -> tuple[NDArray[np.unsignedinteger[Any]], dict[str, float]]:
+) -> tuple[Codes, dict[str, float]]:
     """Codes of values, evenly over their range, and what ``low`` and ``step`` are.
 
     Example:
@@ -30,7 +31,7 @@ def value_codes(
     return _coded((values - low) / (step or 1.0), kind), {"low": low, "step": step}
 
 
-def error_codes(errors: Floats) -> tuple[NDArray[np.unsignedinteger[Any]], float]:
+def error_codes(errors: Floats) -> tuple[Codes, float]:
     """Codes of standard errors, on the scale of their roots, and the largest of them.
 
     Example:
@@ -44,6 +45,6 @@ def error_codes(errors: Floats) -> tuple[NDArray[np.unsignedinteger[Any]], float
 
 def _coded(
     steps: NDArray[np.floating[Any]], kind: type[np.unsignedinteger[Any]]
-) -> NDArray[np.unsignedinteger[Any]]:
+) -> Codes:
     known = np.where(np.isfinite(steps), steps, np.iinfo(kind).max)
     return np.rint(known).astype(kind)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ._codes import Floats
-from ._publisher import Header, History, Moment, Publisher, Send
+from ._codes import Floats, error_codes, value_codes
+from ._publisher import Header, History, Moment, Publisher, Send, Sent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,10 @@ NO_SNAPSHOT: dict[str, Any] = {
     "_history": b"",
 }
 """Traits of a run that has neither ended nor paused."""
+
+LARGE_MAP = 500 * 500
+"""Frames of maps with more cells are too slow as float32: 8 MB for 1000 layers a side.
+The last one, and that of a pause, is float32 all the same."""
 
 SAVED_HISTORY_BYTES = 40_000
 """What a notebook that saves its widgets pays for the history of one of them."""
@@ -83,7 +87,7 @@ class Frames:
             self._history.add(Moment(state.done, matrix, stderr), cost=cost)
         if sends:
             header = self._header(self.progress(seconds, state), state.skipped)
-            self.publisher.offer(header, (matrix, stderr))
+            self.publisher.offer(*in_passing(header, matrix, stderr))
 
     def hold(
         self, progress: Progress, result: "CKAResult", *, final: bool
@@ -182,6 +186,17 @@ def axes(epoch: int, known: "Running | CKAResult") -> dict[str, Any]:
         "undefined2": dict(known.undefined2),
         "notes": list(known.notes),
     }
+
+
+def in_passing(
+    header: Header, matrix: Floats, stderr: Floats
+) -> tuple[Header, tuple[Sent, Sent]]:
+    """A frame that others follow: of a large map a byte for each value and error."""
+    if matrix.size <= LARGE_MAP:
+        return header, (matrix, stderr)
+    values, scale = value_codes(matrix, np.uint8)
+    errors, most = error_codes(stderr)
+    return {**header, "codes": {**scale, "most": most}}, (values, errors)
 
 
 def floats(values: "Tensor") -> Floats:

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._codes import Floats, error_codes, value_codes
+from ._codes import Codes, Floats, error_codes, value_codes
 
 Header = dict[str, Any]
+Sent = Floats | Codes
 Send = Callable[[Header, list[bytes]], None]
 
 INTERVAL = 0.1
@@ -49,10 +50,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One matrix on its way to the page; `arrays` go as float32, row by row."""
+    """One matrix on its way to the page; `arrays` go as they are, row by row."""
 
     header: Header
-    arrays: tuple[Floats, ...]
+    arrays: tuple[Sent, ...]
     urgent: bool
 
     @property
@@ -115,13 +116,13 @@ class Publisher:
         return not self._waiting and not self._sending and self._delay() <= 0
 
     def offer(
-        self, header: Header, arrays: Sequence[Floats], *, urgent: bool = False
+        self, header: Header, arrays: Sequence[Sent], *, urgent: bool = False
     ) -> Header:
         """Replace the waiting frame by this one.
 
         Args:
             header: What the frame is; its ``seq``, if any, is replaced.
-            arrays: Go as float32, row by row. Not to be changed afterwards.
+            arrays: Values as float32, or codes. Not to be changed afterwards.
             urgent: Send without waiting, and whatever is offered later: a last frame.
 
         Returns:
@@ -218,7 +219,7 @@ class Publisher:
         return frame
 
     def _transmit(self, frame: Frame) -> None:
-        buffers = [np.ascontiguousarray(a, "<f4").tobytes() for a in frame.arrays]
+        buffers = [array.tobytes() for array in frame.arrays]
         try:
             self._send(frame.header, buffers)
         except Exception:

@@ -2,11 +2,10 @@
 
 import { cellText, codeText, copyButton } from "./copying.ts";
 import { h, icon, setText } from "./dom.ts";
-import { plusMinus, value } from "./format.ts";
 import { ellipsis } from "./labels.ts";
 import type { AxisView, Cell, MapView } from "./map_view.ts";
 import type { Session } from "./session.ts";
-import { errorAt, readout, shownName, valueAt } from "./words.ts";
+import { readout, shownName, textAt } from "./words.ts";
 
 const HOW_TO =
   "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
@@ -78,8 +77,9 @@ export class Captions {
       this.row.replaceChildren(hint);
       this.column.replaceChildren();
     }
-    setText(this.value, cell ? value(valueAt(view, cell)) : "");
-    setText(this.error, cell ? plusMinus(errorAt(view, cell)) : "");
+    const [number, error] = cell ? textAt(view, cell) : ["", ""];
+    setText(this.value, number);
+    setText(this.error, error);
     this.clear.hidden = !isFocus;
   }
 

@@ -69,6 +69,8 @@ export interface Frame {
   readonly rows: number;
   readonly cols: number;
   readonly final: boolean;
+  /** Values are apart by this, in a large frame that others follow; else 0. */
+  readonly step: number;
   readonly matrix: Float32Array;
   readonly stderr: Float32Array;
 }
@@ -354,8 +356,24 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
     rows,
     cols,
     final: header.final === true,
-    matrix: sized(matrix, rows * cols),
-    stderr: sized(stderr, rows * cols),
+    ...contentOf(header.codes as Wire | undefined, matrix, stderr, rows * cols),
+  };
+}
+
+/** Values and errors of a frame: float32, or a byte each when it says how to read it. */
+function contentOf(
+  codes: Wire | undefined,
+  matrix: Bytes,
+  stderr: Bytes,
+  cells: number,
+): Pick<Frame, "step" | "matrix" | "stderr"> {
+  if (!codes)
+    return { step: 0, matrix: sized(matrix, cells), stderr: sized(stderr, cells) };
+  for (const bytes of [matrix, stderr]) expectBytes(bytes, cells, "codes");
+  return {
+    step: Number(codes.step),
+    matrix: valuesOf(copyOf(matrix), codes),
+    stderr: errorsOf(copyOf(stderr), Number(codes.most)),
   };
 }
 

@@ -173,6 +173,14 @@ describe("words", () => {
       names: ["conv1", "blocks.10"],
       value: "0.8750 \u00b1\u202f0.0100",
     });
+    const view = viewOf();
+    const shown = view.shown && {
+      ...view.shown,
+      frame: { ...view.shown.frame, step: 0.0039 },
+    };
+    expect(readout(session, { ...view, shown }, { row: 0, col: 0 }).value).toBe(
+      "0.88 \u00b1\u202f0.010",
+    );
     const facts = readout(session, viewOf(), { row: 0, col: 0 }).facts;
     expect(facts).toContain(
       "1st of 2 in row \u00b7 1st of 3 in column \u00b7 9 batches",

@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import axes from "../../../tests/wire/axes.json";
 import frame from "../../../tests/wire/frame.json";
+import inCodes from "../../../tests/wire/frame_in_codes.json";
 import fromPage from "../../../tests/wire/from_page.json";
 import history from "../../../tests/wire/history.json";
 import snapshot from "../../../tests/wire/snapshot.json";
@@ -51,6 +52,25 @@ test("a frame that Python wrote is read with its NaN and its missing total", () 
   expect(total).toBe(frame.message.total);
   const unknown = decode({ ...frame.message, total: null }, buffers);
   expect(unknown.kind === "frame" && unknown.frame.total).toBeNull();
+});
+
+test("a large frame that Python wrote in codes is read to half a step", () => {
+  const received = decode(
+    inCodes.message,
+    inCodes.buffers.map((text) => bytesOf(text, 1)),
+  );
+  if (received.kind !== "frame") throw new Error(received.kind);
+  const { matrix, stderr, step } = received.frame;
+  expect(step).toBe(inCodes.message.codes.step);
+  const wanted = [1, 0.75, 0.125, 0.5, 0.875, -0.0625, NaN, NaN, NaN, 0.25];
+  wanted.forEach((value, k) => {
+    if (Number.isNaN(value)) expect(matrix[k]).toBeNaN();
+    else expect(Math.abs((matrix[k] ?? 9) - value)).toBeLessThan(0.51 * step);
+  });
+  expectClose(stderr, [0, 2 ** -5, 2 ** -4, 2 ** -6, 2 ** -7, 2 ** -3, NaN], 3);
+  expect(() => decode(inCodes.message, [bytesOf("AAAA"), bytesOf("AAAA")])).toThrow(
+    "Expected 12 bytes of codes from the kernel, got 3.",
+  );
 });
 
 test("buffers at any offset are copied, not aliased", () => {
