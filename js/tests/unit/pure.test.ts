@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import globs from "../../../tests/globs.json";
 import * as format from "../../src/format.ts";
 import { History, MAX_FRAMES } from "../../src/history.ts";
 import { commonPrefix, ellipsis, ticksFor } from "../../src/labels.ts";
@@ -16,7 +17,7 @@ import {
 } from "../../src/matrix.ts";
 import { decode, type Frame } from "../../src/protocol.ts";
 import { globPattern, matches } from "../../src/query.ts";
-import { resnetColumns, wireFrame } from "../fake.ts";
+import { columnsFrom, resnetColumns, wireFrame } from "../fake.ts";
 
 function frameOf(seq: number, batch = seq, epoch = 1, rows = 3, cols = 2): Frame {
   const received = decode(...wireFrame({ seq, batch, epoch, rows, cols }));
@@ -201,8 +202,9 @@ describe("query", () => {
   test("text, globs, regular expressions, types and depths are understood", () => {
     expect(found("layer1.0.conv")).toEqual(["layer1.0.conv1", "layer1.0.conv2"]);
     expect(found("layer?.0")).toHaveLength(4);
-    expect(found("layer1.*")).toEqual(["layer1.0", "layer1.1"]);
-    expect(found("layer1.**")).toHaveLength(12);
+    expect(found("layer1.*")).toHaveLength(12);
+    expect(found("layer1.* depth:2")).toEqual(["layer1.0", "layer1.1"]);
+    expect(found("layer[23].0")).toEqual(["layer2.0", "layer3.0"]);
     expect(found("/bn\\d$/")).toHaveLength(17);
     expect(found("type:BasicBlock")).toHaveLength(8);
     expect(found("type:basic*")).toHaveLength(8);
@@ -211,9 +213,17 @@ describe("query", () => {
     expect(matches("  ", columns)).toBeNull();
   });
 
-  test("dots and brackets of a glob are themselves", () => {
-    expect(globPattern("a.b[0]", "").test("a.b[0]")).toBe(true);
-    expect(globPattern("a.b", "").test("axb")).toBe(false);
+  test.each(globs)("the glob $glob means what it means in Python", (example) => {
+    const pattern = globPattern(example.glob, "");
+    for (const name of example.takes) expect(name).toMatch(pattern);
+    for (const name of example.leaves) expect(name).not.toMatch(pattern);
+  });
+
+  test("a name with brackets is found by itself", () => {
+    const odd = columnsFrom([{ name: "odd[1]", type: "Linear" }], {});
+    expect([...(matches("odd[1]", odd) ?? [])]).toEqual([1]);
+    expect([...(matches("dd[", odd) ?? [])]).toEqual([1]);
+    expect(() => matches("odd[z-a]", odd)).toThrow("odd[z-a] is not a valid");
   });
 
   test("a query that cannot be meant is answered in words", () => {
