@@ -72,14 +72,15 @@ function pinnedLines(
   });
 }
 
-/** The colors' range, and below zero where values are: a line is not to be cut off. */
+/** The colors' range, wider where values leave or touch it: no line is cut off. */
 export function trendRange(
   view: MapView | null,
   [low, high]: readonly [number, number],
 ): [number, number] {
-  const [least] = (view && extent(view.values.values)) ?? [0];
-  if (low > 0 || least >= low) return [low, high];
-  return [least - LEAST_PADDING, high];
+  const [least, most] = (view && extent(view.values.values)) ?? [low, low];
+  const touches = low < most && Math.abs(most - high) < LEAST_PADDING;
+  const top = touches ? Math.max(high, most) + LEAST_PADDING : high;
+  return [low > 0 || least >= low ? low : least - LEAST_PADDING, top];
 }
 
 /**

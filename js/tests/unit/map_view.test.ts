@@ -114,8 +114,13 @@ describe("what a view shows", () => {
   });
 
   test("clustered order stays while frames come in", () => {
-    const clustered = [["fc", "conv1", "layer1.0"], LAYERS2] as const;
-    expect(viewOf({ order: "clustered", clustered }).rows.names).toEqual(clustered[0]);
+    const branches = [{ middles: [0.5, 1.5], heights: [0, 0, 1] }] as const;
+    const clustered = [
+      { names: ["fc", "conv1", "layer1.0"], branches },
+      { names: LAYERS2, branches: [] },
+    ] as const;
+    const kept = viewOf({ order: "clustered", clustered }).rows;
+    expect(kept).toMatchObject(clustered[0]);
     expect([...viewOf({ order: "clustered" }).rows.names].sort()).toEqual(
       [...LAYERS1].sort(),
     );

@@ -1,12 +1,19 @@
 import { describe, expect, test } from "vitest";
 import globs from "../../../tests/globs.json";
+import { blockLevels, blockNameOf } from "../../src/blocks.ts";
+import { branchesOf, clusterRows } from "../../src/clusters.ts";
 import * as format from "../../src/format.ts";
 import { History, MAX_FRAMES } from "../../src/history.ts";
-import { commonPrefix, ellipsis, ticksFor } from "../../src/labels.ts";
+import {
+  commonPrefix,
+  ellipsis,
+  shortLabel,
+  ticksFor,
+  usualPrefix,
+} from "../../src/labels.ts";
 import { geometryFor } from "../../src/layout.ts";
 import {
   bestMatch,
-  clusteredOrder,
   columnOf,
   extent,
   isMasked,
@@ -173,14 +180,33 @@ describe("matrix", () => {
       [0, 0.9, 1],
       [Number.NaN, Number.NaN, Number.NaN],
     ];
-    const order = clusteredOrder({
-      rows: 5,
-      cols: 3,
-      values: Float32Array.from(rows.flat()),
-    });
+    const values = Float32Array.from(rows.flat());
+    const tree = clusterRows({ rows: 5, cols: 3, values });
+    const order = tree?.order ?? [];
     expect([...order].sort()).toEqual([0, 1, 2, 3, 4]);
     expect(Math.abs(order.indexOf(0) - order.indexOf(2))).toBe(1);
     expect(Math.abs(order.indexOf(1) - order.indexOf(3))).toBe(1);
+    const branches = branchesOf(tree);
+    expect(branches).toHaveLength(3);
+    expect(branches.every(({ middles: [a, b] }) => a < 4 && b < 4)).toBe(true);
+  });
+
+  test("a dendrogram joins alike rows low and the others at its top", () => {
+    const values = Float32Array.of(0, 0.5, 0.1);
+    const tree = clusterRows({ rows: 3, cols: 1, values });
+    expect(tree?.order).toEqual([0, 2, 1]);
+    const [low, high] = branchesOf(tree);
+    const share = expect.closeTo(0.1 / 0.45, 5);
+    expect(low).toEqual({ middles: [0.5, 1.5], heights: [0, 0, share] });
+    expect(high).toEqual({ middles: [1, 2.5], heights: [share, 0, 1] });
+    expect(branchesOf(clusterRows({ rows: 1, cols: 1, values }))).toEqual([]);
+    expect(branchesOf(null)).toEqual([]);
+  });
+
+  test("equal rows are joined at no height", () => {
+    const values = new Float32Array(4);
+    const [only] = branchesOf(clusterRows({ rows: 2, cols: 2, values }));
+    expect(only?.heights).toEqual([0, 0, 0]);
   });
 
   test("masks hide what they are called after", () => {
@@ -189,6 +215,75 @@ describe("matrix", () => {
     expect(isMasked("lower", 1, 0)).toBe(true);
     expect(isMasked("diagonal", 1, 1)).toBe(true);
     expect(isMasked("none", 1, 1)).toBe(false);
+  });
+});
+
+describe("labels of long names", () => {
+  const layers = [0, 10].flatMap((k) =>
+    ["query", "value"].map((part) => `bert.encoder.layer.${k}.attention.self.${part}`),
+  );
+
+  test("lose what most of them begin with, not the number of their block", () => {
+    const usual = usualPrefix([...layers, "pooler"]);
+    expect(usual).toBe("bert.encoder.layer.");
+    expect(shortLabel(layers[0] ?? "", usual, 28)).toBe("\u20260.attention.self.query");
+    expect(shortLabel(layers[2] ?? "", usual, 16)).toBe("\u202610.atte\u2026f.query");
+    expect(shortLabel("pooler", usual, 28)).toBe("pooler");
+  });
+
+  test("keep it where it is short enough, or where there is none", () => {
+    expect(shortLabel("blocks.3", "blocks.", 28)).toBe("blocks.3");
+    expect(usualPrefix(["layer1.0", "layer2.0", "fc"])).toBe("");
+    expect(usualPrefix([])).toBe("");
+  });
+});
+
+describe("blocks", () => {
+  test("layers of a numbered block are of it, others of their parent", () => {
+    expect(blockNameOf("blocks.3.attn.qkv")).toBe("blocks.3");
+    expect(blockNameOf("encoder.layer.11.mlp")).toBe("encoder.layer.11");
+    expect(blockNameOf("layer1.0")).toBe("layer1");
+    expect(blockNameOf("stem.conv")).toBe("stem");
+    expect(blockNameOf("conv1")).toBe("");
+    expect(blockNameOf("0")).toBe("");
+  });
+
+  test("neighbors of one block are under one bracket", () => {
+    const stages = ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "fc"];
+    expect(blockLevels(stages)).toEqual([
+      [
+        { name: "layer1", from: 1, to: 3 },
+        { name: "layer2", from: 3, to: 5 },
+      ],
+    ]);
+    const shuffled = ["layer1.0", "layer2.0", "layer1.1", "layer1.2"];
+    expect(blockLevels(shuffled)).toEqual([[{ name: "layer1", from: 2, to: 4 }]]);
+  });
+
+  test("a block that is itself a layer stands among its own", () => {
+    const names = ["h.0.attn", "h.0.mlp", "h.0", "h.1.attn", "h.1"];
+    expect(blockLevels(names)).toEqual([
+      [
+        { name: "0", from: 0, to: 3 },
+        { name: "1", from: 3, to: 5 },
+      ],
+    ]);
+  });
+
+  test("blocks are of stages, which are the second level", () => {
+    const names = ["a.0.x", "a.0.y", "a.1.x", "a.1.y", "b.0.x", "b.0.y", "head"];
+    const [blocks, stages] = blockLevels(names);
+    expect(blocks?.map(({ name }) => name)).toEqual(["a.0", "a.1", "b.0"]);
+    expect(stages).toEqual([
+      { name: "a", from: 0, to: 4 },
+      { name: "b", from: 4, to: 6 },
+    ]);
+  });
+
+  test("one block of all layers says nothing", () => {
+    expect(blockLevels(["blocks.0", "blocks.1"])).toEqual([]);
+    expect(blockLevels(["0", "1", "2"])).toEqual([]);
+    expect(blockLevels([])).toEqual([]);
   });
 });
 
@@ -241,6 +336,7 @@ test("charts fit into the width they are given, from a phone to a wide screen", 
       cols: 15,
       rowLabel: 180,
       columnLabel: 90,
+      ...{ rowBlocks: true, columnBlocks: true, rowTree: true, columnTree: true },
     });
     expect(geometry.width + geometry.aside).toBeLessThanOrEqual(width);
     expect(geometry.width - geometry.left).toBeGreaterThan(60);
