@@ -46,7 +46,8 @@ export interface Bracket {
 
 /**
  * Brackets of what is in sight: of the first level whose names all fit. If none does,
- * the blocks' names are shortened to their ends, "3" for "blocks.3".
+ * the blocks' names are shortened to their ends, "3" for "blocks.3". Brackets of which
+ * most would bear no name, as those of scattered layers, are left out.
  */
 export function bracketsOf(
   levels: readonly (readonly Block[])[],
@@ -60,8 +61,10 @@ export function bracketsOf(
   const fitting = seen.find((level) =>
     level.every((bracket) => !bracket.isWhole || fits(bracket)),
   );
-  const named = fitting ?? (seen[0] ?? []).map(shortened);
-  return named.map((bracket) => (fits(bracket) ? bracket : { ...bracket, name: "" }));
+  const found = fitting ?? (seen[0] ?? []).map(shortened);
+  const named = found.filter(fits);
+  if (2 * named.length < found.length) return [];
+  return found.map((bracket) => (fits(bracket) ? bracket : { ...bracket, name: "" }));
 }
 
 function inSight(

@@ -59,6 +59,10 @@ describe("brackets", () => {
 
   test("vanish where there is no room for them", () => {
     expect(brackets(RESNET, 20)).toEqual([]);
+    const scattered = ["a.0", "a.1", "b.0", "c", "b.1", "b.2", "d", "a.2", "a.3"];
+    expect(namesOf(brackets(scattered, 200))).toEqual(["a", "b", "a"]);
+    expect(brackets(scattered, 120)).toHaveLength(3);
+    expect(brackets(scattered, 60)).toEqual([]);
     expect(brackets([], 300)).toEqual([]);
   });
 });
