@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ._result import CKAResult
 
-PROTOCOL = 1
+PROTOCOL = 2
 STATIC = Path(__file__).parent / "static"
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
 CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")

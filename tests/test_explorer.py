@@ -34,6 +34,7 @@ from cka_notebook import (
     _session,
 )
 from cka_notebook._bokehjs import BokehRuntime
+from cka_notebook._explorer import PROTOCOL
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -97,6 +98,11 @@ def test_the_golden_wire_files_are_what_the_kernel_sends(name):
         text = json.dumps(made, indent=1, ensure_ascii=False)
         path.write_text(f"{text}\n", encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8")) == made
+
+
+def test_both_halves_are_of_one_protocol():
+    page = Path(__file__).parents[1] / "js" / "src" / "protocol.ts"
+    assert f"PROTOCOL = {PROTOCOL};" in page.read_text(encoding="utf-8")
 
 
 def test_the_kernel_understands_every_golden_message_of_the_page():

@@ -5,7 +5,7 @@
  * flow from the kernel to the page only, the page speaks by custom messages.
  */
 
-export const PROTOCOL = 1;
+export const PROTOCOL = 2;
 
 /** What a hook gets from the front end: the part of a widget model that is used here. */
 export interface Model {

@@ -1,6 +1,11 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
-import type { Model, TreeColumns, WholeModel } from "../src/protocol.ts";
+import {
+  type Model,
+  PROTOCOL,
+  type TreeColumns,
+  type WholeModel,
+} from "../src/protocol.ts";
 
 type Handler = (...args: never[]) => void;
 
@@ -241,7 +246,7 @@ export function stateOf(options: StateOptions = {}): Record<string, unknown> {
   const [layers1, layers2] = [presetNames(first), presetNames(second)];
   serial += 1;
   return {
-    _protocol: 1,
+    _protocol: PROTOCOL,
     _key: `explorer-${serial}`,
     _runtime: "IPY_MODEL_runtime",
     _meta: {

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { PROTOCOL } from "../../src/protocol.ts";
 import {
   ANSWER_WITHIN_MS,
   ECHO_MS,
@@ -252,8 +253,10 @@ test("a comm that is closed is reported in words", () => {
 });
 
 test("a kernel of another protocol is reported at once", () => {
-  begin({ _protocol: 2 });
-  expect(session.message.text).toContain("Expected protocol 1 from the kernel, got 2");
+  begin({ _protocol: PROTOCOL + 1 });
+  expect(session.message.text).toContain(
+    `Expected protocol ${PROTOCOL} from the kernel, got ${PROTOCOL + 1}`,
+  );
 });
 
 test("at most eight cells are pinned and a second pin lets go", () => {
