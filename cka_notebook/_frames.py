@@ -26,7 +26,7 @@ LARGE_MAP = 500 * 500
 """Frames of maps with more cells are too slow as float32: 8 MB for 1000 layers a side.
 The last one, and that of a pause, is float32 all the same."""
 
-SAVED_HISTORY_BYTES = 40_000
+SAVED_HISTORY_BYTES = 50_000
 """What a notebook that saves its widgets pays for the history of one of them."""
 
 

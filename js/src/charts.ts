@@ -3,7 +3,7 @@
  * their models by name, and from then on replaces data, ranges and colors.
  */
 
-import type { Bokeh, ViewManager } from "./bokehjs.ts";
+import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
 import { ticksFor } from "./labels.ts";
 import type { Box, Cell } from "./map_view.ts";
 import type { Span, Window } from "./margins.ts";
@@ -114,7 +114,7 @@ export class Charts implements Surface {
     const nameOf = new Map(
       Object.entries(figures.roots).map(([name, id]) => [id, name]),
     );
-    const doc = figures.doc as { roots: { id: string }[] };
+    const doc: { roots: { id: string }[] } = JSON.parse(await unzipped(figures.doc));
     const ids = doc.roots.map(({ id }) => id);
     const elements = ids.map((id) => [id, slots[nameOf.get(id) as FigureName]]);
     const item = {

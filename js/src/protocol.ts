@@ -85,7 +85,8 @@ export interface HistoryPart {
 }
 
 export interface FigureJson {
-  readonly doc: unknown;
+  /** JSON of BokehJS, compressed by gzip. */
+  readonly doc: Uint8Array<ArrayBuffer>;
   readonly roots: Readonly<Record<string, string>>;
   readonly version: string;
   readonly palettes: Palettes;
@@ -243,7 +244,7 @@ export function figureOf(model: Model): FigureJson | null {
   const figure = model.get("_figure") as Wire | null | undefined;
   if (!figure?.doc) return null;
   return {
-    doc: JSON.parse(String(figure.doc)),
+    doc: Uint8Array.from(atob(String(figure.doc)), (letter) => letter.charCodeAt(0)),
     roots: (figure.roots ?? {}) as Record<string, string>,
     version: String(figure.version),
     palettes: unpacked((figure.palettes ?? {}) as Record<string, string>),
