@@ -9,6 +9,8 @@ import type { Theme } from "./theme.ts";
 const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
 const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
 const LEAST_PADDING = 0.01;
+const HALF_A_DOT = 0.03;
+/** As a share of the lower chart's height. */
 
 type LineOf = (view: MapView, cell: Cell) => Line;
 
@@ -72,14 +74,14 @@ function pinnedLines(
   });
 }
 
-/** The colors' range, wider where values leave or touch it: no line is cut off. */
+/** The colors' range, with room below zero and at its end where values are there. */
 export function trendRange(
   view: MapView | null,
   [low, high]: readonly [number, number],
 ): [number, number] {
   const [least, most] = (view && extent(view.values.values)) ?? [low, low];
-  const touches = low < most && Math.abs(most - high) < LEAST_PADDING;
-  const top = touches ? Math.max(high, most) + LEAST_PADDING : high;
+  const padding = HALF_A_DOT * (high - low);
+  const top = Math.abs(most - high) < padding ? high + padding : high;
   return [low > 0 || least >= low ? low : least - LEAST_PADDING, top];
 }
 

@@ -235,6 +235,7 @@ test("trends reach below zero where values do, and keep the colors' range else",
   expect(trendRange(viewOf(), [0, 1])).toEqual([-0.135, 1]);
   expect(trendRange(viewOf(), [0.25, 0.75])).toEqual([0.25, 0.75]);
   expect(trendRange(viewOf(), [-0.5, 1])).toEqual([-0.5, 1]);
+  expect(trendRange(viewOf(), [-0.5, 0.875])).toEqual([-0.5, expect.closeTo(0.916)]);
   expect(trendRange(null, [0, 1])).toEqual([0, 1]);
 });
 
