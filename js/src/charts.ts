@@ -341,6 +341,9 @@ export class Charts implements Surface {
   updateTicks(): void {
     this.updateAxis("rows", this.plot("map").inner_height);
     this.updateAxis("columns", this.plot("map").inner_width);
+    const { width, height } = this.cellPixels;
+    this.model("row_points").setv({ size: { value: dotSize(width) } });
+    this.model("column_points").setv({ size: { value: dotSize(height) } });
   }
 
   private updateAxis(name: "rows" | "columns", pixels: number): void {
@@ -431,6 +434,11 @@ export class Charts implements Surface {
   private axis(name: string): BokehModel {
     return this.model(name);
   }
+}
+
+/** Dots of a trend that stand closer than that would hide its line. */
+export function dotSize(pixelsApart: number): number {
+  return pixelsApart < 5 ? 0 : 4;
 }
 
 function axisColors(theme: Theme): Attributes {

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { blockLevels } from "../../src/blocks.ts";
+import { dotSize } from "../../src/charts.ts";
 import { branchesOf, clusterRows } from "../../src/clusters.ts";
 import { geometryFor } from "../../src/layout.ts";
 import {
@@ -65,6 +66,11 @@ describe("brackets", () => {
     expect(brackets(scattered, 60)).toEqual([]);
     expect(brackets([], 300)).toEqual([]);
   });
+});
+
+test("the dots of a trend are left out where they would hide its line", () => {
+  expect(dotSize(460 / 520)).toBe(0);
+  expect(dotSize(460 / 60)).toBe(4);
 });
 
 test("a dendrogram goes up from both parts and across", () => {
