@@ -37,7 +37,9 @@ class CKA:
         model1_layers: Which layers: None or ``"auto"`` for sensible blocks,
             ``"blocks"``, ``"leaves"``, ``"all"``; a list of exact names, indices into
             the execution order, globs, compiled regular expressions and module
-            classes; or a predicate ``(name, module) -> bool``.
+            classes; or a predicate ``(name, module) -> bool``. In a glob ``*`` is any
+            text, dots too, and ``?`` any character, as in `fnmatch`: ``"layer?.*"`` is
+            all that is in the stages of a ResNet, ``"*.attn"`` attention at any depth.
         model2_layers: Likewise.
         device: Where to run; None leaves the models where they are.
         metric: A name from `metrics.names`.

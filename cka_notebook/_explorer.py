@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ._result import CKAResult
 
-PROTOCOL = 1
+PROTOCOL = 2
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
 CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
 """Traits that a page may ask to be set."""

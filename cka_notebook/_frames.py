@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ._publisher import Floats, Header, History, Publisher, Send
+from ._codes import Floats, error_codes, value_codes
+from ._publisher import Header, History, Moment, Publisher, Send, Sent
 
 if TYPE_CHECKING:
     from ._result import CKAResult
@@ -20,8 +21,11 @@ NO_SNAPSHOT: dict[str, Any] = {
 }
 """Traits of a run that has neither ended nor paused."""
 
+LARGE_MAP = 500 * 500
+"""Frames of maps with more cells are too slow as float32: 8 MB for 1000 layers a side.
+The last one, and that of a pause, is float32 all the same."""
 
-SAVED_HISTORY_BYTES = 48_000
+SAVED_HISTORY_BYTES = 50_000
 """What a notebook that saves its widgets pays for the history of one of them."""
 
 
@@ -82,11 +86,11 @@ class Frames:
         self._max_stderr = largest(stderr)
         if keeps:
             cost = time.perf_counter() - started
-            self._history.add(state.done, matrix, cost=cost)
+            self._history.add(Moment(state.done, matrix, stderr), cost=cost)
         if sends:
             self._gpu = gpu_memory(state.device)
             header = self._header(self.progress(seconds, state), state.skipped)
-            self.publisher.offer(header, (matrix, stderr))
+            self.publisher.offer(*in_passing(header, matrix, stderr))
 
     def hold(
         self, progress: Progress, result: "CKAResult", *, final: bool
@@ -99,7 +103,7 @@ class Frames:
         matrix, stderr = floats(result.matrix), floats(result.stderr)
         self._shape = len(result.layers1), len(result.layers2)
         self._max_stderr = largest(stderr)
-        self._history.close(progress.batches, matrix)
+        self._history.close(Moment(progress.batches, matrix, stderr))
         progress = progress._replace(max_stderr=self._max_stderr)
         header = self._header(progress, result.skipped, final=final)
         header = self.publisher.offer(header, (matrix, stderr), urgent=True)
@@ -132,20 +136,17 @@ class Frames:
 
     def with_whole_history(self, snapshot: dict[str, Any]) -> dict[str, Any]:
         """Traits of the last snapshot again, with all that is known of its history."""
-        batches, history = self._history.take()
-        return {
-            "_history": history,
-            "_snapshot": {**snapshot, "history": {"batches": batches}},
-        }
+        facts, history = self._history.take()
+        return {"_history": history, "_snapshot": {**snapshot, "history": facts}}
 
     def history_message(self) -> tuple[Header, list[bytes]] | None:
         """The whole history so far, of which traits hold a part at most."""
-        batches, data = self._history.take()
-        if not batches:
+        facts, data = self._history.take()
+        if not facts["batches"]:
             return None
         rows, cols = self._shape
-        facts = {"batches": batches, "rows": rows, "cols": cols}
-        return {"kind": "history", "epoch": self.epoch, **facts}, [data]
+        shape = {"epoch": self.epoch, "rows": rows, "cols": cols}
+        return {"kind": "history", **shape, **facts}, [data]
 
     def _header(
         self, progress: Progress, skipped: int, *, final: bool = False
@@ -170,12 +171,12 @@ class Frames:
     def _snapshot(
         self, header: Header, matrix: Floats, stderr: Floats
     ) -> dict[str, Any]:
-        batches, history = self._history.take(SAVED_HISTORY_BYTES)
+        facts, history = self._history.take(SAVED_HISTORY_BYTES, header["batch"])
         return {
             "_matrix": matrix.tobytes(),
             "_stderr": stderr.tobytes(),
             "_history": history,
-            "_snapshot": {"header": header, "history": {"batches": batches}},
+            "_snapshot": {"header": header, "history": facts},
         }
 
 
@@ -200,6 +201,17 @@ def gpu_memory(device: torch.device) -> list[int] | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     return [total - free, total]
+
+
+def in_passing(
+    header: Header, matrix: Floats, stderr: Floats
+) -> tuple[Header, tuple[Sent, Sent]]:
+    """A frame that others follow: of a large map a byte for each value and error."""
+    if matrix.size <= LARGE_MAP:
+        return header, (matrix, stderr)
+    values, scale = value_codes(matrix, np.uint8)
+    errors, most = error_codes(stderr)
+    return {**header, "codes": {**scale, "most": most}}, (values, errors)
 
 
 def floats(values: torch.Tensor) -> Floats:

@@ -9,19 +9,19 @@ that it does not depend on how fast a page answers.
 import contextlib
 import contextvars
 import logging
-import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from ._codes import Codes, Floats, error_codes, value_codes
+
 Header = dict[str, Any]
+Sent = Floats | Codes
 Send = Callable[[Header, list[bytes]], None]
 
 INTERVAL = 0.1
@@ -39,6 +39,9 @@ BLIND_BYTES = 1e6
 
 HISTORY_FRAMES = 64
 HISTORY_BYTES = 4_000_000
+HISTORY_CELL_BYTES = 3
+"""On the wire a cell of a snapshot is two bytes of value and one of error."""
+
 HISTORY_SHARE = 0.01
 """Snapshots for the convergence of a cell may take this share of a run's time."""
 
@@ -47,10 +50,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One matrix on its way to the page; `arrays` go as float32, row by row."""
+    """One matrix on its way to the page; `arrays` go as they are, row by row."""
 
     header: Header
-    arrays: tuple[Floats, ...]
+    arrays: tuple[Sent, ...]
     urgent: bool
 
     @property
@@ -113,13 +116,13 @@ class Publisher:
         return not self._waiting and not self._sending and self._delay() <= 0
 
     def offer(
-        self, header: Header, arrays: Sequence[Floats], *, urgent: bool = False
+        self, header: Header, arrays: Sequence[Sent], *, urgent: bool = False
     ) -> Header:
         """Replace the waiting frame by this one.
 
         Args:
             header: What the frame is; its ``seq``, if any, is replaced.
-            arrays: Go as float32, row by row. Not to be changed afterwards.
+            arrays: Values as float32, or codes. Not to be changed afterwards.
             urgent: Send without waiting, and whatever is offered later: a last frame.
 
         Returns:
@@ -216,7 +219,7 @@ class Publisher:
         return frame
 
     def _transmit(self, frame: Frame) -> None:
-        buffers = [np.ascontiguousarray(a, "<f4").tobytes() for a in frame.arrays]
+        buffers = [array.tobytes() for array in frame.arrays]
         try:
             self._send(frame.header, buffers)
         except Exception:
@@ -232,17 +235,25 @@ class Publisher:
             self._transmit(frame)
 
 
+class Moment(NamedTuple):
+    """The map after a batch."""
+
+    batch: int
+    matrix: Floats
+    stderr: Floats
+
+
 class History:
-    """A run's matrices, thinned out evenly: at most 64, at most 4 MB.
+    """A run's maps with their errors, thinned out evenly: at most 64, at most 4 MB.
 
     Args:
-        cells: Entries of one matrix.
+        cells: Entries of one map.
         clock: Seconds, as `time.monotonic` gives them.
 
     Example:
-        >>> history = History(cells=1)
+        >>> history, one = History(cells=1), np.float32([[1]])
         >>> for batch in range(1, 101):
-        ...     history.add(batch, np.float32([[batch]]), cost=0.0)
+        ...     history.add(Moment(batch, one, one), cost=0.0)
         >>> len(history.batches) <= 64, history.batches[:3], history.batches[-1]
         (True, [1, 3, 5], 99)
     """
@@ -250,58 +261,81 @@ class History:
     def __init__(
         self, cells: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._limit = max(1, min(HISTORY_FRAMES, HISTORY_BYTES // max(1, 4 * cells)))
+        self._bytes = HISTORY_CELL_BYTES * max(1, cells)
+        self._limit = max(1, min(HISTORY_FRAMES, HISTORY_BYTES // self._bytes))
         self._clock = clock
         self._stride = 1
         self._not_before = float("-inf")
         self._lock = threading.Lock()
-        self._kept: list[tuple[int, Floats]] = []
+        self._kept: list[Moment] = []
 
     @property
     def batches(self) -> list[int]:
-        """Batches after which a matrix was kept."""
-        return self.take()[0]
+        """Batches after which a map was kept."""
+        return [moment.batch for moment in self._kept]
 
     def wants(self, batch: int) -> bool:
-        """Whether the matrix after this batch should be kept."""
+        """Whether the map after this batch should be kept."""
         due = (batch - 1) % self._stride == 0
         return due and self._clock() >= self._not_before
 
-    def add(self, batch: int, matrix: Floats, *, cost: float) -> None:
-        """Keep one matrix, which took ``cost`` seconds to make."""
-        if (batch - 1) % self._stride:
+    def add(self, moment: Moment, *, cost: float) -> None:
+        """Keep one map, which took ``cost`` seconds to make."""
+        if (moment.batch - 1) % self._stride:
             return
         with self._lock:
-            self._kept.append((batch, matrix))
+            self._kept.append(moment)
             while len(self._kept) > self._limit:
                 self._thin_out()
         self._not_before = self._clock() + cost / HISTORY_SHARE
 
-    def close(self, batch: int, matrix: Floats) -> None:
-        """Make this matrix the last one."""
+    def close(self, moment: Moment) -> None:
+        """Make this map the last one."""
         with self._lock:
-            if self._kept and self._kept[-1][0] == batch:
+            if self._kept and self._kept[-1].batch == moment.batch:
                 self._kept.pop()
             if len(self._kept) >= self._limit:
                 self._kept = self._kept[::2] if self._limit > 1 else []
-            self._kept.append((batch, matrix))
+            self._kept.append(moment)
 
-    def take(self, limit: int | None = None) -> tuple[list[int], bytes]:
-        """Batches, and their matrices one after the other as float32.
+    def take(
+        self, limit: int | None = None, before: float = float("inf")
+    ) -> tuple[Header, bytes]:
+        """What a page draws the convergence of any cell from.
 
         Args:
-            limit: Bytes that the matrices may take, if there is more than one; evenly
-                spaced ones are left, the last among them.
+            limit: Bytes to take at most; of more maps some are left, the first ones
+                closer to each other, where errors fall fastest.
+            before: Leave out this batch and those after it.
+
+        Returns:
+            ``batches`` with the scale of the codes, and the codes: those of the values
+            of all maps, two bytes each, then those of their errors, one byte each.
         """
         with self._lock:
-            kept = list(self._kept)
-        if limit is not None and kept:
-            count = max(1, limit // max(1, kept[0][1].nbytes))
-            stride = math.ceil(len(kept) / count)
-            kept = kept[::-1][::stride][::-1]
-        data = b"".join(np.ascontiguousarray(m, "<f4").tobytes() for _, m in kept)
-        return [batch for batch, _ in kept], data
+            kept = [moment for moment in self._kept if moment.batch < before]
+        if limit is not None:
+            kept = _denser_at_first(kept, limit // self._bytes)
+        matrices = np.array([moment.matrix for moment in kept], np.float32)
+        values, scale = value_codes(matrices, np.uint16)
+        errors = [error_codes(moment.stderr) for moment in kept]
+        data = values.astype("<u2").tobytes() + b"".join(e.tobytes() for e, _ in errors)
+        batches = [moment.batch for moment in kept]
+        return {"batches": batches, **scale, "most": [most for _, most in errors]}, data
 
     def _thin_out(self) -> None:
         self._stride *= 2
-        self._kept = [item for item in self._kept if not (item[0] - 1) % self._stride]
+        self._kept = [
+            item for item in self._kept if not (item.batch - 1) % self._stride
+        ]
+
+
+def _denser_at_first(kept: list[Moment], count: int) -> list[Moment]:
+    """So many of them, the first and the last among them if there are two."""
+    if len(kept) <= count:
+        return kept
+    last, places = len(kept) - 1, [-1]
+    for k in range(count):
+        share = (k / (count - 1)) ** 2 if count > 1 else 1.0
+        places.append(max(places[-1] + 1, round(last * share)))
+    return [kept[place] for place in places[1:]]

@@ -248,7 +248,8 @@ MARKED = f"""async () => {{
 HISTORY = f"""async () => {{
   const charts = await ({CHARTS})();
   const source = charts?.view.model.document.get_model_by_name("history_source");
-  return [...source.data.x];
+  const {{ x, lower, upper }} = source.data;
+  return [...x].map((batch, k) => [batch, (upper[k] - lower[k]) / 2]);
 }}"""
 
 CELL_PLACE = f"""async ([row, col]) => {{
@@ -319,8 +320,8 @@ class Page:
         return self.page.evaluate(MARKED)
 
     def history(self):
-        """Batches of the curve of the marked cell."""
-        return self.page.evaluate(HISTORY)
+        """Batches of the curve of the marked cell, with its standard error there."""
+        return dict(self.page.evaluate(HISTORY))
 
     def click_cell(self, row, col):
         """Click a cell of the map with the mouse."""

@@ -34,6 +34,7 @@ from cka_notebook import (
     _session,
 )
 from cka_notebook._comparison import with_layers
+from cka_notebook._explorer import PROTOCOL
 from cka_notebook._runtime import Runtime, page_code
 
 WIRE = Path(__file__).parent / "wire"
@@ -98,6 +99,11 @@ def test_the_golden_wire_files_are_what_the_kernel_sends(name):
         text = json.dumps(made, indent=1, ensure_ascii=False)
         path.write_text(f"{text}\n", encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8")) == made
+
+
+def test_both_halves_are_of_one_protocol():
+    page = Path(__file__).parents[1] / "js" / "src" / "protocol.ts"
+    assert f"PROTOCOL = {PROTOCOL};" in page.read_text(encoding="utf-8")
 
 
 def test_the_kernel_understands_every_golden_message_of_the_page():
@@ -823,7 +829,7 @@ def test_a_page_that_comes_in_mid_run_gets_history_and_the_latest_frame():
     again = until(lambda: line.frames[1:])[-1]
     assert history.content["batches"][0] == 1
     count = len(history.content["batches"])
-    assert len(history.buffers[0]) == 4 * 16 * count
+    assert len(history.buffers[0]) == 3 * 16 * count
     assert again.content["epoch"] == 1
     loader.let(20)
     explorer.wait(60)
@@ -836,22 +842,22 @@ def test_a_page_that_comes_after_the_end_has_everything_in_traits():
     header, batches_kept = state["_snapshot"]["header"], state["_snapshot"]["history"]
     assert header["final"] is True
     assert state["_matrix"] == floats(result.matrix).tobytes()
-    assert len(state["_history"]) == 64 * len(batches_kept["batches"])
-    assert state["_history"].endswith(state["_matrix"])
+    assert batches_kept["batches"][-1] < header["batch"], "the frame is the last one"
+    assert len(state["_history"]) == 3 * 16 * len(batches_kept["batches"])
     assert state["_axes"]["epoch"] == header["epoch"]
     assert json.dumps([state[name] for name in ("_trees", "_figure", "_snapshot")])
 
 
 def test_traits_keep_a_part_of_the_history_and_the_kernel_tells_all_of_it(monkeypatch):
-    monkeypatch.setattr(_frames, "SAVED_HISTORY_BYTES", 2 * 64)
+    monkeypatch.setattr(_frames, "SAVED_HISTORY_BYTES", 2 * 48)
     explorer, line = make(Gate(batches(6), open_=True))
     explorer.wait(60)
-    assert len(explorer._history) <= 2 * 64
+    assert len(explorer._history) <= 2 * 48
+    assert max(explorer._snapshot["history"]["batches"]) < 6
     line.page({"kind": "ready", "page": "page-2", "views": 1})
     history = until(lambda: line.custom("history"))[-1]
     assert history.content["batches"][-1] == 6
-    assert history.buffers[0].endswith(explorer._matrix)
-    assert len(history.buffers[0]) == 64 * len(history.content["batches"])
+    assert len(history.buffers[0]) == 48 * len(history.content["batches"])
 
 
 def test_two_explorers_share_one_model_that_carries_code_and_bokehjs(comms):

@@ -6,8 +6,10 @@ from pathlib import Path
 import ipykernel
 import numpy as np
 import pytest
+import torch
 import wire_examples
 from lab import SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
+from torch import nn
 
 from cka_notebook import CKAExplorer
 
@@ -132,8 +134,9 @@ def test_a_reload_in_mid_run_shows_the_present_state(page, server):
     notebook.until(notebook.image, "the map")
     notebook.click_cell(2, 3)
     notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
-    first = notebook.history()[0]
-    assert first <= before, "the history goes back to before the reload"
+    past = {b: error for b, error in notebook.history().items() if b <= before}
+    assert min(past) == 1, "the history goes back to before the reload"
+    assert all(error > 0 for batch, error in past.items() if batch > 1), past
     shown = notebook.batch
     notebook.until(lambda: notebook.batch > shown, "live frames")
     notebook.run(2)
@@ -189,6 +192,26 @@ def test_a_restarted_kernel_leaves_the_map_to_look_at_and_is_said(page, server):
     caption = notebook.explorer.locator(".cka-row-caption")
     notebook.until(lambda: caption.inner_text().strip(), "the trend of a row")
     assert notebook.image()
+
+
+def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(page, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
+    loader = [torch.randn(32, 8) for _ in range(40)]
+    explorer = CKAExplorer(model, None, loader, model1_layers="all")
+    result = explorer.wait(60)
+    explorer.save_html(tmp_path / "cone.html")
+    shown = Page(page, "file://")
+    page.goto((tmp_path / "cone.html").as_uri())
+    shown.until(shown.image, "the map")
+    shown.click_cell(0, 2)
+    shown.until(lambda: shown.marked() == [0, 2], "the marked cell")
+    errors = shown.history()
+    assert len(errors) >= 3
+    assert errors[40] == pytest.approx(float(result.stderr[0, 2]), rel=1e-5)
+    first = min(batch for batch in errors if batch > 1)
+    assert errors[first] > 1.5 * errors[40], "a cone narrows"
+    shown.screenshot("saved-cone")
 
 
 def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):

@@ -1,6 +1,8 @@
 """The tree of modules: order, names, all ways to choose, and the errors they give."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,11 @@ import zoo
 from torch import nn
 
 from cka_notebook._capture import probe
+from cka_notebook._comparison import choose_rows, columns_of
 from cka_notebook._layers import LayerTree
+
+GLOBS = json.loads(Path(__file__).with_name("globs.json").read_text("utf-8"))
+"""What globs take and leave; the tests of the page read the same file."""
 
 
 def probed(model, batch, argument="model1_layers"):
@@ -195,6 +201,19 @@ def test_globs_patterns_classes_and_predicates_choose():
         "3",
         "4",
     ]
+
+
+@pytest.mark.parametrize("example", GLOBS, ids=lambda example: example["glob"])
+def test_globs_mean_what_they_mean_to_the_search_of_the_page(example):
+    names = [*example["takes"], *example["leaves"]]
+    columns = columns_of("Net", names)
+    assert choose_rows(columns, example["glob"], "layers1") == example["takes"]
+
+
+def test_a_star_of_a_glob_takes_dots_too():
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Linear(3, 2))
+    tree = LayerTree(model)
+    assert tree.choose("0*") == tree.choose("0**") == ["0", "0.0", "0.1"]
 
 
 def test_a_list_keeps_its_order_and_names_nothing_twice():

@@ -7,13 +7,14 @@ them anew: ``CKA_NOTEBOOK_WRITE_WIRE=1 pytest tests/test_explorer.py -k wire``.
 import base64
 import contextlib
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 from torch import nn
 
-from cka_notebook import CKA, CKAResult
+from cka_notebook import CKA, CKAResult, _frames
 from cka_notebook._comparison import Live, with_layers
-from cka_notebook._frames import Frames, axes
+from cka_notebook._frames import Frames, axes, floats, in_passing
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>")
 NAN = float("nan")
@@ -137,6 +138,13 @@ def run():
     return sent, history, snapshot
 
 
+def frame_in_codes(header):
+    """A live frame, as it would be were its map a large one."""
+    with mock.patch.object(_frames, "LARGE_MAP", 0):
+        header, arrays = in_passing(header, floats(MATRIX), floats(STDERR))
+    return header, [array.tobytes() for array in arrays]
+
+
 def examples():
     """All of them, by file name."""
     sent, history, snapshot = run()
@@ -144,6 +152,7 @@ def examples():
         "trees": trees(),
         "axes": axes(2, running(8)),
         "frame": message(*sent[1]),
+        "frame_in_codes": message(*frame_in_codes(sent[1][0])),
         "history": message(*history),
         "snapshot": {
             "snapshot": snapshot["_snapshot"],

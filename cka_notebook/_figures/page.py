@@ -6,6 +6,8 @@ colors. ``charts.ts`` is the other half of this file.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -70,14 +72,14 @@ def figure_json(document: Document) -> dict[str, Any]:
         document: What `explorer_figure` made. Not modified.
 
     Returns:
-        ``doc`` as Bokeh serializes it, in a text of its own since a notebook would save
-        each of its numbers on a line; ``roots`` from the figure's name to its id, the
-        ``version`` of Bokeh that the page has to load, and the ``palettes``, with which
-        the page draws before it has Bokeh.
+        ``doc`` as Bokeh serializes it, compressed by gzip and in base64, since each
+        explorer of a notebook saves one; ``roots`` from the figure's name to its id,
+        the ``version`` of Bokeh that the page has to load, and the ``palettes``, with
+        which the page draws before it has Bokeh.
     """
-    doc = document.to_json(deferred=False)
+    doc = json.dumps(document.to_json(deferred=False), allow_nan=False)
     return {
-        "doc": json.dumps(doc, separators=(",", ":"), allow_nan=False),
+        "doc": base64.b64encode(gzip.compress(doc.encode(), mtime=0)).decode(),
         "roots": {str(root.name): str(root.id) for root in document.roots},
         "version": bokeh.__version__,
         "palettes": {name: _packed(colors) for name, colors in PALETTES.items()},

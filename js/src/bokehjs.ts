@@ -66,9 +66,14 @@ async function fetched(
   return session.requestBokeh(version, KERNEL_TIMEOUT_MS);
 }
 
-async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
+/** The text that Python compressed. */
+export function unzipped(gz: Uint8Array<ArrayBuffer>): Promise<string> {
   const stream = new Blob([gz]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const source = await new Response(stream).text();
+  return new Response(stream).text();
+}
+
+async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
+  const source = await unzipped(gz);
   // A figure listens to the visual viewport for ever, and so would never be freed; where
   // there is none it does without.
   const before = "const root={},visualViewport=null;(function(){";

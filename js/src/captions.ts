@@ -2,17 +2,24 @@
 
 import { cellText, codeText, copyButton } from "./copying.ts";
 import { h, icon, setText } from "./dom.ts";
-import { plusMinus, value } from "./format.ts";
 import { ellipsis } from "./labels.ts";
 import type { AxisView, Cell, MapView } from "./map_view.ts";
 import type { Session } from "./session.ts";
-import { errorAt, readout, shownName, valueAt } from "./words.ts";
+import { readout, shownName, textAt } from "./words.ts";
 
 const HOW_TO =
   "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
 const ROW_LIMIT = 56;
 const COLUMN_LIMIT = 36;
 /** Longer names are shortened in the middle: the end tells layers apart. */
+
+/** A layer of one axis against those of the other. */
+interface Trend {
+  readonly own: AxisView;
+  readonly other: AxisView;
+  readonly index: number;
+  readonly limit: number;
+}
 
 export class Captions {
   readonly row = h("p", { class: "cka-caption cka-row-caption" });
@@ -69,17 +76,20 @@ export class Captions {
   drawTrends(view: MapView, cell: Cell | null, isFocus: boolean): void {
     const { rows, columns } = view;
     if (cell) {
-      this.row.replaceChildren(...this.caption(rows, columns, cell.row, ROW_LIMIT));
+      const row = { own: rows, other: columns, index: cell.row, limit: ROW_LIMIT };
+      this.row.replaceChildren(...this.caption(row, (name) => [name]));
+      const column = { own: columns, other: rows, index: cell.col };
       this.column.replaceChildren(
-        ...this.caption(columns, rows, cell.col, COLUMN_LIMIT),
+        ...this.caption({ ...column, limit: COLUMN_LIMIT }, breakable),
       );
     } else {
       const hint = "Click a cell: its row is drawn here, its column at the side.";
       this.row.replaceChildren(hint);
       this.column.replaceChildren();
     }
-    setText(this.value, cell ? value(valueAt(view, cell)) : "");
-    setText(this.error, cell ? plusMinus(errorAt(view, cell)) : "");
+    const [number, error] = cell ? textAt(view, cell) : ["", ""];
+    setText(this.value, number);
+    setText(this.error, error);
     this.clear.hidden = !isFocus;
   }
 
@@ -104,17 +114,20 @@ export class Captions {
   }
 
   private caption(
-    own: AxisView,
-    other: AxisView,
-    index: number,
-    limit: number,
+    { own, other, index, limit }: Trend,
+    wordsOf: (name: string) => (Node | string)[],
   ): (Node | string)[] {
     const { names } = this.session.meta;
     const name = shownName(this.session, own.side, own.names[index] ?? "");
     return [
       h("span", { class: "cka-dot" }),
-      h("b", { title: name }, ellipsis(name, limit)),
+      h("b", { title: name }, ...wordsOf(ellipsis(name, limit))),
       ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
     ];
   }
+}
+
+/** A dotted name that may be broken after its dots. */
+function breakable(name: string): (Node | string)[] {
+  return name.split(/(?<=\.)/).flatMap((part) => [part, h("wbr")]);
 }

@@ -3,12 +3,16 @@
  * their models by name, and from then on replaces data, ranges and colors.
  */
 
-import type { Bokeh, ViewManager } from "./bokehjs.ts";
+import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
 import { ticksFor } from "./labels.ts";
-import { FRAME_RIGHT as RIGHT, FRAME_TOP as TOP } from "./layout.ts";
 import type { Box, Cell } from "./map_view.ts";
+import type { Span, Window } from "./margins.ts";
 import type { FigureJson } from "./protocol.ts";
 import type { Theme } from "./theme.ts";
+
+const TOP = 6;
+const RIGHT = 10;
+/** Borders where nothing is drawn but the end of an axis. */
 
 export type FigureName = "map" | "row_trend" | "column_trend" | "history";
 
@@ -53,15 +57,14 @@ export interface PinnedLine extends Line {
   readonly marker: string;
 }
 
-export interface Labels {
-  readonly names: readonly string[];
-  readonly title: string;
-}
-
 /** Borders around a frame in pixels, the same for charts that are read as one. */
 export interface Geometry {
   readonly left: number;
+  readonly right: number;
+  readonly top: number;
   readonly bottom: number;
+  readonly rowBrackets: boolean;
+  readonly columnBrackets: boolean;
   readonly width: number;
   readonly height: number;
   readonly trend: number;
@@ -80,7 +83,7 @@ export interface Surface {
   setImage(image: Float32Array, rows: number, cols: number): void;
   setHoles(kind: "undefined" | "pending", boxes: Box): void;
   setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void;
-  setLabels(rows: Labels, columns: Labels): void;
+  setLabels(rows: readonly string[], columns: readonly string[]): void;
   setColors(palette: readonly string[], low: number, high: number): void;
   setGeometry(geometry: Geometry): void;
   setTheme(theme: Theme): void;
@@ -96,9 +99,9 @@ export class Charts implements Surface {
   private readonly toArray: ImageArray;
   private readonly abort = new AbortController();
   private size = { rows: 1, cols: 1 };
-  private labels: { rows: Labels; columns: Labels } = {
-    rows: { names: [], title: "" },
-    columns: { names: [], title: "" },
+  private labels: { rows: readonly string[]; columns: readonly string[] } = {
+    rows: [],
+    columns: [],
   };
   private shift = false;
 
@@ -111,7 +114,7 @@ export class Charts implements Surface {
     const nameOf = new Map(
       Object.entries(figures.roots).map(([name, id]) => [id, name]),
     );
-    const doc = figures.doc as { roots: { id: string }[] };
+    const doc: { roots: { id: string }[] } = JSON.parse(await unzipped(figures.doc));
     const ids = doc.roots.map(({ id }) => id);
     const elements = ids.map((id) => [id, slots[nameOf.get(id) as FigureName]]);
     const item = {
@@ -135,6 +138,7 @@ export class Charts implements Surface {
     this.views = views;
     this.slots = slots;
     this.handlers = handlers;
+    for (const each of views) withoutOutline(each);
     const [view] = views;
     this.document = view?.model.document as BokehDocument;
     const [image] = this.source("map_source").data.image as object[];
@@ -161,16 +165,26 @@ export class Charts implements Surface {
     };
   }
 
-  /** First and last cell in sight on both axes. */
-  get window(): { rows: [number, number]; cols: [number, number] } {
-    const seen = (range: Range, size: number): [number, number] => [
-      Math.max(0, Math.floor(Math.min(range.start, range.end))),
-      Math.min(size, Math.ceil(Math.max(range.start, range.end))),
+  /** Where the map is zoomed to, in cells. */
+  get span(): Window {
+    const ends = ({ start, end }: Range): [number, number] => [
+      Math.min(start, end),
+      Math.max(start, end),
     ];
     return {
-      rows: seen(this.range("rows_range"), this.size.rows),
-      cols: seen(this.range("columns_range"), this.size.cols),
+      rows: ends(this.range("rows_range")),
+      cols: ends(this.range("columns_range")),
     };
+  }
+
+  /** First and last cell in sight on both axes. */
+  get window(): { rows: [number, number]; cols: [number, number] } {
+    const { rows, cols } = this.span;
+    const seen = ([low, high]: Span, size: number): [number, number] => [
+      Math.max(0, Math.floor(low)),
+      Math.min(size, Math.ceil(high)),
+    ];
+    return { rows: seen(rows, this.size.rows), cols: seen(cols, this.size.cols) };
   }
 
   setImage(image: Float32Array, rows: number, cols: number): void {
@@ -233,10 +247,8 @@ export class Charts implements Surface {
     };
   }
 
-  setLabels(rows: Labels, columns: Labels): void {
+  setLabels(rows: readonly string[], columns: readonly string[]): void {
     this.labels = { rows, columns };
-    this.axis("rows_axis").setv({ axis_label: rows.title });
-    this.axis("columns_axis").setv({ axis_label: columns.title });
     this.updateTicks();
   }
 
@@ -254,14 +266,15 @@ export class Charts implements Surface {
   }
 
   setGeometry(geometry: Geometry): void {
-    const { left, bottom, width, height, trend, aside, history } = geometry;
-    const sides = { min_border_left: left, min_border_right: RIGHT };
+    const { left, right, top, bottom, width, height } = geometry;
+    const { trend, aside, history } = geometry;
+    const sides = { min_border_left: left, min_border_right: right };
     this.plot("map").setv({
       ...sides,
-      min_border_top: TOP,
+      min_border_top: top,
       min_border_bottom: bottom,
       width,
-      height: height + TOP + bottom,
+      height: height + top + bottom,
     });
     this.plot("row_trend").setv({
       ...sides,
@@ -273,10 +286,10 @@ export class Charts implements Surface {
     this.plot("column_trend").setv({
       min_border_left: TOP,
       min_border_right: RIGHT,
-      min_border_top: TOP,
+      min_border_top: top,
       min_border_bottom: bottom,
       width: Math.max(60, aside),
-      height: height + TOP + bottom,
+      height: height + top + bottom,
     });
     this.plot("history").setv({
       min_border_left: 44,
@@ -328,12 +341,15 @@ export class Charts implements Surface {
   updateTicks(): void {
     this.updateAxis("rows", this.plot("map").inner_height);
     this.updateAxis("columns", this.plot("map").inner_width);
+    const { width, height } = this.cellPixels;
+    this.model("row_points").setv({ size: { value: dotSize(width) } });
+    this.model("column_points").setv({ size: { value: dotSize(height) } });
   }
 
   private updateAxis(name: "rows" | "columns", pixels: number): void {
     const range = this.range(`${name}_range`);
     const { ticks, labels } = ticksFor(
-      this.labels[name].names,
+      this.labels[name],
       range.start,
       range.end,
       pixels,
@@ -420,18 +436,24 @@ export class Charts implements Surface {
   }
 }
 
+/** Dots of a trend that stand closer than that would hide its line. */
+export function dotSize(pixelsApart: number): number {
+  return pixelsApart < 5 ? 0 : 4;
+}
+
 function axisColors(theme: Theme): Attributes {
   return {
     major_label_text_color: theme.text,
     major_label_text_font: theme.font,
-    axis_label_text_color: theme.muted,
-    axis_label_text_font: theme.font,
-    axis_label_text_font_style: "normal",
-    axis_label_text_font_size: "12px",
-    axis_label_standoff: 6,
     major_tick_line_color: theme.frame,
     axis_line_color: theme.frame,
   };
+}
+
+/** BokehJS outlines what was dragged on; the focus that counts is the grid's own. */
+function withoutOutline(view: object): void {
+  const { canvas_view } = view as { canvas_view?: { events_el?: HTMLElement } };
+  canvas_view?.events_el?.style.setProperty("outline", "none");
 }
 
 function withoutLines(grid: BokehModel): void {

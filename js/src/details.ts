@@ -1,10 +1,9 @@
 /** Below the map: best matches in words, pinned series, and the convergence plot. */
 
 import { h, icon, replaceKeeping } from "./dom.ts";
-import { value } from "./format.ts";
 import { type Cell, cellOf, type MapView } from "./map_view.ts";
 import type { Session } from "./session.ts";
-import { bestMatchWords, shownName, valueAt } from "./words.ts";
+import { bestMatchWords, shownName, textAt } from "./words.ts";
 
 export class Details {
   readonly element: HTMLElement;
@@ -22,7 +21,7 @@ export class Details {
         "p",
         { class: "cka-caption cka-history-caption" },
         h("span", { class: "cka-dot" }),
-        "The cell over the batches",
+        "The cell over the batches, with its standard error",
       ),
       historySlot,
     );
@@ -70,11 +69,7 @@ export class Details {
       { class: "cka-pin" },
       swatch,
       h("span", { class: "cka-layer" }, `${one} \u00d7 ${two}`),
-      h(
-        "span",
-        { class: "cka-pin-value" },
-        at ? value(valueAt(view, at)) : "not shown",
-      ),
+      h("span", { class: "cka-pin-value" }, at ? textAt(view, at)[0] : "not shown"),
       h(
         "button",
         {

@@ -22,6 +22,12 @@ export function short(value: number): string {
   return `${scaled.toFixed(digits)}${units[unit]}`;
 }
 
+/** Digits that values which are apart by a step have, at least one, at most so many. */
+export function digitsOf(step: number, most: number): number {
+  if (!(step > 0)) return most;
+  return Math.max(1, Math.min(most, Math.floor(-Math.log10(step))));
+}
+
 /** A value of the map; undefined cells are a dash. */
 export function value(number: number, digits = 3): string {
   if (!Number.isFinite(number)) return "\u2013";

@@ -8,7 +8,7 @@ export const MAX_BYTES = 32 * 2 ** 20;
 interface Moment {
   readonly batch: number;
   readonly matrix: Float32Array;
-  readonly stderr: Float32Array | null;
+  readonly stderr: Float32Array;
 }
 
 export interface Convergence {
@@ -48,8 +48,9 @@ export class History {
     this.start(part.epoch, part.rows * part.cols);
     const own = new Set(this.moments.map((moment) => moment.batch));
     part.batches.forEach((batch, k) => {
-      const matrix = part.matrices[k];
-      if (matrix && !own.has(batch)) this.moments.push({ batch, matrix, stderr: null });
+      const [matrix, stderr] = [part.matrices[k], part.stderrs[k]];
+      if (matrix && stderr && !own.has(batch))
+        this.moments.push({ batch, matrix, stderr });
     });
     this.moments.sort((a, b) => a.batch - b.batch);
     this.thin();
@@ -60,7 +61,7 @@ export class History {
     return {
       batches: this.moments.map((moment) => moment.batch),
       values: this.moments.map((moment) => moment.matrix[index] ?? Number.NaN),
-      stderrs: this.moments.map((moment) => moment.stderr?.[index] ?? Number.NaN),
+      stderrs: this.moments.map((moment) => moment.stderr[index] ?? Number.NaN),
     };
   }
 

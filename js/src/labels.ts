@@ -18,6 +18,27 @@ export function commonPrefix(names: readonly string[]): string {
   return "";
 }
 
+/** The longest dotted prefix that more than half of the names share, or "". */
+export function usualPrefix(names: readonly string[]): string {
+  const counts = new Map<string, number>();
+  for (const name of names) {
+    for (let dot = name.indexOf("."); dot >= 0; dot = name.indexOf(".", dot + 1)) {
+      const prefix = name.slice(0, dot + 1);
+      counts.set(prefix, (counts.get(prefix) ?? 0) + 1);
+    }
+  }
+  const usual = [...counts].filter(([, count]) => 2 * count > names.length);
+  return usual.reduce((most, [own]) => (own.length > most.length ? own : most), "");
+}
+
+/** A name that is too long loses what most names begin with, then its middle. */
+export function shortLabel(name: string, usual: string, limit: number): string {
+  if (name.length <= limit || !usual || !name.startsWith(usual)) {
+    return ellipsis(name, limit);
+  }
+  return ellipsis(`\u2026${name.slice(usual.length)}`, limit);
+}
+
 /** Shortened in the middle: both the stage and the last word of a name matter. */
 export function ellipsis(name: string, limit = MAX_CHARACTERS): string {
   if (name.length <= limit) return name;

@@ -87,7 +87,8 @@ export class LayerTree {
       placeholder: "Search: conv, layer?.*, type:Linear",
       "aria-label": `Search the layers of ${name}`,
       title:
-        "Text, glob (* within a level, ** any), /regex/, type:Linear, depth:2. " +
+        "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
+        "type:Linear, depth:2. " +
         "All words must match; boxes then act on matches only.",
       spellcheck: "false",
       autocomplete: "off",

@@ -7,9 +7,14 @@ const MAX_FRAME_HEIGHT = 560;
 const MIN_FRAME_HEIGHT = 200;
 const AXIS_TITLE = 24;
 const TICK = 9;
-export const FRAME_RIGHT = 10;
-export const FRAME_TOP = 6;
+const FRAME_RIGHT = 10;
+const FRAME_TOP = 6;
 /** Room so that the last tick label and the frame's outline are not cut. */
+const BRACKETS = 20;
+/** Brackets with the names of blocks, between an axis title and its labels. */
+const BRACKETS_FROM = 440;
+/** In less width than that the map needs the room of the row brackets. */
+const DENDROGRAM = 26;
 const WIDE_DETAILS = 620;
 const LEAST_CHARACTERS = 8;
 
@@ -18,9 +23,17 @@ export function isWide(width: number): boolean {
   return width >= WIDE_DETAILS;
 }
 
+/** Whether brackets have room beside the row labels. */
+export function hasRowBrackets(width: number): boolean {
+  return width >= BRACKETS_FROM;
+}
+
 /** Room for row labels beside the least of maps. */
 export function labelRoom(width: number): number {
-  return width - asideOf(width) - FRAME_RIGHT - MIN_FRAME - TICK - AXIS_TITLE;
+  const brackets = hasRowBrackets(width) ? BRACKETS : 0;
+  return (
+    width - asideOf(width) - FRAME_RIGHT - MIN_FRAME - TICK - AXIS_TITLE - brackets
+  );
 }
 
 /** The most characters with which all names fit, and never so few that they say nothing. */
@@ -44,15 +57,26 @@ export interface Sizes {
   readonly columnLabel: number;
   readonly rows: number;
   readonly cols: number;
+  /** Whether layers are grouped into blocks, and whether they are clustered. */
+  readonly rowBlocks: boolean;
+  readonly columnBlocks: boolean;
+  readonly rowTree: boolean;
+  readonly columnTree: boolean;
 }
 
 export function geometryFor(width: number, sizes: Sizes): Geometry {
   const aside = asideOf(width);
-  const wanted = Math.ceil(sizes.rowLabel) + TICK + AXIS_TITLE;
-  const left = Math.max(52, Math.min(wanted, width - aside - FRAME_RIGHT - MIN_FRAME));
-  const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + AXIS_TITLE);
+  const rowBrackets = sizes.rowBlocks && hasRowBrackets(width);
+  const columnBrackets = sizes.columnBlocks;
+  const beside = AXIS_TITLE + (rowBrackets ? BRACKETS : 0);
+  const below = AXIS_TITLE + (columnBrackets ? BRACKETS : 0);
+  const right = FRAME_RIGHT + (sizes.rowTree ? DENDROGRAM : 0);
+  const top = FRAME_TOP + (sizes.columnTree ? DENDROGRAM : 0);
+  const wanted = Math.ceil(sizes.rowLabel) + TICK + beside;
+  const left = Math.max(52, Math.min(wanted, width - aside - right - MIN_FRAME));
+  const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + below);
   const map = width - aside;
-  const frame = Math.max(60, map - left - FRAME_RIGHT);
+  const frame = Math.max(60, map - left - right);
   const square = (frame * sizes.rows) / Math.max(1, sizes.cols);
   const height = Math.round(
     Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, square)),
@@ -61,7 +85,8 @@ export function geometryFor(width: number, sizes: Sizes): Geometry {
     width: Math.floor(isWide(width) ? (width - 24) / 2 : width),
     height: 150,
   };
-  return { left, bottom, width: map, height, trend: 104, aside, history };
+  const borders = { left, right, top, bottom, rowBrackets, columnBrackets };
+  return { ...borders, width: map, height, trend: 104, aside, history };
 }
 
 /** Width of the widest text in pixels; a guess where there is no canvas. */

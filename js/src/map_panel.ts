@@ -1,5 +1,6 @@
 /** The map with its trends beside it: draws what the session knows, with `charts.ts`. */
 
+import { blockLevels } from "./blocks.ts";
 import type { Bokeh } from "./bokehjs.ts";
 import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
@@ -7,7 +8,7 @@ import { Charts, type FigureName, type Surface } from "./charts.ts";
 import { cellText, copyText } from "./copying.ts";
 import { Details } from "./details.ts";
 import { h, painted, setText } from "./dom.ts";
-import { commonPrefix, ellipsis, MAX_CHARACTERS } from "./labels.ts";
+import { commonPrefix, MAX_CHARACTERS, shortLabel, usualPrefix } from "./labels.ts";
 import { fittingLimit, geometryFor, isWide, labelRoom, widest } from "./layout.ts";
 import { MapTools } from "./map_tools.ts";
 import {
@@ -22,6 +23,7 @@ import {
   pendingBoxes,
   undefinedBoxes,
 } from "./map_view.ts";
+import { Margins } from "./margins.ts";
 import { isMasked } from "./matrix.ts";
 import { numbersFor } from "./numbers.ts";
 import type { FigureJson, Palettes } from "./protocol.ts";
@@ -49,6 +51,7 @@ export class MapPanel {
   private readonly over = h("p", { class: "cka-over" });
   private readonly palettes: Palettes;
   private readonly sketch: Sketch;
+  private readonly margins = new Margins();
   private readonly stage: HTMLElement;
   private readonly options: Options = {
     order: "execution",
@@ -116,6 +119,7 @@ export class MapPanel {
         { class: "cka-map-holder" },
         this.slots.map,
         this.sketch.element,
+        this.margins.element,
         this.over,
         this.grid.element,
       ),
@@ -211,8 +215,7 @@ export class MapPanel {
     const { view, surface } = this;
     if (this.options.order === "clustered") {
       const { rows, columns } = view;
-      this.options.clustered =
-        rows.side === 1 ? [rows.names, columns.names] : [columns.names, rows.names];
+      this.options.clustered = rows.side === 1 ? [rows, columns] : [columns, rows];
     }
     this.drawMissing();
     const holes = undefinedBoxes(view, this.options.mask);
@@ -261,7 +264,10 @@ export class MapPanel {
   private drawLabels(): void {
     const { view } = this;
     if (!view) return;
-    const key = JSON.stringify([view.rows, view.columns, this.session.meta.names]);
+    const axes = [view.rows, view.columns].map(({ side, names, branches }) => {
+      return [side, names, branches];
+    });
+    const key = JSON.stringify([axes, this.session.meta.names]);
     if (key === this.labelled) return;
     this.labelled = key;
     this.layOut();
@@ -272,9 +278,9 @@ export class MapPanel {
     if (!axis) return { names: [], title: "" };
     const prefix = commonPrefix(axis.names);
     const shown = axis.names.map((name) => shownName(this.session, axis.side, name));
-    const names = shown.map((name) =>
-      ellipsis(name.slice(prefix.length), this.characters),
-    );
+    const own = shown.map((name) => name.slice(prefix.length));
+    const usual = usualPrefix(own);
+    const names = own.map((name) => shortLabel(name, usual, this.characters));
     const model = this.session.meta.names[axis.side - 1] ?? "";
     return { names, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model };
   }
@@ -294,14 +300,32 @@ export class MapPanel {
       cols: view?.values.cols ?? 1,
       rowLabel: rowPixels(limit),
       columnLabel: pixels("columns", limit),
+      rowBlocks: blockLevels(view?.rows.names ?? []).length > 0,
+      columnBlocks: blockLevels(view?.columns.names ?? []).length > 0,
+      rowTree: (view?.rows.branches ?? []).length > 0,
+      columnTree: (view?.columns.branches ?? []).length > 0,
     });
-    this.surface.setLabels(this.labelsOf("rows"), this.labelsOf("columns"));
+    const [rows, columns] = [this.labelsOf("rows"), this.labelsOf("columns")];
+    this.surface.setLabels(rows.names, columns.names);
     this.details.element.classList.toggle("cka-beside", isWide(width));
-    this.stage.style.setProperty("--left", `${geometry.left}px`);
-    this.stage.style.setProperty("--aside", `${geometry.aside}px`);
+    for (const side of ["left", "right", "top", "bottom", "aside"] as const) {
+      this.stage.style.setProperty(`--${side}`, `${geometry[side]}px`);
+    }
     this.stage.style.setProperty("--frame-height", `${geometry.height}px`);
-    this.stage.style.setProperty("--bottom", `${geometry.bottom}px`);
     this.surface.setGeometry(geometry);
+    if (view) {
+      const axes = {
+        rows: { ...view.rows, title: rows.title },
+        columns: { ...view.columns, title: columns.title },
+      };
+      this.margins.set(axes, geometry, this.theme.font);
+    }
+    this.drawMargins();
+  }
+
+  private drawMargins(): void {
+    const { rows = 1, cols = 1 } = this.view?.values ?? {};
+    this.margins.draw(this.charts?.span ?? { rows: [0, rows], cols: [0, cols] });
   }
 
   private drawColors(): void {
@@ -338,6 +362,7 @@ export class MapPanel {
   }
 
   private zoomed(): void {
+    this.drawMargins();
     this.tools.setZoomed(this.charts?.isZoomed ?? false);
     this.drawNumbers();
   }

@@ -50,7 +50,7 @@ export class MapTools {
   constructor(handlers: ToolHandlers) {
     this.handlers = handlers;
     const names = Object.fromEntries(PALETTES.map((name) => [name, capital(name)]));
-    this.palette = select(names, (name) => handlers.palette(name));
+    this.palette = select(names, (name) => handlers.palette(name), "Colors");
     const modes = { unit: "0 to 1", fit: "Fit", manual: "Manual" };
     this.mode = select(modes, (mode) => this.modeChanged(mode));
     const limit = (label: string) =>
@@ -85,7 +85,7 @@ export class MapTools {
     this.element = h(
       "div",
       { class: "cka-tools", role: "group", "aria-label": "What the map shows" },
-      field("Colors", this.palette),
+      this.palette,
       field("Range", this.mode, this.manual),
       select(ORDERS, (order) => handlers.options({ order }), "Order of the layers"),
       select(MASKS, (mask) => handlers.options({ mask }), "Cells left out"),

@@ -1,7 +1,7 @@
 /** The matrix as one view shows it: chosen layers, in an order, perhaps transposed. */
 
+import { type Branch, branchesOf, clusterRows } from "./clusters.ts";
 import {
-  clusteredOrder,
   extent,
   isMasked,
   type Mask,
@@ -18,13 +18,18 @@ export interface Options {
   order: Order;
   mask: Mask;
   transpose: boolean;
-  /** Names as last clustered, so that live frames do not shuffle what is looked at. */
-  clustered?: readonly [readonly string[], readonly string[]] | undefined;
+  /** Rows as last clustered, so that live frames do not shuffle what is looked at. */
+  clustered?: readonly [Clustered, Clustered] | undefined;
 }
 
-export interface AxisView {
-  readonly side: Side;
+/** Layers in the order of their dendrogram. */
+export interface Clustered {
   readonly names: readonly string[];
+  readonly branches: readonly Branch[];
+}
+
+export interface AxisView extends Clustered {
+  readonly side: Side;
   /** Position of each name in the frame, -1 while it is not computed. */
   readonly index: readonly number[];
 }
@@ -68,13 +73,14 @@ export function mapView(session: Session, options: Options): MapView {
     reordered(entries[0], own, options, 0),
     reordered(entries[1], () => transposed(own()), options, 1),
   ] as const;
-  const axis = (side: Side): AxisView => ({
-    side,
-    index: indices(sorted[side === 1 ? 0 : 1]),
-    names: sorted[side === 1 ? 0 : 1].map(({ name }) => name),
-  });
+  const axis = (side: Side): AxisView => {
+    const { entries, branches } = sorted[side === 1 ? 0 : 1];
+    const names = entries.map(({ name }) => name);
+    return { side, index: indices(entries), names, branches };
+  };
   const cut = (matrix: Matrix) => {
-    const upright = picked(matrix, indices(sorted[0]), indices(sorted[1]));
+    const [rows, cols] = sorted.map((line) => indices(line.entries));
+    const upright = picked(matrix, rows ?? [], cols ?? []);
     return options.transpose ? transposed(upright) : upright;
   };
   return {
@@ -115,29 +121,43 @@ function entriesOf(wanted: readonly string[], have: readonly string[]): Entry[] 
   });
 }
 
+interface Sorted {
+  readonly entries: readonly Entry[];
+  readonly branches: readonly Branch[];
+}
+
 function reordered(
   entries: readonly Entry[],
   lines: () => Matrix,
   { order, clustered }: Options,
   side: 0 | 1,
-): readonly Entry[] {
+): Sorted {
   if (order === "name") {
-    return [...entries].sort((a, b) =>
-      a.name.localeCompare(b.name, "en", { numeric: true }),
-    );
+    const byName = (a: Entry, b: Entry) =>
+      a.name.localeCompare(b.name, "en", { numeric: true });
+    return { entries: [...entries].sort(byName), branches: [] };
   }
-  if (order !== "clustered" || entries.length > MAX_CLUSTERED) return entries;
-  const names = entries.map(({ name }) => name);
-  const kept = positions(clustered?.[side] ?? [], names);
+  if (order !== "clustered" || entries.length > MAX_CLUSTERED) {
+    return { entries, branches: [] };
+  }
+  const { names, branches } = clustered?.[side] ?? { names: [], branches: [] };
+  const kept = positions(
+    names,
+    entries.map(({ name }) => name),
+  );
   if (kept.length === entries.length && kept.every((k) => k >= 0)) {
-    return kept.map((k) => entries[k] as Entry);
+    return { entries: kept.map((k) => entries[k] as Entry), branches };
   }
+  return byResemblance(entries, lines);
+}
+
+/** Layers that are not computed yet resemble none: they are the last. */
+function byResemblance(entries: readonly Entry[], lines: () => Matrix): Sorted {
   const known = entries.filter(isKnown);
-  const clusters = known.length > 0 ? clusteredOrder(lines()) : [];
-  return [
-    ...clusters.map((k) => known[k] as Entry),
-    ...entries.filter((entry) => !isKnown(entry)),
-  ];
+  const tree = known.length > 0 ? clusterRows(lines()) : null;
+  const sorted = (tree?.order ?? []).map((k) => known[k] as Entry);
+  const others = entries.filter((entry) => !isKnown(entry));
+  return { entries: [...sorted, ...others], branches: branchesOf(tree) };
 }
 
 /** Whether no frame has the cell yet: one of its layers was chosen since. */

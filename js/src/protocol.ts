@@ -5,7 +5,7 @@
  * flow from the kernel to the page only, the page speaks by custom messages.
  */
 
-export const PROTOCOL = 1;
+export const PROTOCOL = 2;
 
 /** What a hook gets from the front end: the part of a widget model that is used here. */
 export interface Model {
@@ -72,6 +72,8 @@ export interface Frame {
   readonly rows: number;
   readonly cols: number;
   readonly final: boolean;
+  /** Values are apart by this, in a large frame that others follow; else 0. */
+  readonly step: number;
   readonly matrix: Float32Array;
   readonly stderr: Float32Array;
 }
@@ -82,10 +84,12 @@ export interface HistoryPart {
   readonly cols: number;
   readonly batches: readonly number[];
   readonly matrices: readonly Float32Array[];
+  readonly stderrs: readonly Float32Array[];
 }
 
 export interface FigureJson {
-  readonly doc: unknown;
+  /** JSON of BokehJS, compressed by gzip. */
+  readonly doc: Uint8Array<ArrayBuffer>;
   readonly roots: Readonly<Record<string, string>>;
   readonly version: string;
   readonly palettes: Palettes;
@@ -272,7 +276,7 @@ export function figureOf(model: Model): FigureJson | null {
   const figure = model.get("_figure") as Wire | null | undefined;
   if (!figure?.doc) return null;
   return {
-    doc: JSON.parse(String(figure.doc)),
+    doc: Uint8Array.from(atob(String(figure.doc)), (letter) => letter.charCodeAt(0)),
     roots: (figure.roots ?? {}) as Record<string, string>,
     version: String(figure.version),
     palettes: unpacked((figure.palettes ?? {}) as Record<string, string>),
@@ -346,11 +350,8 @@ export function snapshotOf(
   if (!wire?.header || !isBytes(matrix) || !isBytes(stderr)) return null;
   const frame = frameFrom(wire.header, [matrix, stderr]);
   const history = model.get("_history");
-  const batches = (wire.history?.batches ?? []) as number[];
-  return {
-    frame,
-    history: historyFrom(frame, isBytes(history) ? batches : [], history),
-  };
+  const facts = isBytes(history) ? (wire.history ?? {}) : {};
+  return { frame, history: historyFrom(frame, facts, history) };
 }
 
 export type Received =
@@ -371,8 +372,7 @@ export function decode(content: unknown, buffers: readonly Bytes[]): Received {
         rows: Number(wire.rows),
         cols: Number(wire.cols),
       };
-      const batches = (wire.batches ?? []) as number[];
-      return { kind: "history", history: historyFrom(shape, batches, buffers[0]) };
+      return { kind: "history", history: historyFrom(shape, wire, buffers[0]) };
     }
     case "bokehjs": {
       const gz = buffers[0];
@@ -405,33 +405,80 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
     rows,
     cols,
     final: header.final === true,
-    matrix: sized(matrix, rows * cols),
-    stderr: sized(stderr, rows * cols),
+    ...contentOf(header.codes as Wire | undefined, matrix, stderr, rows * cols),
   };
 }
 
+/** Values and errors of a frame: float32, or a byte each when it says how to read it. */
+function contentOf(
+  codes: Wire | undefined,
+  matrix: Bytes,
+  stderr: Bytes,
+  cells: number,
+): Pick<Frame, "step" | "matrix" | "stderr"> {
+  if (!codes)
+    return { step: 0, matrix: sized(matrix, cells), stderr: sized(stderr, cells) };
+  for (const bytes of [matrix, stderr]) expectBytes(bytes, cells, "codes");
+  return {
+    step: Number(codes.step),
+    matrix: valuesOf(copyOf(matrix), codes),
+    stderr: errorsOf(copyOf(stderr), Number(codes.most)),
+  };
+}
+
+/** Snapshots in codes: two bytes for each value, then one for each of their errors. */
 function historyFrom(
   shape: { epoch: number; rows: number; cols: number },
-  batches: readonly number[],
+  facts: Wire,
   bytes: unknown,
 ): HistoryPart {
   const { epoch, rows, cols } = shape;
-  const all = isBytes(bytes)
-    ? sized(bytes, batches.length * rows * cols)
-    : new Float32Array();
-  const matrices = batches.map((_, k) =>
-    all.slice(k * rows * cols, (k + 1) * rows * cols),
+  const batches = (facts.batches ?? []) as number[];
+  const most = (facts.most ?? []) as number[];
+  const cells = rows * cols;
+  const all = batches.length * cells;
+  const data = copyOf(isBytes(bytes) ? bytes : new ArrayBuffer(0)).buffer;
+  expectBytes(data, 3 * all, "codes");
+  const values = new Uint16Array(data, 0, all);
+  const errors = new Uint8Array(data, 2 * all);
+  const part = <T>(codes: { slice(from: number, to: number): T }, k: number) =>
+    codes.slice(k * cells, (k + 1) * cells);
+  return {
+    epoch,
+    rows,
+    cols,
+    batches,
+    matrices: batches.map((_, k) => valuesOf(part(values, k), facts)),
+    stderrs: batches.map((_, k) => errorsOf(part(errors, k), most[k] ?? 0)),
+  };
+}
+
+/** What codes stand for; the largest code is NaN. `_codes.py` is the twin. */
+function valuesOf(codes: Uint8Array | Uint16Array, scale: Wire): Float32Array {
+  const nothing = 256 ** codes.BYTES_PER_ELEMENT - 1;
+  const [low, step] = [Number(scale.low ?? 0), Number(scale.step ?? 0)];
+  return Float32Array.from(codes, (code) =>
+    code === nothing ? Number.NaN : low + code * step,
   );
-  return { epoch, rows, cols, batches, matrices };
+}
+
+/** Standard errors are on the scale of their roots, so that small ones are seen. */
+function errorsOf(codes: Uint8Array, most: number): Float32Array {
+  return Float32Array.from(codes, (code) =>
+    code === 255 ? Number.NaN : most * (code / 254) ** 2,
+  );
 }
 
 function sized(bytes: Bytes, length: number): Float32Array {
-  if (bytes.byteLength !== 4 * length) {
-    throw new Error(
-      `Expected ${4 * length} bytes of float32 from the kernel, got ${bytes.byteLength}.`,
-    );
-  }
+  expectBytes(bytes, 4 * length, "float32");
   return floatsOf(bytes);
+}
+
+function expectBytes(bytes: Bytes, length: number, kind: string): void {
+  if (bytes.byteLength === length) return;
+  throw new Error(
+    `Expected ${length} bytes of ${kind} from the kernel, got ${bytes.byteLength}.`,
+  );
 }
 
 function numberOrNull(value: unknown): number | null {

@@ -1,8 +1,14 @@
-/** The search box: text, glob, /regex/, type:Linear, depth:2; all words must match. */
+/**
+ * The search box: text, glob, /regex/, type:Linear, depth:2; all words must match.
+ *
+ * A glob means here what it means to `model1_layers=` in Python.
+ */
 
 import type { TreeColumns } from "./protocol.ts";
 
 type Test = (row: number) => boolean;
+
+const IS_GLOB = /[*?]|\[.+\]/;
 
 /** Which rows match; null when nothing is searched. Throws, in words, on a bad query. */
 export function matches(query: string, columns: TreeColumns): Uint8Array | null {
@@ -23,16 +29,16 @@ function testOf(word: string, columns: TreeColumns): Test {
     const prefix = rest.toLowerCase();
     return (row) =>
       pattern.test(type[row] ?? "") ||
-      (!/[*?]/.test(rest) && (type[row] ?? "").toLowerCase() === prefix);
+      (!IS_GLOB.test(rest) && (type[row] ?? "").toLowerCase() === prefix);
   }
   const regex = /^\/(.+)\/(i?)$/.exec(word);
   if (regex) {
     const pattern = compiled(regex[1] ?? "", regex[2] ?? "");
     return (row) => pattern.test(name[row] ?? "");
   }
-  if (/[*?]/.test(word)) {
+  if (IS_GLOB.test(word)) {
     const pattern = globPattern(word, "");
-    return (row) => pattern.test(name[row] ?? "");
+    return (row) => name[row] === word || pattern.test(name[row] ?? "");
   }
   const text = word.toLowerCase();
   return (row) =>
@@ -58,20 +64,23 @@ function depthTest(text: string, depth: readonly number[]): Test {
   return (row) => tests[sign]?.(depth[row] ?? 0) ?? false;
 }
 
-/** `*` is any text within one level of a dotted name, `**` any text, `?` a character. */
+/** As Python's fnmatch: `*` is any text, dots too, `?` one character, `[0-3]` a set. */
 export function globPattern(glob: string, flags: string): RegExp {
-  const source = glob
-    .replace(/[.+^${}()|[\]\\]/g, "\\$&")
-    .replace(/\*\*|\*|\?/g, (wild) =>
-      wild === "**" ? ".*" : wild === "*" ? "[^.]*" : "[^.]",
-    );
-  return new RegExp(`^${source}$`, flags);
+  const source = glob.replace(
+    /\[(!?)(\]?[^\]]*)\]|[\s\S]/g,
+    (part, not: string | undefined, set: string | undefined) => {
+      if (set) return `[${not ? "^" : ""}${set.replace(/[\\\][^]/g, "\\$&")}]`;
+      if (part === "*") return "[^]*";
+      return part === "?" ? "[^]" : part.replace(/[^\w\s#-]/g, "\\$&");
+    },
+  );
+  return compiled(`^${source}$`, flags, glob);
 }
 
-function compiled(source: string, flags: string): RegExp {
+function compiled(source: string, flags: string, shown = `/${source}/`): RegExp {
   try {
     return new RegExp(source, flags);
   } catch {
-    throw new Error(`/${source}/ is not a valid regular expression.`);
+    throw new Error(`${shown} is not a valid regular expression.`);
   }
 }

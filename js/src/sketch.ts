@@ -3,15 +3,13 @@
  * colors, same axes, read and clicked as the one that follows it.
  */
 
-import type { Geometry, Handlers, Labels, Surface } from "./charts.ts";
+import type { Geometry, Handlers, Surface } from "./charts.ts";
 import { h } from "./dom.ts";
 import { type Ticks, ticksFor } from "./labels.ts";
-import { FRAME_RIGHT, FRAME_TOP } from "./layout.ts";
 import type { Box, Cell } from "./map_view.ts";
 import type { Theme } from "./theme.ts";
 
 const FONT_PX = 11;
-const TITLE_PX = 12;
 const TICK = 3;
 const LABEL_GAP = 6;
 const HATCH_STEP = 8;
@@ -26,7 +24,6 @@ type Kind = "undefined" | "pending";
 type Mark = keyof typeof MARKS;
 type SketchHandlers = Pick<Handlers, "tap" | "hover">;
 
-const NO_LABELS: Labels = { names: [], title: "" };
 const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
 
 export class Sketch implements Surface {
@@ -44,7 +41,10 @@ export class Sketch implements Surface {
   private readonly abort = new AbortController();
   private values: Float32Array = Float32Array.of(Number.NaN);
   private size = { rows: 1, cols: 1 };
-  private labels = { rows: NO_LABELS, columns: NO_LABELS };
+  private labels: { rows: readonly string[]; columns: readonly string[] } = {
+    rows: [],
+    columns: [],
+  };
   private colors = { palette: [] as readonly string[], low: 0, high: 1 };
   private geometry: Geometry | null = null;
   private theme: Theme | null = null;
@@ -88,7 +88,7 @@ export class Sketch implements Surface {
     this.soon();
   }
 
-  setLabels(rows: Labels, columns: Labels): void {
+  setLabels(rows: readonly string[], columns: readonly string[]): void {
     this.labels = { rows, columns };
     this.soon();
   }
@@ -120,8 +120,8 @@ export class Sketch implements Surface {
     const context = this.element.getContext("2d");
     if (!geometry || !theme || !context) return;
     const scale = globalThis.devicePixelRatio || 1;
-    const { width, height, bottom } = geometry;
-    const full = height + FRAME_TOP + bottom;
+    const { width, height, top, bottom } = geometry;
+    const full = height + top + bottom;
     this.element.width = Math.round(width * scale);
     this.element.height = Math.round(full * scale);
     this.element.style.width = `${width}px`;
@@ -135,11 +135,11 @@ export class Sketch implements Surface {
 
   /** The frame of the map, in pixels of the canvas. */
   private get box(): { x: number; y: number; width: number; height: number } {
-    const { left = 0, width = 1, height = 1 } = this.geometry ?? {};
+    const { left = 0, right = 0, top = 0, width = 1, height = 1 } = this.geometry ?? {};
     return {
       x: left,
-      y: FRAME_TOP,
-      width: Math.max(1, width - left - FRAME_RIGHT),
+      y: top,
+      width: Math.max(1, width - left - right),
       height,
     };
   }
@@ -231,16 +231,14 @@ export class Sketch implements Surface {
       context.strokeRect(level, foot, 0, TICK);
       write(text, level, foot + LABEL_GAP, true);
     }
-    context.font = `${TITLE_PX}px ${theme.font}`;
-    context.fillStyle = theme.muted;
-    context.textAlign = "center";
-    const bottom = foot + (this.geometry?.bottom ?? 0) - TITLE_PX / 2 - 2;
-    write(columns.title, x + width / 2, bottom, false);
-    write(rows.title, TITLE_PX / 2 + 2, y + height / 2, true);
   }
 
-  private ticks(labels: Labels, size: number, pixels: number): Ticks["labels"] {
-    return ticksFor(labels.names, 0, size, pixels).labels;
+  private ticks(
+    labels: readonly string[],
+    size: number,
+    pixels: number,
+  ): Ticks["labels"] {
+    return ticksFor(labels, 0, size, pixels).labels;
   }
 
   private pixels(

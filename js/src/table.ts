@@ -2,7 +2,6 @@
 
 import { copyButton, mapText } from "./copying.ts";
 import { h, setText } from "./dom.ts";
-import { plusMinus, value } from "./format.ts";
 import {
   type AxisView,
   type Cell,
@@ -11,7 +10,7 @@ import {
   pairOf,
 } from "./map_view.ts";
 import type { Session } from "./session.ts";
-import { errorAt, shownName, valueAt } from "./words.ts";
+import { shownName, textAt, valueAt } from "./words.ts";
 
 export const MAX_WHOLE = 60;
 /** Beyond that many layers on a side, one row of the map is a table by itself. */
@@ -146,7 +145,7 @@ export class MapTable {
   private words(view: MapView, at: Cell): string {
     const number = valueAt(view, at);
     if (Number.isNaN(number)) return isPending(view, at) ? "not yet" : "undefined";
-    return `${value(number)} ${plusMinus(errorAt(view, at))}`.trim();
+    return textAt(view, at).join(" ").trim();
   }
 
   private clicked(event: Event): void {

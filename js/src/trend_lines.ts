@@ -9,6 +9,8 @@ import type { Theme } from "./theme.ts";
 const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
 const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
 const LEAST_PADDING = 0.01;
+const HALF_A_DOT = 0.03;
+/** As a share of the lower chart's height. */
 
 type LineOf = (view: MapView, cell: Cell) => Line;
 
@@ -72,25 +74,25 @@ function pinnedLines(
   });
 }
 
-/** The colors' range, and below zero where values are: a line is not to be cut off. */
+/** The colors' range, with room below zero and at its end where values are there. */
 export function trendRange(
   view: MapView | null,
   [low, high]: readonly [number, number],
 ): [number, number] {
-  const [least] = (view && extent(view.values.values)) ?? [0];
-  if (low > 0 || least >= low) return [low, high];
-  return [least - LEAST_PADDING, high];
+  const [least, most] = (view && extent(view.values.values)) ?? [low, low];
+  const padding = HALF_A_DOT * (high - low);
+  const top = Math.abs(most - high) < padding ? high + padding : high;
+  return [low > 0 || least >= low ? low : least - LEAST_PADDING, top];
 }
 
-/** Batches and values that hold all lines, with room for the band of the last point. */
+/**
+ * Batches and values that hold all lines, with room for their bands: not for more than
+ * the last ones if the first are so wide that nothing else would be seen.
+ */
 export function historyRange(
   lines: readonly Line[],
 ): [batches: [number, number], values: [number, number]] {
   const values = lines.flatMap(({ value }) => value.filter(Number.isFinite));
-  const errors = lines.flatMap(({ stderr }) =>
-    stderr.slice(-1).filter(Number.isFinite),
-  );
-  const pad = Math.max(LEAST_PADDING, ...errors);
   const last = Math.max(1, ...lines.map(({ at }) => at.at(-1) ?? 1));
   if (values.length === 0)
     return [
@@ -99,6 +101,13 @@ export function historyRange(
     ];
   const low = values.reduce((least, number) => Math.min(least, number));
   const high = values.reduce((most, number) => Math.max(most, number));
+  const errors = (from: number) =>
+    lines.flatMap(({ stderr }) => stderr.slice(from).filter(Number.isFinite));
+  const widest = Math.min(
+    high - low,
+    errors(0).reduce((most, error) => Math.max(most, error), 0),
+  );
+  const pad = Math.max(LEAST_PADDING, widest, ...errors(-1));
   return [
     [0, 1.02 * last],
     [low - pad, high + pad],

@@ -1,6 +1,6 @@
 /** What is said about a cell: the readout, the spoken words, the best matches. */
 
-import { layerName, plural, plusMinus, shape, value } from "./format.ts";
+import { digitsOf, layerName, plural, plusMinus, shape, value } from "./format.ts";
 import { type Cell, isPending, type MapView, pairOf } from "./map_view.ts";
 import { bestMatch, columnOf, rankOf, rowOf } from "./matrix.ts";
 import type { Side } from "./protocol.ts";
@@ -18,6 +18,15 @@ export function valueAt(view: MapView, { row, col }: Cell): number {
 
 export function errorAt(view: MapView, { row, col }: Cell): number {
   return view.stderr.values[row * view.stderr.cols + col] ?? Number.NaN;
+}
+
+/** Value and error of a cell, with no more digits than their frame has. */
+export function textAt(view: MapView, cell: Cell, most = 3): [string, string] {
+  const digits = digitsOf(view.shown?.frame.step ?? 0, most);
+  return [
+    value(valueAt(view, cell), digits),
+    plusMinus(errorAt(view, cell), Math.min(most, digits + 1)),
+  ];
 }
 
 /** Why a cell has no value, in the kernel's words. */
@@ -68,7 +77,7 @@ export function readout(session: Session, view: MapView, cell: Cell): Readout {
   const both = facts.filter(Boolean).join(" \u00d7 ");
   return {
     names,
-    value: `${value(number, 4)} ${plusMinus(errorAt(view, cell), 4)}`.trim(),
+    value: textAt(view, cell, 4).join(" ").trim(),
     facts: [both, ...rest].filter(Boolean).join(" \u00b7 "),
   };
 }
@@ -124,8 +133,10 @@ export function bestMatchWords(
   const otherName = other.names[best.index] ?? "";
   const ties =
     best.ties > 0 ? `; ${plural(best.ties, "other")} within the standard error` : "";
-  const spread = plusMinus(error[best.index] ?? null).replace(" ", "\u00a0");
-  const number = [value(best.value), spread].filter(Boolean).join("\u00a0");
+  const at = isRow
+    ? { row: cell.row, col: best.index }
+    : { row: best.index, col: cell.col };
+  const number = textAt(view, at).filter(Boolean).join("\u00a0");
   return {
     of: shownName(session, own.side, ownName),
     match: shownName(session, other.side, otherName),

@@ -1,6 +1,11 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
-import type { Model, TreeColumns, WholeModel } from "../src/protocol.ts";
+import {
+  type Model,
+  PROTOCOL,
+  type TreeColumns,
+  type WholeModel,
+} from "../src/protocol.ts";
 
 type Handler = (...args: never[]) => void;
 
@@ -245,7 +250,7 @@ export function stateOf(options: StateOptions = {}): Record<string, unknown> {
   const [layers1, layers2] = [presetNames(first), presetNames(second)];
   serial += 1;
   return {
-    _protocol: 1,
+    _protocol: PROTOCOL,
     _key: `explorer-${serial}`,
     _runtime: "IPY_MODEL_runtime",
     _meta: {
@@ -313,6 +318,28 @@ export function wireFrame(options: FrameOptions): [unknown, DataView[]] {
     final: options.final ?? false,
   };
   return [header, [misaligned(matrix), misaligned(stderr)]];
+}
+
+/** A history as the kernel sends it: its header and its codes, the same in each cell. */
+export function wireHistory(
+  moments: readonly (readonly [batch: number, value: number, stderr: number])[],
+  rows: number,
+  cols: number,
+): [Record<string, unknown>, DataView] {
+  const cells = rows * cols;
+  const step = 2 ** -15;
+  const values = moments.flatMap(([, value]) => Array(cells).fill(value / step));
+  const errors = moments.flatMap(() => Array(cells).fill(254));
+  const bytes = new Uint8Array(3 * cells * moments.length);
+  bytes.set(new Uint8Array(Uint16Array.from(values).buffer));
+  bytes.set(errors, 2 * values.length);
+  const facts = {
+    batches: moments.map(([batch]) => batch),
+    most: moments.map(([, , stderr]) => stderr),
+    low: 0,
+    step,
+  };
+  return [facts, new DataView(bytes.buffer)];
 }
 
 function misaligned(floats: Float32Array): DataView {

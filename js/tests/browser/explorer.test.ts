@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { vitColumns } from "../fake.ts";
+import { vitColumns, wireHistory } from "../fake.ts";
 import {
   cellCenter,
   click,
@@ -245,12 +245,13 @@ test("an ended run is drawn from the traits, with no kernel", async () => {
   const size = (layers1?.length ?? 0) * (layers2?.length ?? 0);
   const values = new Float32Array(size).fill(0.5);
   values[0] = 1;
+  const [history, codes] = wireHistory([[40, 0.75, 0.03]], size, 1);
   const page = await ready({
     status: "done",
     focus: ["conv1", "patch_embed"],
     _matrix: new DataView(values.buffer),
     _stderr: new DataView(new Float32Array(size).fill(0.01).buffer),
-    _history: new DataView(values.slice().buffer),
+    _history: codes,
     _snapshot: {
       header: {
         ...{ kind: "frame", seq: 3, epoch: 1, batch: 157, total: 157, examples: 9984 },
@@ -258,7 +259,7 @@ test("an ended run is drawn from the traits, with no kernel", async () => {
         rows: layers1?.length,
         cols: layers2?.length,
       },
-      history: { batches: [40] },
+      history,
     },
   });
   await pause(200);
@@ -313,6 +314,69 @@ test("transposing swaps rows and columns but not what is sent", async () => {
   );
   grid?.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
   expect(page.model.sentOf("focus").at(-1)?.focus).toEqual(["conv1", "blocks.0"]);
+});
+
+function blocks(page: Page): { text: string; box: DOMRect }[] {
+  return [...page.element.querySelectorAll(".cka-block")].map((block) => ({
+    text: block.textContent ?? "",
+    box: block.getBoundingClientRect(),
+  }));
+}
+
+test("layers of a block are under a bracket, through transposing, zoom and orders", async () => {
+  const page = await ready();
+  await live(page);
+  const stages = ["layer1", "layer2", "layer3", "layer4"];
+  const texts = () => blocks(page).map(({ text }) => text);
+  expect(texts()).toEqual([...stages, "blocks"]);
+  const map = page.element.querySelector(".cka-grid")?.getBoundingClientRect();
+  const found = blocks(page);
+  for (const { box } of found.slice(0, 4)) {
+    expect(box.right).toBeLessThan(map?.left ?? 0);
+    expect(box.height).toBeGreaterThan(box.width);
+  }
+  expect(found[4]?.box.top).toBeGreaterThan(map?.bottom ?? 0);
+  found.slice(1, 4).forEach(({ box }, k) => {
+    expect(box.top).toBeGreaterThanOrEqual(found[k]?.box.bottom ?? 0);
+  });
+  const { x, y } = cellCenter(page, 1, 1);
+  const options = { clientX: x, clientY: y, deltaY: -400, ctrlKey: true };
+  const wheel = { ...options, bubbles: true, composed: true, cancelable: true };
+  deepestAt(x, y).dispatchEvent(new WheelEvent("wheel", wheel));
+  await until(() => !texts().includes("layer4"), "the zoom");
+  expect(texts()).toContain("layer1");
+  const press = (words: string) =>
+    [...page.element.querySelectorAll("button")]
+      .find((button) => button.textContent === words)
+      ?.click();
+  press("Whole map");
+  press("Transpose");
+  await until(() => texts()[0] === "blocks", "the swapped axes");
+  expect(texts()).toEqual(["blocks", ...stages]);
+});
+
+test("a clustered map has its dendrograms at two edges, and room for them", async () => {
+  const page = await ready();
+  await live(page);
+  const trees = () => page.element.querySelectorAll<SVGElement>(".cka-dendrogram");
+  expect(trees()).toHaveLength(0);
+  const order = page.element.querySelector<HTMLSelectElement>(
+    "[aria-label='Order of the layers']",
+  );
+  const choose = (value: string) => {
+    if (order) order.value = value;
+    order?.dispatchEvent(new Event("change"));
+  };
+  choose("clustered");
+  await until(() => trees().length === 2, "the dendrograms");
+  const map = page.element.querySelector(".cka-grid")?.getBoundingClientRect();
+  const [columns, rows] = [...trees()].map((tree) => tree.getBoundingClientRect());
+  expect(columns?.bottom).toBeLessThanOrEqual(map?.top ?? 0);
+  expect(rows?.left).toBeGreaterThanOrEqual(map?.right ?? 0);
+  expect(columns?.width).toBeGreaterThan(0.8 * (map?.width ?? 1));
+  expect(rows?.height).toBeGreaterThan(0.8 * (map?.height ?? 1));
+  choose("execution");
+  await until(() => trees().length === 0, "the end of the dendrograms");
 });
 
 test("no BokehJS anywhere: the plain map stays, is read and clicked", async () => {

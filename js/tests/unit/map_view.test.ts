@@ -114,8 +114,13 @@ describe("what a view shows", () => {
   });
 
   test("clustered order stays while frames come in", () => {
-    const clustered = [["fc", "conv1", "layer1.0"], LAYERS2] as const;
-    expect(viewOf({ order: "clustered", clustered }).rows.names).toEqual(clustered[0]);
+    const branches = [{ middles: [0.5, 1.5], heights: [0, 0, 1] }] as const;
+    const clustered = [
+      { names: ["fc", "conv1", "layer1.0"], branches },
+      { names: LAYERS2, branches: [] },
+    ] as const;
+    const kept = viewOf({ order: "clustered", clustered }).rows;
+    expect(kept).toMatchObject(clustered[0]);
     expect([...viewOf({ order: "clustered" }).rows.names].sort()).toEqual(
       [...LAYERS1].sort(),
     );
@@ -173,6 +178,14 @@ describe("words", () => {
       names: ["conv1", "blocks.10"],
       value: "0.8750 \u00b1\u202f0.0100",
     });
+    const view = viewOf();
+    const shown = view.shown && {
+      ...view.shown,
+      frame: { ...view.shown.frame, step: 0.0039 },
+    };
+    expect(readout(session, { ...view, shown }, { row: 0, col: 0 }).value).toBe(
+      "0.88 \u00b1\u202f0.010",
+    );
     const facts = readout(session, viewOf(), { row: 0, col: 0 }).facts;
     expect(facts).toContain(
       "1st of 2 in row \u00b7 1st of 3 in column \u00b7 9 batches",
@@ -226,7 +239,16 @@ test("trends reach below zero where values do, and keep the colors' range else",
   expect(trendRange(viewOf(), [0, 1])).toEqual([-0.135, 1]);
   expect(trendRange(viewOf(), [0.25, 0.75])).toEqual([0.25, 0.75]);
   expect(trendRange(viewOf(), [-0.5, 1])).toEqual([-0.5, 1]);
+  expect(trendRange(viewOf(), [-0.5, 0.875])).toEqual([-0.5, expect.closeTo(0.916)]);
   expect(trendRange(null, [0, 1])).toEqual([0, 1]);
+});
+
+test("the convergence plot holds its lines with their bands, not only the first band", () => {
+  const cone = { at: [2, 8, 32], value: [0.5, 0.7, 0.6], stderr: [0.15, 0.07, 0.04] };
+  const [, [low, high]] = historyRange([cone]);
+  expect([low, high]).toEqual([expect.closeTo(0.35), expect.closeTo(0.85)]);
+  const [, wild] = historyRange([{ ...cone, stderr: [9, 0.07, 0.04] }]);
+  expect(wild).toEqual([expect.closeTo(0.3), expect.closeTo(0.9)]);
 });
 
 test("the convergence plot holds all its lines with the last band", () => {

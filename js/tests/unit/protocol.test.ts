@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import axes from "../../../tests/wire/axes.json";
 import frame from "../../../tests/wire/frame.json";
+import inCodes from "../../../tests/wire/frame_in_codes.json";
 import fromPage from "../../../tests/wire/from_page.json";
 import history from "../../../tests/wire/history.json";
 import snapshot from "../../../tests/wire/snapshot.json";
@@ -24,6 +25,18 @@ function bytesOf(base64: string, offset = 0): DataView {
   return new DataView(bytes.buffer, offset);
 }
 
+function expectClose(
+  read: Float32Array | undefined,
+  wanted: readonly number[],
+  digits: number,
+): void {
+  wanted.forEach((value, k) => {
+    const own = read?.[k] ?? 0;
+    if (Number.isNaN(value)) expect(own).toBeNaN();
+    else expect(own).toBeCloseTo(value, digits);
+  });
+}
+
 test("a frame that Python wrote is read with its NaN and its missing total", () => {
   const buffers = frame.buffers.map((text) => bytesOf(text));
   const received = decode(frame.message, buffers);
@@ -39,6 +52,25 @@ test("a frame that Python wrote is read with its NaN and its missing total", () 
   expect(total).toBe(frame.message.total);
   const unknown = decode({ ...frame.message, total: null }, buffers);
   expect(unknown.kind === "frame" && unknown.frame.total).toBeNull();
+});
+
+test("a large frame that Python wrote in codes is read to half a step", () => {
+  const received = decode(
+    inCodes.message,
+    inCodes.buffers.map((text) => bytesOf(text, 1)),
+  );
+  if (received.kind !== "frame") throw new Error(received.kind);
+  const { matrix, stderr, step } = received.frame;
+  expect(step).toBe(inCodes.message.codes.step);
+  const wanted = [1, 0.75, 0.125, 0.5, 0.875, -0.0625, NaN, NaN, NaN, 0.25];
+  wanted.forEach((value, k) => {
+    if (Number.isNaN(value)) expect(matrix[k]).toBeNaN();
+    else expect(Math.abs((matrix[k] ?? 9) - value)).toBeLessThan(0.51 * step);
+  });
+  expectClose(stderr, [0, 2 ** -5, 2 ** -4, 2 ** -6, 2 ** -7, 2 ** -3, NaN], 3);
+  expect(() => decode(inCodes.message, [bytesOf("AAAA"), bytesOf("AAAA")])).toThrow(
+    "Expected 12 bytes of codes from the kernel, got 3.",
+  );
 });
 
 test("buffers at any offset are copied, not aliased", () => {
@@ -64,16 +96,28 @@ test("a frame of the wrong size is refused in words", () => {
   );
 });
 
-test("the history that Python wrote has one matrix for each batch", () => {
+test("the history that Python wrote has values and errors for each batch", () => {
   const received = decode(
     history.message,
     history.buffers.map((text) => bytesOf(text)),
   );
   if (received.kind !== "history") throw new Error(received.kind);
-  const { batches, matrices, rows, cols } = received.history;
+  const { batches, matrices, stderrs, rows, cols } = received.history;
   expect(batches).toEqual(history.message.batches);
   expect(matrices).toHaveLength(batches.length);
-  expect(matrices.every((matrix) => matrix.length === rows * cols)).toBe(true);
+  const wanted = [1, 0.75, 0.125, 0.5, 0.875, -0.0625, NaN, NaN, NaN, 0.25];
+  [0.5, 0.75].forEach((factor, k) => {
+    expectClose(
+      matrices[k],
+      wanted.map((value) => factor * value),
+      4,
+    );
+  });
+  const errors = [0, 2 ** -5, 2 ** -4, 2 ** -6, 2 ** -7, 2 ** -3, NaN];
+  for (const read of stderrs) {
+    expect(read).toHaveLength(rows * cols);
+    expectClose(read, errors, 3);
+  }
 });
 
 test("an ended run is read from the traits alone", () => {

@@ -1,11 +1,19 @@
 import { describe, expect, test } from "vitest";
+import globs from "../../../tests/globs.json";
+import { blockLevels, blockNameOf } from "../../src/blocks.ts";
+import { branchesOf, clusterRows } from "../../src/clusters.ts";
 import * as format from "../../src/format.ts";
 import { History, MAX_FRAMES } from "../../src/history.ts";
-import { commonPrefix, ellipsis, ticksFor } from "../../src/labels.ts";
+import {
+  commonPrefix,
+  ellipsis,
+  shortLabel,
+  ticksFor,
+  usualPrefix,
+} from "../../src/labels.ts";
 import { geometryFor } from "../../src/layout.ts";
 import {
   bestMatch,
-  clusteredOrder,
   columnOf,
   extent,
   isMasked,
@@ -16,7 +24,7 @@ import {
 } from "../../src/matrix.ts";
 import { decode, type Frame } from "../../src/protocol.ts";
 import { globPattern, matches } from "../../src/query.ts";
-import { resnetColumns, wireFrame } from "../fake.ts";
+import { columnsFrom, resnetColumns, wireFrame } from "../fake.ts";
 
 function frameOf(seq: number, batch = seq, epoch = 1, rows = 3, cols = 2): Frame {
   const received = decode(...wireFrame({ seq, batch, epoch, rows, cols }));
@@ -81,12 +89,14 @@ describe("history", () => {
     const history = new History();
     history.add(frameOf(9));
     const matrices = [new Float32Array(6).fill(0.25), new Float32Array(6).fill(0.5)];
-    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [4, 9], matrices });
+    const stderrs = matrices.map(() => new Float32Array(6).fill(0.125));
+    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [4, 9], matrices, stderrs });
     const cell = history.cell(5);
     expect(cell.batches).toEqual([4, 9]);
     expect(cell.values[0]).toBe(0.25);
     expect(cell.values[1]).not.toBe(0.5);
-    expect(cell.stderrs[0]).toBeNaN();
+    expect(cell.stderrs[0]).toBe(0.125);
+    expect(cell.stderrs[1]).not.toBe(0.125);
   });
 
   test("a new run starts from nothing and an old one is not taken back", () => {
@@ -94,7 +104,8 @@ describe("history", () => {
     history.add(frameOf(5, 5, 1));
     history.add(frameOf(1, 1, 2));
     expect(history.cell(0).batches).toEqual([1]);
-    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [3], matrices: [] });
+    const nothing = { matrices: [], stderrs: [] };
+    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [3], ...nothing });
     expect(history.cell(0).batches).toEqual([1]);
   });
 });
@@ -169,14 +180,33 @@ describe("matrix", () => {
       [0, 0.9, 1],
       [Number.NaN, Number.NaN, Number.NaN],
     ];
-    const order = clusteredOrder({
-      rows: 5,
-      cols: 3,
-      values: Float32Array.from(rows.flat()),
-    });
+    const values = Float32Array.from(rows.flat());
+    const tree = clusterRows({ rows: 5, cols: 3, values });
+    const order = tree?.order ?? [];
     expect([...order].sort()).toEqual([0, 1, 2, 3, 4]);
     expect(Math.abs(order.indexOf(0) - order.indexOf(2))).toBe(1);
     expect(Math.abs(order.indexOf(1) - order.indexOf(3))).toBe(1);
+    const branches = branchesOf(tree);
+    expect(branches).toHaveLength(3);
+    expect(branches.every(({ middles: [a, b] }) => a < 4 && b < 4)).toBe(true);
+  });
+
+  test("a dendrogram joins alike rows low and the others at its top", () => {
+    const values = Float32Array.of(0, 0.5, 0.1);
+    const tree = clusterRows({ rows: 3, cols: 1, values });
+    expect(tree?.order).toEqual([0, 2, 1]);
+    const [low, high] = branchesOf(tree);
+    const share = expect.closeTo(0.1 / 0.45, 5);
+    expect(low).toEqual({ middles: [0.5, 1.5], heights: [0, 0, share] });
+    expect(high).toEqual({ middles: [1, 2.5], heights: [share, 0, 1] });
+    expect(branchesOf(clusterRows({ rows: 1, cols: 1, values }))).toEqual([]);
+    expect(branchesOf(null)).toEqual([]);
+  });
+
+  test("equal rows are joined at no height", () => {
+    const values = new Float32Array(4);
+    const [only] = branchesOf(clusterRows({ rows: 2, cols: 2, values }));
+    expect(only?.heights).toEqual([0, 0, 0]);
   });
 
   test("masks hide what they are called after", () => {
@@ -185,6 +215,75 @@ describe("matrix", () => {
     expect(isMasked("lower", 1, 0)).toBe(true);
     expect(isMasked("diagonal", 1, 1)).toBe(true);
     expect(isMasked("none", 1, 1)).toBe(false);
+  });
+});
+
+describe("labels of long names", () => {
+  const layers = [0, 10].flatMap((k) =>
+    ["query", "value"].map((part) => `bert.encoder.layer.${k}.attention.self.${part}`),
+  );
+
+  test("lose what most of them begin with, not the number of their block", () => {
+    const usual = usualPrefix([...layers, "pooler"]);
+    expect(usual).toBe("bert.encoder.layer.");
+    expect(shortLabel(layers[0] ?? "", usual, 28)).toBe("\u20260.attention.self.query");
+    expect(shortLabel(layers[2] ?? "", usual, 16)).toBe("\u202610.atte\u2026f.query");
+    expect(shortLabel("pooler", usual, 28)).toBe("pooler");
+  });
+
+  test("keep it where it is short enough, or where there is none", () => {
+    expect(shortLabel("blocks.3", "blocks.", 28)).toBe("blocks.3");
+    expect(usualPrefix(["layer1.0", "layer2.0", "fc"])).toBe("");
+    expect(usualPrefix([])).toBe("");
+  });
+});
+
+describe("blocks", () => {
+  test("layers of a numbered block are of it, others of their parent", () => {
+    expect(blockNameOf("blocks.3.attn.qkv")).toBe("blocks.3");
+    expect(blockNameOf("encoder.layer.11.mlp")).toBe("encoder.layer.11");
+    expect(blockNameOf("layer1.0")).toBe("layer1");
+    expect(blockNameOf("stem.conv")).toBe("stem");
+    expect(blockNameOf("conv1")).toBe("");
+    expect(blockNameOf("0")).toBe("");
+  });
+
+  test("neighbors of one block are under one bracket", () => {
+    const stages = ["conv1", "layer1.0", "layer1.1", "layer2.0", "layer2.1", "fc"];
+    expect(blockLevels(stages)).toEqual([
+      [
+        { name: "layer1", from: 1, to: 3 },
+        { name: "layer2", from: 3, to: 5 },
+      ],
+    ]);
+    const shuffled = ["layer1.0", "layer2.0", "layer1.1", "layer1.2"];
+    expect(blockLevels(shuffled)).toEqual([[{ name: "layer1", from: 2, to: 4 }]]);
+  });
+
+  test("a block that is itself a layer stands among its own", () => {
+    const names = ["h.0.attn", "h.0.mlp", "h.0", "h.1.attn", "h.1"];
+    expect(blockLevels(names)).toEqual([
+      [
+        { name: "0", from: 0, to: 3 },
+        { name: "1", from: 3, to: 5 },
+      ],
+    ]);
+  });
+
+  test("blocks are of stages, which are the second level", () => {
+    const names = ["a.0.x", "a.0.y", "a.1.x", "a.1.y", "b.0.x", "b.0.y", "head"];
+    const [blocks, stages] = blockLevels(names);
+    expect(blocks?.map(({ name }) => name)).toEqual(["a.0", "a.1", "b.0"]);
+    expect(stages).toEqual([
+      { name: "a", from: 0, to: 4 },
+      { name: "b", from: 4, to: 6 },
+    ]);
+  });
+
+  test("one block of all layers says nothing", () => {
+    expect(blockLevels(["blocks.0", "blocks.1"])).toEqual([]);
+    expect(blockLevels(["0", "1", "2"])).toEqual([]);
+    expect(blockLevels([])).toEqual([]);
   });
 });
 
@@ -198,8 +297,9 @@ describe("query", () => {
   test("text, globs, regular expressions, types and depths are understood", () => {
     expect(found("layer1.0.conv")).toEqual(["layer1.0.conv1", "layer1.0.conv2"]);
     expect(found("layer?.0")).toHaveLength(4);
-    expect(found("layer1.*")).toEqual(["layer1.0", "layer1.1"]);
-    expect(found("layer1.**")).toHaveLength(12);
+    expect(found("layer1.*")).toHaveLength(12);
+    expect(found("layer1.* depth:2")).toEqual(["layer1.0", "layer1.1"]);
+    expect(found("layer[23].0")).toEqual(["layer2.0", "layer3.0"]);
     expect(found("/bn\\d$/")).toHaveLength(17);
     expect(found("type:BasicBlock")).toHaveLength(8);
     expect(found("type:basic*")).toHaveLength(8);
@@ -208,9 +308,17 @@ describe("query", () => {
     expect(matches("  ", columns)).toBeNull();
   });
 
-  test("dots and brackets of a glob are themselves", () => {
-    expect(globPattern("a.b[0]", "").test("a.b[0]")).toBe(true);
-    expect(globPattern("a.b", "").test("axb")).toBe(false);
+  test.each(globs)("the glob $glob means what it means in Python", (example) => {
+    const pattern = globPattern(example.glob, "");
+    for (const name of example.takes) expect(name).toMatch(pattern);
+    for (const name of example.leaves) expect(name).not.toMatch(pattern);
+  });
+
+  test("a name with brackets is found by itself", () => {
+    const odd = columnsFrom([{ name: "odd[1]", type: "Linear" }], {});
+    expect([...(matches("odd[1]", odd) ?? [])]).toEqual([1]);
+    expect([...(matches("dd[", odd) ?? [])]).toEqual([1]);
+    expect(() => matches("odd[z-a]", odd)).toThrow("odd[z-a] is not a valid");
   });
 
   test("a query that cannot be meant is answered in words", () => {
@@ -228,6 +336,7 @@ test("charts fit into the width they are given, from a phone to a wide screen", 
       cols: 15,
       rowLabel: 180,
       columnLabel: 90,
+      ...{ rowBlocks: true, columnBlocks: true, rowTree: true, columnTree: true },
     });
     expect(geometry.width + geometry.aside).toBeLessThanOrEqual(width);
     expect(geometry.width - geometry.left).toBeGreaterThan(60);

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { PROTOCOL } from "../../src/protocol.ts";
 import {
   ANSWER_WITHIN_MS,
   ECHO_MS,
@@ -7,7 +8,7 @@ import {
   Session,
   UNDO_STEPS,
 } from "../../src/session.ts";
-import { FakeModel, stateOf, wireFrame } from "../fake.ts";
+import { FakeModel, stateOf, wireFrame, wireHistory } from "../fake.ts";
 
 let model: FakeModel;
 let session: Session;
@@ -117,16 +118,26 @@ test("a message that cannot be read is reported and the next one is shown", () =
 test("a saved notebook shows its snapshot with history and no kernel", () => {
   const { rows, cols } = size();
   const [header, buffers] = wireFrame({ seq: 8, batch: 40, final: true, rows, cols });
-  const history = new Float32Array(2 * rows * cols).fill(0.5);
+  const [history, codes] = wireHistory(
+    [
+      [10, 0.5, 0.125],
+      [20, 0.625, 0.0625],
+    ],
+    rows,
+    cols,
+  );
   begin({
     status: "done",
-    _snapshot: { header, history: { batches: [10, 20] } },
+    _snapshot: { header, history },
     _matrix: buffers[0],
     _stderr: buffers[1],
-    _history: new DataView(history.buffer),
+    _history: codes,
   });
   expect(session.shown?.frame).toMatchObject({ batch: 40, final: true });
-  expect(session.history.cell(0).batches).toEqual([10, 20, 40]);
+  const { batches, values, stderrs } = session.history.cell(0);
+  expect(batches).toEqual([10, 20, 40]);
+  expect(values.slice(0, 2)).toEqual([0.5, 0.625]);
+  expect(stderrs).toEqual([0.125, 0.0625, buffers[1]?.getFloat32(0, true)]);
 });
 
 test("a snapshot that arrives during a run replaces older frames only", () => {
@@ -271,8 +282,10 @@ test("a comm that is closed is reported in words", () => {
 });
 
 test("a kernel of another protocol is reported at once", () => {
-  begin({ _protocol: 2 });
-  expect(session.message.text).toContain("Expected protocol 1 from the kernel, got 2");
+  begin({ _protocol: PROTOCOL + 1 });
+  expect(session.message.text).toContain(
+    `Expected protocol ${PROTOCOL} from the kernel, got ${PROTOCOL + 1}`,
+  );
 });
 
 test("at most eight cells are pinned and a second pin lets go", () => {
@@ -286,11 +299,18 @@ test("history of the kernel fills the page's after a reload", () => {
   const { rows, cols } = size();
   frame(30);
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
-  const past = new Float32Array(2 * rows * cols).fill(0.25);
-  model.message({ kind: "history", epoch: 1, batches: [5, 10], rows, cols }, [
-    new DataView(past.buffer),
-  ]);
-  expect(session.history.cell(3).batches).toEqual([5, 10, 30]);
+  const [facts, codes] = wireHistory(
+    [
+      [5, 0.25, 0.5],
+      [10, 0.25, 0.25],
+    ],
+    rows,
+    cols,
+  );
+  model.message({ kind: "history", epoch: 1, rows, cols, ...facts }, [codes]);
+  const { batches, stderrs } = session.history.cell(3);
+  expect(batches).toEqual([5, 10, 30]);
+  expect(stderrs.slice(0, 2)).toEqual([0.5, 0.25]);
 });
 
 test("BokehJS is asked of the kernel and its silence is an error in words", async () => {
