@@ -12,9 +12,9 @@ import inspect
 import json
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping, Sized
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,8 +22,10 @@ from torch import nn
 from ._catch_up import Kept
 from ._engine import CKA, check_tolerance
 from ._estimate import Estimate, size
+from ._loaders import length
 from ._result import CKAResult
 from ._running import Running
+from ._words import counted, did_you_mean
 
 Side = str
 SIDES = ("layers1", "layers2")
@@ -327,7 +329,7 @@ def check_options(options: Iterable[str]) -> None:
             raise TypeError(msg)
 
 
-def describe_loader(loader: object) -> str:
+def describe_loader(loader: Iterable[Any]) -> str:
     """A loader in a few words, without addresses.
 
     Example:
@@ -336,8 +338,9 @@ def describe_loader(loader: object) -> str:
     """
     data = getattr(loader, "dataset", loader)
     words = [type(data).__name__]
-    with contextlib.suppress(TypeError):  # Not every loader has a length.
-        words.append(f"{len(cast('Sized', loader))} batches")
+    batches = length(loader)
+    if batches is not None:
+        words.append(counted(batches, "batch"))
     size = getattr(loader, "batch_size", None)
     if isinstance(size, int):
         words.append(f"batch size {size}")
@@ -435,11 +438,9 @@ def choose_rows(columns: Columns, choices: Any, side: Side) -> list[str]:
 
 def unknown_layer(name: str, known: list[str], what: str) -> str:
     """The message for a layer that does not exist."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return (
         f"`{what}` names {name!r}, which is none of the {len(known)} layers to choose "
-        f"from.{hint}"
+        f"from.{did_you_mean(name, known)}"
     )
 
 

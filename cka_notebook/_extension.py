@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._result import CKAResult
 from ._running import Running
+from ._words import counted
 
 
 class Extension(Running):
@@ -75,7 +76,8 @@ class Extension(Running):
     def result(self) -> CKAResult:
         """Both results as one. It has no running sums: its cells are of two runs."""
         added = [
-            f"{len(new)} layers of {title} were added in a later run of the loader."
+            f"Added in a later run of the loader: {counted(len(new), 'layer')} of "
+            f"{title}."
             for title, mine, known in (
                 (self.names[0], self.layers1, self.known.layers1),
                 (self.names[1], self.layers2, self.known.layers2),

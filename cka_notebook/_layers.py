@@ -6,7 +6,6 @@ called, how often, in what order and with what output is known after a probe
 (`_capture`); before it, every module counts as called once, in order of definition.
 """
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +26,7 @@ from ._nodes import (
     unwrap,
     walk,
 )
+from ._words import counted, did_you_mean, some
 
 Choice = str | int | type[nn.Module] | re.Pattern[str]
 
@@ -96,13 +96,11 @@ class LayerTree:
             choices = "auto"
         if isinstance(choices, str) and choices in PRESETS:
             names = self.preset(choices)
-        elif isinstance(choices, str | int | type | re.Pattern):
-            names = self._expand(choices)
-        elif callable(choices):
+        elif callable(choices) and not isinstance(choices, type | nn.Module):
             layers = self.layers
             names = [x.name for x in layers if choices(bare_name(x.name), x.module)]
         else:
-            names = [name for item in choices for name in self._expand(item)]
+            names = [name for item in _items(choices) for name in self._expand(item)]
         if not names:
             msg = f"`{self.argument}` chose no layer of {self._title}. {self._help()}"
             raise ValueError(msg)
@@ -110,11 +108,7 @@ class LayerTree:
 
     def check(self, choices: Choices) -> None:
         """Raise as `choose` would for what is wrong before any probe: unknown names."""
-        if isinstance(choices, str | int | type | re.Pattern) or choices is None:
-            choices = [] if choices is None or choices in PRESETS else [choices]
-        if callable(choices):
-            return
-        for item in choices:
+        for item in _items(choices):
             if not isinstance(item, str):
                 self._check_kind(item)
             elif bare_name(item) not in self._by_name and not _is_glob(item):
@@ -247,9 +241,16 @@ class LayerTree:
         if not known or isinstance(choice, bool):
             msg = (
                 f"Expected `{self.argument}` to hold names, indices, globs, compiled "
-                f"regular expressions or module classes, got {choice!r}."
+                f"regular expressions or module classes, got {self._told(choice)}."
             )
             raise TypeError(msg)
+
+    def _told(self, choice: object) -> str:
+        if not isinstance(choice, nn.Module):
+            return repr(choice)
+        own = [node.name for node in self.nodes if node.module is choice]
+        name = f": pass its name, {own[0]!r}" if own else f" that {self._title} lacks"
+        return f"a {type(choice).__name__}{name}"
 
     def _expand_text(self, text: str) -> list[str]:
         exact = self._named(text)
@@ -258,14 +259,14 @@ class LayerTree:
             if len(reasons) == len(exact):
                 msg = (
                     f"`{self.argument}` names {text!r} of {self._title}, which cannot "
-                    f"be compared: {reasons[0]}. {self._help()}"
+                    f"be compared: {reasons[0]}. {self._help(text)}"
                 )
                 raise ValueError(msg)
             return [x.name for x in exact if x.output.reason is None]
         if text in self._by_name:
             msg = (
                 f"`{self.argument}` names {text!r} of {self._title}, which was never "
-                f"called. {self._help()}"
+                f"called. {self._help(text)}"
             )
             raise ValueError(msg)
         if _is_glob(text):
@@ -281,27 +282,28 @@ class LayerTree:
             return layers[index]
         except IndexError:
             msg = (
-                f"`{self.argument}` index {index} is out of range: {self._title} has "
-                f"{len(layers)} layers. {self._help()}"
+                f"`{self.argument}` index {index} is out of range for {self._title}. "
+                f"{self._help()}"
             )
             raise ValueError(msg) from None
 
     def _unknown(self, name: str) -> str:
         known = [node.name for node in self.nodes if node.name]
-        candidates = list(dict.fromkeys([*known, *self.names]))
-        near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.4)
-        hint = f" Did you mean {_either(near)}?" if near else ""
         return (
             f"`{self.argument}` names {name!r}, which {self._title} does not have."
-            f"{hint} `[n for n, _ in model.named_modules()]` lists all {len(known)}."
+            f"{did_you_mean(name, [*known, *self.names])} "
+            f"`[n for n, _ in model.named_modules()]` lists all {len(known)}."
         )
 
-    def _help(self) -> str:
+    def _help(self, container: str = "") -> str:
+        """What could be chosen instead: something inside of it, if there is."""
         names = self.names
-        some = ", ".join(repr(name) for name in names[:3])
+        inside = [name for name in names if name.startswith(f"{container}.")]
+        if inside:
+            return f"It holds {counted(len(inside), 'layer')}: {some(inside)}."
         if names:
-            more = ", ..." if len(names) > 3 else ""
-            return f"It has {len(names)} layers to choose from: {some}{more}."
+            layers = counted(len(names), "layer")
+            return f"It has {layers} to choose from: {some(names)}."
         reasons = [
             f"{node.name or node.kind!r}: {output.reason}"
             for node in self.nodes
@@ -309,22 +311,26 @@ class LayerTree:
             if output.reason is not None
         ]
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-        return f"None of its {len(self.nodes)} modules can be compared{why}."
+        return f"It has no layer that can be compared{why}."
 
     @property
     def _title(self) -> str:
         return type(self.model).__name__
 
 
+def _items(choices: Any) -> Iterable[Any]:
+    """What a choice consists of; nothing for presets and predicates."""
+    if choices is None or (isinstance(choices, str) and choices in PRESETS):
+        return []
+    if isinstance(choices, type | nn.Module | str):
+        return [choices]
+    if callable(choices):
+        return []
+    return choices if isinstance(choices, Iterable) else [choices]
+
+
 def _is_glob(text: str) -> bool:
     return any(mark in text for mark in "*?[")
-
-
-def _either(names: list[str]) -> str:
-    quoted = [repr(name) for name in names]
-    return (
-        quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-    )
 
 
 def _ordinal(number: int) -> str:

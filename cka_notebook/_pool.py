@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ._words import some
+
 Pool = str | Callable[[Tensor], Tensor]
 Pools = Pool | Mapping[str, Pool]
 
@@ -45,10 +47,10 @@ class Pooling:
             if pattern != "*" and not any(
                 fnmatch.fnmatchcase(layer, pattern) for layer in layers
             ):
-                some = ", ".join(repr(layer) for layer in layers[:3])
+                chosen = list(dict.fromkeys(layers))
                 msg = (
-                    f"`pool` names {pattern!r}, which matches no chosen layer. The "
-                    f"{len(layers)} chosen ones are {some}, ..."
+                    f"`pool` names {pattern!r}, which matches no chosen layer. Chosen: "
+                    f"{some(chosen)}."
                 )
                 raise ValueError(msg)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import _files
+from ._words import counted, did_you_mean, some
 from .metrics import MinibatchCKA
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class CKAResult:
         rows, columns = self.matrix.shape
         return (
             f"CKAResult({self.name1} x {self.name2}, {rows} x {columns} layers, "
-            f"{self.metric}, {self.examples} examples in {self.batches} batches)"
+            f"{self.metric}, {counted(self.examples, 'example')} in "
+            f"{counted(self.batches, 'batch')})"
         )
 
     def row(self, layer: str | int) -> Tensor:
@@ -169,10 +171,10 @@ class CKAResult:
             batches=self.batches + other.batches,
             skipped=self.skipped + other.skipped,
             notes=list(dict.fromkeys([*self.notes, *other.notes])),
-            undefined1=_still(
+            undefined1=_left_undefined(
                 self.undefined1 | other.undefined1, self.layers1, sums.xx
             ),
-            undefined2=_still(
+            undefined2=_left_undefined(
                 self.undefined2 | other.undefined2, self.layers2, sums.yy
             ),
             provenance=self.provenance,
@@ -225,11 +227,15 @@ def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
         return layer
     if layer in names:
         return names.index(layer)
-    msg = f"Expected a layer of {title} in this result, got {layer!r}: {list(names)}."
+    msg = (
+        f"Expected a layer of {title} in this result, got {layer!r}."
+        f"{did_you_mean(layer, names)} It has {counted(len(names), 'layer')}: "
+        f"{some(names)}."
+    )
     raise ValueError(msg)
 
 
-def _still(
+def _left_undefined(
     reasons: dict[str, str], names: tuple[str, ...], norms: Tensor
 ) -> dict[str, str]:
     """Reasons of the layers that are undefined after a merge, too."""

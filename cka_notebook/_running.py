@@ -11,6 +11,7 @@ from ._grams import Grams
 from ._guard import exact
 from ._randomness import Scatter, note_on
 from ._result import CKAResult
+from ._words import counted, some
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,8 +170,8 @@ class Running:
     def note_stable(self, tolerance: float) -> None:
         """Say that the run ends because it is stable."""
         self.notes.append(
-            f"Stopped after {self.done} batches: the largest standard error is below "
-            f"{tolerance:g}."
+            f"Stopped after {counted(self.done, 'batch')}: the largest standard error "
+            f"is below {tolerance:g}."
         )
 
     def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
@@ -211,10 +212,9 @@ class Running:
             )
             raise ValueError(msg)
         if self.skipped:
-            many = "1 batch" if self.skipped == 1 else f"{self.skipped} batches"
             self.notes.append(
-                f"{many} of fewer than {hsic.MIN_EXAMPLES} examples left out: the "
-                "unbiased HSIC divides by n - 3."
+                f"{counted(self.skipped, 'batch')} of fewer than {hsic.MIN_EXAMPLES} "
+                "examples left out: the unbiased HSIC divides by n - 3."
             )
         not_random = note_on(self.scatters)
         if not_random is not None:
@@ -266,9 +266,7 @@ def _sentences(name: str, undefined: dict[str, str]) -> list[str]:
 def _many(layers: list[str]) -> str:
     if len(layers) == 1:
         return f"{layers[0]!r} is"
-    some = ", ".join(repr(layer) for layer in layers[:3])
-    more = ", ..." if len(layers) > 3 else ""
-    return f"{len(layers)} layers ({some}{more}) are"
+    return f"{len(layers)} layers ({some(layers)}) are"
 
 
 def _products(

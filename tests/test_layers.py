@@ -264,7 +264,7 @@ def test_unknown_names_are_known_before_the_probe_and_patterns_wait_for_it():
         ("none*", "`model1_layers` 'none\\*' matches no layer of Sequential. It has 5"),
         (re.compile("x+"), "'x\\+' matches no layer"),
         (nn.LSTM, "'LSTM' matches no layer"),
-        (7, "index 7 is out of range: Sequential has 5 layers"),
+        (7, "index 7 is out of range for Sequential. It has 5 layers"),
         (-6, "index -6 is out of range"),
         ([], "chose no layer of Sequential"),
         (lambda *_: False, "chose no layer of Sequential"),
@@ -280,6 +280,29 @@ def test_a_choice_of_nothing_is_an_error_that_helps(choice, message):
 def test_a_choice_of_no_known_kind_is_a_type_error(wrong):
     with pytest.raises(TypeError, match="names, indices, globs, compiled"):
         mlp_tree().choose([wrong])
+
+
+@pytest.mark.parametrize("wrong", [1.5, nn.Linear(1, 1), nn.Sequential(nn.ReLU())])
+def test_what_is_no_list_of_choices_is_the_same_error_before_any_probe(wrong):
+    for refuse in (mlp_tree().check, mlp_tree().choose):
+        with pytest.raises(TypeError, match="names, indices, globs, compiled"):
+            refuse(wrong)
+
+
+def test_who_passes_a_module_is_told_its_name():
+    model = zoo.ResNet(width=2)
+    with pytest.raises(TypeError, match="got a Conv2d: pass its name, 'conv1'"):
+        LayerTree(model).check([model.conv1])
+    with pytest.raises(TypeError, match="got a ReLU that ResNet lacks"):
+        LayerTree(model).check([nn.ReLU()])
+
+
+def test_a_container_that_is_never_called_tells_what_it_holds():
+    tree = probed(zoo.Unused(), torch.randn(8, 10))
+    with pytest.raises(ValueError, match=r"It holds 2 layers: 'parts\.0', 'parts\.1'"):
+        tree.choose(["parts"])
+    with pytest.raises(ValueError, match="It has 3 layers to choose from"):
+        tree.choose(["unused"])
 
 
 class TokensFirst(nn.Module):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.layouts import gridplot
+
+from cka_notebook._words import counted, did_you_mean, some
 
 from . import drawing
 from .drawing import Map
@@ -209,10 +210,10 @@ def _chosen(
     where = {name: k for k, name in enumerate(own)}
     names = list(own if wanted is None else wanted)
     if unknown := [name for name in names if name not in where]:
-        near = get_close_matches(unknown[0], list(own)) or list(own)[:3]
         msg = (
-            f"`{argument}` names {unknown[0]!r}, which the result does not have. "
-            f"Nearest: {', '.join(map(repr, near))}."
+            f"`{argument}` names {unknown[0]!r}, which the result does not have."
+            f"{did_you_mean(unknown[0], own)} It has {counted(len(own), 'layer')}: "
+            f"{some(list(own))}."
         )
         raise ValueError(msg)
     return [where[name] for name in names], names
