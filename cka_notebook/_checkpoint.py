@@ -27,9 +27,14 @@ class Checkpoint:
 
     Args:
         path: The file.
+
+    Raises:
+        FileNotFoundError: If there is no folder for it.
+        ValueError: If it is a file of another kind.
     """
 
     def __init__(self, path: _files.PathLike) -> None:
+        _files.check_folder(path)
         self._path = path
         self._written = time.monotonic()
         self._start: dict[str, Tensor] = {}

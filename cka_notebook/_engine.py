@@ -52,6 +52,7 @@ class CKA:
 
     Raises:
         ValueError: If a layer does not exist, or a choice is unknown.
+        TypeError: If an argument is of the wrong kind.
 
     Example:
         >>> from torch import nn
@@ -100,6 +101,7 @@ class CKA:
         Pooling(pool)
         self.forwards = forward if isinstance(forward, tuple) else (forward, forward)
         self.autocast = autocast
+        _check_forward_passes(forward, autocast)
         self.result: CKAResult | None = None
 
     def __enter__(self) -> "CKA":
@@ -296,6 +298,22 @@ def _check_model(model: object, argument: str) -> None:
             f"Expected `{argument}` to be a Python module, got a compiled "
             f"{type(model).__name__}, whose layers cannot be looked into. Pass the "
             "model that was scripted or traced."
+        )
+        raise TypeError(msg)
+
+
+def _check_forward_passes(forward: object, autocast: object) -> None:
+    pair = forward if isinstance(forward, tuple) else (forward, forward)
+    if len(pair) != 2 or not all(f is None or callable(f) for f in pair):
+        msg = (
+            "Expected `forward` to be a function of (model, batch), or a pair of them, "
+            f"got {forward!r}."
+        )
+        raise TypeError(msg)
+    if autocast is not None and not isinstance(autocast, torch.dtype):
+        msg = (
+            "Expected `autocast` to be a dtype such as torch.bfloat16, or None, got "
+            f"{autocast!r}."
         )
         raise TypeError(msg)
 

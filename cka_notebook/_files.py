@@ -16,7 +16,12 @@ PathLike = str | os.PathLike[str]
 def write(
     path: PathLike, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Write tensors and facts; the file appears whole or not at all."""
+    """Write tensors and facts; the file appears whole or not at all.
+
+    Raises:
+        FileNotFoundError: If there is no folder for it.
+    """
+    check_folder(path)
     target = Path(path)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     own = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
@@ -25,6 +30,14 @@ def write(
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_folder(path: PathLike) -> None:
+    """Raise FileNotFoundError if there is no folder to write a file to."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        msg = f"No folder {str(folder)!r} to write {Path(path).name!r} to. Create it."
+        raise FileNotFoundError(msg)
 
 
 def read(path: PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -38,7 +38,8 @@ def check_loaders(
     if None not in lengths and lengths[0] != lengths[1]:
         msg = (
             f"Expected paired loaders of equal length, got {lengths[0]} and "
-            f"{lengths[1]} batches. Pass paired=False if they hold different examples."
+            f"{lengths[1]} batches. Use the same batch_size in both, or pass "
+            "paired=False if they hold different examples."
         )
         raise ValueError(msg)
     for each, argument in ((loader, "loader"), (loader2, "loader2")):

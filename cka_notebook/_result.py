@@ -1,6 +1,6 @@
 """A CKA matrix that knows its axes, its uncertainty and where it came from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -159,14 +159,10 @@ class CKAResult:
             msg = "Expected results made by CKA.compare, got one without running sums."
             raise ValueError(msg)
         sums = self.sums.merge(other.sums)
-        return type(self)(
+        return replace(
+            self,
             matrix=sums.compute(),
             stderr=sums.stderr(),
-            layers1=self.layers1,
-            layers2=self.layers2,
-            name1=self.name1,
-            name2=self.name2,
-            metric=self.metric,
             examples=self.examples + other.examples,
             batches=self.batches + other.batches,
             skipped=self.skipped + other.skipped,
@@ -177,7 +173,6 @@ class CKAResult:
             undefined2=_left_undefined(
                 self.undefined2 | other.undefined2, self.layers2, sums.yy
             ),
-            provenance=self.provenance,
             sums=sums,
         )
 

@@ -2,8 +2,8 @@
 
 import platform
 import time
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
@@ -22,10 +22,11 @@ from ._guard import OwnRandom, eager, evaluating
 from ._inputs import Call, Caller, Forward
 from ._layers import Choices, LayerTree
 from ._loaders import batches, empty_loader, length, loader_facts
-from ._nested import tensors
+from ._nested import describe, tensors
 from ._nodes import Layer
 from ._pool import Pooling, Pools
 from ._running import Running
+from ._words import some
 
 
 class Plan(Protocol):
@@ -68,14 +69,11 @@ class Run:
         self.plan = plan
         self.loaders = loader, loader2
         self.paired = paired
-        labels = [
-            f"model{i} ({type(tree.model).__name__})"
-            for i, tree in ((1, plan.tree1), (2, plan.tree2))
-        ]
+        self.trees = plan.tree1, plan.tree2
         self.callers = [
-            Caller(tree.model, label, forward)
-            for tree, label, forward in zip(
-                (plan.tree1, plan.tree2), labels, plan.forwards, strict=True
+            Caller(tree.model, f"model{i} ({type(tree.model).__name__})", forward)
+            for i, (tree, forward) in enumerate(
+                zip(self.trees, plan.forwards, strict=True), 1
             )
         ]
         # The same model on the same inputs runs once.
@@ -99,6 +97,7 @@ class Run:
         self.passes: dict[int, tuple[int, float]] = {}
         self.places: list[dict[str, int]] = []
         self.sides: list[list[int]] = []
+        self.changing: list[list[str]] = []
 
     def probe(self) -> None:
         """Run the first examples of the first batch, which is put back."""
@@ -113,13 +112,13 @@ class Run:
         self.examples = calls[0].examples
         if self.checkpoint is not None:
             self.settings["first batch"] = digest_tensors(tensors(first))
-        trees = (self.plan.tree1, self.plan.tree2)
-        for side, (tree, call) in enumerate(zip(trees, calls, strict=False)):
+        for side, (tree, call) in enumerate(zip(self.trees, calls, strict=False)):
+            versions = _versions(tree.model)
             probe(tree, partial(self._probe_run, side, call))
+            self.changing.append(_changed(tree.model, versions))
         if len(calls) == 1:
-            self.plan.tree2.learn(
-                {node.module: node.outputs or [] for node in self.plan.tree1.nodes}
-            )
+            tree1, tree2 = self.trees
+            tree2.learn({node.module: node.outputs or [] for node in tree1.nodes})
 
     def choose(
         self,
@@ -141,11 +140,7 @@ class Run:
             self.captures = [self._capture(found1, 0), self._capture(found2, 1)]
             self.places = [_places(found1), _places(found2)]
         lengths = [length(x) for x in self.loaders if x is not None]
-        known = [x for x in (*lengths, max_batches) if x is not None]
-        total = min(known) if known and (max_batches or None not in lengths) else None
-        if max_batches is not None and None in lengths:
-            total = max_batches
-        running = Running(names1, names2, total)
+        running = Running(names1, names2, _total(lengths, max_batches))
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
         running.describe, running.start = self._provenance, self.start
         running.estimate = self._estimate(running)
@@ -251,31 +246,24 @@ class Run:
         capture = self.captures[side]
         self.pools[side].begin(call.mask, call.decoder_mask)
         capture.begin(call.examples)
-        self._forward(side, call)
-        return capture.finish()
+        with _saying_where(self.callers[side], call):
+            self._forward(side, call)
+            return capture.finish()
 
     def _forward(self, side: int, call: Call) -> None:
         caller, dtype = self.callers[side], self.plan.autocast
         autocast = (
             torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
         )
-        try:
-            with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
-                caller(call, self.pools[side].begin)
-        except torch.OutOfMemoryError as error:
-            msg = (
-                f"Out of memory in {caller.label} with {call.examples} examples. Lower "
-                "batch_size, choose fewer layers, or pass autocast=torch.bfloat16; "
-                "batch sizes from 64 up give nearly the same precision."
-            )
-            raise RuntimeError(msg) from error
+        with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
+            caller(call, self.pools[side].begin)
 
     def _probe_run(self, side: int, call: Call, count: int | None) -> int:
         caller = self.callers[side]
         if count is not None and count < call.examples:
             call = caller.take(call, count)
         started = time.perf_counter()
-        with self.random:
+        with self.random, _saying_where(caller, call):
             self._forward(side, call)
         # The last pass counts: the first one warms up.
         self.passes[side] = call.examples, time.perf_counter() - started
@@ -289,9 +277,8 @@ class Run:
         memory = Estimate.of_memory(layers, grid, self.examples, on_cpu=on_cpu)
         # Other processes load while this one computes.
         alone = not any(getattr(x, "num_workers", 0) for x in self.loaders)
-        trees = (self.plan.tree1, self.plan.tree2)
         passes = [
-            Timing(examples, trees[side].calls, seconds)
+            Timing(examples, self.trees[side].calls, seconds)
             for side, (examples, seconds) in self.passes.items()
         ]
         if not on_cpu:
@@ -299,14 +286,21 @@ class Run:
         return memory.with_time(running.total, self.loading if alone else 0.0, passes)
 
     def _notes(self) -> list[str]:
-        trees = {id(t): t for t in (self.plan.tree1, self.plan.tree2)}.values()
         choices = self.plan.choices1, self.plan.choices2
         notes = [
             tree.auto_note()
-            for tree, choice in zip(trees, choices, strict=False)
+            for tree, choice in zip(self.trees, choices, strict=True)
             if choice in (None, "auto")
         ]
-        notes += [tree.axis_note() for tree in trees]
+        notes += [tree.axis_note() for tree in self.trees]
+        titles = self.plan.name1, self.plan.name2
+        notes += [
+            f"{title} changes {some(names)} when it runs, in evaluation mode, too: it "
+            "is not left as it was found, and a batch depends on those before. Compare "
+            "copy.deepcopy(model) to keep the model as it is."
+            for title, names in zip(titles, self.changing, strict=False)
+            if names
+        ]
         if self.loaders[1] is not None and not self.paired:
             notes.append(
                 "The two loaders hold different examples (paired=False), so CKA "
@@ -332,6 +326,53 @@ class Run:
             "loader2": loader_facts(loader2) if loader2 is not None else None,
             "paired": self.paired,
         }
+
+
+def _total(lengths: list[int | None], max_batches: int | None) -> int | None:
+    """Number of batches to come, or None if unknown."""
+    if None in lengths:
+        return max_batches
+    return min(x for x in (*lengths, max_batches) if x is not None)
+
+
+def _versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """What tells for each buffer whether it is changed in place."""
+    return {
+        name: (id(buffer), buffer._version)  # noqa: SLF001 the only sign of it
+        for name, buffer in model.named_buffers()
+        if not buffer.is_inference()
+    }
+
+
+def _changed(model: nn.Module, before: dict[str, tuple[int, int]]) -> list[str]:
+    """Names of the buffers that were changed; a new one may be no more than a cache."""
+    same = {identity for identity, _ in before.values()}
+    now = _versions(model).items()
+    return [name for name, own in now if own[0] in same and own != before.get(name)]
+
+
+@contextmanager
+def _saying_where(caller: Caller, call: Call) -> Iterator[None]:
+    """Errors of a forward pass, with the model and the inputs that it had."""
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            msg = (
+                f"Out of memory in {caller.label} with {call.examples} examples. Lower "
+                "batch_size, choose fewer layers, or pass autocast=torch.bfloat16; "
+                "batch sizes from 64 up give nearly the same precision."
+            )
+            raise RuntimeError(msg) from error
+        inputs = [describe(value) for value in call.args]
+        inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
+        error.add_note(f"{caller.label} was given {', '.join(inputs)}.")
+        raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _places(layers: list[Layer]) -> dict[str, int]:

@@ -322,5 +322,7 @@ def estimated(state: "Running") -> str:
 
 
 def words(error: BaseException) -> str:
-    """What an error says, or at least its name."""
-    return str(error) or type(error).__name__
+    """What an error says, or at least its name, and what was noted on it."""
+    said = str(error) or type(error).__name__
+    notes = getattr(error, "__notes__", ())
+    return " ".join([f"{said.rstrip('.')}.", *notes]) if notes else said

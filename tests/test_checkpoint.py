@@ -139,6 +139,16 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path):
     assert path.read_text() == "mine"
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
+    def never():
+        raise AssertionError
+        yield
+
+    path = tmp_path / "missing" / "run"
+    with pytest.raises(FileNotFoundError, match=r"No folder .*missing' to write 'run'"):
+        CKA(*models()).compare(never(), checkpoint=path, progress=False)
+
+
 def test_the_file_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(_checkpoint, "SECONDS", 0.0)
     path = tmp_path / "run"

@@ -332,6 +332,59 @@ def test_out_of_memory_is_explained():
     assert "Tried to allocate 2 GiB" in str(caught.value.__cause__)
 
 
+def test_out_of_memory_on_a_cpu_is_explained_too():
+    model = zoo.Returning(lambda _: torch.empty(1 << 60))
+    with pytest.raises(RuntimeError, match=r"Out of memory in model1 \(Returning\)"):
+        compare(model, batches=zoo.batches_of())
+
+
+def test_an_error_in_a_model_tells_which_one_and_what_it_was_given():
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
+        compare(nn.Linear(10, 3), nn.Linear(9, 3), zoo.batches_of(3))
+    assert caught.value.__notes__ == [
+        "model2 (Linear) was given a tensor of shape (16, 10)."
+    ]
+    batches = [{"input": torch.zeros(8, 9)}]
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
+        compare(nn.Linear(10, 3), batches=batches)
+    assert caught.value.__notes__ == [
+        "model1 (Linear) was given input=a tensor of shape (8, 9)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"forward": 3}, "`forward` to be a function of .*, or a pair of them, got 3"),
+        ({"forward": (None,)}, r"a pair of them, got \(None,\)"),
+        ({"autocast": True}, "`autocast` to be a dtype such as .*, got True"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused_at_once(option, message):
+    with pytest.raises(TypeError, match=message):
+        CKA(zoo.mlp(), **option)
+
+
+class Restless(nn.Module):
+    """Trains its normalization whatever mode it is in."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(10)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x):
+        self.norm.training = True
+        return self.head(self.norm(x))
+
+
+def test_a_model_that_changes_when_it_runs_is_said():
+    with pytest.warns(UserWarning, match=r"Restless changes 'norm\..* copy\.deepcopy"):
+        compare(Restless(), zoo.mlp(), zoo.batches_of())
+    # In training mode, but not in a run: nothing changes, and nothing is said.
+    assert compare(zoo.ResNet(width=2).train(), batches=zoo.images_of(1)).notes == []
+
+
 def test_autocast_runs_the_model_in_half_precision_and_the_rest_in_float32():
     model1, model2 = zoo.mlp(), zoo.mlp()
     seen = []

@@ -140,6 +140,11 @@ def test_saving_leaves_no_other_file_and_replaces_an_old_one(tmp_path):
     assert CKAResult.load(tmp_path / "one.cka").batches == 4
 
 
+def test_a_file_in_no_folder_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing' to write 'x' to\. Create"):
+        small().save(tmp_path / "missing" / "x")
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     result = result_of(2)
     result.save(tmp_path / "one.cka")
