@@ -10,7 +10,7 @@ from ._running import Running
 
 
 def is_distributed() -> bool:
-    """Whether this process belongs to an initialised group of several."""
+    """Whether this process belongs to an initialized group of several."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 

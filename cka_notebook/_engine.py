@@ -159,7 +159,7 @@ class CKA:
                 end. A later call with the same models, layers and batches goes on from
                 there. One file a process under `torch.distributed`.
 
-        Under an initialised `torch.distributed` process group each rank runs its own
+        Under an initialized `torch.distributed` process group each rank runs its own
         loader, and every rank returns the result of all of them.
 
         Returns:

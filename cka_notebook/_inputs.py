@@ -1,4 +1,4 @@
-"""From a batch of any shape to a call of the model, and from loaders to batches.
+"""From a batch of any shape to a call of the model.
 
 A batch may be a tensor; a tuple or list whose first items are inputs; a dataclass; or a
 mapping such as Hugging Face's BatchEncoding, whose keys are the arguments of `forward`.

@@ -187,7 +187,7 @@ class Running:
         self._note_problems(grams1, grams2)
         with exact(home):
             xy, xx, yy = _products(grams1, grams2, home)
-            self._sums.add(xy, xx, yy)
+            self._sums.update(xy, xx, yy)
         if self.batches == 1:
             self.first = xx, yy
 

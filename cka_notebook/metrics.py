@@ -39,7 +39,7 @@ class MinibatchCKA:
 
     Example:
         >>> sums = MinibatchCKA.empty(1, 1)
-        >>> sums.add(torch.tensor([[3.0]]), torch.tensor([4.0]), torch.tensor([9.0]))
+        >>> sums.update(torch.tensor([[3.0]]), torch.tensor([4.0]), torch.tensor([9.0]))
         >>> sums.compute()
         tensor([[0.5000]], dtype=torch.float64)
     """
@@ -75,7 +75,7 @@ class MinibatchCKA:
             yy_yy=zeros(columns),
         )
 
-    def add(self, xy: Tensor, xx: Tensor, yy: Tensor) -> None:
+    def update(self, xy: Tensor, xx: Tensor, yy: Tensor) -> None:
         """Add the h of one batch: ``(L1, L2)``, ``(L1,)`` and ``(L2,)``."""
         self.xy += xy
         self.xx += xx

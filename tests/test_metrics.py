@@ -23,7 +23,7 @@ def summed(pairs):
     sums = metrics.MinibatchCKA.empty(1, 1)
     for x, y in pairs:
         xy, xx, yy = terms(x, y)
-        sums.add(xy.reshape(1, 1), xx.reshape(1), yy.reshape(1))
+        sums.update(xy.reshape(1, 1), xx.reshape(1), yy.reshape(1))
     return sums
 
 
@@ -125,7 +125,7 @@ def test_an_undefined_layer_is_nan_and_no_other():
     sums = metrics.MinibatchCKA.empty(2, 2)
     x, y = correlated([16])[0]
     xy, xx, yy = terms(x, y)
-    sums.add(
+    sums.update(
         torch.stack([torch.stack([xy, xy]), torch.zeros(2)]),
         torch.stack([xx, 0 * xx]),
         torch.stack([yy, yy]),
