@@ -76,8 +76,8 @@ class Extension(Running):
     def result(self) -> CKAResult:
         """Both results as one. It has no running sums: its cells are of two runs."""
         added = [
-            f"Added in a later run of the loader: {counted(len(new), 'layer')} of "
-            f"{title}."
+            f"{counted(len(new), 'layer')} of {title} added in a later run of the "
+            "loader."
             for title, mine, known in (
                 (self.names[0], self.layers1, self.known.layers1),
                 (self.names[1], self.layers2, self.known.layers2),
