@@ -170,6 +170,8 @@ class CKA:
             ValueError: If the loader yields nothing, only batches of fewer than four
                 examples, or pairs that do not match.
             TypeError: If a batch holds no tensor.
+            RuntimeError: If memory runs out.
+            FileNotFoundError: If there is no folder for the checkpoint.
         """
         steps = self._steps(
             loader,

@@ -107,7 +107,7 @@ class LayerTree:
         return list(dict.fromkeys(names))
 
     def check(self, choices: Choices) -> None:
-        """Raise as `choose` would for what is wrong before any probe: unknown names."""
+        """Raise as `choose` would for what is wrong before any probe: names, kinds."""
         for item in _items(choices):
             if not isinstance(item, str):
                 self._check_kind(item)

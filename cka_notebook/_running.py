@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from ._estimate import Estimate
 
-
 MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""
 
@@ -35,6 +34,9 @@ class Running:
         skipped: Batches that were too small.
         examples: Examples in the sums.
         notes: Sentences a reader should know.
+        describe: Makes the provenance of a result.
+        names: What the two models are called.
+        metric: Name of the measure.
         scatters: Model, name and scatter of the layers watched for random batches.
         start: The random streams with which the run began, by which it can be repeated.
         estimate: What the run will take; None where it was not looked at.

@@ -25,7 +25,6 @@ Outcome = Literal["done", "stopped", "error"]
 POLL = 0.1
 """Seconds between looks at the clock while waiting, so that interrupts get through."""
 
-
 EXIT_PATIENCE = 5.0
 """Seconds that the end of the process waits for the batches at work."""
 
@@ -83,6 +82,7 @@ class Worker:
         steps: Makes the generator of a new epoch.
         watcher: Is told what happens.
         epoch: Number of the first epoch.
+        surroundings: What torch keeps for the thread that has ordered the run.
         only_probe: End after the probe.
 
     Attributes:
