@@ -10,6 +10,7 @@ import difflib
 import fnmatch
 import inspect
 import json
+import re
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -22,6 +23,7 @@ from torch import nn
 from ._catch_up import Kept
 from ._engine import CKA, check_tolerance
 from ._estimate import Estimate, size
+from ._layers import items_of
 from ._loaders import length
 from ._result import CKAResult
 from ._running import Running
@@ -409,11 +411,13 @@ def choose_rows(columns: Columns, choices: Any, side: Side) -> list[str]:
 
     Args:
         columns: The tree.
-        choices: A preset, a name or glob, or several of these.
+        choices: A preset, or a name, glob, index or regular expression, or several of
+            these.
         side: Which choice it is, for messages.
 
     Raises:
         ValueError: If a name or pattern matches nothing, with the nearest names.
+        TypeError: If an item is of another kind: what looks at modules needs a model.
 
     Example:
         >>> columns = columns_of("Net", ["stem", "block.0", "block.1"])
@@ -421,19 +425,38 @@ def choose_rows(columns: Columns, choices: Any, side: Side) -> list[str]:
         ['block.0', 'block.1']
     """
     names, reasons = columns["name"], columns["reason"]
+    if choices is None:
+        choices = "auto"
     if isinstance(choices, str) and choices in columns["presets"]:
         return [names[row] for row in columns["presets"][choices]]
     rows = zip(columns["order"], names, reasons, strict=True)
     order = sorted((o, n) for o, n, reason in rows if reason is None and o is not None)
     known = [name for _, name in order]
-    wanted = [choices] if isinstance(choices, str) else list(choices)
-    found: list[str] = []
-    for name in wanted:
-        matches = [name] if name in known else fnmatch.filter(known, str(name))
-        if not matches:
-            raise ValueError(unknown_layer(str(name), known, side))
-        found += matches
+    wanted = [choices] if callable(choices) else items_of(choices)
+    found = [name for choice in wanted for name in _matches(choice, known, side)]
     return list(dict.fromkeys(found))
+
+
+def _matches(choice: object, known: list[str], side: Side) -> list[str]:
+    """Which of the known layers one item of a choice means."""
+    if isinstance(choice, bool) or not isinstance(choice, str | int | re.Pattern):
+        msg = (
+            f"Expected `{side}` to hold names, globs, indices or compiled regular "
+            f"expressions while no run goes on, got {choice!r}."
+        )
+        raise TypeError(msg)
+    if isinstance(choice, re.Pattern):
+        found = [name for name in known if choice.search(name)]
+    elif isinstance(choice, int):
+        found = [known[choice]] if -len(known) <= choice < len(known) else []
+    elif choice in known:
+        found = [choice]
+    else:
+        found = [name for name in known if fnmatch.fnmatchcase(name, choice)]
+    if not found:
+        text = choice.pattern if isinstance(choice, re.Pattern) else str(choice)
+        raise ValueError(unknown_layer(text, known, side))
+    return found
 
 
 def unknown_layer(name: str, known: list[str], what: str) -> str:

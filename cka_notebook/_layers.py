@@ -100,7 +100,7 @@ class LayerTree:
             layers = self.layers
             names = [x.name for x in layers if choices(bare_name(x.name), x.module)]
         else:
-            names = [name for item in _items(choices) for name in self._expand(item)]
+            names = [name for item in items_of(choices) for name in self._expand(item)]
         if not names:
             msg = f"`{self.argument}` chose no layer of {self._title}. {self._help()}"
             raise ValueError(msg)
@@ -108,7 +108,7 @@ class LayerTree:
 
     def check(self, choices: Choices) -> None:
         """Raise as `choose` would for what is wrong before any probe: names, kinds."""
-        for item in _items(choices):
+        for item in items_of(choices):
             if not isinstance(item, str):
                 self._check_kind(item)
             elif bare_name(item) not in self._by_name and not _is_glob(item):
@@ -318,7 +318,7 @@ class LayerTree:
         return type(self.model).__name__
 
 
-def _items(choices: Any) -> Iterable[Any]:
+def items_of(choices: Any) -> Iterable[Any]:
     """What a choice consists of; nothing for presets and predicates."""
     if choices is None or (isinstance(choices, str) and choices in PRESETS):
         return []

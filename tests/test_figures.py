@@ -229,6 +229,12 @@ def test_a_column_runs_over_the_layers_of_model_1(result):
     assert [item.label.value for item in plot.legend[0].items] == ["b", "a"]
 
 
+def test_a_single_name_is_one_line(result):
+    one, listed = (plot_cka_trend(result, layers) for layers in ("enc.1", ["enc.1"]))
+    for plot in (one, listed):
+        assert [item.label.value for item in plot.legend[0].items] == ["enc.1"]
+
+
 def test_lines_differ_in_more_than_color():
     names = [str(k) for k in range(6)]
     plot = plot_cka_trend(np.eye(6), names)

@@ -75,7 +75,7 @@ def plot_cka_heatmap(
 
 def plot_cka_trend(
     result: CKAResult | ArrayLike,
-    layers: Sequence[str] | None = None,
+    layers: Sequence[str] | str | None = None,
     *,
     along: str = "rows",
     layers1: Sequence[str] | None = None,
@@ -87,7 +87,8 @@ def plot_cka_trend(
 
     Args:
         result: A `CKAResult`, or a matrix of shape ``(L1, L2)``. Not modified.
-        layers: Layers of model 1, or with ``along="columns"`` of model 2, a line each.
+        layers: Layers of model 1, or with ``along="columns"`` of model 2, a line each;
+            a single name, too.
             None draws the diagonal: layer i against layer i.
         along: ``"rows"`` or ``"columns"``.
         layers1: As in `plot_cka_heatmap`.
@@ -113,6 +114,8 @@ def plot_cka_trend(
             *(shown.values.T, shown.stderr.T, shown.layers2, shown.layers1),
             *(shown.name2, shown.name1, shown.metric),
         )
+    if isinstance(layers, str):
+        layers = [layers]
     lines = _diagonal(shown) if layers is None else _rows(shown, layers)
     names = shown.layers1 if layers is None else shown.layers2
     limits = drawing.limits(np.concatenate([line for _, line, _ in lines]), value_range)
