@@ -130,8 +130,9 @@ def _by_onednn(
 
 def _suits_onednn(part: Tensor) -> bool:
     """Long whole rows: with others it is slower, with strided ones a hundred times."""
-    fits = part.is_cpu and part.dtype == torch.float32 and part.shape[1] >= ONEDNN_WIDTH
-    return fits and part.is_contiguous()
+    if part.shape[1] < ONEDNN_WIDTH:
+        return False
+    return part.is_cpu and part.dtype == torch.float32 and part.is_contiguous()
 
 
 @lru_cache(maxsize=1)
