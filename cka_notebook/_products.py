@@ -55,6 +55,11 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
         top += width
 
 
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of long sums: float64, except where there is none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def split_product(x: Tensor) -> Tensor:
     """``x @ x.T`` by two bfloat16 products, nearly as exact as one in float32.
 
