@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Unpack, get_origin
 import torch
 from torch import Tensor, nn
 
+from ._dispatch import execution_device
 from ._nested import (
     as_mapping,
     describe,
@@ -233,18 +234,21 @@ def model_device(model: nn.Module, label: str) -> torch.device:
     """Device on which the model expects its inputs.
 
     Raises:
-        ValueError: If a parameter is on the meta device, where no number exists.
+        ValueError: If a parameter is on the meta device, where no number exists, and
+            nothing loads it when it is needed.
     """
+    device = execution_device(model)
+    if device is not None:
+        return device
     held = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta for tensor in held) and not hasattr(model, "hf_device_map"):
+    if any(tensor.is_meta for tensor in held):
         msg = (
             f"Expected {label} with weights, got parameters on the 'meta' device. "
             "Load them first, for instance with model.to_empty(device='cpu') and "
             "model.load_state_dict(...)."
         )
         raise ValueError(msg)
-    real = next((tensor for tensor in held if not tensor.is_meta), None)
-    return real.device if real is not None else torch.get_default_device()
+    return held[0].device if held else torch.get_default_device()
 
 
 def _same_keys(first: Mapping[str, Any], second: Any) -> bool:

@@ -166,7 +166,7 @@ def differences(before, after):
 
 def compare(model1, model2=None, batches=(), loader2=None, **options):
     """`CKA.compare` without a progress bar; options of both."""
-    later = ("callback", "max_batches", "paired")
+    later = ("callback", "checkpoint", "max_batches", "paired")
     run = {key: options.pop(key) for key in later if key in options}
     cka = CKA(model1, model2, **options)
     return cka.compare(batches, loader2, progress=False, **run)
