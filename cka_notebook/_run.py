@@ -228,7 +228,7 @@ class Run:
         )
         try:
             with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
-                caller(call, self.pools[side].begin)
+                caller(call, self.pools[side].learn)
         except torch.OutOfMemoryError as error:
             msg = (
                 f"Out of memory in {caller.label} with {call.examples} examples. Lower "
