@@ -109,7 +109,8 @@ def _siblings(containers: list[Node]) -> set[str]:
 
 def _may_repeat(module: nn.Module) -> bool:
     """Whether a module can be a block: it has parts, and a class of its own."""
-    return not is_leaf(module) and type(module) not in CONTAINERS
+    simple = is_leaf(module) or is_adapted(module)
+    return not simple and type(module) not in CONTAINERS
 
 
 def _is_stage(module: nn.Module, repeated: set[type]) -> bool:

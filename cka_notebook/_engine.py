@@ -38,8 +38,8 @@ class CKA:
             the execution order, globs, compiled regular expressions and module
             classes; or a predicate ``(name, module) -> bool``.
         model2_layers: Likewise.
-        device: Where to run; None leaves the models where they are, as are always those
-            with a device map or offloading.
+        device: Where to run; None leaves the models where they are. Models with a
+            device map or offloading stay there in any case.
         metric: A name from `metrics.names`.
         pool: What becomes of tokens and positions: ``"auto"``, ``"flatten"``,
             ``"mean"``, ``"cls"``, ``"last"``, a callable from (n, ...) to (n, ...), or

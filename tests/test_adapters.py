@@ -140,9 +140,22 @@ def test_an_adapted_encoder_decoder_gets_its_decoder_inputs_like_its_base():
     assert result.diagonal()[0] == pytest.approx(1, abs=FLOAT32)
 
 
-def test_auto_takes_an_adapted_layer_and_not_its_parts():
-    base = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 5))
-    wrapped = adapted(base, target_modules=["0", "2"])
-    result = compare(base, wrapped, zoo.batches_of())
-    assert result.layers1 == ("0", "2")
-    assert result.layers2 == (f"{PREFIX}0", f"{PREFIX}2")
+FEW_BLOCKS = {
+    "MLP": (zoo.mlp, ["0", "2"], zoo.batches_of),
+    "BERT": (
+        lambda: hf.BertModel(hf.BertConfig(**SMALL | {"num_hidden_layers": 2})),
+        ["query", "value"],
+        batches,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FEW_BLOCKS)
+@pytest.mark.filterwarnings("ignore:Peft:UserWarning", "ignore:Bert:UserWarning")
+def test_where_no_block_repeats_auto_takes_adapted_layers_and_not_their_parts(name):
+    make, targets, data = FEW_BLOCKS[name]
+    base = make()
+    wrapped = adapted(base, target_modules=targets)
+    result = compare(base, wrapped, data())
+    assert result.layers2 == tuple(PREFIX + name for name in result.layers1)
+    assert any(layer.endswith(targets[0]) for layer in result.layers2)
