@@ -123,7 +123,7 @@ class GramBuffer:
     def finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``.
 
-        The first group's device is where all of them go.
+        The first group's device is where all of them go, the matrices in its dtype.
         """
         for group in self._groups.values():
             self._flush(group)
@@ -135,14 +135,15 @@ class GramBuffer:
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor([i for group in used for i in group.indices]).argsort()
-        first = parts[0]
-        columns = [
-            torch.cat([part[c].to(first[c]) for part in parts])[
-                order.to(first[c].device)
-            ]
-            for c in range(4)
-        ]
-        return columns[0], columns[1], columns[2], columns[3]
+        z = parts[0][0]
+        order = order.to(z.device)
+        packed = torch.cat([part[0].to(z) for part in parts])[order]
+        # In the widest of their dtypes: a float64 scale may be no float32.
+        scales, traces, norms = (
+            torch.cat([part[c].to(z.device) for part in parts])[order]
+            for c in (1, 2, 3)
+        )
+        return packed, scales, traces, norms
 
     @property
     def shifts(self) -> dict[int, hsic.Shift]:
