@@ -4,7 +4,15 @@ from collections import Counter
 
 from torch import nn
 
-from ._nodes import Layer, Node, bare_name, has_own, has_parameters, is_leaf, unwrap
+from ._nodes import (
+    Layer,
+    Node,
+    bare_name,
+    has_weights,
+    is_adapted,
+    is_leaf,
+    unwrap,
+)
 
 AUTO_LIMIT = 64
 """More rows than this are hard to read, and rarely what `auto` is asked for."""
@@ -27,11 +35,20 @@ def thinned(count: int) -> list[int]:
 
 
 def auto(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
-    """Blocks and what is around them; else leaves with parameters; else all."""
+    """Blocks and what is around them; else leaves with weights; else all."""
     if blocks:
         chosen = [*_around(layers, blocks), *blocks]
         return sorted(chosen, key=lambda layer: layer.output.order)
-    return [x for x in layers if is_leaf(x.module) and has_own(x.module)] or layers
+    return _with_weights(layers) or layers
+
+
+def _with_weights(layers: list[Layer]) -> list[Layer]:
+    """Leaves that have weights; an adapted one without its base and adapters."""
+    adapted = [x for x in layers if is_adapted(x.module)]
+    inside = tuple(bare_name(x.name) + "." for x in adapted)
+    leaves = [x for x in layers if is_leaf(x.module) and not x.name.startswith(inside)]
+    found = [x for x in [*leaves, *adapted] if has_weights(x.module)]
+    return sorted(found, key=lambda layer: layer.output.order)
 
 
 def find_blocks(nodes: list[Node], layers: list[Layer]) -> list[Layer]:
@@ -92,7 +109,8 @@ def _siblings(containers: list[Node]) -> set[str]:
 
 def _may_repeat(module: nn.Module) -> bool:
     """Whether a module can be a block: it has parts, and a class of its own."""
-    return not is_leaf(module) and type(module) not in CONTAINERS
+    simple = is_leaf(module) or is_adapted(module)
+    return not simple and type(module) not in CONTAINERS
 
 
 def _is_stage(module: nn.Module, repeated: set[type]) -> bool:
@@ -150,7 +168,7 @@ def _of_run(run: list[Layer], before: Layer | None, after: Layer | None) -> list
     if after is None:
         return [layer for layer in run if _ends(layer.module)]
     ends = [x for x in run if _shared(x, before) > _shared(x, after)]
-    stems = [x for x in run if x not in ends and has_parameters(x.module)]
+    stems = [x for x in run if x not in ends and has_weights(x.module)]
     return [*(x for x in ends if _ends(x.module)), *stems[-1:]]
 
 
@@ -166,4 +184,4 @@ def _shared(layer: Layer, other: Layer) -> int:
 
 
 def _ends(module: nn.Module) -> bool:
-    return "pool" in type(module).__name__.lower() or has_parameters(module)
+    return "pool" in type(module).__name__.lower() or has_weights(module)

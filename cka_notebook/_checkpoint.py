@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _files
+from ._dispatch import offloaded
 from ._guard import OwnRandom
+from ._nested import tensors
 from ._running import Running
 
 FORMAT = "cka_notebook.checkpoint/1"
@@ -101,8 +104,9 @@ class Checkpoint:
 
 
 def digest(model: nn.Module) -> str:
-    """Digest of a model's parameters and buffers."""
-    return digest_tensors(model.state_dict().values())
+    """Digest of a model's parameters and buffers, wherever they are."""
+    held = tensors(list(model.state_dict().values()))
+    return digest_tensors(chain((x for x in held if not x.is_meta), offloaded(model)))
 
 
 def digest_tensors(values: Iterable[Any]) -> str:

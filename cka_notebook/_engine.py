@@ -41,7 +41,8 @@ class CKA:
             text, dots too, and ``?`` any character, as in `fnmatch`: ``"layer?.*"`` is
             all that is in the stages of a ResNet, ``"*.attn"`` attention at any depth.
         model2_layers: Likewise.
-        device: Where to run; None leaves the models where they are.
+        device: Where to run; None leaves the models where they are. Models with a
+            device map or offloading stay there in any case.
         metric: A name from `metrics.names`.
         pool: What becomes of tokens and positions: ``"auto"``, ``"flatten"``,
             ``"mean"``, ``"cls"``, ``"last"``, a callable from (n, ...) to (n, ...), or

@@ -8,6 +8,7 @@ import torch
 
 from ._codes import Floats, error_codes, value_codes
 from ._publisher import Header, History, Moment, Publisher, Send, Sent
+from ._readback import Readback, floats
 
 if TYPE_CHECKING:
     from ._result import CKAResult
@@ -47,6 +48,18 @@ class Progress(NamedTuple):
     max_stderr: float | None = None
 
 
+class _Coming(NamedTuple):
+    """A frame whose numbers are on their way."""
+
+    numbers: Readback
+    started: float
+    progress: Progress
+    skipped: int
+    gpu: list[int] | None
+    sends: bool
+    keeps: bool
+
+
 class Frames:
     """The frames of one explorer, run after run.
 
@@ -64,6 +77,7 @@ class Frames:
         self._history = History(cells=1)
         self._shape = (0, 0)
         self._max_stderr: float | None = None
+        self._coming: _Coming | None = None
         self._gpu: list[int] | None = None
 
     def begin(self, epoch: int, state: "Running") -> None:
@@ -72,24 +86,43 @@ class Frames:
         self.epoch = epoch
         self._shape = len(state.layers1), len(state.layers2)
         self._history = History(self._shape[0] * self._shape[1])
-        self._max_stderr = None
+        self._max_stderr = self._coming = None
 
     def take(self, seconds: float, state: "Running") -> None:
-        """Make a frame of this batch if one is wanted."""
+        """Make a frame of this batch if one is wanted, and send what has come."""
+        self._arrive()
         # While layers catch up, the others would look as if they had converged.
         keeps = self._history.wants(state.done) and not state.catching_up
         sends = self.publisher.wants()
-        if not state.batches or not (sends or keeps):
+        if not state.batches or self._coming or not (sends or keeps):
             return
-        started = time.perf_counter()
-        matrix, stderr = floats(state.matrix()), floats(state.stderr())
+        self._coming = _Coming(
+            Readback(state.matrix(), state.stderr()),
+            time.perf_counter(),
+            self.progress(seconds, state),
+            state.skipped,
+            gpu_memory(state.device) if sends else None,
+            sends,
+            keeps,
+        )
+        self._arrive()
+
+    def _arrive(self) -> None:
+        """Keep and send the frame that was coming, once it is there."""
+        coming = self._coming
+        if coming is None or not coming.numbers.has_come:
+            return
+        self._coming = None
+        matrix, stderr = coming.numbers.values()
         self._max_stderr = largest(stderr)
-        if keeps:
-            cost = time.perf_counter() - started
-            self._history.add(Moment(state.done, matrix, stderr), cost=cost)
-        if sends:
-            self._gpu = gpu_memory(state.device)
-            header = self._header(self.progress(seconds, state), state.skipped)
+        if coming.keeps:
+            cost = time.perf_counter() - coming.started
+            moment = Moment(coming.progress.batches, matrix, stderr)
+            self._history.add(moment, cost=cost)
+        if coming.sends:
+            self._gpu = coming.gpu
+            progress = coming.progress._replace(max_stderr=self._max_stderr)
+            header = self._header(progress, coming.skipped)
             self.publisher.offer(*in_passing(header, matrix, stderr))
 
     def hold(
@@ -100,6 +133,7 @@ class Frames:
         Returns:
             Traits from which a page can draw it and its history at any later time.
         """
+        self._coming = None  # what follows is newer
         matrix, stderr = floats(result.matrix), floats(result.stderr)
         self._shape = len(result.layers1), len(result.layers2)
         self._max_stderr = largest(stderr)
@@ -212,11 +246,6 @@ def in_passing(
     values, scale = value_codes(matrix, np.uint8)
     errors, most = error_codes(stderr)
     return {**header, "codes": {**scale, "most": most}}, (values, errors)
-
-
-def floats(values: torch.Tensor) -> Floats:
-    """Float32 on the CPU, row by row, as it goes over the wire."""
-    return np.ascontiguousarray(values.detach().cpu().numpy(), "<f4")
 
 
 def largest(values: Floats) -> float | None:

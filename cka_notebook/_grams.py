@@ -8,7 +8,7 @@ from torch import Tensor
 
 from . import hsic
 from ._packing import PackedGrams, packing
-from ._products import ONEDNN_WIDTH
+from ._products import ONEDNN_WIDTH, lower_product
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,7 +123,7 @@ class GramBuffer:
     def finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``.
 
-        The first group's device is where all of them go.
+        The first group's device is where all of them go, the matrices in its dtype.
         """
         for group in self._groups.values():
             self._flush(group)
@@ -135,14 +135,15 @@ class GramBuffer:
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor([i for group in used for i in group.indices]).argsort()
-        first = parts[0]
-        columns = [
-            torch.cat([part[c].to(first[c]) for part in parts])[
-                order.to(first[c].device)
-            ]
-            for c in range(4)
-        ]
-        return columns[0], columns[1], columns[2], columns[3]
+        z = parts[0][0]
+        order = order.to(z.device)
+        packed = torch.cat([part[0].to(z) for part in parts])[order]
+        # In the widest of their dtypes: a float64 scale may be no float32.
+        scales, traces, norms = (
+            torch.cat([part[c].to(z.device) for part in parts])[order]
+            for c in (1, 2, 3)
+        )
+        return packed, scales, traces, norms
 
     @property
     def shifts(self) -> dict[int, hsic.Shift]:
@@ -167,8 +168,11 @@ class GramBuffer:
         """How to shift these layers' features from the next batch on."""
         n = self._examples
         kappa = raw / (packed.scale * packed.norm.sqrt())
-        offsets = packed.offset.tolist()
-        for layer, k, offset in zip(layers, kappa.tolist(), offsets, strict=True):
+        plain = (kappa < SHIFT * n) & (packed.offset < OUTLYING)
+        if bool(plain.all()) and all(layer in self._shifts for layer in layers):
+            return
+        both = zip(kappa.tolist(), packed.offset.tolist(), strict=True)
+        for layer, (k, offset) in zip(layers, both, strict=True):
             shift = self._shifts.get(layer)
             if shift is None and k < SHIFT * n:
                 self._shifts[layer] = "none"
@@ -199,15 +203,13 @@ class _Group:
         self._places: list[list[Tensor]] = []
         self._scratch = self._z.new_empty(0)
         self._widths: dict[int, Tensor] = {}
-        self._zero = self._z.new_zeros(())
+        self._of_trace, self._of_mean = self._z.new_zeros(2, self._size).unbind()
         self.begin()
 
     def begin(self) -> None:
         """Begin a batch."""
         self.indices: list[int] = []
         self._layers: list[int] = []
-        self._raw: list[Tensor] = []
-        self._moments: list[Tensor] = []
         self._done: list[PackedGrams] = []
 
     @property
@@ -219,19 +221,18 @@ class _Group:
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
     ) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
-        blocks, room = self._place(), self._room(rows)
-        if not self.on_cpu:
-            made = hsic.lower_gram(rows, blocks, room, "mean")
-            moment = self._zero if made is None else made
-            raw = self._zero
+        blocks, slot = self._place(), len(self._layers)
+        if shift == "none" and rows.dtype == self._z.dtype:
+            lower_product(rows, blocks, first=True)
+        elif self.on_cpu and shift is not None:
+            hsic.lower_gram(rows, blocks, self._room(rows), shift)
         else:
-            raw = _second_moment(rows) if shift is None else self._zero
-            hsic.lower_gram(rows, blocks, room, shift or "mean")
-            moment = raw / len(rows) if shift is None else self._zero
+            if self.on_cpu:
+                self._of_trace[slot] = _second_moment(rows)
+            moment = hsic.lower_gram(rows, blocks, self._room(rows), "mean")
+            self._of_mean[slot] = 0 if moment is None else moment
         self.indices.append(index)
         self._layers.append(layer)
-        self._raw.append(raw)
-        self._moments.append(moment)
 
     def pending(self) -> list[int]:
         """Layers that are not U-centered yet."""
@@ -243,10 +244,12 @@ class _Group:
         z = self._z[len(self.indices) - count : len(self.indices)]
         if self._whole is not None:
             self._packing.take(self._whole[:count], z)
-        packed = self._packing.center(z, torch.stack(self._moments))
-        raw = torch.stack(self._raw)
+        packed = self._packing.center(z, self._of_mean[:count])
+        raw = self._of_trace[:count].clone()
+        self._of_trace.zero_()
+        self._of_mean.zero_()
         self._done.append(packed)
-        self._layers, self._raw, self._moments = [], [], []
+        self._layers = []
         return packed, raw
 
     def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ._dispatch import is_dispatched
+
 
 class OwnRandom:
     """Random streams of the run's own, swapped in around what it computes.
@@ -150,7 +152,7 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
     if device is not None and device.type == "meta":
         msg = "Expected `device` to hold numbers, got 'meta'. Leave device=None."
         raise ValueError(msg)
-    if device is None or homes == {device} or hasattr(model, "hf_device_map"):
+    if device is None or homes == {device} or is_dispatched(model):
         yield
         return
     if len(homes) > 1:

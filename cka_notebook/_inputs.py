@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Unpack, get_origin
 import torch
 from torch import Tensor, nn
 
+from ._dispatch import execution_device
 from ._nested import (
     as_mapping,
     describe,
@@ -67,6 +68,9 @@ class Caller:
         self.forward = forward
         self.device = model_device(model, label)
         self.axis = _input_axis(model)
+        inner = _inner(model)
+        self._listening = {model} if forward is not None else set()
+        self._listening |= {inner} - {model}
         self._signature = _parameters(model)
         self._names = {parameter.name for parameter in self._signature}
 
@@ -96,11 +100,11 @@ class Caller:
         Args:
             call: What `prepare` has made of a batch.
             learn: Called with the attention masks that a user's ``forward`` passes to
-                the model, which may have made them itself.
+                the model, or an adapter to the model in it: they may be their own.
         """
-        if self.forward is None:
-            return self.model(*call.args, **call.kwargs)
         with self._overheard(learn):
+            if self.forward is None:
+                return self.model(*call.args, **call.kwargs)
             return self.forward(self.model, *call.args)
 
     def take(self, call: Call, count: int) -> Call:
@@ -125,7 +129,7 @@ class Caller:
 
     @contextmanager
     def _overheard(self, learn: Callable[..., None] | None) -> Iterator[None]:
-        """Tell the masks with which this thread calls the model."""
+        """Tell the masks with which this thread calls the model, or what is in it."""
         thread = threading.get_ident()
 
         def listen(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
@@ -137,11 +141,15 @@ class Caller:
             ):
                 learn(*masks)
 
-        handle = self.model.register_forward_pre_hook(listen, with_kwargs=True)
+        handles = [
+            module.register_forward_pre_hook(listen, with_kwargs=True)
+            for module in self._listening
+        ]
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
     def _examples(self, values: Any, number: int) -> int:
         first = next((t for t in tensors(values) if t.ndim > self.axis), None)
@@ -210,7 +218,7 @@ class Caller:
         required = {p.name for p in self._signature if _is_required(p)}
         if not required.issubset(kept) or not kept:
             return self._single_keyword(batch, required - set(kept), number)
-        return _with_decoder(self.model, kept, batch)
+        return _with_decoder(self.model, self._names, kept, batch)
 
     def _single_keyword(
         self, batch: Mapping[str, Any], missing: set[str], number: int
@@ -233,18 +241,21 @@ def model_device(model: nn.Module, label: str) -> torch.device:
     """Device on which the model expects its inputs.
 
     Raises:
-        ValueError: If a parameter is on the meta device, where no number exists.
+        ValueError: If a parameter is on the meta device, where no number exists, and
+            nothing loads it when it is needed.
     """
+    device = execution_device(model)
+    if device is not None:
+        return device
     held = [*model.parameters(), *model.buffers()]
-    if any(tensor.is_meta for tensor in held) and not hasattr(model, "hf_device_map"):
+    if any(tensor.is_meta for tensor in held):
         msg = (
             f"Expected {label} with weights, got parameters on the 'meta' device. "
             "Load them first, for instance with model.to_empty(device='cpu') and "
             "model.load_state_dict(...)."
         )
         raise ValueError(msg)
-    real = next((tensor for tensor in held if not tensor.is_meta), None)
-    return real.device if real is not None else torch.get_default_device()
+    return held[0].device if held else torch.get_default_device()
 
 
 def _same_keys(first: Mapping[str, Any], second: Any) -> bool:
@@ -272,15 +283,20 @@ def _bound(
     return dict(zip((p.name for p in signature), args, strict=False)) | kwargs
 
 
+def _inner(model: nn.Module) -> nn.Module:
+    """The model that a PEFT wrapper adapts; any other model itself."""
+    inner = getattr(model, "get_base_model", None)
+    found = inner() if callable(inner) else model
+    return found if isinstance(found, nn.Module) else model
+
+
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:
     """Parameters of the model's forward; none if Python cannot see them.
 
     A PEFT wrapper takes anything; what it hands it to is more particular.
     """
-    inner = getattr(model, "get_base_model", None)
-    forward = inner().forward if callable(inner) else model.forward
     try:
-        return list(inspect.signature(forward).parameters.values())
+        return list(inspect.signature(_inner(model).forward).parameters.values())
     except (TypeError, ValueError):
         return []
 
@@ -309,11 +325,10 @@ def _required(caller: Caller, key: str) -> bool:
 
 
 def _with_decoder(
-    model: nn.Module, kwargs: dict[str, Any], batch: Mapping[str, Any]
+    model: nn.Module, known: set[str], kwargs: dict[str, Any], batch: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Decoder inputs for encoder-decoder models whose batches carry only labels."""
     config = getattr(model, "config", None)
-    known = set(inspect.signature(model.forward).parameters)
     if not getattr(config, "is_encoder_decoder", False) or (
         "decoder_input_ids" not in known
         or "decoder_input_ids" in kwargs

@@ -70,9 +70,14 @@ def unwrap(module: nn.Module) -> nn.Module:
         module = inner
 
 
+WEIGHTS = ("parametrizations", "_packed_params")
+"""Children that hold the weights of a module, and see no activation."""
+
+
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module has no children."""
-    return not any(child is not None for child in module._modules.values())  # noqa: SLF001 nn.Module offers no cheap public test
+    """Whether a module has no children but those of its own weights."""
+    parts = module._modules.items()  # noqa: SLF001 nn.Module offers no cheap public test
+    return not any(child is not None and key not in WEIGHTS for key, child in parts)
 
 
 def walk(model: nn.Module) -> Iterator[Node]:
@@ -109,12 +114,15 @@ def bare_name(name: str) -> str:
     return name.partition("#")[0]
 
 
-def has_own(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None
+def has_weights(module: nn.Module) -> bool:
+    """Whether a module or a part of it has parameters, or the packed ones of int8."""
+    held = next(module.parameters(), None) is not None
+    return held or any("_packed_params" in x._modules for x in module.modules())  # noqa: SLF001 as above
 
 
-def has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
+def is_adapted(module: nn.Module) -> bool:
+    """Whether this is PEFT's sum of a layer and its adapters, which stands for it."""
+    return "base_layer" in module._modules  # noqa: SLF001 as above
 
 
 def parameter_counts(nodes: list[Node]) -> list[int]:

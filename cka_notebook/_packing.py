@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._products import sums_dtype
+
 BLOCK = 32
 """Columns of a block, about: narrower ones save work, wider ones are faster."""
 
@@ -32,7 +34,7 @@ class PackedGrams(NamedTuple):
             activation was not, 0 if the layer is constant.
         offset: Shape ``(g,)``: squared distance of the shift from the mean, in
             variances.
-        norm: Shape ``(g,)`` float64: ``<U(K), U(K)> / scale ** 2``.
+        norm: Shape ``(g,)``, float64 where there is any: ``<U(K), U(K)> / scale ** 2``.
     """
 
     z: Tensor
@@ -101,7 +103,7 @@ class Packing:
         scale = _scale(diagonal.amax(-1) * varies)
         _rescale(z, varies / scale)
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._b), dim=2)
-        norm = norm.double().square().sum(1).mul_(2)
+        norm = norm.to(sums_dtype(z.device)).square().sum(1).mul_(2)
         return PackedGrams(z, scale, trace * varies, excess / trace, norm)
 
     def _places(self) -> list[tuple[int, int, int]]:

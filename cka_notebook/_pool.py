@@ -37,7 +37,7 @@ class Pooling:
                 msg = f"Expected `pool` to be {known} or a callable, got {choice!r}."
                 raise ValueError(msg)
         self._made: dict[tuple[Pool, bool], Callable[[Tensor], Tensor]] = {}
-        self._masks: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._masks: list[tuple[Tensor | None, Tensor | None]] = []
         self.masked = False
         """Whether a mask has left padding out of any layer."""
 
@@ -56,7 +56,11 @@ class Pooling:
 
     def begin(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
         """Take the attention masks of the batch that comes."""
-        self._masks = mask, decoder_mask
+        self._masks = [(mask, decoder_mask)]
+
+    def learn(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
+        """Take those of a call inside of the model, which count more from now on."""
+        self._masks.insert(0, (mask, decoder_mask))
 
     def features(self, layer: str) -> Callable[[Tensor], Tensor]:
         """What makes this layer's features; the same object for equal treatment."""
@@ -112,8 +116,9 @@ class Pooling:
 
     def _mask_for(self, x: Tensor, decoder: bool) -> Tensor | None:
         """The mask of these tokens; a decoder may attend to the encoder's, too."""
-        masks = reversed(self._masks) if decoder else self._masks
-        fitting = (m for m in masks if m is not None and m.shape == x.shape[:2])
+        pairs = [pair[::-1] if decoder else pair for pair in self._masks]
+        masks = (mask for pair in pairs for mask in pair if mask is not None)
+        fitting = (mask for mask in masks if mask.shape == x.shape[:2])
         mask = next(fitting, None) if x.ndim == 3 else None
         return mask.to(x.device) if mask is not None else None
 

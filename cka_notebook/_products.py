@@ -55,6 +55,11 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
         top += width
 
 
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of long sums: float64, except where there is none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def split_product(x: Tensor) -> Tensor:
     """``x @ x.T`` by two bfloat16 products, nearly as exact as one in float32.
 
@@ -130,8 +135,9 @@ def _by_onednn(
 
 def _suits_onednn(part: Tensor) -> bool:
     """Long whole rows: with others it is slower, with strided ones a hundred times."""
-    fits = part.is_cpu and part.dtype == torch.float32 and part.shape[1] >= ONEDNN_WIDTH
-    return fits and part.is_contiguous()
+    if part.shape[1] < ONEDNN_WIDTH:
+        return False
+    return part.is_cpu and part.dtype == torch.float32 and part.is_contiguous()
 
 
 @lru_cache(maxsize=1)

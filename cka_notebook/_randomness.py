@@ -10,6 +10,8 @@ from math import cbrt, inf, nan, sqrt
 import torch
 from torch import Tensor
 
+from ._products import sums_dtype
+
 MIN_BATCHES = 4
 """Fewer batch means say too little."""
 
@@ -41,9 +43,8 @@ class Scatter:
         """Take the features of one batch, ``(n, p)``."""
         some = _some(rows).to(torch.float32)
         if self._origin is None:
-            exact = torch.float32 if rows.device.type == "mps" else torch.float64
             self._origin = some.mean(0)
-            self._sum = torch.zeros_like(self._origin, dtype=exact)
+            self._sum = torch.zeros_like(self._origin, dtype=sums_dtype(rows.device))
             self._of_sums = self._sum.new_zeros(())
             self._of_all = self._sum.new_zeros(())
         if some.shape[1:] != self._origin.shape or some.device != self._origin.device:

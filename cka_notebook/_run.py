@@ -15,6 +15,7 @@ from torch import nn
 from . import hsic
 from ._capture import Capture, probe
 from ._checkpoint import Checkpoint, digest, digest_tensors
+from ._dispatch import is_dispatched
 from ._estimate import Estimate, Timing
 from ._files import PathLike
 from ._grams import Grams
@@ -43,6 +44,7 @@ class Plan(Protocol):
     pool: Pools
     forwards: tuple[Forward | None, Forward | None]
     autocast: torch.dtype | None
+    device: torch.device | None
 
 
 class Run:
@@ -256,7 +258,7 @@ class Run:
             torch.autocast(caller.device.type, dtype=dtype) if dtype else nullcontext()
         )
         with torch.no_grad(), evaluating(self.modules[side]), autocast, eager():
-            caller(call, self.pools[side].begin)
+            caller(call, self.pools[side].learn)
 
     def _probe_run(self, side: int, call: Call, count: int | None) -> int:
         caller = self.callers[side]
@@ -301,6 +303,7 @@ class Run:
             for title, names in zip(titles, self.changing, strict=False)
             if names
         ]
+        notes += [_placement_note(x, self.plan.device) for x in self.callers]
         if self.loaders[1] is not None and not self.paired:
             notes.append(
                 "The two loaders hold different examples (paired=False), so CKA "
@@ -387,6 +390,19 @@ def _unequal(
         f"{callers[0].label} and {second.examples} for {callers[1].label} in batch "
         f"{number}. Use the same batch_size in both loaders, or pass paired=False if "
         "they hold different examples."
+    )
+
+
+def _placement_note(caller: Caller, device: torch.device | None) -> str | None:
+    """What to say if a model does not go to the device that was asked for."""
+    if device is None or not is_dispatched(caller.model):
+        return None
+    here = caller.device
+    if here.type == device.type and device.index in (None, here.index):
+        return None
+    return (
+        f"{type(caller.model).__name__} stays where its device map or offloading has "
+        f"put it and computes on '{here}': `device` moves only models in one place."
     )
 
 

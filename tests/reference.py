@@ -87,6 +87,32 @@ def activations(model, batches, names, call=None, axis=0):
     return found
 
 
+def masked_means(model, batches, names):
+    """`activations` of a model of text, averaged over the tokens of each mask.
+
+    Tokens that the model itself puts in front of those of the batch count.
+    """
+    inputs = ("input_ids", "attention_mask", "decoder_input_ids")
+    found = activations(
+        model,
+        batches,
+        names,
+        lambda model, batch: model(**{k: batch[k] for k in inputs if k in batch}),
+    )
+    masks = [batch["attention_mask"].double() for batch in batches]
+    for rows in found.values():
+        rows[:] = [_masked_mean(x, m) for x, m in zip(rows, masks, strict=True)]
+    return found
+
+
+def _masked_mean(x, mask):
+    if x.ndim != 3:
+        return x
+    front = mask.new_ones(len(mask), x.shape[1] - mask.shape[1])
+    weights = torch.cat([front, mask], 1).unsqueeze(-1)
+    return (x.double() * weights).sum(1) / weights.sum(1)
+
+
 def _one_batch(model, batch, names, call):
     calls = {}
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -166,7 +192,7 @@ def differences(before, after):
 
 def compare(model1, model2=None, batches=(), loader2=None, **options):
     """`CKA.compare` without a progress bar; options of both."""
-    later = ("callback", "max_batches", "paired")
+    later = ("callback", "checkpoint", "max_batches", "paired")
     run = {key: options.pop(key) for key in later if key in options}
     cka = CKA(model1, model2, **options)
     return cka.compare(batches, loader2, progress=False, **run)

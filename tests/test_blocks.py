@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import zoo
+from reference import compare
 from torch import nn
 
 from cka_notebook._blocks import thinned
@@ -131,6 +132,18 @@ def test_plain_containers_side_by_side_are_blocks_where_there_are_no_others():
 
 def test_a_model_of_bare_functions_shows_all_of_them():
     assert auto_of(nn.Tanh(), nn.ReLU()) == ["0", "1"]
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_layers_whose_weights_are_computed_count_like_others(norm):
+    model = zoo.mlp()
+    for index in (0, 2):
+        getattr(nn.utils.parametrizations, norm)(model[index])
+    assert LayerTree(model).choose("auto") == ["0", "2", "4"]
+    result = compare(model, batches=zoo.batches_of())
+    assert result.layers1 == ("0", "2", "4")
+    leaves = compare(model, batches=zoo.batches_of(), model1_layers="leaves")
+    assert leaves.layers1 == ("0", "1", "2", "3", "4")
 
 
 def test_blocks_fall_back_to_auto():

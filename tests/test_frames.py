@@ -1,11 +1,14 @@
 """What of a run goes to the page."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from wire_examples import running
 
-from cka_notebook import CKAResult
-from cka_notebook._frames import Frames, Progress, floats
+from cka_notebook import CKAResult, _frames
+from cka_notebook._frames import Frames, Progress
+from cka_notebook._readback import Readback, floats
 
 LAYERS = tuple(f"layer{k}" for k in range(501))
 NAN = float("nan")
@@ -52,3 +55,54 @@ def test_a_smaller_map_goes_out_as_float32():
     frames.take(1.0, state)
     assert "codes" not in sent[0][0]
     assert sent[0][1][0] == floats(state.matrix()).tobytes()
+
+
+class Slow(Readback):
+    """As from a GPU: the numbers come when they come."""
+
+    made: ClassVar[list["Slow"]] = []
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.there = False
+        self.made.append(self)
+
+    @property
+    def has_come(self):
+        return self.there
+
+
+def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(monkeypatch):
+    monkeypatch.setattr(_frames, "Readback", Slow)
+    monkeypatch.setattr(Slow, "made", [])
+    sent, state = [], running(3)
+    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
+    frames.begin(1, state)
+    first = floats(state.matrix())
+    frames.take(1.0, state)
+    state.batches += 1
+    frames.take(2.0, state)
+    assert not sent
+    assert len(Slow.made) == 1  # One at a time.
+    Slow.made[0].there = True
+    frames.take(3.0, state)
+    header, buffers = sent[0]
+    assert header["batch"] == 3
+    assert header["seconds"] == 1.0
+    assert buffers[0] == first.tobytes()
+
+
+def test_a_frame_that_comes_after_the_last_one_is_dropped(monkeypatch):
+    monkeypatch.setattr(_frames, "Readback", Slow)
+    monkeypatch.setattr(Slow, "made", [])
+    sent, state = [], running(3)
+    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
+    frames.begin(1, state)
+    frames.take(1.0, state)
+    numbers, names = (state.matrix(), state.stderr()), (state.layers1, state.layers2)
+    result = CKAResult(*numbers, *names, "A", "B", examples=1, batches=1)
+    frames.hold(Progress(batches=3), result, final=True)
+    Slow.made[0].there = True
+    frames.begin(2, state)
+    frames.take(2.0, state)
+    assert [header["final"] for header, _ in sent] == [True]

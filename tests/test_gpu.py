@@ -7,6 +7,7 @@ import torch
 from zoo import ResNet, mlp
 
 from cka_notebook import CKA, _products
+from cka_notebook._readback import Readback
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,6 +52,21 @@ def test_the_product_that_a_gpu_chooses_is_exact(shape):
     _products.lower_product(x, [made], first=True)
     error = (made - exact).abs().fill_diagonal_(0).max() / exact.diagonal().min()
     assert error < 1e-6
+
+
+def test_numbers_come_from_a_gpu_without_waiting():
+    tensor = torch.arange(6.0, device="cuda", dtype=torch.float64).reshape(2, 3)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(50_000_000)
+        coming = Readback(tensor, tensor * 2)
+        assert not coming.has_come
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    values, doubled = coming.values()
+    assert coming.has_come
+    assert values.tolist() == tensor.tolist()
+    assert (doubled == 2 * values).all()
 
 
 def test_no_batch_waits_for_the_device():

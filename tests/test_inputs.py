@@ -331,11 +331,5 @@ def test_a_model_on_meta_is_refused_with_the_remedy():
         model_device(nn.Linear(3, 3, device="meta"), "model1")
 
 
-def test_a_dispatched_model_with_parts_on_meta_takes_inputs_where_its_first_part_is():
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3, device="meta"))
-    model.hf_device_map = {"0": "cpu", "1": "disk"}
-    assert model_device(model, "model1").type == "cpu"
-
-
 def test_a_model_without_parameters_takes_inputs_on_the_default_device():
     assert model_device(nn.ReLU(), "model1").type == "cpu"

@@ -117,6 +117,20 @@ def test_a_decoder_layer_over_encoder_tokens_takes_the_mask_that_fits():
     torch.testing.assert_close(pooled[0], TOKENS[0, :3].mean(0))
 
 
+def test_masks_that_are_learnt_during_a_batch_come_first_and_go_with_it():
+    pooling, longer = Pooling(), torch.ones(6, 7)
+    pooling.begin(MASK, None)
+    pooling.learn(longer, None)
+    pooling.learn(None, torch.ones(6, 5))
+    make, deep = pooling.features("h.0"), pooling.features("decoder.block.0")
+    wide = torch.randn(6, 7, 4)
+    torch.testing.assert_close(make(wide), wide.mean(1))
+    torch.testing.assert_close(deep(TOKENS), TOKENS.mean(1))
+    pooling.begin(MASK, None)
+    assert make(wide) is wide
+    torch.testing.assert_close(deep(TOKENS)[0], TOKENS[0, :3].mean(0))
+
+
 def test_equal_treatment_is_one_function_so_equal_tensors_share_a_gram():
     pooling = Pooling({"a": "mean", "b": "mean", "c": "cls"})
     assert pooling.features("a") is pooling.features("b")

@@ -39,6 +39,11 @@ def test_a_split_product_is_as_exact_as_float32(p, kind):
     assert cosine_error(x.bfloat16().float() @ x.bfloat16().float().T, x) > 1e-5
 
 
+def test_long_sums_are_float64_except_where_there_is_none():
+    assert _products.sums_dtype(torch.device("cuda")) == torch.float64
+    assert _products.sums_dtype(torch.device("mps")) == torch.float32
+
+
 def trial():
     return torch.randn(16, 500)
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 import transformers as hf
 from configs import SMALL, gpt2_config, llama_config, t5_config
-from reference import FLOAT32, activations, compare, minibatch_matrix
-from torch import nn
+from reference import FLOAT32, activations, compare, masked_means, minibatch_matrix
 
 
 def words(n=8, length=9, seed=0):
@@ -60,19 +59,8 @@ def test_tokens_are_averaged_where_the_mask_says_and_the_mask_reaches_the_model(
     model1, model2 = TEXT_MODELS[name](), TEXT_MODELS[name]()
     batches = [padded(words(seed=seed), LENGTHS) for seed in range(3)]
     result = compare(model1, model2, batches)
-
-    def pooled(model):
-        found = activations(
-            model, batches, result.layers1, lambda model, batch: model(**batch)
-        )
-        for rows in found.values():
-            for b, x in enumerate(rows):
-                if x.ndim == 3:
-                    weights = batches[b]["attention_mask"].double().unsqueeze(-1)
-                    rows[b] = (x.double() * weights).sum(1) / weights.sum(1)
-        return found
-
-    expected = minibatch_matrix(pooled(model1), pooled(model2))
+    found = [masked_means(model, batches, result.layers1) for model in (model1, model2)]
+    expected = minibatch_matrix(*found)
     torch.testing.assert_close(result.matrix, expected, rtol=0, atol=FLOAT32)
 
 
@@ -209,29 +197,3 @@ def test_half_precision_transformers_are_finite():
     result = compare(model, batches=[words(), words(seed=1)])
     assert result.matrix.isfinite().all()
     assert result.provenance["model1"]["dtypes"] == ["bfloat16"]
-
-
-class Adapted(nn.Module):
-    """As PEFT wraps a model: takes anything, and tells what is inside."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.base_model = nn.Module()
-        self.base_model.model = inner
-
-    def get_base_model(self):
-        return self.base_model.model
-
-    def forward(self, *args, **kwargs):
-        return self.base_model.model(*args, **kwargs)
-
-
-def test_a_wrapper_that_takes_anything_gets_what_its_inner_model_knows():
-    inner = TEXT_MODELS["BERT"]()
-    batches = [words() | {"idx": torch.arange(8)}]
-    wrapped = compare(Adapted(inner), batches=batches)
-    plain = compare(inner, batches=batches)
-    assert [n.removeprefix("base_model.model.") for n in wrapped.layers1] == list(
-        plain.layers1
-    )
-    assert torch.equal(wrapped.matrix, plain.matrix)
