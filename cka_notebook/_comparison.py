@@ -7,13 +7,10 @@ kept: it could not come back.
 
 import contextlib
 import difflib
-import fnmatch
 import inspect
-import json
-import re
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,16 +20,12 @@ from torch import nn
 from ._catch_up import Kept
 from ._engine import CKA, check_tolerance
 from ._estimate import Estimate, size
-from ._layers import items_of
 from ._loaders import length
 from ._result import CKAResult
+from ._rows import Columns, Side, choose_rows, columns_of, side_of
 from ._running import Running
-from ._words import counted, did_you_mean
-
-Side = str
-SIDES = ("layers1", "layers2")
-"""The two traits that hold choices of layers: rows, columns."""
-Columns = Mapping[str, Any]
+from ._source import call_around_layers
+from ._words import counted
 
 RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint")
 """Options of `CKA.compare` that an explorer takes, too."""
@@ -358,173 +351,3 @@ def free_bytes(device: torch.device | None) -> int | None:
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         return 1024 * int(line.split()[1])
     return None
-
-
-def columns_of(title: str, layers: list[str]) -> Columns:
-    """The tree that the names of layers span, when there is no model.
-
-    Args:
-        title: What the model is called.
-        layers: Names, in the order in which they were called.
-
-    Example:
-        >>> columns_of("Net", ["stem", "block.0"])["name"]
-        ['', 'stem', 'block', 'block.0']
-    """
-    names = {"": None}
-    for layer in layers:
-        parts = layer.split(".")
-        names |= {".".join(parts[: i + 1]): None for i in range(len(parts))}
-    order = {layer: place for place, layer in enumerate(layers)}
-    rows = sorted(names, key=_in_order_of(list(names)))
-    chosen = [row for row, name in enumerate(rows) if name in order]
-    return {
-        "name": rows,
-        "type": [title if not n else "layer" if n in order else "" for n in rows],
-        "depth": [name.count(".") + 1 if name else 0 for name in rows],
-        "params": [0] * len(rows),
-        "shape": [None] * len(rows),
-        "reason": [None if n in order else "not in the result" for n in rows],
-        "order": [order.get(name) for name in rows],
-        "presets": dict.fromkeys(("auto", "blocks", "leaves", "all"), chosen),
-    }
-
-
-def _in_order_of(names: list[str]) -> Callable[[str], list[int]]:
-    """A key that sorts children below their parents, siblings as they first came."""
-    place = {name: i for i, name in enumerate(names)}
-
-    def key(name: str) -> list[int]:
-        parts = name.split(".") if name else []
-        return [place[".".join(parts[: i + 1])] for i in range(len(parts))]
-
-    return key
-
-
-def side_of(trees: Mapping[str, Columns], side: Side) -> Columns:
-    """The columns of the model that this side's layers belong to."""
-    return trees["model1" if side == "layers1" else "model2"]
-
-
-def choose_rows(columns: Columns, choices: Any, side: Side) -> list[str]:
-    """Choose layers from a tree's columns, when there is no model to ask.
-
-    Args:
-        columns: The tree.
-        choices: A preset, or a name, glob, index or regular expression, or several of
-            these.
-        side: Which choice it is, for messages.
-
-    Raises:
-        ValueError: If a name or pattern matches nothing, with the nearest names.
-        TypeError: If an item is of another kind: what looks at modules needs a model.
-
-    Example:
-        >>> columns = columns_of("Net", ["stem", "block.0", "block.1"])
-        >>> choose_rows(columns, "block.*", "layers1")
-        ['block.0', 'block.1']
-    """
-    names, reasons = columns["name"], columns["reason"]
-    if choices is None:
-        choices = "auto"
-    if isinstance(choices, str) and choices in columns["presets"]:
-        return [names[row] for row in columns["presets"][choices]]
-    rows = zip(columns["order"], names, reasons, strict=True)
-    order = sorted((o, n) for o, n, reason in rows if reason is None and o is not None)
-    known = [name for _, name in order]
-    wanted = [choices] if callable(choices) else items_of(choices)
-    found = [name for choice in wanted for name in _matches(choice, known, side)]
-    return list(dict.fromkeys(found))
-
-
-def _matches(choice: object, known: list[str], side: Side) -> list[str]:
-    """Which of the known layers one item of a choice means."""
-    if isinstance(choice, bool) or not isinstance(choice, str | int | re.Pattern):
-        msg = (
-            f"Expected `{side}` to hold names, globs, indices or compiled regular "
-            f"expressions while no run goes on, got {choice!r}."
-        )
-        raise TypeError(msg)
-    if isinstance(choice, re.Pattern):
-        found = [name for name in known if choice.search(name)]
-    elif isinstance(choice, int):
-        found = [known[choice]] if -len(known) <= choice < len(known) else []
-    elif choice in known:
-        found = [choice]
-    else:
-        found = [name for name in known if fnmatch.fnmatchcase(name, choice)]
-    if not found:
-        text = choice.pattern if isinstance(choice, re.Pattern) else str(choice)
-        raise ValueError(unknown_layer(text, known, side))
-    return found
-
-
-def unknown_layer(name: str, known: list[str], what: str) -> str:
-    """The message for a layer that does not exist."""
-    return (
-        f"`{what}` names {name!r}, which is none of the {len(known)} layers to choose "
-        f"from.{did_you_mean(name, known)}"
-    )
-
-
-DEFAULTS = {"metric": "cka", "stop_when_stable": None}
-"""Options that go without saying."""
-
-
-def call_around_layers(
-    models: list[str],
-    options: Mapping[str, Any],
-    loaders: list[str],
-    run: Mapping[str, Any],
-) -> list[str]:
-    """The source of a call of `CKA` and its `compare`, without its lists of layers.
-
-    Returns:
-        What comes before, between and after the two lists. The page has the same three
-        and its own choice of layers.
-
-    Example:
-        >>> parts = call_around_layers(["model1"], {"pool": "cls"}, ["loader"], {})
-        >>> print(with_layers(parts, ["0"], []))
-        CKA(
-            model1,
-            pool='cls',
-            model1_layers=[
-                "0",
-            ],
-            model2_layers=[],
-        ).compare(loader)
-    """
-    first = [*models, *_keywords(options)]
-    second = [*loaders, *_keywords(run)]
-    return [
-        "".join(["CKA(\n", *(f"    {a},\n" for a in first), "    model1_layers="]),
-        ",\n    model2_layers=",
-        f",\n).compare({', '.join(second)})",
-    ]
-
-
-def with_layers(parts: list[str], layers1: list[str], layers2: list[str]) -> str:
-    """The call with its lists of layers. ``copying.ts`` has a twin of this."""
-    before, between, after = parts
-    return f"{before}{_list(layers1)}{between}{_list(layers2)}{after}"
-
-
-def _list(names: list[str]) -> str:
-    """A list as source, one name a line; JSON's strings are Python's."""
-    lines = (f"        {json.dumps(name, ensure_ascii=False)},\n" for name in names)
-    return f"[\n{''.join(lines)}    ]" if names else "[]"
-
-
-def _keywords(options: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}={_text(value)}"
-        for name, value in options.items()
-        if not name.endswith("_layers")
-        and not (name in DEFAULTS and value == DEFAULTS[name])
-    ]
-
-
-def _text(value: Any) -> str:
-    """Source of an option's value; functions and modules by their name."""
-    return getattr(value, "__name__", None) or repr(value)

@@ -18,21 +18,14 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from . import _cell, _figures, _report, metrics
-from ._comparison import (
-    NAMES,
-    SIDES,
-    Comparison,
-    Live,
-    Saved,
-    side_of,
-    unknown_layer,
-    with_layers,
-)
+from ._comparison import NAMES, Comparison, Live, Saved
 from ._desk import Desk
 from ._engine import check_tolerance
 from ._frames import Progress
+from ._rows import SIDES, side_of, unknown_layer
 from ._runtime import STATIC, Runtime, bokehjs_gz, page_code, shared_runtime
 from ._session import Session, words
+from ._source import with_layers
 from ._still import Look, Still, forms
 from ._variables import names_of
 from ._worker import Surroundings

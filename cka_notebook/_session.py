@@ -9,11 +9,12 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from ._catch_up import CatchUp, Kept, OtherBatchesError
-from ._comparison import SIDES, Comparison, Saved, Side
+from ._comparison import Comparison, Saved
 from ._estimate import about
 from ._extension import extended, missing
 from ._frames import NO_SNAPSHOT, Frames, Progress, axes
 from ._publisher import Send
+from ._rows import SIDES, Side
 from ._runs import Runs
 from ._worker import Outcome, Worker
 

@@ -9,14 +9,9 @@ import torch
 from torch import nn
 
 from cka_notebook import CKAResult
-from cka_notebook._comparison import (
-    Live,
-    Saved,
-    choose_rows,
-    columns_of,
-    describe_loader,
-    with_layers,
-)
+from cka_notebook._comparison import Live, Saved, describe_loader
+from cka_notebook._rows import choose_rows, columns_of
+from cka_notebook._source import with_layers
 
 
 def net():

@@ -33,9 +33,9 @@ from cka_notebook import (
     _running,
     _session,
 )
-from cka_notebook._comparison import with_layers
 from cka_notebook._explorer import PROTOCOL
 from cka_notebook._runtime import Runtime, page_code
+from cka_notebook._source import with_layers
 
 WIRE = Path(__file__).parent / "wire"
 

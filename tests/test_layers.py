@@ -10,8 +10,8 @@ import zoo
 from torch import nn
 
 from cka_notebook._capture import probe
-from cka_notebook._comparison import choose_rows, columns_of
 from cka_notebook._layers import LayerTree
+from cka_notebook._rows import choose_rows, columns_of
 
 GLOBS = json.loads(Path(__file__).with_name("globs.json").read_text("utf-8"))
 """What globs take and leave; the tests of the page read the same file."""

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from cka_notebook import CKA, CKAResult, _frames
-from cka_notebook._comparison import Live, with_layers
+from cka_notebook._comparison import Live
 from cka_notebook._frames import Frames, axes, floats, in_passing
+from cka_notebook._source import with_layers
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>")
 NAN = float("nan")
