@@ -181,6 +181,7 @@ class CKAExplorer(anywidget.AnyWidget):
                 "bokeh": bokeh.__version__,
                 "loader": comparison.loader_text,
                 "self": comparison.same,
+                "computes": not self._session.is_saved,
             },
             "_code": comparison.code(comparison.metric, comparison.tolerance),
             "metric": comparison.metric,

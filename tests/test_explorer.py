@@ -978,6 +978,7 @@ def test_a_saved_result_is_shown_without_models(tmp_path):
     assert shown.layers1 == list(result.layers1)
     assert shown._trees["model1"]["name"][1:] == list(result.layers1)
     assert shown._trees["model1"]["type"][0] == "Sequential A"
+    assert [e._meta["computes"] for e in (explorer, shown)] == [True, False]
     assert shown.wait(1) is shown.result
     assert torch.equal(shown.result.matrix, result.matrix)
     shown.focus = ("0", "1")

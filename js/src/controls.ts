@@ -37,6 +37,16 @@ const ACTIONS: Record<Status, readonly Action[]> = {
   error: [RESTART],
 };
 
+/** Why there is nothing to run, and what to do for it. */
+const SAVED_PAGE = [
+  "Saved page: nothing computes here",
+  "Run the cell of its notebook to compute anew",
+] as const;
+const SAVED_RESULT = [
+  "Saved result: no models to run",
+  "CKAExplorer(model1, model2, loader) compares models",
+] as const;
+
 const MUCH_WORK_SECONDS = 30;
 const CONFIRM_MS = 5000;
 
@@ -46,11 +56,7 @@ export class Controls {
   private readonly names = h("h2", { class: "cka-names" });
   private readonly badge = h("span", { class: "cka-badge", role: "status" });
   private readonly until: HTMLElement;
-  private readonly saved = h(
-    "span",
-    { class: "cka-field", title: "Run the cell of its notebook to compute anew" },
-    "Saved page: nothing computes here",
-  );
+  private readonly saved = h("span", { class: "cka-field" });
   private readonly buttons = h("div", { class: "cka-buttons", role: "group" });
   private readonly line = h("p", { class: "cka-progress-line" });
   private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
@@ -124,9 +130,12 @@ export class Controls {
   }
 
   updateStatus(): void {
-    const { status, isConnected, isSaved } = this.session;
-    this.saved.hidden = !isSaved;
-    this.until.hidden = this.buttons.hidden = isSaved;
+    const { status, isConnected, isSaved, canRun } = this.session;
+    const [what, remedy] = isSaved ? SAVED_PAGE : SAVED_RESULT;
+    setText(this.saved, what);
+    set(this.saved, { title: remedy });
+    this.saved.hidden = canRun;
+    this.until.hidden = this.buttons.hidden = !canRun;
     setText(this.badge, isConnected ? WORDS[status] : "No kernel");
     set(this.badge, { "data-status": isConnected ? status : "gone" });
     clearTimeout(this.confirming);

@@ -243,7 +243,7 @@ export class MapPanel {
       setText(this.missing, `No layer of ${name} is chosen: check some in its tree.`);
     } else if (some > 0) {
       const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-      const rest = session.isSaved
+      const rest = !session.canRun
         ? "not in this saved map."
         : `not computed yet: ${buttonWord(session)} fills the map.`;
       setText(this.missing, `${what} ${rest}`);

@@ -45,7 +45,7 @@ export function reasonFor(session: Session, view: MapView, cell: Cell): string {
 
 /** What is said of layers that were chosen after the run, or before the first. */
 export function pendingWords(session: Session): string {
-  if (session.isSaved) return "Not computed";
+  if (!session.canRun) return "Not computed";
   const button = buttonWord(session);
   return button ? `Not computed yet: ${button}` : "Not computed yet";
 }

@@ -40,6 +40,21 @@ test("what the run will take is said until the first frame", () => {
   expect(line()).toMatch(/\u00b7 about 40 s, 12 MB of Gram matrices$/);
 });
 
+test("a saved result has no buttons that nothing could obey, and says why", () => {
+  const meta = stateOf()._meta as Record<string, unknown>;
+  const saved = () => controls.element.querySelector<HTMLElement>(".cka-orders > span");
+  const buttons = () => controls.element.querySelector<HTMLElement>(".cka-buttons");
+  begin({ status: "done" });
+  expect(saved()?.hidden).toBe(true);
+  expect(buttons()?.hidden).toBe(false);
+  session.close();
+  begin({ status: "done", _meta: { ...meta, computes: false } });
+  expect(saved()?.hidden).toBe(false);
+  expect(saved()?.textContent).toBe("Saved result: no models to run");
+  expect(buttons()?.hidden).toBe(true);
+  expect(field().closest("label")?.hidden).toBe(true);
+});
+
 test("the tolerance of the constructor is in the field, and Python may change it", () => {
   begin({ stop_when_stable: 0.005 });
   expect(field().value).toBe("0.005");
