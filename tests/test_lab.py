@@ -158,6 +158,44 @@ def test_keys_on_the_map_leave_the_notebook_alone(page, server):
     assert page.evaluate(count) == before
 
 
+def test_layers_are_chosen_and_run_with_the_keyboard_alone(page, server):
+    show = (
+        'explorer = CKAExplorer(net(3), net(4), Slow(4, 0.01), model1_layers="all", '
+        'model2_layers="all", autostart=False)\nexplorer'
+    )
+    ask = "print(explorer.layers1, explorer.wait(90).matrix.shape)"
+    server.add("keyboard.ipynb", [SETUP, show, ask])
+    notebook = Notebook(page, server, "keyboard.ipynb")
+    notebook.run(0)
+    notebook.run(1)
+    explorer = notebook.explorer
+    explorer.get_by_role("treeitem", name="5, Tanh").first.wait_for()
+    explorer.focus()
+    presets = explorer.get_by_role("button", name="None").first
+    press_until(notebook, "Tab", presets)
+    page.keyboard.press("Space")
+    press_until(notebook, "Tab", explorer.get_by_role("tree").first)
+    page.keyboard.press("Home")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Space")
+    press_until(notebook, "Shift+Tab", explorer.get_by_role("button", name="Run"))
+    page.keyboard.press("Enter")
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    notebook.run(2)
+    assert notebook.text(2).strip() == "['0', '1', '2'] torch.Size([3, 8])"
+
+
+def press_until(notebook, key, target):
+    """Press a key until an element has the keyboard's focus."""
+    has_focus = "(element) => element === document.activeElement"
+    for _ in range(60):
+        if target.evaluate(has_focus):
+            return
+        notebook.page.keyboard.press(key)
+    raise AssertionError(f"{key} never came to {target}")
+
+
 def test_running_the_cell_again_frees_the_old_explorer(page, server):
     count = "import ipywidgets; print(len(ipywidgets.widgets.widget._instances))"
     notebook = open_live(page, server, "again.ipynb", 400, 0.05, count)

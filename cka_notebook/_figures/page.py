@@ -110,7 +110,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         text_font_size=LABEL_FONT_SIZE,
     )
     add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
-    for name, glyphs in _markers().items():
+    for name, glyphs in {**_matches(), **_markers()}.items():
         source = ColumnDataSource(_empty("x", "y"), name=name)
         for glyph in glyphs:
             plot.add_glyph(source, glyph)
@@ -126,7 +126,16 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     return plot
 
 
-def _markers() -> dict[str, tuple[Rect, ...]]:
+def _matches() -> dict[str, tuple[Glyph, ...]]:
+    """The best of a row is a dot, that of a column a ring around it: seen together."""
+    ring = Scatter(x="x", y="y", marker="square", size=12, fill_color=None)
+    ring.update(line_color="white", line_width=1.5)
+    dot = Scatter(x="x", y="y", marker="circle", size=6, fill_color="white")
+    dot.update(line_color="#06141f", line_width=1)
+    return {"column_matches": (ring,), "row_matches": (dot,)}
+
+
+def _markers() -> dict[str, tuple[Glyph, ...]]:
     """Frames around cells: a dark halo and a bright line are seen on every color."""
 
     def cell(**line: Any) -> Rect:

@@ -1,7 +1,7 @@
 /** The head of a view: names, run and pause, the progress line, the message. */
 
 import { h, type IconName, icon, replaceKeeping, set, setText } from "./dom.ts";
-import { clock, count, plural } from "./format.ts";
+import { clock, count, plural, value } from "./format.ts";
 import { Notes } from "./notes.ts";
 import type { CommandName, Frame, Status } from "./protocol.ts";
 import type { Session } from "./session.ts";
@@ -46,6 +46,10 @@ const SAVED_RESULT = [
   "Saved result: no models to run",
   "CKAExplorer(model1, model2, loader) compares models",
 ] as const;
+
+const LINE_HELP =
+  "elapsed < remaining, mean of the map, mean of layers of equal number, " +
+  "largest standard error";
 
 const MUCH_WORK_SECONDS = 30;
 const CONFIRM_MS = 5000;
@@ -152,8 +156,9 @@ export class Controls {
 
   updateProgress(): void {
     const frame = this.session.shown?.frame ?? null;
-    setText(this.line, frame ? progressWords(frame) : this.waitingWords());
-    set(this.line, { title: frame && "elapsed < remaining, largest standard error" });
+    const isSelf = this.session.meta.self;
+    setText(this.line, frame ? progressWords(frame, isSelf) : this.waitingWords());
+    set(this.line, { title: frame && LINE_HELP });
     const share = frame?.total ? frame.batch / frame.total : null;
     this.fill.style.width = share === null ? "0" : `${100 * Math.min(1, share)}%`;
     set(this.bar, {
@@ -255,8 +260,8 @@ export class Controls {
   }
 }
 
-/** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · largest ± 0.004" */
-export function progressWords(frame: Frame): string {
+/** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · mean 0.614 · …" */
+export function progressWords(frame: Frame, isSelf = false): string {
   const { batch, total, examples, skipped, seconds, rate, gpu, maxStderr } = frame;
   const batches =
     total === null
@@ -269,8 +274,21 @@ export function progressWords(frame: Frame): string {
   const eta = left !== null && left > 0 && !frame.final ? ` < ${clock(left)}` : "";
   parts.push(clock(seconds) + eta);
   if (gpu) parts.push(gpuWords(gpu));
+  parts.push(...meanWords(frame, isSelf));
   if (maxStderr !== null) parts.push(`largest \u00b1\u202f${maxStderr.toFixed(3)}`);
   return parts.join(" \u00b7 ");
+}
+
+/** "mean 0.614" of the map and, where layers face each other, of its diagonal. */
+function meanWords({ matrix, rows, cols }: Frame, isSelf: boolean): string[] {
+  const words = (name: string, values: Float32Array) => {
+    const known = values.filter(Number.isFinite);
+    const sum = known.reduce((total, number) => total + number, 0);
+    return known.length > 0 ? [`${name} ${value(sum / known.length)}`] : [];
+  };
+  const diagonal = matrix.filter((_, k) => k % (cols + 1) === 0);
+  const isFaced = rows === cols && !isSelf;
+  return [...words("mean", matrix), ...(isFaced ? words("diagonal", diagonal) : [])];
 }
 
 /** "GPU 3.1/80 GB", in units of 2^30 bytes, as cards are named. */

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { Controls } from "../../src/controls.ts";
-import { ECHO_MS, Session } from "../../src/session.ts";
-import { FakeModel, stateOf } from "../fake.ts";
+import { ECHO_MS, PAINT_WITHIN_MS, Session } from "../../src/session.ts";
+import { FakeModel, stateOf, wireFrame } from "../fake.ts";
 
 const ESTIMATE = "about 40 s, 12 MB of Gram matrices";
 
@@ -53,6 +53,22 @@ test("a saved result has no buttons that nothing could obey, and says why", () =
   expect(saved()?.textContent).toBe("Saved result: no models to run");
   expect(buttons()?.hidden).toBe(true);
   expect(field().closest("label")?.hidden).toBe(true);
+});
+
+test("what took long to compute is thrown away only when asked twice", () => {
+  begin({ status: "running" });
+  model.message(...wireFrame({ seq: 60, rows: 11, cols: 15 }));
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+  const restart = () =>
+    [...controls.element.querySelectorAll<HTMLElement>(".cka-buttons button")].at(-1);
+  restart()?.click();
+  expect(restart()?.textContent).toBe("Discard 00:50?");
+  expect(model.sentOf("command")).toEqual([]);
+  vi.advanceTimersByTime(6000);
+  expect(restart()?.textContent).toBe("Restart");
+  restart()?.click();
+  restart()?.click();
+  expect(model.sentOf("command")).toEqual([{ kind: "command", name: "restart" }]);
 });
 
 test("the tolerance of the constructor is in the field, and Python may change it", () => {
