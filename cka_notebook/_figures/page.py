@@ -127,12 +127,20 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
 
 
 def _matches() -> dict[str, tuple[Glyph, ...]]:
-    """The best of a row is a dot, that of a column a ring around it: seen together."""
-    ring = Scatter(x="x", y="y", marker="square", size=12, fill_color=None)
-    ring.update(line_color="white", line_width=1.5)
+    """A square for the best of a column, in which the dot of a row's best has room."""
+
+    def square(color: str, width: float) -> Scatter:
+        glyph = Scatter(x="x", y="y", marker="square", size=12, fill_color=None)
+        glyph.update(line_color=color, line_width=width)
+        return glyph
+
+    halo = "#06141f"
     dot = Scatter(x="x", y="y", marker="circle", size=6, fill_color="white")
-    dot.update(line_color="#06141f", line_width=1)
-    return {"column_matches": (ring,), "row_matches": (dot,)}
+    dot.update(line_color=halo)
+    return {
+        "column_matches": (square(halo, 3.5), square("white", 1.5)),
+        "row_matches": (dot,),
+    }
 
 
 def _markers() -> dict[str, tuple[Glyph, ...]]:

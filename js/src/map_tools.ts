@@ -23,7 +23,7 @@ const ORDERS: Record<Order, string> = {
   clustered: "Clustered",
 };
 const MATCHES_HELP =
-  "Mark the best match of each row by a dot and of each column by a ring: " +
+  "Mark the best match of each row by a dot and of each column by a square: " +
   "where both meet, two layers are each other's best match";
 const MASKS: Record<Mask, string> = {
   none: "All cells",

@@ -11,7 +11,7 @@ import {
   ticksFor,
   usualPrefix,
 } from "../../src/labels.ts";
-import { geometryFor } from "../../src/layout.ts";
+import { fittingLimit, geometryFor, labelRoom } from "../../src/layout.ts";
 import {
   bestMatch,
   columnOf,
@@ -340,6 +340,16 @@ describe("query", () => {
     );
     expect(() => matches("depth:deep", columns)).toThrow('"depth:deep" needs a number');
   });
+});
+
+test("long names lose what most begin with before the map loses its room", () => {
+  const names = [0, 1, 2].map((k) => `encoder.stages.${k}.layers.0`);
+  const usual = usualPrefix(names);
+  const pixels = (limit: number) =>
+    Math.max(...names.map((name) => 6 * shortLabel(name, usual, limit).length));
+  const fitting = (width: number) => fittingLimit(pixels, labelRoom(width), 28);
+  expect(shortLabel(names[1] ?? "", usual, fitting(650))).toBe("\u20261.layers.0");
+  expect(shortLabel(names[1] ?? "", usual, fitting(900))).toBe(names[1]);
 });
 
 test("charts fit into the width they are given, from a phone to a wide screen", () => {
