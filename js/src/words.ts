@@ -93,15 +93,19 @@ function layerFacts(session: Session, side: Side, name: string): string {
 }
 
 function ranks(view: MapView, { row, col }: Cell): string[] {
-  const { rows, cols } = view.values;
-  const inRow = rankOf(rowOf(view.values, row), col);
-  const inColumn = rankOf(columnOf(view.values, col), row);
   const batches = view.shown?.frame.batch ?? 0;
   return [
-    inRow === null ? "" : `${ordinal(inRow)} of ${cols} in row`,
-    inColumn === null ? "" : `${ordinal(inColumn)} of ${rows} in column`,
+    rankWords(rowOf(view.values, row), col, "row"),
+    rankWords(columnOf(view.values, col), row, "column"),
     plural(batches, "batch", "batches"),
   ].filter(Boolean);
+}
+
+/** "2nd of 9 in row": of those that have a value. */
+function rankWords(line: Float32Array, index: number, where: string): string {
+  const rank = rankOf(line, index);
+  const known = line.filter((number) => !Number.isNaN(number)).length;
+  return rank === null ? "" : `${ordinal(rank)} of ${known} in ${where}`;
 }
 
 /** "layer2.0 by layer3.1, 0.73 plus or minus 0.01" */

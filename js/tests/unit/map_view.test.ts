@@ -211,7 +211,7 @@ describe("words", () => {
     );
     const facts = readout(session, viewOf(), { row: 0, col: 0 }).facts;
     expect(facts).toContain(
-      "1st of 2 in row \u00b7 1st of 3 in column \u00b7 9 batches",
+      "1st of 2 in row \u00b7 1st of 2 in column \u00b7 9 batches",
     );
     expect(readout(session, viewOf(), { row: 2, col: 0 }).facts).toContain(
       "Undefined. fc: constant: all examples give the same activations",
