@@ -289,6 +289,21 @@ def test_everything_is_sent_from_a_thread_that_belongs_to_the_cell():
     assert set(seen) == {"In[7]"}
 
 
+def test_the_worker_builds_no_graph_though_its_caller_would():
+    seen = []
+
+    class Noting(nn.Module):
+        def forward(self, x):
+            seen.append((threading.current_thread().name, x.requires_grad))
+            return x
+
+    model = nn.Sequential(nn.Linear(6, 8), Noting())
+    with torch.enable_grad():
+        explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
+        explorer.wait(60)
+    assert set(seen) == {("cka-engine", False)}
+
+
 def test_the_default_device_of_the_caller_holds_in_the_worker():
     seen = []
 

@@ -1,5 +1,6 @@
 """The widget in JupyterLab and Chromium: what a reader of a notebook sees and does."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -274,6 +275,29 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     assert shown.explorer.get_by_text("nothing computes here").is_visible()
     assert shown.foreign_requests == []
     assert shown.errors == []
+
+
+def test_on_a_fine_screen_the_map_has_all_its_pixels_and_nothing_moves(
+    browser, tmp_path
+):
+    CKAExplorer.from_result(wire_examples.result()).save_html(tmp_path / "map.html")
+    context = browser.new_context(
+        device_scale_factor=2, reduced_motion="reduce", forced_colors="active"
+    )
+    with contextlib.closing(context):
+        shown = Page(context.new_page(), "file://")
+        shown.page.goto((tmp_path / "map.html").as_uri())
+        shown.until(shown.image, "the map")
+        canvas = shown.explorer.locator(".cka-map canvas").first
+        pixels = canvas.evaluate("(element) => element.width / element.clientWidth")
+        assert pixels == pytest.approx(2, abs=0.02)
+        style = "(element) => getComputedStyle(element)"
+        button = shown.explorer.locator(".cka-button").first
+        moves = button.evaluate(f"(e) => ({style})(e).transitionDuration")
+        assert moves == "0s"
+        bar = shown.explorer.locator(".cka-bar-fill")
+        adjusted = bar.evaluate(f"(e) => ({style})(e).forcedColorAdjust")
+        assert adjusted == "none", "or else the bar would not be seen"
 
 
 def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(
