@@ -281,14 +281,23 @@ export function progressWords(frame: Frame, isSelf = false): string {
 
 /** "mean 0.614" of the map and, where layers face each other, of its diagonal. */
 function meanWords({ matrix, rows, cols }: Frame, isSelf: boolean): string[] {
-  const words = (name: string, values: Float32Array) => {
-    const known = values.filter(Number.isFinite);
-    const sum = known.reduce((total, number) => total + number, 0);
-    return known.length > 0 ? [`${name} ${value(sum / known.length)}`] : [];
-  };
-  const diagonal = matrix.filter((_, k) => k % (cols + 1) === 0);
-  const isFaced = rows === cols && !isSelf;
-  return [...words("mean", matrix), ...(isFaced ? words("diagonal", diagonal) : [])];
+  const means: [string, number][] = [["mean", mean(matrix, 1)]];
+  if (rows === cols && !isSelf) means.push(["diagonal", mean(matrix, cols + 1)]);
+  return means.flatMap(([name, of]) =>
+    Number.isNaN(of) ? [] : [`${name} ${value(of)}`],
+  );
+}
+
+/** Mean of the defined ones among values that are a step apart; NaN of none. */
+function mean(values: Float32Array, step: number): number {
+  let [sum, known] = [0, 0];
+  for (let k = 0; k < values.length; k += step) {
+    const number = values[k] as number;
+    if (Number.isNaN(number)) continue;
+    sum += number;
+    known += 1;
+  }
+  return sum / known;
 }
 
 /** "GPU 3.1/80 GB", in units of 2^30 bytes, as cards are named. */
