@@ -128,12 +128,15 @@ export function bestMatchWords(
   along: "row" | "column",
 ): { of: string; match: string; rest: string } | null {
   const isRow = along === "row";
-  const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
-  const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
-  const best = bestMatch(line, error);
-  if (!best) return null;
   const [own, other] = isRow ? [view.rows, view.columns] : [view.columns, view.rows];
   const ownName = own.names[isRow ? cell.row : cell.col] ?? "";
+  const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
+  const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
+  // That a layer is most like itself says nothing.
+  const isItself = (k: number) => session.meta.self && other.names[k] === ownName;
+  const others = line.map((number, k) => (isItself(k) ? Number.NaN : number));
+  const best = bestMatch(others, error);
+  if (!best) return null;
   const otherName = other.names[best.index] ?? "";
   const ties =
     best.ties > 0 ? `; ${plural(best.ties, "other")} within the standard error` : "";

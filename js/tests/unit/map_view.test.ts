@@ -231,6 +231,12 @@ describe("words", () => {
       rest: "(0.875\u00a0\u00b1\u202f0.010)",
     });
     expect(bestMatchWords(session, viewOf(), { row: 2, col: 0 }, "row")).toBeNull();
+    const { meta } = session;
+    vi.spyOn(session, "meta", "get").mockReturnValue({ ...meta, self: true });
+    const view = viewOf();
+    const itself = { ...view, columns: { ...view.columns, names: ["conv1", "fc"] } };
+    const best = bestMatchWords(session, itself, { row: 0, col: 0 }, "row");
+    expect(best?.match).toBe("fc");
   });
 
   test("progress is one line, without a percentage when the total is unknown", () => {
