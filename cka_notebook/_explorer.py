@@ -22,18 +22,19 @@ from ._comparison import NAMES, Comparison, Live, Saved
 from ._desk import Desk
 from ._engine import check_tolerance
 from ._frames import Progress
+from ._result import CKAResult
 from ._rows import SIDES, side_of, unknown_layer
 from ._runtime import STATIC, Runtime, bokehjs_gz, page_code, shared_runtime
 from ._session import Session, words
 from ._source import with_layers
 from ._still import Look, Still, forms
 from ._variables import names_of
+from ._words import counted
 from ._worker import Surroundings
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ._result import CKAResult
 
 PROTOCOL = 2
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
@@ -47,6 +48,12 @@ PAGE_TRAITS = (
     *CHOICES,
 )
 """Traits that a page without a kernel needs."""
+
+
+class _Choice(traitlets.Any):
+    """Whatever chooses layers; None does, too, so that it is looked at."""
+
+    allow_none = False
 
 
 class CKAExplorer(anywidget.AnyWidget):
@@ -89,9 +96,9 @@ class CKAExplorer(anywidget.AnyWidget):
 
     status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
     """What the explorer is doing: one of `STATES`."""
-    layers1 = traitlets.Any().tag(sync=True)
+    layers1 = _Choice().tag(sync=True)
     """Names of the chosen layers of model 1. Takes whatever chooses layers."""
-    layers2 = traitlets.Any().tag(sync=True)
+    layers2 = _Choice().tag(sync=True)
     """Names of the chosen layers of model 2."""
     focus = traitlets.Tuple(
         traitlets.Unicode(), traitlets.Unicode(), default_value=None, allow_none=True
@@ -140,7 +147,18 @@ class CKAExplorer(anywidget.AnyWidget):
 
     @classmethod
     def from_result(cls, result: "CKAResult") -> Self:
-        """An explorer of a saved result; no models are needed."""
+        """An explorer of a saved result; no models are needed.
+
+        Raises:
+            TypeError: If it is no result, but a path to one, say.
+        """
+        given: object = result
+        if not isinstance(given, CKAResult):
+            msg = (
+                f"Expected a CKAResult, got {given!r}. CKAResult.load(path) makes one "
+                "of a file."
+            )
+            raise TypeError(msg)
         explorer = cls.__new__(cls)
         explorer._set_up(Saved(result), autostart=False)  # noqa: SLF001 a constructor
         explorer._session.show_saved(result)  # noqa: SLF001 likewise
@@ -174,6 +192,7 @@ class CKAExplorer(anywidget.AnyWidget):
                 "bokeh": bokeh.__version__,
                 "loader": comparison.loader_text,
                 "self": comparison.same,
+                "computes": not self._session.is_saved,
             },
             "_code": comparison.code(comparison.metric, comparison.tolerance),
             "metric": comparison.metric,
@@ -290,7 +309,7 @@ class CKAExplorer(anywidget.AnyWidget):
         low, high = _limits(result)
         return (
             f"{text}, {result.metric} {low:.2f} to {high:.2f}, {result.examples} "
-            f"examples in {result.batches} batches)"
+            f"examples in {counted(result.batches, 'batch')})"
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -324,8 +343,9 @@ class CKAExplorer(anywidget.AnyWidget):
 
     @traitlets.validate("layers1", "layers2")
     def _check_layers(self, proposal: Any) -> list[str]:
+        choices = "auto" if proposal["value"] is None else proposal["value"]
         try:
-            return self._session.choose(proposal["trait"].name, proposal["value"])
+            return self._session.choose(proposal["trait"].name, choices)
         except (ValueError, TypeError) as error:
             raise traitlets.TraitError(str(error)) from error
 

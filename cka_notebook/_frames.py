@@ -1,12 +1,14 @@
 """What of a run goes to the page: live frames, the history of cells, the last state."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from ._codes import Floats, error_codes, value_codes
+from ._extension import shared
 from ._publisher import Header, History, Moment, Publisher, Send, Sent
 from ._readback import Readback, floats
 
@@ -28,6 +30,10 @@ The last one, and that of a pause, is float32 all the same."""
 
 SAVED_HISTORY_BYTES = 50_000
 """What a notebook that saves its widgets pays for the history of one of them."""
+
+
+Layers = tuple[Sequence[str], Sequence[str]]
+"""Those of the rows and those of the columns."""
 
 
 class Progress(NamedTuple):
@@ -58,6 +64,7 @@ class _Coming(NamedTuple):
     gpu: list[int] | None
     sends: bool
     keeps: bool
+    catching_up: bool
 
 
 class Frames:
@@ -74,24 +81,38 @@ class Frames:
     def __init__(self, send: Send) -> None:
         self.publisher = Publisher(send)
         self.epoch = 0
+        self._send = send
         self._history = History(cells=1)
-        self._shape = (0, 0)
+        self._layers: Layers = (), ()
         self._max_stderr: float | None = None
         self._coming: _Coming | None = None
         self._gpu: list[int] | None = None
 
     def begin(self, epoch: int, state: "Running") -> None:
-        """A new epoch: forget the frames of the last one."""
+        """A new epoch: forget the frames of the last one.
+
+        Layers that catch up with others leave these their history.
+        """
         self.publisher.forget()
         self.epoch = epoch
-        self._shape = len(state.layers1), len(state.layers2)
-        self._history = History(self._shape[0] * self._shape[1])
+        known, self._layers = self._layers, (state.layers1, state.layers2)
         self._max_stderr = self._coming = None
+        if state.catching_up:
+            self._history.move(self._cells, among(self._layers, known))
+            self._tell_history()
+        else:
+            self._history = History(self._cells)
+
+    def begin_anew(self) -> None:
+        """In the same epoch all layers are computed from the start after all."""
+        self._coming = None
+        self._history = History(self._cells)
+        self._tell_history(anew=True)
 
     def take(self, seconds: float, state: "Running") -> None:
         """Make a frame of this batch if one is wanted, and send what has come."""
         self._arrive()
-        # While layers catch up, the others would look as if they had converged.
+        # While layers catch up, the others are as they were when the run held.
         keeps = self._history.wants(state.done) and not state.catching_up
         sends = self.publisher.wants()
         if not state.batches or self._coming or not (sends or keeps):
@@ -104,6 +125,7 @@ class Frames:
             gpu_memory(state.device) if sends else None,
             sends,
             keeps,
+            state.catching_up,
         )
         self._arrive()
 
@@ -122,32 +144,48 @@ class Frames:
         if coming.sends:
             self._gpu = coming.gpu
             progress = coming.progress._replace(max_stderr=self._max_stderr)
-            header = self._header(progress, coming.skipped)
+            header = self._header(
+                progress, coming.skipped, catching_up=coming.catching_up
+            )
             self.publisher.offer(*in_passing(header, matrix, stderr))
 
     def hold(
-        self, progress: Progress, result: "CKAResult", *, final: bool
+        self,
+        progress: Progress,
+        result: "CKAResult",
+        *,
+        final: bool,
+        catching_up: bool = False,
     ) -> dict[str, Any]:
         """Send a frame that must arrive.
+
+        Args:
+            progress: How far the run has come.
+            result: Its result so far.
+            final: Whether the run is over.
+            catching_up: Whether its layers have seen different numbers of batches.
 
         Returns:
             Traits from which a page can draw it and its history at any later time.
         """
         self._coming = None  # what follows is newer
         matrix, stderr = floats(result.matrix), floats(result.stderr)
-        self._shape = len(result.layers1), len(result.layers2)
+        self._layers = result.layers1, result.layers2
         self._max_stderr = largest(stderr)
-        self._history.close(Moment(progress.batches, matrix, stderr))
+        if not catching_up:
+            self._history.close(Moment(progress.batches, matrix, stderr))
         progress = progress._replace(max_stderr=self._max_stderr)
-        header = self._header(progress, result.skipped, final=final)
+        header = self._header(
+            progress, result.skipped, final=final, catching_up=catching_up
+        )
         header = self.publisher.offer(header, (matrix, stderr), urgent=True)
         return self._snapshot(header, matrix, stderr)
 
     def saved(self, result: "CKAResult") -> dict[str, Any]:
         """Traits that show a result, though nothing was run here."""
         self.epoch = 1
-        self._shape = len(result.layers1), len(result.layers2)
-        self._history = History(result.matrix.numel())
+        self._layers = result.layers1, result.layers2
+        self._history = History(self._cells)
         self._max_stderr = largest(floats(result.stderr))
         return self.still(self.progress_of(result), result)
 
@@ -173,19 +211,40 @@ class Frames:
         facts, history = self._history.take()
         return {"_history": history, "_snapshot": {**snapshot, "history": facts}}
 
-    def history_message(self) -> tuple[Header, list[bytes]] | None:
-        """The whole history so far, of which traits hold a part at most."""
+    def history_message(
+        self, *, anew: bool = False
+    ) -> tuple[Header, list[bytes]] | None:
+        """The whole history so far, of which traits hold a part at most.
+
+        Args:
+            anew: The page is to forget its own.
+        """
         facts, data = self._history.take()
-        if not facts["batches"]:
+        if not (facts["batches"] or anew):
             return None
-        rows, cols = self._shape
-        shape = {"epoch": self.epoch, "rows": rows, "cols": cols}
+        rows, cols = map(len, self._layers)
+        shape = {"epoch": self.epoch, "rows": rows, "cols": cols, "anew": anew}
         return {"kind": "history", **shape, **facts}, [data]
 
+    @property
+    def _cells(self) -> int:
+        rows, cols = map(len, self._layers)
+        return rows * cols
+
+    def _tell_history(self, *, anew: bool = False) -> None:
+        message = self.history_message(anew=anew)
+        if message is not None:
+            self._send(*message)
+
     def _header(
-        self, progress: Progress, skipped: int, *, final: bool = False
+        self,
+        progress: Progress,
+        skipped: int,
+        *,
+        final: bool = False,
+        catching_up: bool = False,
     ) -> Header:
-        rows, cols = self._shape
+        rows, cols = map(len, self._layers)
         return {
             "kind": "frame",
             "epoch": self.epoch,
@@ -200,12 +259,15 @@ class Frames:
             "rows": rows,
             "cols": cols,
             "final": final,
+            "catching_up": catching_up,
         }
 
     def _snapshot(
         self, header: Header, matrix: Floats, stderr: Floats
     ) -> dict[str, Any]:
-        facts, history = self._history.take(SAVED_HISTORY_BYTES, header["batch"])
+        # The page adds this frame itself, unless its layers are not all as far.
+        end = float("inf") if header["catching_up"] else header["batch"]
+        facts, history = self._history.take(SAVED_HISTORY_BYTES, end)
         return {
             "_matrix": matrix.tobytes(),
             "_stderr": stderr.tobytes(),
@@ -224,6 +286,25 @@ def axes(epoch: int, known: "Running | CKAResult") -> dict[str, Any]:
         "undefined2": dict(known.undefined2),
         "notes": list(known.notes),
     }
+
+
+def among(layers: Layers, known: Layers) -> Callable[[Floats], Floats]:
+    """What puts a map of known layers among others, whose cells are NaN.
+
+    Example:
+        >>> among((["a", "b"], ["c"]), (["b"], ["c"]))(np.float32([[0.5]])).tolist()
+        [[nan], [0.5]]
+    """
+    (rows, their_rows), (columns, their_columns) = map(shared, layers, known)
+    place = np.ix_(rows.numpy(), columns.numpy())
+    theirs = np.ix_(their_rows.numpy(), their_columns.numpy())
+
+    def moved(values: Floats) -> Floats:
+        whole = np.full((len(layers[0]), len(layers[1])), np.nan, np.float32)
+        whole[place] = values[theirs]
+        return whole
+
+    return moved
 
 
 def gpu_memory(device: torch.device) -> list[int] | None:

@@ -261,8 +261,7 @@ class History:
     def __init__(
         self, cells: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._bytes = HISTORY_CELL_BYTES * max(1, cells)
-        self._limit = max(1, min(HISTORY_FRAMES, HISTORY_BYTES // self._bytes))
+        self._resize(cells)
         self._clock = clock
         self._stride = 1
         self._not_before = float("-inf")
@@ -284,6 +283,7 @@ class History:
         if (moment.batch - 1) % self._stride:
             return
         with self._lock:
+            self._drop(moment.batch)
             self._kept.append(moment)
             while len(self._kept) > self._limit:
                 self._thin_out()
@@ -292,11 +292,21 @@ class History:
     def close(self, moment: Moment) -> None:
         """Make this map the last one."""
         with self._lock:
-            if self._kept and self._kept[-1].batch == moment.batch:
-                self._kept.pop()
+            self._drop(moment.batch)
             if len(self._kept) >= self._limit:
                 self._kept = self._kept[::2] if self._limit > 1 else []
             self._kept.append(moment)
+
+    def move(self, cells: int, moved: Callable[[Floats], Floats]) -> None:
+        """Make of each map one of so many cells."""
+        with self._lock:
+            self._resize(cells)
+            self._kept = [
+                Moment(batch, moved(matrix), moved(stderr))
+                for batch, matrix, stderr in self._kept
+            ]
+            while len(self._kept) > self._limit:
+                self._thin_out()
 
     def take(
         self, limit: int | None = None, before: float = float("inf")
@@ -322,6 +332,15 @@ class History:
         data = values.astype("<u2").tobytes() + b"".join(e.tobytes() for e, _ in errors)
         batches = [moment.batch for moment in kept]
         return {"batches": batches, **scale, "most": [most for _, most in errors]}, data
+
+    def _resize(self, cells: int) -> None:
+        self._bytes = HISTORY_CELL_BYTES * max(1, cells)
+        self._limit = max(1, min(HISTORY_FRAMES, HISTORY_BYTES // self._bytes))
+
+    def _drop(self, batch: int) -> None:
+        """Another map of the last batch replaces the one that is there."""
+        if self._kept and self._kept[-1].batch == batch:
+            self._kept.pop()
 
     def _thin_out(self) -> None:
         self._stride *= 2

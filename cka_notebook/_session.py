@@ -173,6 +173,7 @@ class Session:
         with suppress(OtherBatchesError):
             yield from self.comparison.steps(self.chosen, kept)
             return
+        self.frames.begin_anew()
         yield from self._anew(OTHER_BATCHES)
 
     def _anew(self, why: str) -> Generator["Running", None, None]:
@@ -280,7 +281,8 @@ class Session:
         """Send a frame that must arrive, and keep all of it in traits."""
         self._put({"_axes": axes(worker.epoch, result)})
         progress = self.frames.progress(worker.seconds, state)
-        self._put(self.frames.hold(progress, result, final=final))
+        behind = state.catching_up
+        self._put(self.frames.hold(progress, result, final=final, catching_up=behind))
 
     def _hold_if_long(self, worker: Worker, state: "Running") -> None:
         """Pause a run that nobody asked for and that would take long.

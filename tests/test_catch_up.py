@@ -1,12 +1,14 @@
 """Layers added in a pause catch up; the sums of the others are kept."""
 
+import comm
+import numpy as np
 import pytest
 import torch
-from comm_double import Gate, until
+from comm_double import Gate, RecordingComm, until
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cka_notebook import CKA, CKAExplorer, _running, _session
+from cka_notebook import CKA, CKAExplorer, _publisher, _running, _session
 from cka_notebook._run import Run
 
 ALL = ["first", "second", "third"]
@@ -342,3 +344,69 @@ def test_a_run_is_not_stable_while_layers_catch_up(make, monkeypatch):
     assert explorer.status == "done"
     assert result.batches == 3
     assert result.sums.batches == 3
+
+
+def history(explorer):
+    """What the kernel tells a page: batches, and values by batch and cell."""
+    facts, [data] = explorer._session.frames.history_message()
+    count = len(facts["batches"])
+    cells = facts["rows"] * facts["cols"]
+    codes = np.frombuffer(data, "<u2", count * cells).reshape(count, cells)
+    values = facts["low"] + codes * facts["step"]
+    return facts["batches"], np.where(codes == 2**16 - 1, np.nan, values)
+
+
+@pytest.fixture
+def dense(monkeypatch):
+    """Every map is kept, whatever it costs."""
+    monkeypatch.setattr(_publisher, "HISTORY_SHARE", float("inf"))
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """What is sent to pages stays to be read."""
+    monkeypatch.setattr(comm, "create_comm", RecordingComm)
+    monkeypatch.setattr("cka_notebook._runtime._shared", [])
+
+
+@pytest.mark.usefixtures("dense")
+def test_cells_that_were_there_keep_the_history_of_their_convergence(make):
+    explorer = held(make(opened(data())))
+    _, before = history(explorer)
+    goes_on(explorer, ALL, ["third"])
+    batches, values = history(explorer)
+    assert batches == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(values[:3, 0], before[:, 0], atol=1e-4)
+    assert np.isfinite(values[:, 0]).all(), "no gap in the cell that went on"
+    assert np.isnan(values[:2, 1:]).all(), "others were not computed then"
+    assert np.isfinite(values[2:, 1:]).all(), "and have been since they caught up"
+
+
+@pytest.mark.usefixtures("dense", "recorded")
+def test_a_page_gets_the_history_of_a_larger_map_before_its_first_frame(make):
+    explorer = held(make(opened(data())))
+    explorer.layers1 = ["second", "first"]
+    held(explorer, batches=2)
+    told = [m.content for m in explorer.comm.sent if m.content]
+    [known] = [message for message in told if message["kind"] == "history"]
+    assert (known["epoch"], known["rows"], known["batches"]) == (2, 2, [1, 2, 3])
+    later = told[told.index(known) + 1 :]
+    assert [m["catching_up"] for m in later if m["kind"] == "frame"][-1]
+    assert explorer._snapshot["header"]["catching_up"]
+    assert explorer._snapshot["history"]["batches"] == [1, 2, 3], "and no half map"
+    goes_on(explorer, ALL, ["third"])
+    assert history(explorer)[0] == [1, 2, 3, 4, 5, 6]
+    assert not explorer._snapshot["header"]["catching_up"]
+
+
+@pytest.mark.usefixtures("dense", "recorded")
+def test_the_history_of_other_batches_is_forgotten_in_the_page_too(make):
+    loader = opened(data())
+    explorer = held(make(loader))
+    del loader.dataset[2:]
+    goes_on(explorer, ALL, ALL)
+    batches, values = history(explorer)
+    assert batches == [1, 2]
+    assert np.isfinite(values).all()
+    told = [m.content["anew"] for m in explorer.comm.custom("history")]
+    assert told == [False, True]

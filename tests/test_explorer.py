@@ -289,6 +289,21 @@ def test_everything_is_sent_from_a_thread_that_belongs_to_the_cell():
     assert set(seen) == {"In[7]"}
 
 
+def test_the_worker_builds_no_graph_though_its_caller_would():
+    seen = []
+
+    class Noting(nn.Module):
+        def forward(self, x):
+            seen.append((threading.current_thread().name, x.requires_grad))
+            return x
+
+    model = nn.Sequential(nn.Linear(6, 8), Noting())
+    with torch.enable_grad():
+        explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
+        explorer.wait(60)
+    assert set(seen) == {("cka-engine", False)}
+
+
 def test_the_default_device_of_the_caller_holds_in_the_worker():
     seen = []
 
@@ -970,6 +985,19 @@ def test_the_model_is_left_without_hooks_after_every_exit():
 # A result without models
 
 
+@pytest.mark.usefixtures("comms")
+def test_no_choice_of_layers_is_the_automatic_one():
+    explorer, _ = make()
+    explorer.layers1 = ["0"]
+    explorer.layers1 = None
+    assert explorer.layers1 == CKAExplorer(net(), net(), batches()).layers1
+
+
+def test_a_path_is_no_result_and_the_message_says_how_to_make_one(tmp_path):
+    with pytest.raises(TypeError, match=r"CKAResult, got .*CKAResult\.load\(path\)"):
+        CKAExplorer.from_result(str(tmp_path / "run.safetensors"))
+
+
 def test_a_saved_result_is_shown_without_models(tmp_path):
     explorer, _ = make()
     result = explorer.wait(60)
@@ -980,6 +1008,7 @@ def test_a_saved_result_is_shown_without_models(tmp_path):
     assert shown.layers1 == list(result.layers1)
     assert shown._trees["model1"]["name"][1:] == list(result.layers1)
     assert shown._trees["model1"]["type"][0] == "Sequential A"
+    assert [e._meta["computes"] for e in (explorer, shown)] == [True, False]
     assert shown.wait(1) is shown.result
     assert torch.equal(shown.result.matrix, result.matrix)
     shown.focus = ("0", "1")

@@ -45,6 +45,48 @@ def source_data(plot, name):
     return plot.select_one({"name": name}).data
 
 
+# How eyes see less of the colors (Machado et al. 2009, severity 1), from linear RGB
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def seen(colors, vision):
+    """CIELAB of hexadecimal colors, ``(n, 3)``, as these eyes see them."""
+    rgb = np.array([[*bytes.fromhex(color[1:])] for color in colors]) / 255
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = np.clip(linear @ np.array(VISION[vision]).T, 0, 1) @ np.array(TO_XYZ).T
+    t = xyz / np.sum(TO_XYZ, axis=1)
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    x, y, z = f.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("name", _figures.PALETTES)
+def test_every_eye_tells_ten_steps_of_each_palette_apart(name, vision):
+    colors = _figures.PALETTES[name]
+    steps = seen([colors[k] for k in np.linspace(0, 255, 10).astype(int)], vision)
+    apart = np.linalg.norm(steps[:, None] - steps, axis=2)
+    assert apart[np.triu_indices(10, 1)].min() >= 5
+
+
 # The page's figures
 
 
@@ -62,6 +104,7 @@ def page():
         "pending_source",
         *("columns_range", "rows_range", "value_range", "color_mapper"),
         *("columns_ticker", "rows_ticker", "columns_axis", "rows_axis"),
+        *("row_matches", "column_matches"),
     ],
 )
 def test_the_page_finds_each_model_by_its_name(page, name):

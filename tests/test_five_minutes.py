@@ -223,7 +223,8 @@ def sees_the_map_sharpen(notebook):
     line = notebook.progress
     assert re.search(r"^\d+/600 batches · [\d\s]+ examples · [\d\s]+ examples/s", line)
     assert re.search(
-        r" · \d+:\d\d < \d+:\d\d · GPU 3\.1/80 GB · largest ± ",
+        r" · \d+:\d\d < \d+:\d\d · GPU 3\.1/80 GB · mean 0\.\d{3} · "
+        r"diagonal 0\.\d{3} · largest ± ",
         line.replace("\u202f", " "),
     )
 
@@ -326,6 +327,9 @@ def adds_attention_in_a_pause(notebook):
     assert said in notebook.page.evaluate("window.said")
     assert notebook.explorer.locator(".cka-message").first.is_hidden(), "and no longer"
     assert notebook.progress.split(" ")[0].endswith("/600")
+    errors = {b: e for b, e in notebook.history().items() if 1 < b <= done}
+    assert min(notebook.history()) == 1
+    assert len({*errors.values()}) > 2, "the marked cell keeps its cone"
 
 
 def chosen(notebook):

@@ -1,5 +1,6 @@
 """The widget in JupyterLab and Chromium: what a reader of a notebook sees and does."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -158,6 +159,44 @@ def test_keys_on_the_map_leave_the_notebook_alone(page, server):
     assert page.evaluate(count) == before
 
 
+def test_layers_are_chosen_and_run_with_the_keyboard_alone(page, server):
+    show = (
+        'explorer = CKAExplorer(net(3), net(4), Slow(4, 0.01), model1_layers="all", '
+        'model2_layers="all", autostart=False)\nexplorer'
+    )
+    ask = "print(explorer.layers1, explorer.wait(90).matrix.shape)"
+    server.add("keyboard.ipynb", [SETUP, show, ask])
+    notebook = Notebook(page, server, "keyboard.ipynb")
+    notebook.run(0)
+    notebook.run(1)
+    explorer = notebook.explorer
+    explorer.get_by_role("treeitem", name="5, Tanh").first.wait_for()
+    explorer.focus()
+    presets = explorer.get_by_role("button", name="None").first
+    press_until(notebook, "Tab", presets)
+    page.keyboard.press("Space")
+    press_until(notebook, "Tab", explorer.get_by_role("tree").first)
+    page.keyboard.press("Home")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Space")
+    press_until(notebook, "Shift+Tab", explorer.get_by_role("button", name="Run"))
+    page.keyboard.press("Enter")
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    notebook.run(2)
+    assert notebook.text(2).strip() == "['0', '1', '2'] torch.Size([3, 8])"
+
+
+def press_until(notebook, key, target):
+    """Press a key until an element has the keyboard's focus."""
+    has_focus = "(element) => element === document.activeElement"
+    for _ in range(60):
+        if target.evaluate(has_focus):
+            return
+        notebook.page.keyboard.press(key)
+    raise AssertionError(f"{key} never came to {target}")
+
+
 def test_running_the_cell_again_frees_the_old_explorer(page, server):
     count = "import ipywidgets; print(len(ipywidgets.widgets.widget._instances))"
     notebook = open_live(page, server, "again.ipynb", 400, 0.05, count)
@@ -236,6 +275,29 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     assert shown.explorer.get_by_text("nothing computes here").is_visible()
     assert shown.foreign_requests == []
     assert shown.errors == []
+
+
+def test_on_a_fine_screen_the_map_has_all_its_pixels_and_nothing_moves(
+    browser, tmp_path
+):
+    CKAExplorer.from_result(wire_examples.result()).save_html(tmp_path / "map.html")
+    context = browser.new_context(
+        device_scale_factor=2, reduced_motion="reduce", forced_colors="active"
+    )
+    with contextlib.closing(context):
+        shown = Page(context.new_page(), "file://")
+        shown.page.goto((tmp_path / "map.html").as_uri())
+        shown.until(shown.image, "the map")
+        canvas = shown.explorer.locator(".cka-map canvas").first
+        pixels = canvas.evaluate("(element) => element.width / element.clientWidth")
+        assert pixels == pytest.approx(2, abs=0.02)
+        style = "(element) => getComputedStyle(element)"
+        button = shown.explorer.locator(".cka-button").first
+        moves = button.evaluate(f"(e) => ({style})(e).transitionDuration")
+        assert moves == "0s"
+        bar = shown.explorer.locator(".cka-bar-fill")
+        adjusted = bar.evaluate(f"(e) => ({style})(e).forcedColorAdjust")
+        assert adjusted == "none", "or else the bar would not be seen"
 
 
 def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(

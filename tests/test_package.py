@@ -98,6 +98,16 @@ def test_the_bundle_names_no_other_site(name):
     assert [url for url in addresses if not url.startswith(namespaces)] == []
 
 
+@pytest.mark.parametrize("name", ["loader.js", "widget.js"])
+def test_the_bundle_exports_its_hooks_as_default_and_nothing_else(name):
+    """Beside a `render` of its own anywidget would never call `initialize`."""
+    bundle = (ROOT / "cka_notebook" / "static" / name).read_text(encoding="utf-8")
+    # The bundler gathers all exports in one statement at the end.
+    (exported,) = re.findall(r"\bexport\s*\{([^}]*)\}", bundle)
+    assert re.fullmatch(r"\w+ as default", exported)
+    assert bundle.rstrip().endswith(f"export{{{exported}}};")
+
+
 @pytest.mark.parametrize(
     "block", re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 )

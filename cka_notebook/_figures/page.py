@@ -110,7 +110,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         text_font_size=LABEL_FONT_SIZE,
     )
     add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
-    for name, glyphs in _markers().items():
+    for name, glyphs in {**_matches(), **_markers()}.items():
         source = ColumnDataSource(_empty("x", "y"), name=name)
         for glyph in glyphs:
             plot.add_glyph(source, glyph)
@@ -126,7 +126,24 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     return plot
 
 
-def _markers() -> dict[str, tuple[Rect, ...]]:
+def _matches() -> dict[str, tuple[Glyph, ...]]:
+    """A square for the best of a column, in which the dot of a row's best has room."""
+
+    def square(color: str, width: float) -> Scatter:
+        glyph = Scatter(x="x", y="y", marker="square", size=12, fill_color=None)
+        glyph.update(line_color=color, line_width=width)
+        return glyph
+
+    halo = "#06141f"
+    dot = Scatter(x="x", y="y", marker="circle", size=6, fill_color="white")
+    dot.update(line_color=halo)
+    return {
+        "column_matches": (square(halo, 3.5), square("white", 1.5)),
+        "row_matches": (dot,),
+    }
+
+
+def _markers() -> dict[str, tuple[Glyph, ...]]:
     """Frames around cells: a dark halo and a bright line are seen on every color."""
 
     def cell(**line: Any) -> Rect:

@@ -83,7 +83,7 @@ export class Captions {
         ...this.caption({ ...column, limit: COLUMN_LIMIT }, breakable),
       );
     } else {
-      const hint = "Click a cell: its row is drawn here, its column at the side.";
+      const hint = "Click a cell to see its row and its column";
       this.row.replaceChildren(hint);
       this.column.replaceChildren();
     }

@@ -247,6 +247,19 @@ export class Charts implements Surface {
     };
   }
 
+  /** Marks cells in their middle, or above the number that stands there. */
+  setMatches(
+    { ofRows, ofColumns }: { ofRows: readonly Cell[]; ofColumns: readonly Cell[] },
+    hasNumbers: boolean,
+  ): void {
+    const place = (cells: readonly Cell[]) => ({
+      x: cells.map(({ col }) => col + 0.5),
+      y: cells.map(({ row }) => row + (hasNumbers ? 0.2 : 0.5)),
+    });
+    this.source("row_matches").data = place(ofRows);
+    this.source("column_matches").data = place(ofColumns);
+  }
+
   setLabels(rows: readonly string[], columns: readonly string[]): void {
     this.labels = { rows, columns };
     this.updateTicks();

@@ -1,7 +1,7 @@
 /** The head of a view: names, run and pause, the progress line, the message. */
 
 import { h, type IconName, icon, replaceKeeping, set, setText } from "./dom.ts";
-import { clock, count, plural } from "./format.ts";
+import { clock, count, plural, value } from "./format.ts";
 import { Notes } from "./notes.ts";
 import type { CommandName, Frame, Status } from "./protocol.ts";
 import type { Session } from "./session.ts";
@@ -37,6 +37,20 @@ const ACTIONS: Record<Status, readonly Action[]> = {
   error: [RESTART],
 };
 
+/** Why there is nothing to run, and what to do for it. */
+const SAVED_PAGE = [
+  "Saved page: nothing computes here",
+  "Run the cell of its notebook to compute anew",
+] as const;
+const SAVED_RESULT = [
+  "Saved result: no models to run",
+  "CKAExplorer(model1, model2, loader) compares models",
+] as const;
+
+const LINE_HELP =
+  "elapsed < remaining, mean of the map, mean of layers of equal number, " +
+  "largest standard error";
+
 const MUCH_WORK_SECONDS = 30;
 const CONFIRM_MS = 5000;
 
@@ -46,11 +60,7 @@ export class Controls {
   private readonly names = h("h2", { class: "cka-names" });
   private readonly badge = h("span", { class: "cka-badge", role: "status" });
   private readonly until: HTMLElement;
-  private readonly saved = h(
-    "span",
-    { class: "cka-field", title: "Run the cell of its notebook to compute anew" },
-    "Saved page: nothing computes here",
-  );
+  private readonly saved = h("span", { class: "cka-field" });
   private readonly buttons = h("div", { class: "cka-buttons", role: "group" });
   private readonly line = h("p", { class: "cka-progress-line" });
   private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
@@ -124,9 +134,12 @@ export class Controls {
   }
 
   updateStatus(): void {
-    const { status, isConnected, isSaved } = this.session;
-    this.saved.hidden = !isSaved;
-    this.until.hidden = this.buttons.hidden = isSaved;
+    const { status, isConnected, isSaved, canRun } = this.session;
+    const [what, remedy] = isSaved ? SAVED_PAGE : SAVED_RESULT;
+    setText(this.saved, what);
+    set(this.saved, { title: remedy });
+    this.saved.hidden = canRun;
+    this.until.hidden = this.buttons.hidden = !canRun;
     setText(this.badge, isConnected ? WORDS[status] : "No kernel");
     set(this.badge, { "data-status": isConnected ? status : "gone" });
     clearTimeout(this.confirming);
@@ -143,8 +156,9 @@ export class Controls {
 
   updateProgress(): void {
     const frame = this.session.shown?.frame ?? null;
-    setText(this.line, frame ? progressWords(frame) : this.waitingWords());
-    set(this.line, { title: frame && "elapsed < remaining, largest standard error" });
+    const isSelf = this.session.meta.self;
+    setText(this.line, frame ? progressWords(frame, isSelf) : this.waitingWords());
+    set(this.line, { title: frame && LINE_HELP });
     const share = frame?.total ? frame.batch / frame.total : null;
     this.fill.style.width = share === null ? "0" : `${100 * Math.min(1, share)}%`;
     set(this.bar, {
@@ -246,8 +260,8 @@ export class Controls {
   }
 }
 
-/** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · largest ± 0.004" */
-export function progressWords(frame: Frame): string {
+/** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · mean 0.614 · …" */
+export function progressWords(frame: Frame, isSelf = false): string {
   const { batch, total, examples, skipped, seconds, rate, gpu, maxStderr } = frame;
   const batches =
     total === null
@@ -260,8 +274,30 @@ export function progressWords(frame: Frame): string {
   const eta = left !== null && left > 0 && !frame.final ? ` < ${clock(left)}` : "";
   parts.push(clock(seconds) + eta);
   if (gpu) parts.push(gpuWords(gpu));
+  parts.push(...meanWords(frame, isSelf));
   if (maxStderr !== null) parts.push(`largest \u00b1\u202f${maxStderr.toFixed(3)}`);
   return parts.join(" \u00b7 ");
+}
+
+/** "mean 0.614" of the map and, where layers face each other, of its diagonal. */
+function meanWords({ matrix, rows, cols }: Frame, isSelf: boolean): string[] {
+  const means: [string, number][] = [["mean", mean(matrix, 1)]];
+  if (rows === cols && !isSelf) means.push(["diagonal", mean(matrix, cols + 1)]);
+  return means.flatMap(([name, of]) =>
+    Number.isNaN(of) ? [] : [`${name} ${value(of)}`],
+  );
+}
+
+/** Mean of the defined ones among values that are a step apart; NaN of none. */
+function mean(values: Float32Array, step: number): number {
+  let [sum, known] = [0, 0];
+  for (let k = 0; k < values.length; k += step) {
+    const number = values[k] as number;
+    if (Number.isNaN(number)) continue;
+    sum += number;
+    known += 1;
+  }
+  return sum / known;
 }
 
 /** "GPU 3.1/80 GB", in units of 2^30 bytes, as cards are named. */

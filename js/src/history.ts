@@ -27,9 +27,10 @@ export class History {
     return this.moments.length;
   }
 
-  /** Keeps the frame if it is far enough from the last one kept. */
+  /** Keeps the frame if it is whole and far enough from the last one kept. */
   add(frame: Frame): void {
     this.start(frame.epoch, frame.rows * frame.cols);
+    if (frame.catchingUp) return;
     const last = this.moments.at(-1);
     if (last && frame.batch <= last.batch) {
       if (frame.batch === last.batch) this.moments[this.moments.length - 1] = frame;
@@ -45,7 +46,7 @@ export class History {
   /** Adds what the kernel kept; where both have a batch, the page's own stays. */
   merge(part: HistoryPart): void {
     if (part.epoch < this.epoch) return;
-    this.start(part.epoch, part.rows * part.cols);
+    this.start(part.epoch, part.rows * part.cols, part.anew);
     const own = new Set(this.moments.map((moment) => moment.batch));
     part.batches.forEach((batch, k) => {
       const [matrix, stderr] = [part.matrices[k], part.stderrs[k]];
@@ -65,8 +66,8 @@ export class History {
     };
   }
 
-  private start(epoch: number, cells: number): void {
-    if (epoch === this.epoch && cells === this.cells) return;
+  private start(epoch: number, cells: number, anew = false): void {
+    if (!anew && epoch === this.epoch && cells === this.cells) return;
     this.moments = [];
     this.stride = 1;
     this.epoch = epoch;

@@ -15,6 +15,9 @@ const BRACKETS = 20;
 const BRACKETS_FROM = 440;
 /** In less width than that the map needs the room of the row brackets. */
 const DENDROGRAM = 26;
+const LABELS = 100;
+const LABEL_SHARE = 0.2;
+/** Row labels may take that many pixels, or that share of the width. */
 const WIDE_DETAILS = 620;
 const LEAST_CHARACTERS = 8;
 
@@ -28,12 +31,12 @@ export function hasRowBrackets(width: number): boolean {
   return width >= BRACKETS_FROM;
 }
 
-/** Room for row labels beside the least of maps. */
+/** Room for row labels beside the least of maps, and no more than a map can spare. */
 export function labelRoom(width: number): number {
   const brackets = hasRowBrackets(width) ? BRACKETS : 0;
-  return (
-    width - asideOf(width) - FRAME_RIGHT - MIN_FRAME - TICK - AXIS_TITLE - brackets
-  );
+  const left =
+    width - asideOf(width) - FRAME_RIGHT - MIN_FRAME - TICK - AXIS_TITLE - brackets;
+  return Math.min(left, Math.max(LABELS, LABEL_SHARE * width));
 }
 
 /** The most characters with which all names fit, and never so few that they say nothing. */

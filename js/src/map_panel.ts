@@ -18,6 +18,7 @@ import {
   limits,
   type MapView,
   mapView,
+  matchCells,
   type Options,
   pairOf,
   pendingBoxes,
@@ -63,6 +64,7 @@ export class MapPanel {
   private view: MapView | null = null;
   private hover: Cell | null = null;
   private numbers = false;
+  private matches = false;
   private width = 0;
   private labelled = "";
   private characters = MAX_CHARACTERS;
@@ -79,6 +81,11 @@ export class MapPanel {
       numbers: (shown) => {
         this.numbers = shown;
         this.drawNumbers();
+        this.drawMatches();
+      },
+      matches: (shown) => {
+        this.matches = shown;
+        this.drawMatches();
       },
       table: (shown) => this.table.setOpen(shown),
       resetZoom: () => this.charts?.resetZoom(),
@@ -243,7 +250,7 @@ export class MapPanel {
       setText(this.missing, `No layer of ${name} is chosen: check some in its tree.`);
     } else if (some > 0) {
       const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-      const rest = session.isSaved
+      const rest = !session.canRun
         ? "not in this saved map."
         : `not computed yet: ${buttonWord(session)} fills the map.`;
       setText(this.missing, `${what} ${rest}`);
@@ -341,6 +348,7 @@ export class MapPanel {
       surface.setImage(imageOf(view, this.options.mask, low), rows, cols);
     } else surface.setImage(Float32Array.of(Number.NaN), 1, 1);
     this.drawNumbers();
+    this.drawMatches();
   }
 
   private get palette(): readonly string[] {
@@ -359,6 +367,15 @@ export class MapPanel {
         palette: this.palette,
       }),
     );
+  }
+
+  private drawMatches(): void {
+    const { charts, view, session } = this;
+    const cells =
+      this.matches && view
+        ? matchCells(view, this.options.mask, session.meta.self)
+        : { ofRows: [], ofColumns: [] };
+    charts?.setMatches(cells, this.numbers);
   }
 
   private zoomed(): void {

@@ -11,6 +11,7 @@ export interface ToolHandlers {
   range(range: ColorRange): void;
   options(options: Partial<Options>): void;
   numbers(shown: boolean): void;
+  matches(shown: boolean): void;
   table(shown: boolean): void;
   resetZoom(): void;
 }
@@ -21,6 +22,9 @@ const ORDERS: Record<Order, string> = {
   name: "By name",
   clustered: "Clustered",
 };
+const MATCHES_HELP =
+  "Mark the best match of each row by a dot and of each column by a square: " +
+  "where both meet, two layers are each other's best match";
 const MASKS: Record<Mask, string> = {
   none: "All cells",
   upper: "No upper",
@@ -97,6 +101,7 @@ export class MapTools {
         "Write the values into the cells, where they are at least 28 pixels wide",
         (on) => handlers.numbers(on),
       ),
+      toggle("Matches", MATCHES_HELP, (on) => handlers.matches(on)),
       toggle("Table", "Show the values as a table below the map", (on) =>
         handlers.table(on),
       ),

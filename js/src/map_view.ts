@@ -2,6 +2,7 @@
 
 import { type Branch, branchesOf, clusterRows } from "./clusters.ts";
 import {
+  bestMatches,
   extent,
   isMasked,
   type Mask,
@@ -166,6 +167,25 @@ export function isPending({ rows, columns }: MapView, { row, col }: Cell): boole
 }
 
 /** Lowest and highest value of the palette. */
+/** The best match of each row and of each column; of a model with itself, of others. */
+export function matchCells(
+  view: MapView,
+  mask: Mask,
+  isSelf: boolean,
+): { ofRows: Cell[]; ofColumns: Cell[] } {
+  const { rows, columns } = view;
+  const isOther = (row: number, col: number) =>
+    !isSelf || rows.names[row] !== columns.names[col];
+  const { ofRow, ofColumn } = bestMatches(
+    view.values,
+    (row, col) => isOther(row, col) && !isMasked(mask, row, col),
+  );
+  return {
+    ofRows: ofRow.flatMap((col, row) => (col < 0 ? [] : [{ row, col }])),
+    ofColumns: ofColumn.flatMap((row, col) => (row < 0 ? [] : [{ row, col }])),
+  };
+}
+
 export function limits(view: MapView | null, range: ColorRange): [number, number] {
   if (range !== "fit") return [range[0], range[1]];
   const found = view && extent(view.values.values);

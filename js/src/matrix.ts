@@ -89,6 +89,27 @@ export function bestMatch(line: Float32Array, stderr: Float32Array): Match | nul
   return { index, value, ties: line.filter(near).length };
 }
 
+/** Position of the best match of each row and of each column; -1 where there is none. */
+export function bestMatches(
+  { rows, cols, values }: Matrix,
+  counts: (row: number, col: number) => boolean,
+): { ofRow: number[]; ofColumn: number[] } {
+  const ofRow = Array<number>(rows).fill(-1);
+  const ofColumn = Array<number>(cols).fill(-1);
+  const at = (row: number, col: number) =>
+    row < 0 || col < 0
+      ? Number.NEGATIVE_INFINITY
+      : (values[row * cols + col] as number);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < cols; col++) {
+      if (!counts(row, col)) continue;
+      if (at(row, col) > at(row, ofRow[row] as number)) ofRow[row] = col;
+      if (at(row, col) > at(ofColumn[col] as number, col)) ofColumn[col] = row;
+    }
+  }
+  return { ofRow, ofColumn };
+}
+
 /** Smallest and largest defined value, or null if there is none. */
 export function extent(values: Float32Array): [number, number] | null {
   let low = Number.POSITIVE_INFINITY;

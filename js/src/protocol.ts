@@ -34,6 +34,8 @@ export interface Meta {
   readonly bokeh: string;
   readonly loader: string;
   readonly self: boolean;
+  /** False of a result that was saved: there are no models to run. */
+  readonly computes: boolean;
 }
 
 export interface TreeColumns {
@@ -72,6 +74,8 @@ export interface Frame {
   readonly rows: number;
   readonly cols: number;
   readonly final: boolean;
+  /** Layers that were added have seen fewer batches than the others. */
+  readonly catchingUp: boolean;
   /** Values are apart by this, in a large frame that others follow; else 0. */
   readonly step: number;
   readonly matrix: Float32Array;
@@ -82,6 +86,8 @@ export interface HistoryPart {
   readonly epoch: number;
   readonly rows: number;
   readonly cols: number;
+  /** Whatever was known of this run before is of no use. */
+  readonly anew: boolean;
   readonly batches: readonly number[];
   readonly matrices: readonly Float32Array[];
   readonly stderrs: readonly Float32Array[];
@@ -171,6 +177,7 @@ export function metaOf(model: Model): Meta {
     bokeh: String(meta.bokeh ?? ""),
     loader: String(meta.loader ?? ""),
     self: meta.self === true,
+    computes: meta.computes !== false,
   };
 }
 
@@ -351,7 +358,7 @@ export function snapshotOf(
   const frame = frameFrom(wire.header, [matrix, stderr]);
   const history = model.get("_history");
   const facts = isBytes(history) ? (wire.history ?? {}) : {};
-  return { frame, history: historyFrom(frame, facts, history) };
+  return { frame, history: historyFrom({ ...frame, anew: false }, facts, history) };
 }
 
 export type Received =
@@ -371,6 +378,7 @@ export function decode(content: unknown, buffers: readonly Bytes[]): Received {
         epoch: Number(wire.epoch),
         rows: Number(wire.rows),
         cols: Number(wire.cols),
+        anew: wire.anew === true,
       };
       return { kind: "history", history: historyFrom(shape, wire, buffers[0]) };
     }
@@ -405,6 +413,7 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
     rows,
     cols,
     final: header.final === true,
+    catchingUp: header.catching_up === true,
     ...contentOf(header.codes as Wire | undefined, matrix, stderr, rows * cols),
   };
 }
@@ -428,11 +437,11 @@ function contentOf(
 
 /** Snapshots in codes: two bytes for each value, then one for each of their errors. */
 function historyFrom(
-  shape: { epoch: number; rows: number; cols: number },
+  shape: Pick<HistoryPart, "epoch" | "rows" | "cols" | "anew">,
   facts: Wire,
   bytes: unknown,
 ): HistoryPart {
-  const { epoch, rows, cols } = shape;
+  const { epoch, rows, cols, anew } = shape;
   const batches = (facts.batches ?? []) as number[];
   const most = (facts.most ?? []) as number[];
   const cells = rows * cols;
@@ -447,6 +456,7 @@ function historyFrom(
     epoch,
     rows,
     cols,
+    anew,
     batches,
     matrices: batches.map((_, k) => valuesOf(part(values, k), facts)),
     stderrs: batches.map((_, k) => errorsOf(part(errors, k), most[k] ?? 0)),

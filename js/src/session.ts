@@ -105,6 +105,7 @@ export class Session {
   private readonly off: (() => void)[] = [];
   private pending: Frame | null = null;
   private early: Frame | null = null;
+  private earlyHistory: HistoryPart | null = null;
   private cancelPaint: (() => void) | null = null;
   private answerTimer: ReturnType<typeof setTimeout> | undefined;
   private readyTimer: ReturnType<typeof setTimeout> | undefined;
@@ -141,6 +142,11 @@ export class Session {
 
   get meta(): Meta {
     return metaOf(this.model);
+  }
+
+  /** Whether a run can be ordered: there are models, and maybe a kernel that has them. */
+  get canRun(): boolean {
+    return !this.isSaved && this.meta.computes;
   }
 
   get views(): number {
@@ -367,6 +373,9 @@ export class Session {
     }
     this.shown = { frame, axes };
     this.history.add(frame);
+    const { earlyHistory } = this;
+    this.earlyHistory = null;
+    if (earlyHistory) this.history.merge(earlyHistory);
     return true;
   }
 
@@ -408,7 +417,12 @@ export class Session {
     }
   }
 
+  /** What is of the next map waits for its first frame: its cells are others. */
   private takeHistory(part: HistoryPart): void {
+    if (part.epoch > (this.shown?.frame.epoch ?? part.epoch)) {
+      this.earlyHistory = part;
+      return;
+    }
     this.history.merge(part);
     this.tell("focus");
   }

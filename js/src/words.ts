@@ -45,7 +45,7 @@ export function reasonFor(session: Session, view: MapView, cell: Cell): string {
 
 /** What is said of layers that were chosen after the run, or before the first. */
 export function pendingWords(session: Session): string {
-  if (session.isSaved) return "Not computed";
+  if (!session.canRun) return "Not computed";
   const button = buttonWord(session);
   return button ? `Not computed yet: ${button}` : "Not computed yet";
 }
@@ -93,15 +93,19 @@ function layerFacts(session: Session, side: Side, name: string): string {
 }
 
 function ranks(view: MapView, { row, col }: Cell): string[] {
-  const { rows, cols } = view.values;
-  const inRow = rankOf(rowOf(view.values, row), col);
-  const inColumn = rankOf(columnOf(view.values, col), row);
   const batches = view.shown?.frame.batch ?? 0;
   return [
-    inRow === null ? "" : `${ordinal(inRow)} of ${cols} in row`,
-    inColumn === null ? "" : `${ordinal(inColumn)} of ${rows} in column`,
+    rankWords(rowOf(view.values, row), col, "row"),
+    rankWords(columnOf(view.values, col), row, "column"),
     plural(batches, "batch", "batches"),
   ].filter(Boolean);
+}
+
+/** "2nd of 9 in row": of those that have a value. */
+function rankWords(line: Float32Array, index: number, where: string): string {
+  const rank = rankOf(line, index);
+  const known = line.filter((number) => !Number.isNaN(number)).length;
+  return rank === null ? "" : `${ordinal(rank)} of ${known} in ${where}`;
 }
 
 /** "layer2.0 by layer3.1, 0.73 plus or minus 0.01" */
@@ -124,12 +128,15 @@ export function bestMatchWords(
   along: "row" | "column",
 ): { of: string; match: string; rest: string } | null {
   const isRow = along === "row";
-  const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
-  const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
-  const best = bestMatch(line, error);
-  if (!best) return null;
   const [own, other] = isRow ? [view.rows, view.columns] : [view.columns, view.rows];
   const ownName = own.names[isRow ? cell.row : cell.col] ?? "";
+  const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
+  const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
+  // That a layer is most like itself says nothing.
+  const isItself = (k: number) => session.meta.self && other.names[k] === ownName;
+  const others = line.map((number, k) => (isItself(k) ? Number.NaN : number));
+  const best = bestMatch(others, error);
+  if (!best) return null;
   const otherName = other.names[best.index] ?? "";
   const ties =
     best.ties > 0 ? `; ${plural(best.ties, "other")} within the standard error` : "";

@@ -259,6 +259,7 @@ export function stateOf(options: StateOptions = {}): Record<string, unknown> {
       bokeh: "3.9.2",
       loader: "5 000 examples, batches of 64",
       self: false,
+      computes: true,
     },
     _trees: { model1: first, model2: second },
     _axes: { epoch: 1, layers1, layers2, undefined1: {}, undefined2: {}, notes: [] },
@@ -316,6 +317,7 @@ export function wireFrame(options: FrameOptions): [unknown, DataView[]] {
     rows,
     cols,
     final: options.final ?? false,
+    catching_up: false,
   };
   return [header, [misaligned(matrix), misaligned(stderr)]];
 }

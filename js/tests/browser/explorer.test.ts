@@ -117,6 +117,29 @@ test("a click focuses a cell: one message, trends, best matches, convergence", a
   expect(page.element.querySelector(".cka-away")).toBeNull();
 });
 
+test("best matches are marked in the map when asked for, above numbers", async () => {
+  const page = await ready();
+  const best = (matrix: Float32Array) => {
+    matrix.fill(0.25);
+    matrix[2 * 15 + 4] = 0.5;
+  };
+  feed(page, { seq: 1, edit: best });
+  await until(() => acks(page).length > 0, "ack");
+  await pause(150);
+  const plain = colorAt(page, 2, 4);
+  const toggle = (label: string) =>
+    [...page.element.querySelectorAll("button")]
+      .find((button) => button.textContent === label)
+      ?.click();
+  toggle("Matches");
+  await until(() => colorAt(page, 2, 4)[2] === 255, "a white dot");
+  toggle("Numbers");
+  await until(() => colorAt(page, 2, 4)[2] !== 255, "the dot above the number");
+  toggle("Matches");
+  toggle("Numbers");
+  await until(() => `${colorAt(page, 2, 4)}` === `${plain}`, "the cell as it was");
+});
+
 test("Shift-click pins a series and the pin can be let go", async () => {
   const page = await ready();
   await live(page);
@@ -266,7 +289,7 @@ test("an ended run is drawn from the traits, with no kernel", async () => {
   expect(colorAt(page, 1, 1).slice(0, 3)).not.toEqual([0, 0, 0]);
   expect(text(page, ".cka-focus-value")).toBe("1.000");
   expect(text(page, ".cka-progress-line")).toBe(
-    "157/157 batches \u00b7 9\u202f984 examples \u00b7 1 skipped \u00b7 02:11 \u00b7 largest \u00b1\u202f0.010",
+    "157/157 batches \u00b7 9\u202f984 examples \u00b7 1 skipped \u00b7 02:11 \u00b7 mean 0.503 \u00b7 largest \u00b1\u202f0.010",
   );
   expect(text(page, ".cka-badge")).toBe("Done");
 });

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { Controls } from "../../src/controls.ts";
-import { ECHO_MS, Session } from "../../src/session.ts";
-import { FakeModel, stateOf } from "../fake.ts";
+import { ECHO_MS, PAINT_WITHIN_MS, Session } from "../../src/session.ts";
+import { FakeModel, stateOf, wireFrame } from "../fake.ts";
 
 const ESTIMATE = "about 40 s, 12 MB of Gram matrices";
 
@@ -38,6 +38,37 @@ test("what the run will take is said until the first frame", () => {
   expect(line()).toMatch(/batches of 64 \u00b7 about 40 s, 12 MB of .*: starting$/);
   model.put({ status: "idle" });
   expect(line()).toMatch(/\u00b7 about 40 s, 12 MB of Gram matrices$/);
+});
+
+test("a saved result has no buttons that nothing could obey, and says why", () => {
+  const meta = stateOf()._meta as Record<string, unknown>;
+  const saved = () => controls.element.querySelector<HTMLElement>(".cka-orders > span");
+  const buttons = () => controls.element.querySelector<HTMLElement>(".cka-buttons");
+  begin({ status: "done" });
+  expect(saved()?.hidden).toBe(true);
+  expect(buttons()?.hidden).toBe(false);
+  session.close();
+  begin({ status: "done", _meta: { ...meta, computes: false } });
+  expect(saved()?.hidden).toBe(false);
+  expect(saved()?.textContent).toBe("Saved result: no models to run");
+  expect(buttons()?.hidden).toBe(true);
+  expect(field().closest("label")?.hidden).toBe(true);
+});
+
+test("what took long to compute is thrown away only when asked twice", () => {
+  begin({ status: "running" });
+  model.message(...wireFrame({ seq: 60, rows: 11, cols: 15 }));
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+  const restart = () =>
+    [...controls.element.querySelectorAll<HTMLElement>(".cka-buttons button")].at(-1);
+  restart()?.click();
+  expect(restart()?.textContent).toBe("Discard 00:50?");
+  expect(model.sentOf("command")).toEqual([]);
+  vi.advanceTimersByTime(6000);
+  expect(restart()?.textContent).toBe("Restart");
+  restart()?.click();
+  restart()?.click();
+  expect(model.sentOf("command")).toEqual([{ kind: "command", name: "restart" }]);
 });
 
 test("the tolerance of the constructor is in the field, and Python may change it", () => {

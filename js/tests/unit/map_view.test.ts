@@ -7,6 +7,7 @@ import {
   limits,
   type MapView,
   mapView,
+  matchCells,
   type Options,
   pairOf,
   pendingBoxes,
@@ -153,6 +154,28 @@ describe("colors", () => {
     expect(undefinedBoxes(viewOf(), "lower").left).toEqual([]);
   });
 
+  test("best matches are of rows and of columns, never masked, and of others", () => {
+    const both = [
+      { row: 0, col: 0 },
+      { row: 1, col: 1 },
+    ];
+    expect(matchCells(viewOf(), "none", false)).toEqual({
+      ofRows: both,
+      ofColumns: both,
+    });
+    const masked = matchCells(viewOf(), "diagonal", false);
+    expect(masked.ofRows).toEqual([
+      { row: 0, col: 1 },
+      { row: 1, col: 0 },
+    ]);
+    const view = viewOf();
+    const columns = { ...view.columns, names: ["conv1", "fc"] };
+    expect(matchCells({ ...view, columns }, "none", true).ofRows).toEqual([
+      { row: 0, col: 1 },
+      { row: 1, col: 1 },
+    ]);
+  });
+
   test("numbers are written where they fit, in ink that is seen", () => {
     const around = {
       cell: { width: 30, height: 20 },
@@ -188,7 +211,7 @@ describe("words", () => {
     );
     const facts = readout(session, viewOf(), { row: 0, col: 0 }).facts;
     expect(facts).toContain(
-      "1st of 2 in row \u00b7 1st of 3 in column \u00b7 9 batches",
+      "1st of 2 in row \u00b7 1st of 2 in column \u00b7 9 batches",
     );
     expect(readout(session, viewOf(), { row: 2, col: 0 }).facts).toContain(
       "Undefined. fc: constant: all examples give the same activations",
@@ -208,6 +231,12 @@ describe("words", () => {
       rest: "(0.875\u00a0\u00b1\u202f0.010)",
     });
     expect(bestMatchWords(session, viewOf(), { row: 2, col: 0 }, "row")).toBeNull();
+    const { meta } = session;
+    vi.spyOn(session, "meta", "get").mockReturnValue({ ...meta, self: true });
+    const view = viewOf();
+    const itself = { ...view, columns: { ...view.columns, names: ["conv1", "fc"] } };
+    const best = bestMatchWords(session, itself, { row: 0, col: 0 }, "row");
+    expect(best?.match).toBe("fc");
   });
 
   test("progress is one line, without a percentage when the total is unknown", () => {
@@ -219,18 +248,24 @@ describe("words", () => {
       rate: 1210,
       seconds: 31,
       maxStderr: 0.004,
+      matrix: Float32Array.of(0.5, 0.25, Number.NaN, 0.75),
+      rows: 2,
+      cols: 2,
     };
     expect(progressWords(frame)).toBe(
       "37/157 batches \u00b7 4\u202f736 examples \u00b7 1\u202f210 examples/s \u00b7 " +
-        "00:31 < 01:41 \u00b7 largest \u00b1\u202f0.004",
+        "00:31 < 01:41 \u00b7 mean 0.500 \u00b7 diagonal 0.625 \u00b7 " +
+        "largest \u00b1\u202f0.004",
     );
+    expect(progressWords(frame, true)).toContain("mean 0.500 \u00b7 largest");
+    expect(progressWords({ ...frame, rows: 1, cols: 4 })).not.toContain("diagonal");
     expect(progressWords({ ...frame, total: null, maxStderr: null, skipped: 2 })).toBe(
       "37 batches \u00b7 4\u202f736 examples \u00b7 2 skipped \u00b7 " +
-        "1\u202f210 examples/s \u00b7 00:31",
+        "1\u202f210 examples/s \u00b7 00:31 \u00b7 mean 0.500 \u00b7 diagonal 0.625",
     );
     const gpu = [3.1 * 2 ** 30, 79.6 * 2 ** 30] as const;
     expect(progressWords({ ...frame, gpu })).toContain(
-      "00:31 < 01:41 \u00b7 GPU 3.1/80 GB \u00b7 largest",
+      "00:31 < 01:41 \u00b7 GPU 3.1/80 GB \u00b7 mean",
     );
   });
 });

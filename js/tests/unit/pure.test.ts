@@ -11,7 +11,7 @@ import {
   ticksFor,
   usualPrefix,
 } from "../../src/labels.ts";
-import { geometryFor } from "../../src/layout.ts";
+import { fittingLimit, geometryFor, labelRoom } from "../../src/layout.ts";
 import {
   bestMatch,
   columnOf,
@@ -62,6 +62,8 @@ describe("format", () => {
 });
 
 describe("history", () => {
+  const shape = { epoch: 1, rows: 3, cols: 2, anew: false };
+
   test("of thousands of batches at most 256 are kept, evenly, with the last", () => {
     const history = new History();
     for (let batch = 1; batch <= 3000; batch++) history.add(frameOf(batch));
@@ -90,7 +92,7 @@ describe("history", () => {
     history.add(frameOf(9));
     const matrices = [new Float32Array(6).fill(0.25), new Float32Array(6).fill(0.5)];
     const stderrs = matrices.map(() => new Float32Array(6).fill(0.125));
-    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [4, 9], matrices, stderrs });
+    history.merge({ ...shape, batches: [4, 9], matrices, stderrs });
     const cell = history.cell(5);
     expect(cell.batches).toEqual([4, 9]);
     expect(cell.values[0]).toBe(0.25);
@@ -105,8 +107,19 @@ describe("history", () => {
     history.add(frameOf(1, 1, 2));
     expect(history.cell(0).batches).toEqual([1]);
     const nothing = { matrices: [], stderrs: [] };
-    history.merge({ epoch: 1, rows: 3, cols: 2, batches: [3], ...nothing });
+    history.merge({ ...shape, batches: [3], ...nothing });
     expect(history.cell(0).batches).toEqual([1]);
+    history.merge({ ...shape, epoch: 2, anew: true, batches: [], ...nothing });
+    expect(history.cell(0).batches).toEqual([]);
+  });
+
+  test("frames in which some cells are behind are no part of it", () => {
+    const history = new History();
+    history.add(frameOf(4));
+    for (const batch of [2, 3, 4, 5])
+      history.add({ ...frameOf(batch), matrix: new Float32Array(6), catchingUp: true });
+    expect(history.cell(0).batches).toEqual([4]);
+    expect(history.cell(0).values[0]).not.toBe(0);
   });
 });
 
@@ -327,6 +340,16 @@ describe("query", () => {
     );
     expect(() => matches("depth:deep", columns)).toThrow('"depth:deep" needs a number');
   });
+});
+
+test("long names lose what most begin with before the map loses its room", () => {
+  const names = [0, 1, 2].map((k) => `encoder.stages.${k}.layers.0`);
+  const usual = usualPrefix(names);
+  const pixels = (limit: number) =>
+    Math.max(...names.map((name) => 6 * shortLabel(name, usual, limit).length));
+  const fitting = (width: number) => fittingLimit(pixels, labelRoom(width), 28);
+  expect(shortLabel(names[1] ?? "", usual, fitting(650))).toBe("\u20261.layers.0");
+  expect(shortLabel(names[1] ?? "", usual, fitting(900))).toBe(names[1]);
 });
 
 test("charts fit into the width they are given, from a phone to a wide screen", () => {

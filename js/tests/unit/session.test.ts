@@ -313,6 +313,21 @@ test("history of the kernel fills the page's after a reload", () => {
   expect(stderrs.slice(0, 2)).toEqual([0.5, 0.25]);
 });
 
+test("the history of a larger map waits for its first frame, whose cells it is of", () => {
+  frame(1);
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+  const before = session.history.cell(3);
+  const { rows, cols } = size();
+  const [facts, codes] = wireHistory([[1, 0.25, 0.5]], rows, cols);
+  model.put({ _axes: { ...(stateOf()._axes as object), epoch: 2 } });
+  model.message({ kind: "history", epoch: 2, rows, cols, ...facts }, [codes]);
+  expect(session.history.cell(3)).toEqual(before);
+  frame(2, { epoch: 2 });
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+  expect(session.history.cell(3).batches).toEqual([1, 2]);
+  expect(session.history.cell(3).values[0]).toBe(0.25);
+});
+
 test("BokehJS is asked of the kernel and its silence is an error in words", async () => {
   const asked = session.requestBokeh("3.9.2", 1000);
   expect(model.sentOf("need_bokeh")).toEqual([
