@@ -55,7 +55,7 @@ class Capture:
         self._wanted = set(range(len(layers)))
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
-        self._reduced = False
+        self._reduced: dict[str, bool] = {}
         self._buffer = GramBuffer(len(layers))
         self._clear(0)
 
@@ -78,7 +78,7 @@ class Capture:
     def begin(self, examples: int) -> None:
         """Expect the forward pass of one batch, in this thread."""
         self._clear(examples)
-        self._reduced = reduces_float32()
+        self._reduced = {kind: reduces_float32(kind) for kind in ("cpu", "cuda")}
         self._buffer.begin(examples)
         self._thread = threading.get_ident()
 
@@ -135,7 +135,8 @@ class Capture:
                 text = f"output of shape {shape} for {self._examples} examples"
                 self._problems[row] = text
                 return
-            if self._reduced or torch.is_autocast_enabled(found.device.type):
+            kind = found.device.type
+            if self._reduced.get(kind) or torch.is_autocast_enabled(kind):
                 with exact(found.device):
                     gram = self._gram(row, features(rows))
             else:

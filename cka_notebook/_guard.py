@@ -91,52 +91,49 @@ def evaluating(modules: list[nn.Module]) -> Iterator[None]:
             module.training = True
 
 
-def reduces_float32() -> bool:
-    """Whether the user allows float32 products of fewer bits (TF32, bfloat16)."""
-    backends = _matmul_backends()
-    if not backends:
+def reduces_float32(kind: str) -> bool:
+    """Whether the user allows float32 products of fewer bits (TF32, bfloat16).
+
+    Args:
+        kind: Of which devices, ``"cpu"`` or ``"cuda"``; others have no such setting.
+    """
+    backend = _matmul_backend(kind)
+    if backend is None:
         return torch.get_float32_matmul_precision() != "highest"
-    return not {backend.fp32_precision for backend in backends} <= {"none", "ieee"}
+    return backend.fp32_precision not in ("none", "ieee")
 
 
-def _matmul_backends() -> list[Any]:
-    """Where recent versions of torch keep the precision of products, by device."""
-    found = [
-        getattr(getattr(torch.backends, name), "matmul", None)
-        for name in ("cuda", "mkldnn")
-    ]
-    return found if all(hasattr(one, "fp32_precision") for one in found) else []
+def _matmul_backend(kind: str) -> Any:
+    """Where recent versions of torch keep the precision of products, or None."""
+    name = {"cuda": "cuda", "cpu": "mkldnn"}.get(kind)
+    backend = getattr(getattr(torch.backends, name), "matmul", None) if name else None
+    return backend if hasattr(backend, "fp32_precision") else None
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
+def _full_float32(kind: str) -> Iterator[None]:
     """Float32 products in float32, whatever the user allows her models."""
-    backends = _matmul_backends()
-    if not backends:
+    backend = _matmul_backend(kind)
+    if backend is None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    settings = [backend.fp32_precision for backend in backends]
-    for backend, setting in zip(backends, settings, strict=True):
-        if setting not in ("none", "ieee"):
-            backend.fp32_precision = "ieee"
+    else:
+        before, backend.fp32_precision = backend.fp32_precision, "ieee"
     try:
         yield
     finally:
-        for backend, setting in zip(backends, settings, strict=True):
-            if setting not in ("none", "ieee"):
-                backend.fp32_precision = setting
+        if backend is None:
+            torch.set_float32_matmul_precision(before)
+        else:
+            backend.fp32_precision = before
 
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Our own arithmetic: no reduced float32 and no autocast of the user's."""
-    guard = full_float32() if reduces_float32() else nullcontext()
-    with guard, torch.autocast(device.type, enabled=False):
+    kind = device.type
+    guard = _full_float32(kind) if reduces_float32(kind) else nullcontext()
+    with guard, torch.autocast(kind, enabled=False):
         yield
 
 
