@@ -14,6 +14,7 @@ from torch import Tensor
 from ._extension import Extension, missing, shared
 from ._result import CKAResult
 from ._running import Running
+from ._words import counted
 
 ALIKE = 1e-3
 """Norms of other batches differ by more, those of the same batches by rounding."""
@@ -86,7 +87,7 @@ class CatchUp(Extension):
                 (self.layers2, self.kept.result.layers2),
             )
         )
-        layers = "1 new layer" if count == 1 else f"{count} new layers"
+        layers = counted(count, "new layer")
         done = "the batch" if self.kept.done == 1 else f"the {self.kept.done} batches"
         return f"Computing {layers} over {done} done, then going on."
 

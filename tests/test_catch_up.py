@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from comm_double import Gate, RecordingComm, until
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from zoo import ThreeLinear
 
 from cka_notebook import CKA, CKAExplorer, _publisher, _running, _session
 from cka_notebook._run import Run
@@ -16,16 +16,8 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 """The models compute in float64."""
 
 
-class Net(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first = nn.Linear(6, width)
-        self.second = nn.Linear(width, width)
-        self.third = nn.Linear(width, 3)
-        self.double()
-
-    def forward(self, x):
-        return self.third(self.second(self.first(x).tanh()).relu())
+def net(width):
+    return ThreeLinear(width).double()
 
 
 def opened(batches):
@@ -43,7 +35,7 @@ def make():
     def begin(
         loader, layers1=("first",), layers2=("third",), *, itself=False, **options
     ):
-        models = Net(8), None if itself else Net(9)
+        models = net(8), None if itself else net(9)
         chosen = {"model1_layers": list(layers1), "model2_layers": list(layers2)}
         explorer = CKAExplorer(*models, loader, **chosen, **options)
         explorer.models = models

@@ -2,26 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
+from zoo import ThreeLinear
 
 from cka_notebook import CKA, CKAExplorer
-
-
-class Net(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.first = nn.Linear(6, width)
-        self.second = nn.Linear(width, width)
-        self.third = nn.Linear(width, 3)
-
-    def forward(self, x):
-        return self.third(self.second(self.first(x).tanh()).relu())
 
 
 @pytest.fixture
 def explorer():
     batches = list(torch.randn(5, 12, 6))
-    models = Net(8), Net(9)
+    models = ThreeLinear(8), ThreeLinear(9)
     shown = CKAExplorer(*models, batches, autostart=False)
     shown.models, shown.batches = models, batches
     yield shown

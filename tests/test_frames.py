@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import numpy as np
+import pytest
 import torch
 from wire_examples import running
 
@@ -26,10 +27,17 @@ def large():
     return state
 
 
-def test_a_large_map_goes_out_in_bytes_and_its_last_frame_bit_for_bit():
-    sent, state = [], large()
+def begun(state):
+    """Frames of this state's epoch, and what they send."""
+    sent = []
     frames = Frames(lambda header, buffers: sent.append((header, buffers)))
     frames.begin(1, state)
+    return frames, sent
+
+
+def test_a_large_map_goes_out_in_bytes_and_its_last_frame_bit_for_bit():
+    state = large()
+    frames, sent = begun(state)
     frames.take(1.0, state)
     (header, (values, errors)) = sent[0]
     assert len(values) == len(errors) == 501 * 501
@@ -49,9 +57,8 @@ def test_a_large_map_goes_out_in_bytes_and_its_last_frame_bit_for_bit():
 
 
 def test_a_smaller_map_goes_out_as_float32():
-    sent, state = [], running(3)
-    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
-    frames.begin(1, state)
+    state = running(3)
+    frames, sent = begun(state)
     frames.take(1.0, state)
     assert "codes" not in sent[0][0]
     assert sent[0][1][0] == floats(state.matrix()).tobytes()
@@ -72,19 +79,24 @@ class Slow(Readback):
         return self.there
 
 
-def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(monkeypatch):
+@pytest.fixture
+def slow(monkeypatch):
+    """All numbers that were asked for, which come when they come."""
     monkeypatch.setattr(_frames, "Readback", Slow)
     monkeypatch.setattr(Slow, "made", [])
-    sent, state = [], running(3)
-    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
-    frames.begin(1, state)
+    return Slow.made
+
+
+def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
+    state = running(3)
+    frames, sent = begun(state)
     first = floats(state.matrix())
     frames.take(1.0, state)
     state.batches += 1
     frames.take(2.0, state)
     assert not sent
-    assert len(Slow.made) == 1  # One at a time.
-    Slow.made[0].there = True
+    assert len(slow) == 1  # One at a time.
+    slow[0].there = True
     frames.take(3.0, state)
     header, buffers = sent[0]
     assert header["batch"] == 3
@@ -92,17 +104,14 @@ def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(monkeypatch):
     assert buffers[0] == first.tobytes()
 
 
-def test_a_frame_that_comes_after_the_last_one_is_dropped(monkeypatch):
-    monkeypatch.setattr(_frames, "Readback", Slow)
-    monkeypatch.setattr(Slow, "made", [])
-    sent, state = [], running(3)
-    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
-    frames.begin(1, state)
+def test_a_frame_that_comes_after_the_last_one_is_dropped(slow):
+    state = running(3)
+    frames, sent = begun(state)
     frames.take(1.0, state)
     numbers, names = (state.matrix(), state.stderr()), (state.layers1, state.layers2)
     result = CKAResult(*numbers, *names, "A", "B", examples=1, batches=1)
     frames.hold(Progress(batches=3), result, final=True)
-    Slow.made[0].there = True
+    slow[0].there = True
     frames.begin(2, state)
     frames.take(2.0, state)
     assert [header["final"] for header, _ in sent] == [True]

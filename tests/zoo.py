@@ -433,6 +433,19 @@ class DictLike:
         return self._items[key]
 
 
+class ThreeLinear(nn.Module):
+    """From six features to three, as wide in between as is asked."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first = nn.Linear(6, width)
+        self.second = nn.Linear(width, width)
+        self.third = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.third(self.second(self.first(x).tanh()).relu())
+
+
 def batches_of(count=4, size=16, features=10, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(size, features, generator=generator) for _ in range(count)]
