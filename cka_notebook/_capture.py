@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,17 @@ Features = Callable[[Tensor], Tensor]
 """From activations (n, ...) of one layer to its features (n, ...)."""
 
 
-class Capture:
+class _Uncopied:
+    """A forward hook that a copy or pickle of the model leaves behind."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
+        return no_hook
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
+        return _unhooked, ()
+
+
+class Capture(_Uncopied):
     """Packed Gram matrices of the chosen layers of one model, batch after batch.
 
     Use as a context manager; hooks exist inside it only. Forward passes of other
@@ -53,6 +63,7 @@ class Capture:
         for row, layer in enumerate(layers):
             self._rows.setdefault(layer.module, []).append((row, layer))
         self._wanted = set(range(len(layers)))
+        self._plain: dict[nn.Module, _Plain] = {}
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
         self._reduced: dict[str, bool] = {}
@@ -60,8 +71,8 @@ class Capture:
         self._clear(0)
 
     def __enter__(self) -> Self:
-        hook = _Hook(self._on_output)
-        self._handles = [module.register_forward_hook(hook) for module in self._rows]
+        # Itself the hook: one call less, hundreds of times a batch.
+        self._handles = [module.register_forward_hook(self) for module in self._rows]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,11 +85,14 @@ class Capture:
     def only(self, rows: Iterable[int]) -> None:
         """Take the outputs of these rows alone, from the next batch on."""
         self._wanted = set(rows)
+        self._plain = {}
 
     def begin(self, examples: int) -> None:
         """Expect the forward pass of one batch, in this thread."""
         self._clear(examples)
         self._reduced = {kind: reduces_float32(kind) for kind in ("cpu", "cuda")}
+        if self._reduced["cpu"] or examples != self._buffer.examples:
+            self._plain = {}
         self._buffer.begin(examples)
         self._thread = threading.get_ident()
 
@@ -91,6 +105,7 @@ class Capture:
         with exact(self._buffer.device):
             packed = self._buffer.finish()
         grams = Grams(*packed, self._index, self._problems)
+        self._plain.update(self._plainer)
         self._clear(0)
         return grams
 
@@ -110,12 +125,18 @@ class Capture:
         self._index = [-1] * len(self._layers)
         self._problems: dict[int, str] = {}
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, Features, int]] = {}
+        self._plainer: dict[nn.Module, _Plain] = {}
 
-    def _on_output(self, module: nn.Module, _: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, _: Any, output: Any) -> None:
+        """Take what a module returned; torch calls this after each forward pass."""
         if threading.get_ident() != self._thread:
             return
         call = self._calls.get(module, 0)
         self._calls[module] = call + 1
+        plain = self._plain.get(module)
+        if plain is not None and call == 0 and plain.suits(output):
+            self._index[plain.row] = self._buffer.add(output, plain.row)
+            return
         for row, layer in self._rows[module]:
             if layer.call == call and row in self._wanted:
                 self._reduce(row, layer, output)
@@ -140,11 +161,21 @@ class Capture:
                 with exact(found.device):
                     gram = self._gram(row, features(rows))
             else:
-                gram = self._gram(row, features(rows))
+                made = features(rows)
+                gram = self._gram(row, made)
+                if made is output:
+                    self._note_plain(row, made)
             if not found.is_inference():
-                seen = weakref.ref(found), found._version, features, gram  # noqa: SLF001 the only sign of an in-place change
+                seen = weakref.ref(found), found._version, features, row  # noqa: SLF001 the only sign of an in-place change
                 self._seen[id(found)] = seen
         self._index[row] = gram
+
+    def _note_plain(self, row: int, made: Tensor) -> None:
+        """Remember a layer whose output was its features, as a (n, p) tensor."""
+        module = self._layers[row].module
+        alone = len(self._rows[module]) == 1 and row not in self._scatters
+        if made.ndim == 2 and made.is_cpu and alone:
+            self._plainer[module] = _Plain(row, made.shape, made.dtype)
 
     def _gram(self, row: int, features: Tensor) -> int:
         """Index of the Gram matrix of these features."""
@@ -163,23 +194,45 @@ class Capture:
         entry = self._seen.get(id(found))
         if entry is None or entry[0]() is not found or entry[2] is not features:
             return None
-        return entry[3] if entry[1] == found._version else None  # noqa: SLF001 as above
+        if entry[1] != found._version:  # noqa: SLF001 as above
+            return None
+        self._plainer.pop(self._layers[entry[3]].module, None)
+        return self._index[entry[3]]
 
 
-class _Hook:
-    """A forward hook that a copy or pickle of the model leaves behind."""
+class _Plain(NamedTuple):
+    """A layer whose output needs no look, as long as it is as it was.
+
+    Hooks of small layers take longer to ask what an output is than to multiply it. What
+    was a ``(n, p)`` tensor on a CPU, of one layer alone, is taken as it is the next
+    time.
+    """
+
+    row: int
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def suits(self, output: Any) -> bool:
+        """Whether this output is of the same kind."""
+        return (
+            isinstance(output, Tensor)
+            and output.shape == self.shape
+            and output.dtype is self.dtype
+            and output.layout is torch.strided
+            and output.is_cpu
+            and not output.requires_grad
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+
+class _Hook(_Uncopied):
+    """A function as a forward hook."""
 
     def __init__(self, function: Callable[[nn.Module, Any, Any], None]) -> None:
         self._function = function
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         self._function(module, args, output)
-
-    def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
-        return no_hook
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
-        return _unhooked, ()
 
 
 def no_hook(*_: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import hsic
-from ._packing import PackedGrams, packing
+from ._packing import WHOLE, PackedGrams, packing
 from ._products import ONEDNN_WIDTH, lower_product
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ GROUP_BYTES = 4 << 20
 """Gram matrices are U-centered in groups of this size: larger ones gain nothing."""
 
 GROUP_BYTES_GPU = 64 << 20
-
-WHOLE = 48
-"""For so few examples one product of the whole matrix is faster than two of halves."""
 
 PADDING = 16
 """Rows a power of two apart share cache lines, which costs a fifth of the speed."""
@@ -82,17 +79,17 @@ class GramBuffer:
     """
 
     def __init__(self, capacity: int) -> None:
+        self.examples = 0
         self._capacity = capacity
-        self._examples = 0
         self._shifts: dict[int, hsic.Shift] = {}
         self._groups: dict[tuple[torch.device, torch.dtype], _Group] = {}
         self._count = 0
 
     def begin(self, examples: int) -> None:
         """Expect the Gram matrices of a batch of so many examples."""
-        if examples != self._examples:
+        if examples != self.examples:
             self._groups = {}
-        self._examples = examples
+        self.examples = examples
         self._count = 0
         for group in self._groups.values():
             group.begin()
@@ -104,7 +101,7 @@ class GramBuffer:
         key = rows.device, hsic.working_dtype(rows.dtype)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = _Group(self._examples, *key, self._capacity)
+            group = self._groups[key] = _Group(self.examples, *key, self._capacity)
         shift = self._shifts.get(layer)
         try:
             group.add(rows, index, layer, shift)
@@ -161,15 +158,16 @@ class GramBuffer:
             return
         packed, raw = group.center()
         if group.on_cpu:
-            raw = torch.where(raw > 0, raw, packed.trace * (1 + packed.offset))
+            moved = packed.trace * (1 + packed.offset)
+            raw = moved if raw is None else torch.where(raw > 0, raw, moved)
             self._decide(pending, raw, packed)
 
     def _decide(self, layers: list[int], raw: Tensor, packed: PackedGrams) -> None:
         """How to shift these layers' features from the next batch on."""
-        n = self._examples
+        n = self.examples
         kappa = raw / (packed.scale * packed.norm.sqrt())
-        plain = (kappa < SHIFT * n) & (packed.offset < OUTLYING)
-        if bool(plain.all()) and all(layer in self._shifts for layer in layers):
+        known = {self._shifts.get(layer) for layer in layers}
+        if known == {"none"} and (kappa < 2 * SHIFT * n).all():
             return
         both = zip(kappa.tolist(), packed.offset.tolist(), strict=True)
         for layer, (k, offset) in zip(layers, both, strict=True):
@@ -190,7 +188,7 @@ class _Group:
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
-        self.on_cpu = device.type == "cpu"
+        self.on_cpu, self._dtype = device.type == "cpu", dtype
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         self._packing = packing(examples, device, dtype)
         length = self._packing.length
@@ -198,12 +196,13 @@ class _Group:
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
         self._z = torch.zeros(capacity, length, dtype=dtype, device=device)
         self._whole: Tensor | None = None
-        if not self.on_cpu or examples <= WHOLE:
+        if not self.on_cpu and examples > WHOLE:
             self._whole = self._z.new_empty(self._size, examples, examples)
         self._places: list[list[Tensor]] = []
         self._scratch = self._z.new_empty(0)
         self._widths: dict[int, Tensor] = {}
         self._of_trace, self._of_mean = self._z.new_zeros(2, self._size).unbind()
+        self._has_moments = False
         self.begin()
 
     def begin(self) -> None:
@@ -221,12 +220,14 @@ class _Group:
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
     ) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
-        blocks, slot = self._place(), len(self._layers)
-        if shift == "none" and rows.dtype == self._z.dtype:
+        slot = len(self._layers)
+        blocks = self._place(len(self.indices) if self._whole is None else slot)
+        if shift == "none" and rows.dtype is self._dtype:
             lower_product(rows, blocks, first=True)
         elif self.on_cpu and shift is not None:
             hsic.lower_gram(rows, blocks, self._room(rows), shift)
         else:
+            self._has_moments = True
             if self.on_cpu:
                 self._of_trace[slot] = _second_moment(rows)
             moment = hsic.lower_gram(rows, blocks, self._room(rows), "mean")
@@ -238,16 +239,19 @@ class _Group:
         """Layers that are not U-centered yet."""
         return self._layers
 
-    def center(self) -> tuple[PackedGrams, Tensor]:
-        """U-center those, and their raw second moments where known."""
+    def center(self) -> tuple[PackedGrams, Tensor | None]:
+        """U-center those, and their raw second moments where any is known."""
         count = len(self._layers)
         z = self._z[len(self.indices) - count : len(self.indices)]
         if self._whole is not None:
             self._packing.take(self._whole[:count], z)
         packed = self._packing.center(z, self._of_mean[:count])
-        raw = self._of_trace[:count].clone()
-        self._of_trace.zero_()
-        self._of_mean.zero_()
+        raw = None
+        if self._has_moments:
+            raw = self._of_trace[:count].clone()
+            self._of_trace.zero_()
+            self._of_mean.zero_()
+            self._has_moments = False
         self._done.append(packed)
         self._layers = []
         return packed, raw
@@ -270,12 +274,10 @@ class _Group:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _place(self) -> list[Tensor]:
-        """Where the next Gram matrix goes."""
-        whole = self._whole
-        slot = len(self.indices) if whole is None else len(self._layers)
-        while len(self._places) <= slot:
-            new = len(self._places)
+    def _place(self, slot: int) -> list[Tensor]:
+        """Where the Gram matrix of a slot goes."""
+        for new in range(len(self._places), slot + 1):
+            whole = self._whole
             self._places.append(
                 self._packing.blocks(self._z[new]) if whole is None else [whole[new]]
             )
@@ -300,7 +302,7 @@ def held(examples: int, capacity: int, *, on_cpu: bool) -> int:
     """Bytes that a `GramBuffer` holds of float32 Gram matrices, packed and whole."""
     length = packing(examples, torch.device("cpu"), torch.float32).length
     numbers = capacity * length
-    if not on_cpu or examples <= WHOLE:
+    if not on_cpu and examples > WHOLE:
         group = _group_size(length * 4, capacity, on_cpu=on_cpu)
         numbers += group * examples**2
     return 4 * numbers

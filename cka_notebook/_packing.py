@@ -17,6 +17,12 @@ from ._products import sums_dtype
 BLOCK = 32
 """Columns of a block, about: narrower ones save work, wider ones are faster."""
 
+WHOLE = 48
+"""Matrices of so few examples stay whole: what the other half costs, blocks cost too."""
+
+HALF = 0.5**0.5
+"""Numbers that lie in both triangles count twice; of each square, half is meant."""
+
 CONSTANT = (8 * torch.finfo(torch.float32).eps) ** 2
 """Below this share of the second moment, a variance is the rounding of a constant."""
 
@@ -52,7 +58,7 @@ class Packing:
     """
 
     def __init__(self, n: int, device: torch.device, dtype: torch.dtype) -> None:
-        count = 2 * max(1, round(n / (2 * BLOCK)))
+        count = 2 * round(n / (2 * BLOCK))
         self._n, self._b = n, -(-n // count)
         self._pairs = -(-n // (2 * self._b))
         self._padded = 2 * self._pairs * self._b
@@ -90,18 +96,21 @@ class Packing:
                 of it as the shift took away.
         """
         n = self._n
-        diagonal = z.index_select(1, self._diagonal)
+        diagonal = self._diagonals(z)
         rows = self._row_sums(z) - diagonal
         total, traces = rows.sum(-1), diagonal.sum(-1)
         excess = (traces + total) / n
         trace = traces - excess
         # A constant layer leaves only rounding errors behind: no variance.
         varies = ~(trace <= CONSTANT * (traces + n * moments))
+        top = diagonal.amax(-1)
         # Off the diagonal, U is K less this number of the row and that of the column.
-        a = rows / (n - 2) - (total / (2 * (n - 1) * (n - 2))).unsqueeze(-1)
+        a = rows.sub_((total / (2 * (n - 1))).unsqueeze(-1)).div_(n - 2)
         self._subtract(z, a)
-        scale = _scale(diagonal.amax(-1) * varies)
-        _rescale(z, varies / scale)
+        scale = torch.ones_like(trace)
+        if not (z.is_cpu and _is_ordinary(varies, top)):  # a look waits for the device
+            scale = _scale(top * varies)
+            z *= (varies / scale).unsqueeze(-1)
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._b), dim=2)
         norm = norm.to(sums_dtype(z.device)).square().sum(1).mul_(2)
         return PackedGrams(z, scale, trace * varies, excess / trace, norm)
@@ -127,7 +136,7 @@ class Packing:
         both = torch.stack([~second, second], -1)
         below = (both & ~in_diagonal_block[..., None]).mT
         # The diagonal blocks are whole: each pair of theirs counts twice.
-        share = torch.full((b, b), 0.5**0.5, dtype=dtype).fill_diagonal_(0)
+        share = torch.full((b, b), HALF, dtype=dtype).fill_diagonal_(0)
         # For each row, column and number of the diagonal: of which example it is.
         self._of_row = torch.where(second, row - b, row + pair * b).flatten().to(device)
         self._of_column = of_column.flatten().to(device)
@@ -142,6 +151,10 @@ class Packing:
 
     def _rectangles(self, z: Tensor) -> Tensor:
         return z.view(len(z), self._pairs, self._height, self._b)
+
+    def _diagonals(self, z: Tensor) -> Tensor:
+        """The diagonals, and zeros up to ``(g, padded)``."""
+        return z.index_select(1, self._diagonal)
 
     def _row_sums(self, z: Tensor) -> Tensor:
         """Sums of the rows of the whole symmetric matrices, ``(g, padded)``."""
@@ -171,10 +184,35 @@ class Packing:
         z.as_strided((g, pairs, b, b), strides, start).mul_(self._share)
 
 
+class Squares(Packing):
+    """Gram matrices of few examples, whole: one block each, and nothing to compute."""
+
+    def __init__(self, n: int) -> None:
+        self._n = self._b = n
+        self.length = n * n
+
+    def blocks(self, row: Tensor) -> list[Tensor]:
+        return [row.view(self._n, self._n)]
+
+    def take(self, grams: Tensor, z: Tensor) -> None:
+        z.copy_(grams.flatten(1))
+
+    def _diagonals(self, z: Tensor) -> Tensor:
+        return z[:, :: self._n + 1]
+
+    def _row_sums(self, z: Tensor) -> Tensor:
+        return z.view(-1, self._n, self._n).sum(-2)  # of rows, but twice as fast
+
+    def _subtract(self, z: Tensor, a: Tensor) -> None:
+        whole = z.view(-1, self._n, self._n)
+        whole.sub_(a.unsqueeze(-1)).sub_(a.unsqueeze(-2)).mul_(HALF)
+        self._diagonals(z).zero_()
+
+
 @lru_cache(maxsize=8)
 def packing(n: int, device: torch.device, dtype: torch.dtype) -> Packing:
     """How Gram matrices of n >= 4 examples are packed."""
-    return Packing(n, device, dtype)
+    return Squares(n) if n <= WHOLE else Packing(n, device, dtype)
 
 
 def _scale(top: Tensor) -> Tensor:
@@ -183,9 +221,7 @@ def _scale(top: Tensor) -> Tensor:
     return torch.where(extreme, top, 1.0)
 
 
-def _rescale(z: Tensor, factor: Tensor) -> None:
-    if not z.is_cpu:  # a look would wait for the device
-        z *= factor.unsqueeze(-1)
-        return
-    for row in (factor != 1).nonzero().flatten().tolist():
-        z[row] *= factor[row]
+def _is_ordinary(varies: Tensor, top: Tensor) -> bool:
+    """Whether there is nothing to scale, and no constant layer."""
+    low, high = top.aminmax()
+    return bool(varies.all()) and 1 / SAFE <= low.item() <= high.item() <= SAFE

@@ -145,6 +145,7 @@ def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
                 f"of shape {tuple(x.shape)}, got {got}."
             )
             raise ValueError(msg)
-        return features.unsqueeze(1) if features.ndim == 1 else features
+        # A tensor of its own: what is made of the next batch may differ.
+        return features.unsqueeze(1) if features.ndim == 1 else features[:]
 
     return make

@@ -40,9 +40,11 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
             block is the whole matrix.
         first: Whether what the blocks hold counts for nothing.
     """
-    if _suits_onednn(part) and (product := _onednn_product()) is not None:
-        _by_onednn(product, part, blocks, first)
-        return
+    if part.shape[1] >= ONEDNN_WIDTH and _suits_onednn(part):
+        product = _onednn_product()
+        if product is not None:
+            _by_onednn(product, part, blocks, first)
+            return
     if len(blocks) == 1:
         _whole_product(part, blocks[0], first)
         return
@@ -101,7 +103,9 @@ def fastest(
 
 
 def _whole_product(part: Tensor, out: Tensor, first: bool) -> None:
-    if part.is_cuda and part.dtype == torch.float32 and part.numel() >= SPLIT_NUMBERS:
+    if part.is_cpu:
+        _product(part, part.T, out, first)
+    elif part.is_cuda and part.dtype == torch.float32 and part.numel() >= SPLIT_NUMBERS:
         made = _gpu_product(part.device)(part)
         out.copy_(made) if first else out.add_(made)
     else:
@@ -134,9 +138,7 @@ def _by_onednn(
 
 
 def _suits_onednn(part: Tensor) -> bool:
-    """Long whole rows: with others it is slower, with strided ones a hundred times."""
-    if part.shape[1] < ONEDNN_WIDTH:
-        return False
+    """Whole rows: with strided ones it is a hundred times slower."""
     return part.is_cpu and part.dtype == torch.float32 and part.is_contiguous()
 
 

@@ -24,6 +24,9 @@ SIGMAS = 3.7
 WATCHED = 4
 """Layers of a model that are looked at, the first and the last among them."""
 
+EVERY_BATCH, THEN_EVERY = 16, 4
+"""The first batches are all looked at, then one of so many."""
+
 RUNS, RUN_LENGTH = 16, 32
 """Of a wide layer, so many runs of so many features are looked at."""
 
@@ -35,26 +38,29 @@ class Scatter:
     """
 
     def __init__(self) -> None:
+        self._given = 0
         self.batches = 0
         self.examples = 0
         self._origin: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        """Take the features of one batch, ``(n, p)``."""
-        some = _some(rows).to(torch.float32)
+        """Take the features of one batch, ``(n, p)``; of late batches only some."""
+        self._given += 1
+        if self._given > EVERY_BATCH and self._given % THEN_EVERY:
+            return
+        some = _some(rows)
         if self._origin is None:
-            self._origin = some.mean(0)
-            self._sum = torch.zeros_like(self._origin, dtype=sums_dtype(rows.device))
-            self._of_sums = self._sum.new_zeros(())
-            self._of_all = self._sum.new_zeros(())
+            self._origin = some.mean(0, dtype=torch.float32)
+            sums = torch.zeros_like(self._origin, dtype=sums_dtype(rows.device))
+            self._sum, self._of_sums, self._of_all = sums, sums.clone(), sums.clone()
         if some.shape[1:] != self._origin.shape or some.device != self._origin.device:
             return
+        # Sums of each feature: few operations, each of them a launch or a cold cache.
         away = some - self._origin
-        lengths = torch.linalg.vector_norm(away, dim=1)
         total = away.sum(0)
         self._sum += total
-        self._of_sums += torch.dot(total, total) / len(rows)
-        self._of_all += torch.dot(lengths, lengths)
+        self._of_sums.addcmul_(total, total, value=1 / len(rows))
+        self._of_all += away.square_().sum(0)
         self.batches += 1
         self.examples += len(rows)
 
@@ -66,8 +72,9 @@ class Scatter:
         spare = self.examples - self.batches
         if self.batches < MIN_BATCHES or spare < 1:
             return nan
-        between = self._of_sums - self._sum.square().sum() / self.examples
-        within = self._of_all - self._of_sums
+        of_sums = self._of_sums.sum()
+        between = of_sums - self._sum.square().sum() / self.examples
+        within = self._of_all.sum() - of_sums
         ratio = between / (self.batches - 1) / (within / spare)
         return float(ratio)
 

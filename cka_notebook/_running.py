@@ -227,12 +227,14 @@ class Running:
             known = self._problems[side]
             for row, problem in given.problems.items():
                 known.setdefault(row, f"{problem} in batch {self.done}")
-            traces = _spread(given.traces, given.index)
-            known_bad = self._bad[side]
-            bad = torch.full_like(traces, -1.0) if known_bad is None else known_bad
-            bad = bad.to(traces)
-            new = ~torch.isfinite(traces) & (bad < 0)
-            self._bad[side] = torch.where(new, float(self.done), bad)
+            wrong, bad = ~torch.isfinite(given.traces), self._bad[side]
+            if bad is not None and wrong.is_cpu and not wrong.any():
+                continue  # as nearly always; on a GPU a look would wait
+            wrong = _spread(wrong, given.index)
+            if bad is None:
+                bad = torch.full(wrong.shape, -1.0)
+            bad = bad.to(wrong.device)
+            self._bad[side] = torch.where(wrong & (bad < 0), float(self.done), bad)
 
     def _reasons(
         self, side: int, names: tuple[str, ...], norms: Tensor
@@ -320,7 +322,7 @@ def _taken(values: Tensor, index: list[int]) -> Tensor:
 
 def _spread(values: Tensor, index: list[int]) -> Tensor:
     if not len(values):
-        return torch.zeros(len(index))
+        return values.new_zeros(len(index))
     return values[_index(tuple(max(0, i) for i in index), values.device)]
 
 

@@ -13,7 +13,7 @@ import zoo
 from reference import EXACT, FLOAT32, assert_right, compare, hooks_on
 from torch import nn
 
-from cka_notebook import CKA
+from cka_notebook import CKA, _grams
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -449,6 +449,129 @@ def test_a_layer_whose_output_has_another_number_of_rows_is_undefined():
     result = compare(Growing(), batches=batches, **ALL)
     assert "shape (17, 10) for 16 examples in batch 2" in result.undefined1["grows"]
     assert result.matrix[1, 1] == pytest.approx(1, abs=EXACT)
+
+
+class Turning(nn.Module):
+    """Many plain layers, and one whose output becomes another in the third batch."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.first = nn.Sequential(*[nn.Linear(10, 10) for _ in range(4)])
+        self.turning = zoo.Returning(self.turned)
+        self.last = nn.Sequential(*[nn.Linear(10, 10) for _ in range(4)])
+        self.turn, self.batch = turn, 0
+
+    def turned(self, x):
+        self.batch += len(x) > 15  # not those of the probe
+        y = 2 * x
+        return self.turn(y) if self.batch > 2 else y
+
+    def forward(self, x):
+        y = self.first(x)
+        with torch.enable_grad():
+            self.turning(y)
+        return self.last(y)
+
+
+def turning(turn, batches=None):
+    torch.manual_seed(0)
+    result = compare(Turning(turn), zoo.mlp(), batches or zoo.batches_of(6), **ALL)
+    return result, result.row("turning")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: (x, None),
+        lambda x: x.double(),
+        lambda x: x.T.contiguous().T,
+        lambda x: x.reshape(16, 5, 2),
+        lambda x: x * torch.ones(10, requires_grad=True),
+    ],
+)
+def test_a_layer_may_give_its_features_in_another_way_in_a_later_batch(turn):
+    _, expected = turning(lambda x: x)
+    result, row = turning(turn)
+    assert result.undefined1 == {}
+    torch.testing.assert_close(row, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (lambda x: x.round().int(), "integer output in batch 3"),
+        (lambda x: x.to_sparse(), "sparse or nested output in batch 3"),
+        (lambda _: None, "no output in batch 3"),
+    ],
+)
+def test_a_layer_may_give_nothing_comparable_in_a_later_batch(turn, reason):
+    result, row = turning(turn)
+    assert result.undefined1 == {"turning": reason}
+    assert row.isnan().all()
+
+
+def test_a_layer_that_keeps_its_rows_as_the_batch_grows_is_undefined():
+    batches = [*zoo.batches_of(3), torch.randn(20, 10)]
+    result, _ = turning(lambda x: x[:16], batches)
+    reason = "output of shape (16, 10) for 20 examples in batch 4"
+    assert result.undefined1 == {"turning": reason}
+
+
+def test_autocast_that_begins_in_a_later_batch_rounds_no_gram(monkeypatch):
+    monkeypatch.setattr(_grams, "GROUP_BYTES", 1)  # so that each is U-centered at once
+
+    def forward(model, batch):
+        nonlocal batches
+        batches += len(batch) == 64
+        layers = list(model)
+        hidden = layers[0](batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=batches > 5):
+            for layer in layers[1:]:
+                hidden = layer(hidden)
+
+    def run():
+        torch.manual_seed(0)
+        # Their outputs are float32 in autocast, too.
+        model = nn.Sequential(nn.Linear(10, 32), *[nn.Hardtanh() for _ in range(9)])
+        return compare(
+            model, batches=zoo.batches_of(6, 64), forward=forward, **ALL
+        ).matrix
+
+    batches = -1000
+    expected, batches = run(), 0
+    torch.testing.assert_close(run(), expected, rtol=0, atol=1e-6)
+
+
+def test_a_pool_of_the_user_is_asked_about_each_batch():
+    seen = []
+
+    def pool(x):
+        seen.append(len(x))
+        return x
+
+    compare(zoo.mlp(), batches=zoo.batches_of(6), pool=pool, **ALL)
+    assert seen.count(16) == 6 * 5
+
+
+def test_identical_outputs_share_one_gram_in_every_batch(monkeypatch):
+    products = []
+    lower = _grams.lower_product
+
+    def counted(part, blocks, *, first):
+        products.append(len(part))
+        lower(part, blocks, first=first)
+
+    monkeypatch.setattr(_grams, "lower_product", counted)
+    monkeypatch.setattr(_grams.hsic, "lower_product", counted)
+    layers = [nn.Linear(10, 10), nn.Dropout(), nn.Tanh(), nn.Identity()] * 3
+    counts = []
+    compare(
+        nn.Sequential(*layers),
+        batches=zoo.batches_of(5),
+        callback=lambda *_: counts.append(len(products)),
+        **ALL,
+    )
+    assert counts == [6, 12, 18, 24, 30]
 
 
 def test_float64_models_are_right_to_float64():

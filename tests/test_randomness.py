@@ -55,6 +55,12 @@ def test_rho_is_scatter_between_over_scatter_within(offset):
     assert scatter_of(batches).rho() == pytest.approx(by_definition(batches), rel=1e-3)
 
 
+def test_of_late_batches_every_fourth_counts():
+    batches = zoo.batches_of(30, 20)
+    taken = [*batches[:16], batches[19], batches[23], batches[27]]
+    assert scatter_of(batches).rho() == pytest.approx(by_definition(taken), rel=1e-3)
+
+
 def test_rho_of_random_batches_is_one_on_average():
     rhos = [scatter_of(zoo.batches_of(8, 16, seed=seed)).rho() for seed in range(40)]
     assert sum(rhos) / 40 == pytest.approx(1, abs=0.1)
