@@ -18,7 +18,7 @@ BLOCK = 32
 """Columns of a block, about: narrower ones save work, wider ones are faster."""
 
 WHOLE = 48
-"""Matrices of so few examples stay whole: what the other half costs, blocks cost too."""
+"""Matrices of so few examples stay whole: blocks would cost what they save."""
 
 HALF = 0.5**0.5
 """Numbers that lie in both triangles count twice; of each square, half is meant."""
