@@ -1,6 +1,14 @@
 /** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
 
-import { h, icon, replaceKeeping, set, setText, uniqueId } from "./dom.ts";
+import {
+  h,
+  type IconName,
+  icon,
+  replaceKeeping,
+  set,
+  setText,
+  uniqueId,
+} from "./dom.ts";
 import { count, plural } from "./format.ts";
 import { matches } from "./query.ts";
 import { wordsOf } from "./session.ts";
@@ -46,6 +54,7 @@ export class LayerTree {
   private readonly title = h("h3", { class: "cka-tree-title" });
   private readonly summary = h("span", { class: "cka-tree-count", role: "status" });
   private readonly undoButton: HTMLButtonElement;
+  private readonly invertButton: HTMLButtonElement;
   private readonly mirrorButton: HTMLButtonElement;
   private readonly presets = h("div", { class: "cka-segments", role: "group" });
   private readonly search: HTMLInputElement;
@@ -59,57 +68,17 @@ export class LayerTree {
     this.handlers = handlers;
     this.chosen = new Uint8Array(tree.size);
     this.open = new Set();
-    this.undoButton = h(
-      "button",
-      {
-        class: "cka-button cka-quiet",
-        type: "button",
-        title: "Undo the last choice (Ctrl+Z)",
-        "aria-label": "Undo the last choice",
-        onclick: () => this.handlers.undo(),
-      },
-      icon("undo"),
+    this.undoButton = quietButton("undo", () => handlers.undo());
+    setHelp(this.undoButton, "Undo the last choice", "Undo the last choice (Ctrl+Z)");
+    this.invertButton = quietButton("invert", () => this.invert());
+    this.mirrorButton = quietButton("mirror", () => handlers.mirror());
+    setHelp(
+      this.mirrorButton,
+      `Mirror the choice to ${other}`,
+      `Choose the layers of the same names in ${other}`,
     );
-    this.mirrorButton = h(
-      "button",
-      {
-        class: "cka-button cka-quiet",
-        type: "button",
-        title: `Choose the layers of the same names in ${other}`,
-        "aria-label": `Mirror the choice to ${other}`,
-        onclick: () => this.handlers.mirror(),
-      },
-      icon("mirror"),
-    );
-    this.search = h("input", {
-      class: "cka-search",
-      type: "search",
-      placeholder: "Search: conv, layer?.*, type:Linear",
-      "aria-label": `Search the layers of ${name}`,
-      title:
-        "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
-        "type:Linear, depth:2. " +
-        "All words must match; boxes then act on matches only.",
-      spellcheck: "false",
-      autocomplete: "off",
-      oninput: () => this.searched(),
-    });
-    this.viewport = h(
-      "div",
-      {
-        class: "cka-viewport",
-        role: "tree",
-        tabindex: "0",
-        "aria-multiselectable": "true",
-        "aria-label": `Layers of ${name}`,
-        onscroll: () => this.drawRows(),
-        onkeydown: (event: KeyboardEvent) => this.pressed(event),
-        onclick: (event: MouseEvent) => this.clicked(event),
-        onfocus: () => this.drawRows(),
-        onblur: () => this.drawRows(),
-      },
-      this.canvas,
-    );
+    this.search = searchBox(name, () => this.searched());
+    this.viewport = this.viewportOf(name);
     setText(this.title, name);
     set(this.presets, { "aria-label": `Presets for ${name}` });
     set(this.chips, { "aria-label": `Types of ${name}` });
@@ -122,6 +91,7 @@ export class LayerTree {
         this.title,
         this.summary,
         this.undoButton,
+        this.invertButton,
         this.mirrorButton,
       ),
       this.presets,
@@ -183,9 +153,29 @@ export class LayerTree {
     this.draw();
   }
 
+  private viewportOf(name: string): HTMLElement {
+    return h(
+      "div",
+      {
+        class: "cka-viewport",
+        role: "tree",
+        tabindex: "0",
+        "aria-multiselectable": "true",
+        "aria-label": `Layers of ${name}`,
+        onscroll: () => this.drawRows(),
+        onkeydown: (event: KeyboardEvent) => this.pressed(event),
+        onclick: (event: MouseEvent) => this.clicked(event),
+        onfocus: () => this.drawRows(),
+        onblur: () => this.drawRows(),
+      },
+      this.canvas,
+    );
+  }
+
   private drawButtons(): void {
     const { tree, chosen, filter } = this;
     const commit = (next: Uint8Array) => this.commit(next);
+    this.drawInvert();
     replaceKeeping(this.presets, presetButtons(tree, chosen, commit));
     const limit = this.allChips ? Number.POSITIVE_INFINITY : FIRST_CHIPS;
     const { chips, rest } = chipButtons(tree, chosen, filter, limit, commit);
@@ -195,6 +185,19 @@ export class LayerTree {
     };
     if (rest > 0) chips.push(moreButton(rest, this.allChips, toggle));
     replaceKeeping(this.chips, chips);
+  }
+
+  private drawInvert(): void {
+    const rows = this.tree.choosable(this.filter);
+    const on = rows.filter((row) => this.chosen[row]).length;
+    const off = rows.length - on;
+    this.invertButton.disabled = rows.length === 0;
+    setHelp(
+      this.invertButton,
+      this.filter ? "Invert the choice of the matches" : "Invert the choice",
+      `${this.filter ? "Among the matches, choose" : "Choose"} the layers that are ` +
+        `not chosen (${count(off)}) instead of those that are (${count(on)})`,
+    );
   }
 
   private drawRows(): void {
@@ -377,10 +380,12 @@ export class LayerTree {
 
   private chooseMatches(): void {
     const next = Uint8Array.from(this.chosen);
-    for (let row = 0; row < this.tree.size; row++) {
-      if (this.tree.canChoose(row) && (this.filter?.[row] ?? 1)) next[row] = 1;
-    }
+    for (const row of this.tree.choosable(this.filter)) next[row] = 1;
     this.commitIfNew(next);
+  }
+
+  private invert(): void {
+    this.commitIfNew(this.tree.inverted(this.chosen, this.filter));
   }
 
   private typeAhead(key: string): void {
@@ -398,4 +403,29 @@ export class LayerTree {
       }
     }
   }
+}
+
+function quietButton(name: IconName, onclick: () => void): HTMLButtonElement {
+  const props = { class: "cka-button cka-quiet", type: "button", onclick };
+  return h("button", props, icon(name));
+}
+
+function setHelp(button: HTMLElement, label: string, title: string): void {
+  set(button, { "aria-label": label, title });
+}
+
+function searchBox(name: string, oninput: () => void): HTMLInputElement {
+  return h("input", {
+    class: "cka-search",
+    type: "search",
+    placeholder: "Search: conv, layer?.*, type:Linear",
+    "aria-label": `Search the layers of ${name}`,
+    title:
+      "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
+      "type:Linear, depth:2. " +
+      "All words must match; boxes then act on matches only.",
+    spellcheck: "false",
+    autocomplete: "off",
+    oninput,
+  });
 }

@@ -243,3 +243,24 @@ test("undo and mirror are buttons with a name", () => {
     ?.click();
   expect(handlers.mirror).toHaveBeenCalledOnce();
 });
+
+test("the invert button turns the choice in one message, under a filter the matches", () => {
+  const invert = () =>
+    selector.element.querySelector<HTMLButtonElement>("[aria-label^='Invert']");
+  expect(invert()?.title).toBe(
+    "Choose the layers that are not chosen (48) instead of those that are (11)",
+  );
+  invert()?.click();
+  expect(handlers.choose).toHaveBeenCalledTimes(1);
+  expect(lastChoice()).toHaveLength(48);
+  expect(lastChoice()).not.toContain("conv1");
+  invert()?.click();
+  expect(lastChoice()).toEqual(presetNames(resnetColumns()));
+  search("type:Conv2d");
+  expect(invert()?.getAttribute("aria-label")).toBe("Invert the choice of the matches");
+  expect(invert()?.title).toMatch(/^Among the matches, .+ \(16\) .+ \(1\)$/);
+  invert()?.click();
+  expect(lastChoice()).toHaveLength(10 + 16);
+  search("zebra");
+  expect(invert()?.disabled).toBe(true);
+});
