@@ -22,6 +22,18 @@ export function short(value: number): string {
   return `${scaled.toFixed(digits)}${units[unit]}`;
 }
 
+/** 802816 as "803 kB". */
+export function bytes(value: number): string {
+  return short(value).replace(/[kMGT]?$/, (unit) => `${THIN_SPACE}${unit}B`);
+}
+
+/** A share of a whole as "0.7 %". */
+export function percent(part: number, whole: number): string {
+  const share = (100 * part) / whole;
+  const text = share >= 9.95 ? share.toFixed(0) : share.toFixed(1);
+  return `${share > 0 && share < 0.05 ? "<0.1" : text}${THIN_SPACE}%`;
+}
+
 /** Digits that values which are apart by a step have, at least one, at most so many. */
 export function digitsOf(step: number, most: number): number {
   if (!(step > 0)) return most;

@@ -20,7 +20,7 @@ import {
   total,
 } from "./tree_buttons.ts";
 import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
-import { treeRow } from "./tree_row.ts";
+import { aboutRow, treeRow } from "./tree_row.ts";
 
 export interface LayerTreeHandlers {
   choose(names: string[]): void;
@@ -46,6 +46,8 @@ export class LayerTree {
   private filter: Uint8Array | null = null;
   private lines: Line[] = [];
   private active = 0;
+  /** The line below the mouse; what is known of it is said below the tree. */
+  private pointed: number | null = null;
   private anchor: number | null = null;
   private typed = "";
   private typedAt = 0;
@@ -62,6 +64,7 @@ export class LayerTree {
   private readonly chips = h("div", { class: "cka-chips", role: "group" });
   private readonly viewport: HTMLElement;
   private readonly canvas = h("div", { class: "cka-rows", role: "presentation" });
+  private readonly about = h("div", { class: "cka-about" });
 
   constructor(name: string, other: string, tree: Tree, handlers: LayerTreeHandlers) {
     this.tree = tree;
@@ -98,6 +101,7 @@ export class LayerTree {
       h("div", { class: "cka-search-row" }, this.search, this.found),
       this.chips,
       this.viewport,
+      this.about,
     );
   }
 
@@ -165,6 +169,8 @@ export class LayerTree {
         onscroll: () => this.drawRows(),
         onkeydown: (event: KeyboardEvent) => this.pressed(event),
         onclick: (event: MouseEvent) => this.clicked(event),
+        onmouseover: (event: MouseEvent) => this.point(indexAt(event)),
+        onmouseleave: () => this.point(null),
         onfocus: () => this.drawRows(),
         onblur: () => this.drawRows(),
       },
@@ -229,6 +235,17 @@ export class LayerTree {
     this.canvas.replaceChildren(...rows);
     const id = this.lines.length > 0 ? `${this.prefix}-${this.active}` : undefined;
     set(this.viewport, { "aria-activedescendant": id });
+    this.drawAbout();
+  }
+
+  private point(index: number | null): void {
+    this.pointed = index;
+    this.drawAbout();
+  }
+
+  private drawAbout(): void {
+    const line = this.lines[this.pointed ?? this.active] ?? this.lines[this.active];
+    this.about.replaceChildren(...(line ? aboutRow(this.tree, line.node) : []));
   }
 
   private row(line: Line, index: number, state: BoxState): HTMLElement {
@@ -246,14 +263,12 @@ export class LayerTree {
   }
 
   private clicked(event: MouseEvent): void {
-    const target = event.target as Element;
-    const row = target.closest<HTMLElement>(".cka-row");
-    if (!row) return;
-    const index = Number(row.dataset.index);
-    const line = this.lines[index];
-    if (!line) return;
+    const index = indexAt(event);
+    const line = this.lines[index ?? -1];
+    if (index === null || !line) return;
     this.active = index;
-    const part = target.closest<HTMLElement>("[data-part]")?.dataset.part;
+    const part = (event.target as Element).closest<HTMLElement>("[data-part]")?.dataset
+      .part;
     if (part === "twist") this.fold(line.node, !this.isOpen(line.node));
     else if (event.shiftKey && this.anchor !== null) this.toggleRange(index);
     else if (event.altKey) this.toggleAlone(line.node);
@@ -428,4 +443,10 @@ function searchBox(name: string, oninput: () => void): HTMLInputElement {
     autocomplete: "off",
     oninput,
   });
+}
+
+/** Number of the line that an event of the mouse is about. */
+function indexAt(event: MouseEvent): number | null {
+  const row = (event.target as Element).closest<HTMLElement>(".cka-row");
+  return row ? Number(row.dataset.index) : null;
 }

@@ -1,7 +1,8 @@
 /** One line of the tree as an element: box, name, class, output shape, parameters. */
 
 import { h, icon } from "./dom.ts";
-import { count, layerName, plural, shape, short } from "./format.ts";
+import { layerName, plural, shape, short } from "./format.ts";
+import { factsOf } from "./tree_facts.ts";
 import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
 
 interface RowState {
@@ -16,24 +17,17 @@ const ARIA_CHECKED = { checked: "true", mixed: "mixed", unchecked: "false" } as 
 
 export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
   const { node } = line;
-  const { columns } = tree;
-  const { first, depth } = node;
-  const isRun = node.kind === "run";
-  const reason = isRun ? null : (columns.reason[first] ?? null);
-  const type = columns.type[first] ?? "";
-  const name = isRun ? node.label : layerName(columns.name[first] ?? "", type);
-  const times = isRun ? `\u00d7${node.children.length}` : "";
-  const size = shape(columns.shape[first] ?? null);
-  const params = columns.params[first] ?? 0;
+  const { name, type, times, size, params, reason } = wordsOf(tree, node);
+  const facts = factsOf(tree, node);
   const isDisabled = row.state === "disabled";
   const isFoldable = node.children.length > 0;
-  const kind = columns.name[first] === "" ? "" : `${type} ${times}`.trim();
+  const kind = tree.columns.name[node.first] === "" ? "" : `${type} ${times}`.trim();
   const element = h(
     "div",
     {
       class: `cka-row ${stateClasses(row, node)}`,
       role: "treeitem",
-      "aria-level": depth + 1,
+      "aria-level": node.depth + 1,
       "aria-posinset": line.position,
       "aria-setsize": line.siblings,
       "aria-expanded": isFoldable ? String(row.isOpen) : undefined,
@@ -44,9 +38,10 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
         type,
         times,
         size && `output ${size}`,
-        params > 0 && `${count(params)} parameters`,
+        params > 0 && plural(params, "parameter"),
         reason,
       ]),
+      "aria-description": spoken([...facts.weights, ...facts.output]) || undefined,
       title: help(tree, node, name, reason, row.filter),
     },
     h(
@@ -56,12 +51,53 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
     ),
     h("span", { class: `cka-box cka-${row.state}`, "data-part": "box" }),
     h("span", { class: "cka-name" }, shortName(name, node)),
-    h("span", { class: "cka-type" }, (isDisabled && reason) || kind),
-    h("span", { class: "cka-shape" }, size),
-    h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
+    h(
+      "span",
+      { class: "cka-columns" },
+      h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
+      h("span", { class: "cka-shape" }, size),
+      h("span", { class: "cka-type" }, (isDisabled && reason) || kind),
+    ),
   );
-  element.style.setProperty("--depth", String(depth));
+  element.style.setProperty("--depth", String(node.depth));
   return element;
+}
+
+/** Below the tree, all that is known of one line: names in full, then two of facts. */
+export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
+  const { name, type, times, size, params, reason } = wordsOf(tree, node);
+  const { weights, output } = factsOf(tree, node);
+  const each = node.kind === "run" ? "each " : "";
+  const numbers = params > 0 && each + plural(params, "parameter");
+  const line = (...parts: (string | false | null)[]) => {
+    const text = parts.filter(Boolean).join(" \u00b7 ");
+    return h("p", { title: text }, text);
+  };
+  return [
+    h(
+      "p",
+      { title: name },
+      h("span", { class: "cka-layer" }, name),
+      name !== type && h("span", {}, ` ${type} ${times}`),
+    ),
+    line(numbers, ...weights),
+    line(reason, size && `output ${size}`, ...output),
+  ];
+}
+
+/** The words that a line and what is said about it have in common. */
+function wordsOf({ columns }: Tree, node: Node) {
+  const { first } = node;
+  const isRun = node.kind === "run";
+  const type = columns.type[first] ?? "";
+  return {
+    name: isRun ? node.label : layerName(columns.name[first] ?? "", type),
+    type,
+    times: isRun ? `\u00d7${node.children.length}` : "",
+    size: shape(columns.shape[first] ?? null),
+    params: columns.params[first] ?? 0,
+    reason: isRun ? null : (columns.reason[first] ?? null),
+  };
 }
 
 function stateClasses({ state, isOwn, filter }: RowState, node: Node): string {

@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { vitColumns, wireHistory } from "../fake.ts";
+import { columnsFrom, vitColumns, wireHistory, wireTree } from "../fake.ts";
 import {
   cellCenter,
   click,
@@ -497,6 +497,37 @@ test("at no width does anything stick out of the cell", async () => {
     await pause(250);
     expect(root.scrollWidth, `at ${width}`).toBeLessThanOrEqual(root.clientWidth);
   }
+});
+
+test("in a narrow tree columns give way to names, and parameters are the last", async () => {
+  const long = "self_attention_output_projection";
+  const facts = { params: 590592, shape: [null, 197, 768] };
+  const rows = ["q", "query_projection", "attention_output", long].map((name) => ({
+    name,
+    type: "NonDynamicallyQuantizableLinear",
+    ...facts,
+  }));
+  const tree = columnsFrom([{ name: "", type: "Net", ...facts }, ...rows], {});
+  const wire = wireTree(tree);
+  const page = await ready({ _trees: { model1: wire, model2: wire } });
+  const seen = (row: HTMLElement, column: string) => {
+    const cell = row.querySelector(`.cka-${column}`) as HTMLElement;
+    return cell.getBoundingClientRect().top < row.getBoundingClientRect().bottom;
+  };
+  const first = page.element.querySelector(".cka-tree") as HTMLElement;
+  const shown = [...first.querySelectorAll<HTMLElement>(".cka-row")];
+  expect(shown[0]?.parentElement?.clientWidth).toBeLessThan(300);
+  for (const row of shown) {
+    const name = row.querySelector(".cka-name") as HTMLElement;
+    expect(name.scrollWidth, name.textContent).toBeLessThanOrEqual(name.clientWidth);
+  }
+  const columns = ["params", "shape", "type"];
+  expect(shown.slice(1).map((row) => columns.map((of) => seen(row, of)))).toEqual([
+    [true, true, true],
+    [true, true, false],
+    [true, true, false],
+    [true, false, false],
+  ]);
 });
 
 test("a narrow cell puts the trees above the map, a tiny one folds them", async () => {

@@ -264,3 +264,39 @@ test("the invert button turns the choice in one message, under a filter the matc
   search("zebra");
   expect(invert()?.disabled).toBe(true);
 });
+
+const about = () =>
+  [...selector.element.querySelectorAll(".cka-about > p")].map((p) => p.textContent);
+
+test("below the tree stands what is known of the active line, or of the pointed one", () => {
+  expect(about()).toEqual([
+    "ResNet",
+    "11\u202f689\u202f512 parameters \u00b7 float32 on cpu",
+    "output 1000 \u00b7 4.00\u202fkB an example \u00b7 1 call",
+  ]);
+  press("ArrowDown");
+  expect(about()[0]).toBe("conv1 Conv2d ");
+  expect(about()[1]).toBe(
+    "9\u202f408 parameters \u00b7 0.1\u202f% of the model \u00b7 float32 on cpu",
+  );
+  const over = new MouseEvent("mouseover", { bubbles: true });
+  rowOf("layer1.0")?.querySelector(".cka-name")?.dispatchEvent(over);
+  expect(about()[0]).toBe("layer1.0 BasicBlock ");
+  viewport().dispatchEvent(new MouseEvent("mouseleave"));
+  expect(about()[0]).toBe("conv1 Conv2d ");
+});
+
+test("a row describes what its label does not say", () => {
+  expect(rowOf("conv1")?.getAttribute("aria-description")).toBe(
+    "0.1\u202f% of the model, float32 on cpu, 3.21\u202fMB an example, 1 call",
+  );
+});
+
+test("a row without room for all keeps its name, then parameters, then its shape", () => {
+  const columns = rowOf("conv1")?.querySelector(".cka-columns") as HTMLElement;
+  expect([...columns.children].map((child) => child.className)).toEqual([
+    "cka-params",
+    "cka-shape",
+    "cka-type",
+  ]);
+});

@@ -1,0 +1,55 @@
+/** What is known of a row of the tree and too much for its line. */
+
+import { bytes, count, percent, plural } from "./format.ts";
+import type { Node, Tree } from "./tree_model.ts";
+
+interface RowFacts {
+  /** Of its parameters: share of the model, own ones, frozen ones, type and device. */
+  readonly weights: readonly string[];
+  /** Of what it returns: type and device, size of an example, number of calls. */
+  readonly output: readonly string[];
+}
+
+/** A folded run says what all of its members say. */
+export function factsOf(tree: Tree, node: Node): RowFacts {
+  const members = node.kind === "run" ? node.children : [node];
+  const facts = members.map(({ first }) => factsOfRow(tree, first));
+  const common = (key: keyof RowFacts) =>
+    (facts[0]?.[key] ?? []).filter((fact) =>
+      facts.every((other) => other[key].includes(fact)),
+    );
+  return { weights: common("weights"), output: common("output") };
+}
+
+function factsOfRow({ columns }: Tree, row: number): RowFacts {
+  const facts = columns.facts[row];
+  if (!facts) return { weights: [], output: [] };
+  const { own, trainable, weights, output, calls } = facts;
+  const params = columns.params[row] ?? 0;
+  const whole = columns.params[0] ?? 0;
+  const isPart = params > 0 && params < whole;
+  // The reason of a row that cannot be chosen says it already.
+  const isCallsKnown = /called/.test(columns.reason[row] ?? "");
+  return {
+    weights: told(
+      isPart && `${percent(params, whole)} of the model`,
+      own > 0 && own < params && `${count(own)} its own`,
+      params > 0 && trainableWords(trainable, params),
+      weights,
+    ),
+    output: told(
+      output !== weights && output,
+      facts.bytes > 0 && `${bytes(facts.bytes)} an example`,
+      calls !== null && !isCallsKnown && plural(calls, "call"),
+    ),
+  };
+}
+
+function trainableWords(trainable: number, params: number): string {
+  if (trainable === 0) return "frozen";
+  return trainable < params ? `${count(trainable)} trainable` : "";
+}
+
+function told(...facts: (string | false)[]): string[] {
+  return facts.filter((fact): fact is string => Boolean(fact));
+}
