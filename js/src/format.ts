@@ -72,6 +72,15 @@ export function plural(number: number, word: string, many = `${word}s`): string 
   return `${count(number)} ${number === 1 ? word : many}`;
 }
 
+const SOME = 3;
+
+/** The first few of many names: "a, b, c and 9 more". */
+export function some(names: readonly string[]): string {
+  const rest = names.length - SOME;
+  const first = (rest === 1 ? names : names.slice(0, SOME)).join(", ");
+  return rest > 1 ? `${first} and ${count(rest)} more` : first;
+}
+
 /** The root of a model has no name: it is called by its class. */
 export function layerName(name: string, rootType: string): string {
   return name === "" ? rootType || "(model)" : name;

@@ -38,6 +38,8 @@ const TYPE_AHEAD_MS = 700;
 
 export class LayerTree {
   readonly element: HTMLElement;
+  /** "11 of 59 layers" */
+  counts = "";
   private tree: Tree;
   private chosen: Uint8Array;
   private readonly handlers: LayerTreeHandlers;
@@ -83,6 +85,7 @@ export class LayerTree {
     this.search = searchBox(name, () => this.searched());
     this.viewport = this.viewportOf(name);
     setText(this.title, name);
+    set(this.title, { title: name });
     set(this.presets, { "aria-label": `Presets for ${name}` });
     set(this.chips, { "aria-label": `Types of ${name}` });
     this.element = h(
@@ -93,9 +96,7 @@ export class LayerTree {
         { class: "cka-tree-head" },
         this.title,
         this.summary,
-        this.undoButton,
-        this.invertButton,
-        this.mirrorButton,
+        h("div", {}, this.undoButton, this.invertButton, this.mirrorButton),
       ),
       this.presets,
       h("div", { class: "cka-search-row" }, this.search, this.found),
@@ -115,8 +116,8 @@ export class LayerTree {
   setChosen(names: readonly string[], canUndo: boolean): void {
     this.chosen = this.tree.chosenBy(names);
     if (this.open.size === 0) this.open = this.tree.opened(this.chosen, OPEN_LINES);
-    const choosable = this.tree.columns.reason.filter((why) => why === null).length;
-    setText(this.summary, `${count(names.length)} of ${plural(choosable, "layer")}`);
+    this.counts = `${count(names.length)} of ${plural(this.tree.choosable(null).length, "layer")}`;
+    setText(this.summary, this.counts);
     this.undoButton.disabled = !canUndo;
     this.draw();
   }

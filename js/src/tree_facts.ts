@@ -3,8 +3,10 @@
 import { bytes, count, percent, plural } from "./format.ts";
 import type { Node, Tree } from "./tree_model.ts";
 
-interface RowFacts {
-  /** Of its parameters: share of the model, own ones, frozen ones, type and device. */
+export interface RowFacts {
+  /** Its share of the model's parameters, "0.7 %"; empty of the model itself. */
+  readonly share: string;
+  /** Of its parameters: type and device, own ones, frozen ones. */
   readonly weights: readonly string[];
   /** Of what it returns: type and device, size of an example, number of calls. */
   readonly output: readonly string[];
@@ -14,16 +16,17 @@ interface RowFacts {
 export function factsOf(tree: Tree, node: Node): RowFacts {
   const members = node.kind === "run" ? node.children : [node];
   const facts = members.map(({ first }) => factsOfRow(tree, first));
-  const common = (key: keyof RowFacts) =>
+  const common = (key: "weights" | "output") =>
     (facts[0]?.[key] ?? []).filter((fact) =>
       facts.every((other) => other[key].includes(fact)),
     );
-  return { weights: common("weights"), output: common("output") };
+  const share = facts[0]?.share ?? "";
+  return { share, weights: common("weights"), output: common("output") };
 }
 
 function factsOfRow({ columns }: Tree, row: number): RowFacts {
   const facts = columns.facts[row];
-  if (!facts) return { weights: [], output: [] };
+  if (!facts) return { share: "", weights: [], output: [] };
   const { own, trainable, weights, output, calls } = facts;
   const params = columns.params[row] ?? 0;
   const whole = columns.params[0] ?? 0;
@@ -31,11 +34,11 @@ function factsOfRow({ columns }: Tree, row: number): RowFacts {
   // The reason of a row that cannot be chosen says it already.
   const isCallsKnown = /called/.test(columns.reason[row] ?? "");
   return {
+    share: isPart ? percent(params, whole) : "",
     weights: told(
-      isPart && `${percent(params, whole)} of the model`,
+      weights,
       own > 0 && own < params && `${count(own)} its own`,
       params > 0 && trainableWords(trainable, params),
-      weights,
     ),
     output: told(
       output !== weights && output,

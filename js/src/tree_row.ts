@@ -2,7 +2,7 @@
 
 import { h, icon } from "./dom.ts";
 import { layerName, plural, shape, short } from "./format.ts";
-import { factsOf } from "./tree_facts.ts";
+import { factsOf, type RowFacts } from "./tree_facts.ts";
 import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
 
 interface RowState {
@@ -41,7 +41,7 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
         params > 0 && plural(params, "parameter"),
         reason,
       ]),
-      "aria-description": spoken([...facts.weights, ...facts.output]) || undefined,
+      "aria-description": described(facts) || undefined,
       title: help(tree, node, name, reason, row.filter),
     },
     h(
@@ -66,9 +66,10 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
 /** Below the tree, all that is known of one line: names in full, then two of facts. */
 export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
   const { name, type, times, size, params, reason } = wordsOf(tree, node);
-  const { weights, output } = factsOf(tree, node);
+  const { share, weights, output } = factsOf(tree, node);
   const each = node.kind === "run" ? "each " : "";
-  const numbers = params > 0 && each + plural(params, "parameter");
+  const part = share && ` (${share})`;
+  const numbers = params > 0 && each + plural(params, "parameter") + part;
   const line = (...parts: (string | false | null)[]) => {
     const text = parts.filter(Boolean).join(" \u00b7 ");
     return h("p", { title: text }, text);
@@ -107,6 +108,10 @@ function stateClasses({ state, isOwn, filter }: RowState, node: Node): string {
     filter && !filter[node.first] && "cka-context",
   ];
   return classes.filter(Boolean).join(" ");
+}
+
+function described({ share, weights, output }: RowFacts): string {
+  return spoken([share && `${share} of the model`, ...weights, ...output]);
 }
 
 function spoken(parts: readonly (string | false | null)[]): string {

@@ -276,9 +276,7 @@ test("below the tree stands what is known of the active line, or of the pointed 
   ]);
   press("ArrowDown");
   expect(about()[0]).toBe("conv1 Conv2d ");
-  expect(about()[1]).toBe(
-    "9\u202f408 parameters \u00b7 0.1\u202f% of the model \u00b7 float32 on cpu",
-  );
+  expect(about()[1]).toBe("9\u202f408 parameters (0.1\u202f%) \u00b7 float32 on cpu");
   const over = new MouseEvent("mouseover", { bubbles: true });
   rowOf("layer1.0")?.querySelector(".cka-name")?.dispatchEvent(over);
   expect(about()[0]).toBe("layer1.0 BasicBlock ");

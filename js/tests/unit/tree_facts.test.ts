@@ -14,12 +14,9 @@ function facts(row: Omit<Parameters<typeof columnsFrom>[0][number], "name" | "ty
 }
 
 test("parameters: share, own ones among them, frozen ones, type and device", () => {
-  expect(facts({ params: 500, facts: { own: 20, trainable: 0 } }).weights).toEqual([
-    "25\u202f% of the model",
-    "20 its own",
-    "frozen",
-    "float32 on cpu",
-  ]);
+  const { share, weights } = facts({ params: 500, facts: { own: 20, trainable: 0 } });
+  expect(share).toBe("25\u202f%");
+  expect(weights).toEqual(["float32 on cpu", "20 its own", "frozen"]);
   expect(facts({ params: 500, facts: { trainable: 480 } }).weights).toContain(
     "480 trainable",
   );
@@ -50,15 +47,13 @@ test("a folded run says what all of its members say", () => {
   const run = vit.roots[0]?.children.find(({ label }) => label === "blocks")
     ?.children[0] as Node;
   expect(run.kind).toBe("run");
-  expect(factsOf(vit, run).weights).toEqual([
-    "8.2\u202f% of the model",
-    "float32 on cpu",
-  ]);
+  expect(factsOf(vit, run).share).toBe("8.2\u202f%");
+  expect(factsOf(vit, run).weights).toEqual(["float32 on cpu"]);
   const facts = vit.columns.facts.map((of, row) =>
     vit.columns.name[row] === "blocks.7" ? { ...of, weights: "int8 on cpu" } : of,
   );
   const mixed = new Tree({ ...vit.columns, facts });
-  expect(factsOf(mixed, run).weights).toEqual(["8.2\u202f% of the model"]);
+  expect(factsOf(mixed, run).weights).toEqual([]);
 });
 
 test("bytes and shares are read at a glance", () => {
