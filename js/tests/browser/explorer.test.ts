@@ -519,6 +519,7 @@ test("in a narrow tree columns give way to names, and parameters are the last", 
     type: "NonDynamicallyQuantizableLinear",
     ...facts,
   }));
+  rows.push({ name: `${long}_`, type: "Identity", params: 0, shape: [] });
   const tree = columnsFrom([{ name: "", type: "Net", ...facts }, ...rows], {});
   const wire = wireTree(tree);
   const page = await ready({ _trees: { model1: wire, model2: wire } });
@@ -538,6 +539,7 @@ test("in a narrow tree columns give way to names, and parameters are the last", 
     [true, true, true],
     [true, true, false],
     [true, true, false],
+    [true, false, false],
     [true, false, false],
   ]);
 });
