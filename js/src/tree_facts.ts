@@ -14,14 +14,22 @@ export interface RowFacts {
 
 /** A folded run says what all of its members say. */
 export function factsOf(tree: Tree, node: Node): RowFacts {
-  const members = node.kind === "run" ? node.children : [node];
-  const facts = members.map(({ first }) => factsOfRow(tree, first));
+  const facts = distinct(tree, node).map((row) => factsOfRow(tree, row));
   const common = (key: "weights" | "output") =>
     (facts[0]?.[key] ?? []).filter((fact) =>
       facts.every((other) => other[key].includes(fact)),
     );
   const share = facts[0]?.share ?? "";
   return { share, weights: common("weights"), output: common("output") };
+}
+
+/** Rows of a run that say something new; most of thousands say the same. */
+function distinct({ columns }: Tree, node: Node): number[] {
+  if (node.kind === "module") return [node.first];
+  const rows = new Map(
+    node.children.map(({ first }) => [columns.facts[first], first] as const),
+  );
+  return [...rows.values()];
 }
 
 function factsOfRow({ columns }: Tree, row: number): RowFacts {
