@@ -241,6 +241,11 @@ def test_calls_are_counted():
     assert rows["act#1"]["nbytes"] == 4 * 8
 
 
+def test_an_example_in_windows_weighs_as_much_as_all_of_them():
+    rows = rows_of(probed(zoo.Windows(), {"x": torch.randn(EXAMPLES, 20)}))
+    assert rows["local"]["nbytes"] == 4 * 7 * 4
+
+
 def test_what_repeats_is_said_once():
     blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(300))
     facts = LayerTree(blocks).columns()["facts"]
