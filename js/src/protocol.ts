@@ -216,13 +216,16 @@ function columnsOf(wire: Wire | undefined): TreeColumns {
     shape: filled(columns.shape, null),
     reason: filled(columns.reason, null),
     order: filled(columns.order, null),
-    facts: factsOf((wire?.facts ?? {}) as Record<string, unknown[]>, name),
+    facts: factsByRow((wire?.facts ?? {}) as Record<string, unknown[]>, name),
     presets: columns.presets ?? {},
   };
 }
 
 /** The table of what differs holds each once; rows that say the same share one. */
-function factsOf(wire: Record<string, unknown[]>, rows: readonly unknown[]): Facts[] {
+function factsByRow(
+  wire: Record<string, unknown[]>,
+  rows: readonly unknown[],
+): Facts[] {
   const at = (column: string, k: number) => wire[column]?.[k];
   const facts = (k: number): Facts => ({
     own: Number(at("own", k) ?? 0),

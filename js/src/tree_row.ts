@@ -17,7 +17,7 @@ const ARIA_CHECKED = { checked: "true", mixed: "mixed", unchecked: "false" } as 
 
 export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
   const { node } = line;
-  const { name, type, times, size, params, reason } = wordsOf(tree, node);
+  const { name, type, times, size, params, reason } = lineWords(tree, node);
   const facts = factsOf(tree, node);
   const isDisabled = row.state === "disabled";
   const isFoldable = node.children.length > 0;
@@ -65,7 +65,7 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
 
 /** Below the tree, all that is known of one line: names in full, then two of facts. */
 export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
-  const { name, type, times, size, params, reason } = wordsOf(tree, node);
+  const { name, type, times, size, params, reason } = lineWords(tree, node);
   const { share, weights, output } = factsOf(tree, node);
   const each = node.kind === "run" ? "each " : "";
   const part = share && ` (${share})`;
@@ -87,7 +87,7 @@ export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
 }
 
 /** The words that a line and what is said about it have in common. */
-function wordsOf({ columns }: Tree, node: Node) {
+function lineWords({ columns }: Tree, node: Node) {
   const { first } = node;
   const isRun = node.kind === "run";
   const type = columns.type[first] ?? "";
