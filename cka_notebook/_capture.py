@@ -8,7 +8,8 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -19,6 +20,7 @@ from ._grams import GramBuffer, Grams
 from ._guard import exact, reduces_float32
 from ._layers import LayerTree
 from ._nodes import Layer, Output
+from ._parameters import kind_of
 from ._randomness import Scatter, watched
 
 if TYPE_CHECKING:
@@ -269,7 +271,9 @@ def probe(tree: LayerTree, run: Callable[[int | None], int]) -> None:
     found: dict[nn.Module, list[Output]] = {}
     for order, (call, output) in enumerate(zip(calls, outputs, strict=True)):
         found.setdefault(call.module, []).append(
-            Output(order, output.shape, output.axis, output.groups, output.reason)
+            replace(
+                output, order=order, kind=call.kind, nbytes=_example_bytes(call, output)
+            )
         )
     tree.learn(found)
 
@@ -319,6 +323,8 @@ class _Call:
     shape: tuple[int, ...] = ()
     reason: str | None = None
     rows: Tensor | None = None
+    kind: str = ""
+    itemsize: int = 0
 
 
 def _observe(
@@ -342,7 +348,16 @@ def _describe(module: nn.Module, found: Tensor | str, count: int | None) -> _Cal
     shape = tuple(found.shape)
     grouped = bool(count) and shape[0] != count and shape[0] % (count or 1) == 0
     # A copy: the probe runs few examples, and what follows may change the tensor.
-    return _Call(module, shape, rows=found.detach().clone() if grouped else None)
+    rows = found.detach().clone() if grouped else None
+    return _Call(module, shape, rows=rows, kind=kind_of(found), itemsize=found.itemsize)
+
+
+def _example_bytes(call: _Call, output: Output) -> int:
+    """Size of what a call gives for one example; 0 where there is no batch axis."""
+    if None not in output.shape:
+        return 0
+    sizes = [size for size in output.shape if size is not None]
+    return prod(sizes) * output.groups * call.itemsize
 
 
 @contextmanager

@@ -9,7 +9,7 @@ called, how often, in what order and with what output is known after a probe
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -22,10 +22,10 @@ from ._nodes import (
     expects_tokens_first,
     is_leaf,
     layers_of,
-    parameter_counts,
     unwrap,
     walk,
 )
+from ._parameters import Parameters, parameters_of
 from ._words import counted, did_you_mean, some
 
 Choice = str | int | type[nn.Module] | re.Pattern[str]
@@ -33,6 +33,18 @@ Choice = str | int | type[nn.Module] | re.Pattern[str]
 Choices = Choice | Sequence[Choice] | Callable[[str, nn.Module], bool] | None
 
 PRESETS = ("auto", "blocks", "leaves", "all")
+
+
+class _Row(NamedTuple):
+    """What one row of the tree says; the output only of what was called once."""
+
+    name: str
+    kind: str
+    depth: int
+    weights: Parameters
+    output: Output | None
+    reason: str | None
+    calls: int | None
 
 
 class LayerTree:
@@ -169,32 +181,26 @@ class LayerTree:
 
     def columns(self) -> dict[str, Any]:
         """The tree as columns, one row a module or call, for the page."""
-        rows: list[tuple[str, str, int, int, Output | None, str | None]] = []
-        params = parameter_counts(self.nodes)
-        for node, count in zip(self.nodes, params, strict=True):
-            rows.append(self._row(node, count))
+        rows: list[_Row] = []
+        for node, weights in zip(self.nodes, parameters_of(self.nodes), strict=True):
+            rows.append(self._row(node, weights))
             if node.alias is None and node.outputs and len(node.outputs) > 1:
-                rows += [
-                    (f"{node.name}#{i}", "call", node.depth + 1, count, out, out.reason)
-                    for i, out in enumerate(node.outputs)
-                ]
-        index = {row[0]: i for i, row in enumerate(rows)}
+                rows += _calls(node, weights)
+        index = {row.name: i for i, row in enumerate(rows)}
         presets = {p: [index[name] for name in self.preset(p)] for p in PRESETS}
-        names, kinds, depths, counts, outputs, reasons = zip(*rows, strict=True)
         return {
-            "name": list(names),
-            "type": list(kinds),
-            "depth": list(depths),
-            "params": list(counts),
-            "shape": [list(out.shape) if out else None for out in outputs],
-            "reason": list(reasons),
-            "order": [out.order if out else None for out in outputs],
+            "name": [row.name for row in rows],
+            "type": [row.kind for row in rows],
+            "depth": [row.depth for row in rows],
+            "params": [row.weights.total for row in rows],
+            "shape": [list(row.output.shape) if row.output else None for row in rows],
+            "reason": [row.reason for row in rows],
+            "order": [row.output.order if row.output else None for row in rows],
+            "facts": _facts(rows),
             "presets": presets,
         }
 
-    def _row(
-        self, node: Node, params: int
-    ) -> tuple[str, str, int, int, Output | None, str | None]:
+    def _row(self, node: Node, weights: Parameters) -> "_Row":
         once = node.outputs[0] if node.outputs and len(node.outputs) == 1 else None
         reason = once.reason if once else None
         if node.alias is not None:
@@ -205,7 +211,8 @@ class LayerTree:
             reason = f"called {len(node.outputs)} times"
         elif reason is None and not node.name and node.module not in self._modules():
             reason = "the model itself"
-        return node.name, node.kind, node.depth, params, once, reason
+        calls = None if node.outputs is None else len(node.outputs)
+        return _Row(node.name, node.kind, node.depth, weights, once, reason, calls)
 
     def _modules(self) -> set[nn.Module]:
         return {layer.module for layer in self.layers}
@@ -327,6 +334,43 @@ def items_of(choices: Any) -> Iterable[Any]:
     if callable(choices):
         return []
     return choices if isinstance(choices, Iterable) else [choices]
+
+
+def _calls(node: Node, weights: Parameters) -> list[_Row]:
+    """A row for each call of a module that is called several times."""
+    return [
+        _Row(f"{node.name}#{i}", "call", node.depth + 1, weights, out, out.reason, 1)
+        for i, out in enumerate(node.outputs or ())
+    ]
+
+
+FACTS = ("own", "trainable", "weights", "output", "nbytes", "calls")
+"""Fields of what a row says beside its columns."""
+
+
+def _facts(rows: list[_Row]) -> dict[str, Any]:
+    """What else the rows say: what differs once, and for each row which of it.
+
+    Repeated blocks say the same, so this weighs hardly more than a number a row.
+    """
+    each = [
+        (
+            row.weights.own,
+            row.weights.trainable,
+            row.weights.kinds,
+            row.output.kind if row.output else "",
+            row.output.nbytes if row.output else 0,
+            row.calls,
+        )
+        for row in rows
+    ]
+    distinct = list(dict.fromkeys(each))
+    place = {facts: i for i, facts in enumerate(distinct)}
+    table = zip(FACTS, zip(*distinct, strict=True), strict=True)
+    return {
+        "of_row": [place[facts] for facts in each],
+        **{field: list(values) for field, values in table},
+    }
 
 
 def _is_glob(text: str) -> bool:

@@ -17,6 +17,8 @@ class Output:
         axis: The batch axis.
         groups: Rows of that axis per example, for outputs of shape (n * groups, ...).
         reason: Why this output cannot be compared, or None.
+        kind: Its type and device in words, "float32 on cpu".
+        nbytes: Bytes of one example.
     """
 
     order: int
@@ -24,6 +26,8 @@ class Output:
     axis: int = 0
     groups: int = 1
     reason: str | None = None
+    kind: str = ""
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,25 +127,6 @@ def has_weights(module: nn.Module) -> bool:
 def is_adapted(module: nn.Module) -> bool:
     """Whether this is PEFT's sum of a layer and its adapters, which stands for it."""
     return "base_layer" in module._modules  # noqa: SLF001 as above
-
-
-def parameter_counts(nodes: list[Node]) -> list[int]:
-    """Parameters of each module and below, shared ones once."""
-    sizes: list[dict[int, int]] = []
-    open_nodes: list[tuple[int, dict[int, int]]] = []
-    for node in nodes:
-        own = (
-            {id(p): p.numel() for p in node.module.parameters()}
-            if node.alias
-            else {id(p): p.numel() for p in node.module.parameters(recurse=False)}
-        )
-        while open_nodes and open_nodes[-1][0] >= node.depth:
-            open_nodes.pop()
-        for _, above in open_nodes:
-            above.update(own)
-        sizes.append(own)
-        open_nodes.append((node.depth, own))
-    return [sum(own.values()) for own in sizes]
 
 
 def expects_tokens_first(module: nn.Module) -> bool:

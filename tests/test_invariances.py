@@ -276,8 +276,10 @@ def test_any_tree_of_modules_is_right_layer_by_layer_and_left_as_found(inner, se
 def test_any_tree_has_columns_that_fit_together(inner):
     tree = LayerTree(nn.Sequential(nn.Linear(10, 6), inner))
     columns = tree.columns()
-    presets = columns.pop("presets")
-    assert len({len(column) for column in columns.values()}) == 1
+    presets, facts = columns.pop("presets"), columns.pop("facts")
+    which = facts.pop("of_row")
+    assert {len(column) for column in columns.values()} == {len(which)}
+    assert {len(values) for values in facts.values()} == {max(which) + 1}
     assert len(set(columns["name"])) == len(columns["name"])
     for rows in presets.values():
         assert [columns["name"][i] for i in rows]

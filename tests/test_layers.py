@@ -36,7 +36,7 @@ def mlp_tree():
 
 def rows(tree):
     columns = tree.columns()
-    presets = columns.pop("presets")
+    presets, _ = columns.pop("presets"), columns.pop("facts")
     keys = list(columns)
     named = [
         dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)

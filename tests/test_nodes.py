@@ -9,7 +9,6 @@ from cka_notebook._layers import LayerTree
 from cka_notebook._nodes import (
     bare_name,
     expects_tokens_first,
-    parameter_counts,
     unwrap,
     walk,
 )
@@ -66,19 +65,6 @@ def test_a_module_that_holds_itself_ends():
     model.add_module("inner", nn.Linear(2, 2))
     model.inner.add_module("outer", model)
     assert [node.name for node in walk(model)] == ["", "inner", "inner.outer"]
-
-
-def test_parameters_are_counted_below_and_once():
-    model = zoo.Tied()
-    nodes = list(walk(model))
-    total = sum(p.numel() for p in model.parameters())
-    assert parameter_counts(nodes) == [total, 72, 72, total - 72]
-
-
-def test_a_parameter_shared_by_two_modules_counts_once_above_them():
-    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
-    model[1].weight = model[0].weight
-    assert parameter_counts(list(walk(model))) == [16, 16, 16]
 
 
 def test_a_name_without_the_number_of_its_call():

@@ -104,7 +104,7 @@ def test_the_bundle_exports_its_hooks_as_default_and_nothing_else(name):
     bundle = (ROOT / "cka_notebook" / "static" / name).read_text(encoding="utf-8")
     # The bundler gathers all exports in one statement at the end.
     (exported,) = re.findall(r"\bexport\s*\{([^}]*)\}", bundle)
-    assert re.fullmatch(r"\w+ as default", exported)
+    assert re.fullmatch(r"[\w$]+ as default", exported)
     assert bundle.rstrip().endswith(f"export{{{exported}}};")
 
 

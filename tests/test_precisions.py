@@ -90,18 +90,10 @@ def test_models_of_half_precision_are_compared_as_exactly_as_others(dtype):
     assert result.provenance["model1"]["dtypes"] == [str(dtype).removeprefix("torch.")]
 
 
-def quantised(model):
-    """Linear layers of int8, or a skipped test where torch has no such."""
-    quantize = getattr(torch.ao.quantization, "quantize_dynamic", None)
-    if quantize is None or torch.backends.quantized.engine == "none":
-        pytest.skip("this torch quantises no layers")
-    return quantize(model, {nn.Linear}, dtype=torch.qint8)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_t")
 def test_a_quantised_model_is_compared_with_what_it_was_made_of():
     model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 5))
-    small = quantised(model)
+    small = zoo.quantised(model)
     batches = zoo.batches_of()
     result = compare(model, small, batches)
     assert result.layers1 == result.layers2 == ("0", "2")
@@ -119,5 +111,5 @@ def test_a_quantised_model_is_compared_with_what_it_was_made_of():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_t")
 def test_quantised_models_differ_in_their_digest_by_what_they_pack():
     model = zoo.mlp()
-    assert digest(quantised(model)) == digest(quantised(model))
-    assert digest(quantised(model)) != digest(quantised(zoo.mlp()))
+    assert digest(zoo.quantised(model)) == digest(zoo.quantised(model))
+    assert digest(zoo.quantised(model)) != digest(zoo.quantised(zoo.mlp()))

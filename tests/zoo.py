@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
@@ -454,3 +455,11 @@ def batches_of(count=4, size=16, features=10, seed=0):
 def images_of(count=2, size=8, side=16, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(size, 3, side, side, generator=generator) for _ in range(count)]
+
+
+def quantised(model):
+    """Linear layers of int8, or a skipped test where torch has no such."""
+    quantize = getattr(torch.ao.quantization, "quantize_dynamic", None)
+    if quantize is None or torch.backends.quantized.engine == "none":
+        pytest.skip("this torch quantises no layers")
+    return quantize(model, {nn.Linear}, dtype=torch.qint8)

@@ -22,6 +22,18 @@ export function short(value: number): string {
   return `${scaled.toFixed(digits)}${units[unit]}`;
 }
 
+/** 802816 as "803 kB". */
+export function bytes(value: number): string {
+  return short(value).replace(/[kMGT]?$/, (unit) => `${THIN_SPACE}${unit}B`);
+}
+
+/** A share of a whole as "0.7 %". */
+export function percent(part: number, whole: number): string {
+  const share = (100 * part) / whole;
+  const text = share >= 9.95 ? share.toFixed(0) : share.toFixed(1);
+  return `${share > 0 && share < 0.05 ? "<0.1" : text}${THIN_SPACE}%`;
+}
+
 /** Digits that values which are apart by a step have, at least one, at most so many. */
 export function digitsOf(step: number, most: number): number {
   if (!(step > 0)) return most;
@@ -58,6 +70,15 @@ export function shape(sizes: readonly (number | null)[] | null): string {
 
 export function plural(number: number, word: string, many = `${word}s`): string {
   return `${count(number)} ${number === 1 ? word : many}`;
+}
+
+const SOME = 3;
+
+/** The first few of many names: "a, b, c and 9 more". */
+export function some(names: readonly string[]): string {
+  const rest = names.length - SOME;
+  const first = (rest === 1 ? names : names.slice(0, SOME)).join(", ");
+  return rest > 1 ? `${first} and ${count(rest)} more` : first;
 }
 
 /** The root of a model has no name: it is called by its class. */

@@ -1,6 +1,14 @@
 /** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
 
-import { h, icon, replaceKeeping, set, setText, uniqueId } from "./dom.ts";
+import {
+  h,
+  type IconName,
+  icon,
+  replaceKeeping,
+  set,
+  setText,
+  uniqueId,
+} from "./dom.ts";
 import { count, plural } from "./format.ts";
 import { matches } from "./query.ts";
 import { wordsOf } from "./session.ts";
@@ -12,7 +20,7 @@ import {
   total,
 } from "./tree_buttons.ts";
 import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
-import { treeRow } from "./tree_row.ts";
+import { aboutRow, treeRow } from "./tree_row.ts";
 
 export interface LayerTreeHandlers {
   choose(names: string[]): void;
@@ -30,6 +38,8 @@ const TYPE_AHEAD_MS = 700;
 
 export class LayerTree {
   readonly element: HTMLElement;
+  /** "11 of 59 layers" */
+  counts = "";
   private tree: Tree;
   private chosen: Uint8Array;
   private readonly handlers: LayerTreeHandlers;
@@ -38,6 +48,8 @@ export class LayerTree {
   private filter: Uint8Array | null = null;
   private lines: Line[] = [];
   private active = 0;
+  /** The line below the mouse; what is known of it is said below the tree. */
+  private pointed: number | null = null;
   private anchor: number | null = null;
   private typed = "";
   private typedAt = 0;
@@ -46,6 +58,7 @@ export class LayerTree {
   private readonly title = h("h3", { class: "cka-tree-title" });
   private readonly summary = h("span", { class: "cka-tree-count", role: "status" });
   private readonly undoButton: HTMLButtonElement;
+  private readonly invertButton: HTMLButtonElement;
   private readonly mirrorButton: HTMLButtonElement;
   private readonly presets = h("div", { class: "cka-segments", role: "group" });
   private readonly search: HTMLInputElement;
@@ -53,64 +66,26 @@ export class LayerTree {
   private readonly chips = h("div", { class: "cka-chips", role: "group" });
   private readonly viewport: HTMLElement;
   private readonly canvas = h("div", { class: "cka-rows", role: "presentation" });
+  private readonly about = h("div", { class: "cka-about" });
 
   constructor(name: string, other: string, tree: Tree, handlers: LayerTreeHandlers) {
     this.tree = tree;
     this.handlers = handlers;
     this.chosen = new Uint8Array(tree.size);
     this.open = new Set();
-    this.undoButton = h(
-      "button",
-      {
-        class: "cka-button cka-quiet",
-        type: "button",
-        title: "Undo the last choice (Ctrl+Z)",
-        "aria-label": "Undo the last choice",
-        onclick: () => this.handlers.undo(),
-      },
-      icon("undo"),
+    this.undoButton = quietButton("undo", () => handlers.undo());
+    setHelp(this.undoButton, "Undo the last choice", "Undo the last choice (Ctrl+Z)");
+    this.invertButton = quietButton("invert", () => this.invert());
+    this.mirrorButton = quietButton("mirror", () => handlers.mirror());
+    setHelp(
+      this.mirrorButton,
+      `Mirror the choice to ${other}`,
+      `Choose the layers of the same names in ${other}`,
     );
-    this.mirrorButton = h(
-      "button",
-      {
-        class: "cka-button cka-quiet",
-        type: "button",
-        title: `Choose the layers of the same names in ${other}`,
-        "aria-label": `Mirror the choice to ${other}`,
-        onclick: () => this.handlers.mirror(),
-      },
-      icon("mirror"),
-    );
-    this.search = h("input", {
-      class: "cka-search",
-      type: "search",
-      placeholder: "Search: conv, layer?.*, type:Linear",
-      "aria-label": `Search the layers of ${name}`,
-      title:
-        "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
-        "type:Linear, depth:2. " +
-        "All words must match; boxes then act on matches only.",
-      spellcheck: "false",
-      autocomplete: "off",
-      oninput: () => this.searched(),
-    });
-    this.viewport = h(
-      "div",
-      {
-        class: "cka-viewport",
-        role: "tree",
-        tabindex: "0",
-        "aria-multiselectable": "true",
-        "aria-label": `Layers of ${name}`,
-        onscroll: () => this.drawRows(),
-        onkeydown: (event: KeyboardEvent) => this.pressed(event),
-        onclick: (event: MouseEvent) => this.clicked(event),
-        onfocus: () => this.drawRows(),
-        onblur: () => this.drawRows(),
-      },
-      this.canvas,
-    );
+    this.search = searchBox(name, () => this.searched());
+    this.viewport = this.viewportOf(name);
     setText(this.title, name);
+    set(this.title, { title: name });
     set(this.presets, { "aria-label": `Presets for ${name}` });
     set(this.chips, { "aria-label": `Types of ${name}` });
     this.element = h(
@@ -121,13 +96,13 @@ export class LayerTree {
         { class: "cka-tree-head" },
         this.title,
         this.summary,
-        this.undoButton,
-        this.mirrorButton,
+        h("div", {}, this.undoButton, this.invertButton, this.mirrorButton),
       ),
       this.presets,
       h("div", { class: "cka-search-row" }, this.search, this.found),
       this.chips,
       this.viewport,
+      this.about,
     );
   }
 
@@ -141,8 +116,8 @@ export class LayerTree {
   setChosen(names: readonly string[], canUndo: boolean): void {
     this.chosen = this.tree.chosenBy(names);
     if (this.open.size === 0) this.open = this.tree.opened(this.chosen, OPEN_LINES);
-    const choosable = this.tree.columns.reason.filter((why) => why === null).length;
-    setText(this.summary, `${count(names.length)} of ${plural(choosable, "layer")}`);
+    this.counts = `${count(names.length)} of ${plural(this.tree.choosable(null).length, "layer")}`;
+    setText(this.summary, this.counts);
     this.undoButton.disabled = !canUndo;
     this.draw();
   }
@@ -183,9 +158,31 @@ export class LayerTree {
     this.draw();
   }
 
+  private viewportOf(name: string): HTMLElement {
+    return h(
+      "div",
+      {
+        class: "cka-viewport",
+        role: "tree",
+        tabindex: "0",
+        "aria-multiselectable": "true",
+        "aria-label": `Layers of ${name}`,
+        onscroll: () => this.drawRows(),
+        onkeydown: (event: KeyboardEvent) => this.pressed(event),
+        onclick: (event: MouseEvent) => this.clicked(event),
+        onmouseover: (event: MouseEvent) => this.point(indexAt(event)),
+        onmouseleave: () => this.point(null),
+        onfocus: () => this.drawRows(),
+        onblur: () => this.drawRows(),
+      },
+      this.canvas,
+    );
+  }
+
   private drawButtons(): void {
     const { tree, chosen, filter } = this;
     const commit = (next: Uint8Array) => this.commit(next);
+    this.drawInvert();
     replaceKeeping(this.presets, presetButtons(tree, chosen, commit));
     const limit = this.allChips ? Number.POSITIVE_INFINITY : FIRST_CHIPS;
     const { chips, rest } = chipButtons(tree, chosen, filter, limit, commit);
@@ -195,6 +192,19 @@ export class LayerTree {
     };
     if (rest > 0) chips.push(moreButton(rest, this.allChips, toggle));
     replaceKeeping(this.chips, chips);
+  }
+
+  private drawInvert(): void {
+    const rows = this.tree.choosable(this.filter);
+    const on = rows.filter((row) => this.chosen[row]).length;
+    const off = rows.length - on;
+    this.invertButton.disabled = rows.length === 0;
+    setHelp(
+      this.invertButton,
+      this.filter ? "Invert the choice of the matches" : "Invert the choice",
+      `${this.filter ? "Among the matches, choose" : "Choose"} the layers that are ` +
+        `not chosen (${count(off)}) instead of those that are (${count(on)})`,
+    );
   }
 
   private drawRows(): void {
@@ -226,6 +236,17 @@ export class LayerTree {
     this.canvas.replaceChildren(...rows);
     const id = this.lines.length > 0 ? `${this.prefix}-${this.active}` : undefined;
     set(this.viewport, { "aria-activedescendant": id });
+    this.drawAbout();
+  }
+
+  private point(index: number | null): void {
+    this.pointed = index;
+    this.drawAbout();
+  }
+
+  private drawAbout(): void {
+    const line = this.lines[this.pointed ?? this.active] ?? this.lines[this.active];
+    this.about.replaceChildren(...(line ? aboutRow(this.tree, line.node) : []));
   }
 
   private row(line: Line, index: number, state: BoxState): HTMLElement {
@@ -243,14 +264,12 @@ export class LayerTree {
   }
 
   private clicked(event: MouseEvent): void {
-    const target = event.target as Element;
-    const row = target.closest<HTMLElement>(".cka-row");
-    if (!row) return;
-    const index = Number(row.dataset.index);
-    const line = this.lines[index];
-    if (!line) return;
+    const index = indexAt(event);
+    const line = this.lines[index ?? -1];
+    if (index === null || !line) return;
     this.active = index;
-    const part = target.closest<HTMLElement>("[data-part]")?.dataset.part;
+    const part = (event.target as Element).closest<HTMLElement>("[data-part]")?.dataset
+      .part;
     if (part === "twist") this.fold(line.node, !this.isOpen(line.node));
     else if (event.shiftKey && this.anchor !== null) this.toggleRange(index);
     else if (event.altKey) this.toggleAlone(line.node);
@@ -377,10 +396,12 @@ export class LayerTree {
 
   private chooseMatches(): void {
     const next = Uint8Array.from(this.chosen);
-    for (let row = 0; row < this.tree.size; row++) {
-      if (this.tree.canChoose(row) && (this.filter?.[row] ?? 1)) next[row] = 1;
-    }
+    for (const row of this.tree.choosable(this.filter)) next[row] = 1;
     this.commitIfNew(next);
+  }
+
+  private invert(): void {
+    this.commitIfNew(this.tree.inverted(this.chosen, this.filter));
   }
 
   private typeAhead(key: string): void {
@@ -398,4 +419,35 @@ export class LayerTree {
       }
     }
   }
+}
+
+function quietButton(name: IconName, onclick: () => void): HTMLButtonElement {
+  const props = { class: "cka-button cka-quiet", type: "button", onclick };
+  return h("button", props, icon(name));
+}
+
+function setHelp(button: HTMLElement, label: string, title: string): void {
+  set(button, { "aria-label": label, title });
+}
+
+function searchBox(name: string, oninput: () => void): HTMLInputElement {
+  return h("input", {
+    class: "cka-search",
+    type: "search",
+    placeholder: "Search: conv, layer?.*, type:Linear",
+    "aria-label": `Search the layers of ${name}`,
+    title:
+      "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
+      "type:Linear, depth:2. " +
+      "All words must match; boxes then act on matches only.",
+    spellcheck: "false",
+    autocomplete: "off",
+    oninput,
+  });
+}
+
+/** Number of the line that an event of the mouse is about. */
+function indexAt(event: MouseEvent): number | null {
+  const row = (event.target as Element).closest<HTMLElement>(".cka-row");
+  return row ? Number(row.dataset.index) : null;
 }

@@ -38,6 +38,22 @@ export interface Meta {
   readonly computes: boolean;
 }
 
+/** What a row of a tree says beside its columns. */
+export interface Facts {
+  /** Parameters of the module itself, not of its children. */
+  readonly own: number;
+  /** Of all its parameters, those that a training would change. */
+  readonly trainable: number;
+  /** Types and devices of the parameters, "float32 on cpu". */
+  readonly weights: string;
+  /** Type and device of what it returns; empty before the probe. */
+  readonly output: string;
+  /** Bytes of what it returns for one example; 0 where that is not known. */
+  readonly bytes: number;
+  /** Calls in one forward pass; null before the probe. */
+  readonly calls: number | null;
+}
+
 export interface TreeColumns {
   readonly name: readonly string[];
   readonly type: readonly string[];
@@ -46,6 +62,7 @@ export interface TreeColumns {
   readonly shape: readonly (readonly (number | null)[] | null)[];
   readonly reason: readonly (string | null)[];
   readonly order: readonly (number | null)[];
+  readonly facts: readonly Facts[];
   readonly presets: Readonly<Record<string, readonly number[]>>;
 }
 
@@ -187,7 +204,7 @@ export function treesOf(model: Model): readonly [TreeColumns, TreeColumns] {
 }
 
 function columnsOf(wire: Wire | undefined): TreeColumns {
-  const columns = (wire ?? {}) as Partial<TreeColumns>;
+  const columns = (wire ?? {}) as Partial<Omit<TreeColumns, "facts">>;
   const name = columns.name ?? [];
   const filled = <T>(values: readonly T[] | undefined, missing: T) =>
     values ?? name.map(() => missing);
@@ -199,12 +216,35 @@ function columnsOf(wire: Wire | undefined): TreeColumns {
     shape: filled(columns.shape, null),
     reason: filled(columns.reason, null),
     order: filled(columns.order, null),
+    facts: factsByRow((wire?.facts ?? {}) as Record<string, unknown[]>, name),
     presets: columns.presets ?? {},
   };
 }
 
+/** The table of what differs holds each once; rows that say the same share one. */
+function factsByRow(
+  wire: Record<string, unknown[]>,
+  rows: readonly unknown[],
+): Facts[] {
+  const at = (column: string, k: number) => wire[column]?.[k];
+  const facts = (k: number): Facts => ({
+    own: Number(at("own", k) ?? 0),
+    trainable: Number(at("trainable", k) ?? 0),
+    weights: String(at("weights", k) ?? ""),
+    output: String(at("output", k) ?? ""),
+    bytes: Number(at("nbytes", k) ?? 0),
+    calls: numberOrNull(at("calls", k)),
+  });
+  const table = (wire.own ?? []).map((_, k) => facts(k));
+  const unknown = facts(-1);
+  return rows.map((_, row) => table[Number(wire.of_row?.[row] ?? -1)] ?? unknown);
+}
+
 /** One of several calls of a module, "act#1", is of the module's class. */
-function typesOf({ name = [], type = [] }: Partial<TreeColumns>): string[] {
+function typesOf({
+  name = [],
+  type = [],
+}: Partial<Pick<TreeColumns, "name" | "type">>): string[] {
   const classes = new Map(name.map((own, row) => [own, type[row] ?? ""]));
   return name.map((own) => {
     const module = own.replace(/#\d+$/, "");

@@ -254,6 +254,12 @@ export class Session {
     this.tell("message");
   }
 
+  /** What else there is to say of a click. */
+  note(text: string): void {
+    this.message = { kind: "note", text };
+    this.tell("message");
+  }
+
   /** Asks the kernel for BokehJS, the last resort when the shared model has none. */
   requestBokeh(version: string, timeout: number): Promise<Uint8Array<ArrayBuffer>> {
     return new Promise((resolve, reject) => {

@@ -88,6 +88,20 @@ export class Tree {
     return next;
   }
 
+  /** Layers that a filter leaves to choose from, whether folded or not. */
+  choosable(filter: Uint8Array | null): number[] {
+    return range(0, this.size).filter(
+      (row) => this.canChoose(row) && (!filter || filter[row]),
+    );
+  }
+
+  /** All of them the other way round; what a filter hides stays as it is. */
+  inverted(chosen: Uint8Array, filter: Uint8Array | null): Uint8Array {
+    const next = Uint8Array.from(chosen);
+    for (const row of this.choosable(filter)) next[row] = chosen[row] ? 0 : 1;
+    return next;
+  }
+
   boxes(chosen: Uint8Array): (node: Node) => BoxState {
     const total = prefixSums(chosen);
     const grains = prefixSums(chosen.map((on, row) => on & (this.grain[row] ?? 0)));
@@ -128,8 +142,7 @@ export class Tree {
   /** Classes of the rows that can be chosen, the most frequent first. */
   classes(filter: Uint8Array | null): { type: string; rows: number[] }[] {
     const found = new Map<string, number[]>();
-    for (let row = 0; row < this.size; row++) {
-      if (!this.canChoose(row) || (filter && !filter[row])) continue;
+    for (const row of this.choosable(filter)) {
       const type = this.columns.type[row] ?? "";
       const rows = found.get(type);
       if (rows) rows.push(row);

@@ -1,7 +1,8 @@
 /** One line of the tree as an element: box, name, class, output shape, parameters. */
 
 import { h, icon } from "./dom.ts";
-import { count, layerName, plural, shape, short } from "./format.ts";
+import { layerName, plural, shape, short } from "./format.ts";
+import { factsOf, type RowFacts } from "./tree_facts.ts";
 import type { BoxState, Line, Node, Tree } from "./tree_model.ts";
 
 interface RowState {
@@ -16,38 +17,15 @@ const ARIA_CHECKED = { checked: "true", mixed: "mixed", unchecked: "false" } as 
 
 export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
   const { node } = line;
-  const { columns } = tree;
-  const { first, depth } = node;
-  const isRun = node.kind === "run";
-  const reason = isRun ? null : (columns.reason[first] ?? null);
-  const type = columns.type[first] ?? "";
-  const name = isRun ? node.label : layerName(columns.name[first] ?? "", type);
-  const times = isRun ? `\u00d7${node.children.length}` : "";
-  const size = shape(columns.shape[first] ?? null);
-  const params = columns.params[first] ?? 0;
-  const isDisabled = row.state === "disabled";
+  const words = lineWords(tree, node);
   const isFoldable = node.children.length > 0;
-  const kind = columns.name[first] === "" ? "" : `${type} ${times}`.trim();
   const element = h(
     "div",
     {
       class: `cka-row ${stateClasses(row, node)}`,
-      role: "treeitem",
-      "aria-level": depth + 1,
-      "aria-posinset": line.position,
-      "aria-setsize": line.siblings,
-      "aria-expanded": isFoldable ? String(row.isOpen) : undefined,
-      "aria-checked": row.state === "disabled" ? undefined : ARIA_CHECKED[row.state],
-      "aria-disabled": isDisabled ? "true" : undefined,
-      "aria-label": spoken([
-        name,
-        type,
-        times,
-        size && `output ${size}`,
-        params > 0 && `${count(params)} parameters`,
-        reason,
-      ]),
-      title: help(tree, node, name, reason, row.filter),
+      title: help(tree, node, words.name, words.reason, row.filter),
+      ...ariaOf(line, row),
+      ...ariaWords(words, factsOf(tree, node)),
     },
     h(
       "span",
@@ -55,13 +33,93 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
       isFoldable && icon("open"),
     ),
     h("span", { class: `cka-box cka-${row.state}`, "data-part": "box" }),
-    h("span", { class: "cka-name" }, shortName(name, node)),
-    h("span", { class: "cka-type" }, (isDisabled && reason) || kind),
-    h("span", { class: "cka-shape" }, size),
-    h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
+    h("span", { class: "cka-name" }, shortName(words.name, node)),
+    columnsOf(words, row.state === "disabled"),
   );
-  element.style.setProperty("--depth", String(depth));
+  element.style.setProperty("--depth", String(node.depth));
   return element;
+}
+
+/** Right of the name, as far as there is room: the first one stays longest. */
+function columnsOf({ name, type, times, size, params, reason }: Words, isOff: boolean) {
+  const kind = name === type ? "" : `${type} ${times}`.trim();
+  return h(
+    "span",
+    { class: "cka-columns" },
+    h("span", { class: "cka-params" }, params > 0 ? short(params) : ""),
+    h("span", { class: "cka-shape" }, size),
+    h("span", { class: "cka-type" }, (isOff && reason) || kind),
+  );
+}
+
+function ariaOf({ node, position, siblings }: Line, { state, isOpen }: RowState) {
+  return {
+    role: "treeitem",
+    "aria-level": node.depth + 1,
+    "aria-posinset": position,
+    "aria-setsize": siblings,
+    "aria-expanded": node.children.length > 0 ? String(isOpen) : undefined,
+    "aria-checked": state === "disabled" ? undefined : ARIA_CHECKED[state],
+    "aria-disabled": state === "disabled" ? "true" : undefined,
+  };
+}
+
+function ariaWords(words: Words, facts: RowFacts) {
+  const { name, type, times, size, params, reason } = words;
+  const { share, weights, output } = facts;
+  const label = [
+    name,
+    type,
+    times,
+    size && `output ${size}`,
+    params > 0 && plural(params, "parameter"),
+    reason,
+  ];
+  const more = [share && `${share} of the model`, ...weights, ...output];
+  return {
+    "aria-label": joined(label),
+    "aria-description": joined(more) || undefined,
+  };
+}
+
+/** Below the tree, all that is known of one line: names in full, then two of facts. */
+export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
+  const { name, type, times, size, params, reason } = lineWords(tree, node);
+  const { share, weights, output } = factsOf(tree, node);
+  const each = node.kind === "run" ? "each " : "";
+  const part = share && ` (${share})`;
+  const numbers = params > 0 && each + plural(params, "parameter") + part;
+  const line = (...parts: (string | false | null)[]) => {
+    const text = parts.filter(Boolean).join(" \u00b7 ");
+    return h("p", { title: text }, text);
+  };
+  return [
+    h(
+      "p",
+      { title: name },
+      h("span", { class: "cka-layer" }, name),
+      name !== type && h("span", {}, ` ${type} ${times}`),
+    ),
+    line(numbers, ...weights),
+    line(reason, size && `output ${size}`, ...output),
+  ];
+}
+
+type Words = ReturnType<typeof lineWords>;
+
+/** The words that a line and what is said about it have in common. */
+function lineWords({ columns }: Tree, node: Node) {
+  const { first } = node;
+  const isRun = node.kind === "run";
+  const type = columns.type[first] ?? "";
+  return {
+    name: isRun ? node.label : layerName(columns.name[first] ?? "", type),
+    type,
+    times: isRun ? `\u00d7${node.children.length}` : "",
+    size: shape(columns.shape[first] ?? null),
+    params: columns.params[first] ?? 0,
+    reason: isRun ? null : (columns.reason[first] ?? null),
+  };
 }
 
 function stateClasses({ state, isOwn, filter }: RowState, node: Node): string {
@@ -73,7 +131,7 @@ function stateClasses({ state, isOwn, filter }: RowState, node: Node): string {
   return classes.filter(Boolean).join(" ");
 }
 
-function spoken(parts: readonly (string | false | null)[]): string {
+function joined(parts: readonly (string | false | null)[]): string {
   return parts.filter(Boolean).join(", ");
 }
 

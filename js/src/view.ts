@@ -2,17 +2,12 @@
 
 import { loadBokeh } from "./bokehjs.ts";
 import { Controls } from "./controls.ts";
-import { h, icon, set } from "./dom.ts";
-import { LayerTree } from "./layer_tree.ts";
+import { h, set } from "./dom.ts";
 import { MapPanel } from "./map_panel.ts";
-import { figureOf, type Model, type Side } from "./protocol.ts";
+import { figureOf, type Model } from "./protocol.ts";
 import { type Change, type Session, wordsOf } from "./session.ts";
 import { followTheme } from "./theme.ts";
-
-const NARROW = 720;
-/** Below this width in pixels the trees stand above the map. */
-const TINY = 560;
-/** And below this one they would push it out of sight: they fold until asked for. */
+import { TreeSide } from "./tree_side.ts";
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
 export function mount(model: Model, session: Session, parent: HTMLElement): () => void {
@@ -22,23 +17,14 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   let panel: MapPanel | null = null;
   const stopTheme = followTheme(root, () => panel?.themeChanged());
   panel = new MapPanel(session, root, figureOf(model)?.palettes ?? {});
-  const trees = [treeOf(session, 1), treeOf(session, 2)] as const;
-  const side = h("div", { class: "cka-side" }, ...trees.map((tree) => tree.element));
-  const fold = foldButton(root);
-  const controls = new Controls(session, fold.button);
-  root.append(controls.element, h("div", { class: "cka-body" }, side, panel.element));
-  const drawTrees = () => {
-    trees.forEach((tree, k) => {
-      tree.setChosen(session.layers[k] ?? [], session.canUndo);
-    });
-  };
+  const side = new TreeSide(session, root);
+  const controls = new Controls(session, side.toggle);
+  root.append(
+    controls.element,
+    h("div", { class: "cka-body" }, side.element, panel.element),
+  );
   const update = (change: Change) => {
-    if (change === "trees") {
-      trees.forEach((tree, k) => {
-        tree.setTree(session.trees[k as 0 | 1]);
-      });
-    }
-    if (change === "trees" || change === "layers") drawTrees();
+    side.update(change);
     if (change === "status") controls.updateStatus();
     if (change === "layers" || change === "frame") controls.updateLayers();
     if (change === "message") controls.updateMessage();
@@ -49,9 +35,8 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     }
     panel?.update(change === "status" ? "frame" : change);
   };
-  drawTrees();
   const unsubscribe = session.subscribe(update);
-  const stopSizes = followSize(root, panel, fold.suggest);
+  const stopSizes = followSize(root, panel, side);
   keepKeys(root, session);
   const gone = new AbortController();
   void start(model, session, panel, gone.signal);
@@ -95,64 +80,11 @@ function connected(element: HTMLElement, gone: AbortSignal): Promise<void> {
   });
 }
 
-function treeOf(session: Session, side: Side): LayerTree {
-  const { names } = session.meta;
-  const index = (side - 1) as 0 | 1;
-  const other = (1 - index) as 0 | 1;
-  const otherSide: Side = side === 1 ? 2 : 1;
-  return new LayerTree(names[index], names[other], session.trees[index], {
-    choose: (layers) => session.choose({ [side]: layers }),
-    undo: () => session.undo(),
-    mirror: () => {
-      const tree = session.trees[other];
-      const known = session.layers[index].filter((name) =>
-        tree.canChoose(tree.rowOf.get(name) ?? -1),
-      );
-      if (known.length > 0) {
-        session.choose({ [otherSide]: tree.namesOf(tree.chosenBy(known)) });
-      } else session.fail("No chosen layer has a namesake in the other model.");
-    },
-  });
-}
-
-/** Folds the trees when told; until then, as the width suggests. */
-function foldButton(root: HTMLElement): {
-  button: HTMLElement;
-  suggest: (folded: boolean) => void;
-} {
-  let isDecided = false;
-  const fold = (folded: boolean) => {
-    root.classList.toggle("cka-folded", folded);
-    set(button, { "aria-pressed": String(!folded) });
-  };
-  const button = h(
-    "button",
-    {
-      class: "cka-button cka-toggle",
-      type: "button",
-      "aria-pressed": "true",
-      title: "Show or hide the layer trees",
-      onclick: () => {
-        isDecided = true;
-        fold(!root.classList.contains("cka-folded"));
-      },
-    },
-    icon("layers"),
-    "Layers",
-  );
-  return { button, suggest: (folded) => !isDecided && fold(folded) };
-}
-
-/** Narrow or wide, and a new layout whenever the width changes or the view comes back. */
-function followSize(
-  root: HTMLElement,
-  panel: MapPanel,
-  fold: (folded: boolean) => void,
-): () => void {
+/** A new layout whenever the width changes or the view comes back. */
+function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => void {
   const measure = () => {
     const width = root.clientWidth;
-    root.classList.toggle("cka-slim", width > 0 && width < NARROW);
-    if (width > 0) fold(width < TINY);
+    if (width > 0) side.resize(width);
     panel.resize(panel.element.clientWidth);
   };
   let frame = 0;

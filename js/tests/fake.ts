@@ -1,6 +1,7 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
 import {
+  type Facts,
   type Model,
   PROTOCOL,
   type TreeColumns,
@@ -76,6 +77,7 @@ interface Row {
   params?: number;
   shape?: (number | null)[];
   reason?: string;
+  facts?: Partial<Facts>;
 }
 
 /** Columns as the kernel sends them; depth and order follow from the names. */
@@ -93,9 +95,48 @@ export function columnsFrom(
     shape: rows.map((row) => row.shape ?? null),
     reason: rows.map((row) => row.reason ?? null),
     order: rows.map((row, k) => (row.reason ? null : k)),
+    facts: rows.map(factsOf),
     presets: Object.fromEntries(
       Object.entries(presets).map(([name, list]) => [name, at(list)]),
     ),
+  };
+}
+
+/** Float32 throughout; all parameters of a leaf are its own. */
+function factsOf(
+  { name, params = 0, shape, reason, facts }: Row,
+  _: number,
+  all: readonly Row[],
+): Facts {
+  const isLeaf = !all.some(
+    (row) => row.name !== name && (name === "" || row.name.startsWith(`${name}.`)),
+  );
+  const numbers = (shape ?? []).reduce<number>((n, size) => n * (size ?? 1), 1);
+  return {
+    own: isLeaf ? params : 0,
+    trainable: params,
+    weights: params > 0 ? "float32 on cpu" : "",
+    output: shape ? "float32 on cpu" : "",
+    bytes: shape ? 4 * numbers : 0,
+    calls: reason ? 0 : 1,
+    ...facts,
+  };
+}
+
+/** The tree as it crosses to the page. */
+export function wireTree({ facts, ...columns }: TreeColumns): Record<string, unknown> {
+  const column = (key: keyof Facts) => facts.map((row) => row[key]);
+  return {
+    ...columns,
+    facts: {
+      of_row: facts.map((_, row) => row),
+      own: column("own"),
+      trainable: column("trainable"),
+      weights: column("weights"),
+      output: column("output"),
+      nbytes: column("bytes"),
+      calls: column("calls"),
+    },
   };
 }
 
@@ -261,7 +302,7 @@ export function stateOf(options: StateOptions = {}): Record<string, unknown> {
       self: false,
       computes: true,
     },
-    _trees: { model1: first, model2: second },
+    _trees: { model1: wireTree(first), model2: wireTree(second) },
     _axes: { epoch: 1, layers1, layers2, undefined1: {}, undefined2: {}, notes: [] },
     _figure: options.figure ?? null,
     _snapshot: null,

@@ -19,17 +19,19 @@ afterEach(() => {
 });
 
 test.each([
-  ["light", "true", "#ffffff"],
-  ["dark", "false", "#111111"],
-])(
-  "axe finds nothing wrong with a busy explorer in the %s theme",
-  async (_, lab, paper) => {
+  ["light", 1000, "true", "#ffffff"],
+  ["dark", 1000, "false", "#111111"],
+  ["light", 420, "true", "#ffffff"],
+] as const)(
+  "axe finds nothing wrong with a busy explorer in the %s theme, %d px wide",
+  async (_, width, lab, paper) => {
     document.body.dataset.jpThemeLight = lab;
     document.body.style.background = paper;
     const message = { kind: "error", text: "ValueError: something was expected." };
     const model = makeModel({ _message: message });
     const notes = ["Some layers are left out.", "The batches are not random."];
     page = show(model);
+    page.element.style.width = `${width}px`;
     model.put({ _axes: { ...(model.state._axes as object), notes } });
     const waiting = () =>
       page.element.querySelector<HTMLElement>(".cka-waiting")?.hidden;
@@ -39,6 +41,8 @@ test.each([
     await pause(200);
     click(page, 3, 3);
     click(page, 5, 5, { shiftKey: true });
+    const bar = page.element.querySelector(".cka-tree-bar") as HTMLElement;
+    if (bar.offsetHeight > 0) bar.click();
     const search = page.element.querySelector("input[type=search]") as HTMLInputElement;
     search.value = "conv";
     search.dispatchEvent(new Event("input", { bubbles: true }));

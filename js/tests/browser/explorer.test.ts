@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { vitColumns, wireHistory } from "../fake.ts";
+import { columnsFrom, vitColumns, wireHistory, wireTree } from "../fake.ts";
 import {
   cellCenter,
   click,
@@ -499,13 +499,56 @@ test("at no width does anything stick out of the cell", async () => {
   }
 });
 
+function partsOf(page: Page) {
+  const part = (selector: string) =>
+    page.element.querySelector(selector) as HTMLElement;
+  return {
+    side: part(".cka-side"),
+    trees: part(".cka-trees"),
+    map: part(".cka-map"),
+    bar: part(".cka-tree-bar"),
+    toggle: part(".cka-layers"),
+  };
+}
+
+test("in a narrow tree columns give way to names, and parameters are the last", async () => {
+  const long = "self_attention_output_projection";
+  const facts = { params: 590592, shape: [null, 197, 768] };
+  const rows = ["q", "query_projection", "attention_output", long].map((name) => ({
+    name,
+    type: "NonDynamicallyQuantizableLinear",
+    ...facts,
+  }));
+  rows.push({ name: `${long}_`, type: "Identity", params: 0, shape: [] });
+  const tree = columnsFrom([{ name: "", type: "Net", ...facts }, ...rows], {});
+  const wire = wireTree(tree);
+  const page = await ready({ _trees: { model1: wire, model2: wire } });
+  const seen = (row: HTMLElement, column: string) => {
+    const cell = row.querySelector(`.cka-${column}`) as HTMLElement;
+    return cell.getBoundingClientRect().top < row.getBoundingClientRect().bottom;
+  };
+  const first = page.element.querySelector(".cka-tree") as HTMLElement;
+  const shown = [...first.querySelectorAll<HTMLElement>(".cka-row")];
+  expect(shown[0]?.parentElement?.clientWidth).toBeLessThan(300);
+  for (const row of shown) {
+    const name = row.querySelector(".cka-name") as HTMLElement;
+    expect(name.scrollWidth, name.textContent).toBeLessThanOrEqual(name.clientWidth);
+  }
+  const columns = ["params", "shape", "type"];
+  expect(shown.slice(1).map((row) => columns.map((of) => seen(row, of)))).toEqual([
+    [true, true, true],
+    [true, true, false],
+    [true, true, false],
+    [true, false, false],
+    [true, false, false],
+  ]);
+});
+
 test("a narrow cell puts the trees above the map, a tiny one folds them", async () => {
-  const page = await ready();
+  const page = await ready({ status: "done" });
   await live(page);
   const root = page.element.querySelector(".cka") as HTMLElement;
-  const side = page.element.querySelector(".cka-side") as HTMLElement;
-  const map = page.element.querySelector(".cka-map") as HTMLElement;
-  const fold = page.element.querySelector("[title*='layer trees']") as HTMLElement;
+  const { side, trees, map, bar, toggle } = partsOf(page);
   page.element.style.width = "700px";
   await until(() => root.classList.contains("cka-slim"), "slim");
   await pause(300);
@@ -513,16 +556,71 @@ test("a narrow cell puts the trees above the map, a tiny one folds them", async 
     side.getBoundingClientRect().bottom <= map.getBoundingClientRect().top;
   expect(above()).toBe(true);
   page.element.style.width = "420px";
-  await until(() => side.offsetHeight === 0, "folded trees");
-  expect(fold.getAttribute("aria-pressed")).toBe("false");
-  fold.click();
-  expect(side.offsetHeight).toBeGreaterThan(300);
+  await until(() => trees.offsetHeight === 0, "folded trees");
+  expect(toggle.offsetHeight).toBe(0);
+  expect(bar.getAttribute("aria-expanded")).toBe("false");
+  bar.click();
+  expect(trees.offsetHeight).toBeGreaterThan(300);
   expect(above()).toBe(true);
   page.element.style.width = "1000px";
   await pause(300);
-  fold.click();
+  expect(bar.offsetHeight).toBe(0);
+  toggle.click();
   expect(side.offsetHeight).toBe(0);
   await until(() => map.clientWidth > 700, "the map takes the room");
+});
+
+test("above the map the trees make room for a run, and the map is not drawn anew", async () => {
+  const page = await ready({ status: "idle" });
+  page.element.style.width = "700px";
+  const { trees, map, bar } = partsOf(page);
+  await until(() => bar.offsetHeight > 0, "slim");
+  await pause(300);
+  await live(page);
+  const [top, canvas, color] = [
+    map.getBoundingClientRect().top,
+    deep(map, "canvas"),
+    colorAt(page, 2, 3),
+  ];
+  page.model.put({ status: "running" });
+  expect(trees.offsetHeight).toBe(0);
+  expect(map.getBoundingClientRect().top).toBeLessThan(top - 300);
+  expect(bar.textContent).toBe("11 of 59 layers \u00d7 15 of 115 layers");
+  expect(deep(map, "canvas")).toBe(canvas);
+  expect(colorAt(page, 2, 3)).toEqual(color);
+  await pause(300);
+  expect(deep(map, "canvas")).toBe(canvas);
+  expect(colorAt(page, 2, 3)).toEqual(color);
+});
+
+test("the head of the narrowest cell has no line for one button", async () => {
+  const page = await ready();
+  for (const width of [420, 380, 340]) {
+    page.element.style.width = `${width}px`;
+    await pause(250);
+    const orders = page.element.querySelector(".cka-orders") as HTMLElement;
+    const buttons = [...orders.querySelectorAll<HTMLElement>("button")];
+    const shown = buttons.filter((button) => button.offsetHeight > 0);
+    const tops = shown.map((button) => button.getBoundingClientRect().top);
+    expect(new Set(tops).size, `at ${width}`).toBe(1);
+  }
+});
+
+test("mirroring chooses the same names in the other tree, and undo brings back", async () => {
+  const tree = wireTree(vitColumns());
+  const trees = { model1: tree, model2: tree };
+  const page = await ready({ _trees: trees, layers1: [] });
+  const names = () => page.element.querySelectorAll(".cka-tree-count")[0]?.textContent;
+  expect(names()).toBe("0 of 115 layers");
+  const [, second] = page.element.querySelectorAll<HTMLElement>(".cka-tree");
+  second?.querySelector<HTMLElement>("[aria-label^='Mirror']")?.click();
+  expect(names()).toBe("15 of 115 layers");
+  expect(page.model.sentOf("layers")).toEqual([
+    { kind: "layers", layers1: page.model.state.layers2 },
+  ]);
+  second?.querySelector<HTMLElement>("[aria-label^='Undo']")?.click();
+  expect(page.model.sentOf("layers")).toHaveLength(2);
+  expect(names()).toBe("0 of 115 layers");
 });
 
 test("hidden and shown again, the map is still painted", async () => {

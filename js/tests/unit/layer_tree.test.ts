@@ -243,3 +243,58 @@ test("undo and mirror are buttons with a name", () => {
     ?.click();
   expect(handlers.mirror).toHaveBeenCalledOnce();
 });
+
+test("the invert button turns the choice in one message, under a filter the matches", () => {
+  const invert = () =>
+    selector.element.querySelector<HTMLButtonElement>("[aria-label^='Invert']");
+  expect(invert()?.title).toBe(
+    "Choose the layers that are not chosen (48) instead of those that are (11)",
+  );
+  invert()?.click();
+  expect(handlers.choose).toHaveBeenCalledTimes(1);
+  expect(lastChoice()).toHaveLength(48);
+  expect(lastChoice()).not.toContain("conv1");
+  invert()?.click();
+  expect(lastChoice()).toEqual(presetNames(resnetColumns()));
+  search("type:Conv2d");
+  expect(invert()?.getAttribute("aria-label")).toBe("Invert the choice of the matches");
+  expect(invert()?.title).toMatch(/^Among the matches, .+ \(16\) .+ \(1\)$/);
+  invert()?.click();
+  expect(lastChoice()).toHaveLength(10 + 16);
+  search("zebra");
+  expect(invert()?.disabled).toBe(true);
+});
+
+const about = () =>
+  [...selector.element.querySelectorAll(".cka-about > p")].map((p) => p.textContent);
+
+test("below the tree stands what is known of the active line, or of the pointed one", () => {
+  expect(about()).toEqual([
+    "ResNet",
+    "11\u202f689\u202f512 parameters \u00b7 float32 on cpu",
+    "output 1000 \u00b7 4.00\u202fkB an example \u00b7 1 call",
+  ]);
+  press("ArrowDown");
+  expect(about()[0]).toBe("conv1 Conv2d ");
+  expect(about()[1]).toBe("9\u202f408 parameters (0.1\u202f%) \u00b7 float32 on cpu");
+  const over = new MouseEvent("mouseover", { bubbles: true });
+  rowOf("layer1.0")?.querySelector(".cka-name")?.dispatchEvent(over);
+  expect(about()[0]).toBe("layer1.0 BasicBlock ");
+  viewport().dispatchEvent(new MouseEvent("mouseleave"));
+  expect(about()[0]).toBe("conv1 Conv2d ");
+});
+
+test("a row describes what its label does not say", () => {
+  expect(rowOf("conv1")?.getAttribute("aria-description")).toBe(
+    "0.1\u202f% of the model, float32 on cpu, 3.21\u202fMB an example, 1 call",
+  );
+});
+
+test("a row without room for all keeps its name, then parameters, then its shape", () => {
+  const columns = rowOf("conv1")?.querySelector(".cka-columns") as HTMLElement;
+  expect([...columns.children].map((child) => child.className)).toEqual([
+    "cka-params",
+    "cka-shape",
+    "cka-type",
+  ]);
+});

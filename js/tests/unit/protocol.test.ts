@@ -145,6 +145,18 @@ test("trees and axes that Python wrote keep their columns", () => {
   expect(trees.model1.type[call]).toBe("call");
   expect(first.type[call]).toBe(trees.model1.type[module]);
   expect(second.presets.auto).toEqual(trees.model2.presets.auto);
+  const factsOf = (name: string) => first.facts[first.name.indexOf(name)];
+  expect(factsOf("stem.conv")).toEqual({
+    own: 108,
+    trainable: 108,
+    weights: "float32 on cpu",
+    output: "float32 on cpu",
+    bytes: 4 * 4 * 8 * 8,
+    calls: 1,
+  });
+  expect(factsOf("stem")?.own).toBe(0);
+  expect(factsOf("act")?.calls).toBe(2);
+  expect(factsOf("unused")?.calls).toBe(0);
   const read = axesOf(new FakeModel({ _axes: axes }));
   expect(read?.layers).toEqual([axes.layers1, axes.layers2]);
   expect(read?.undefinedLayers[0]).toEqual(axes.undefined1);
@@ -185,4 +197,12 @@ test("BokehJS is taken from the shared model only in the version asked for", () 
 
 test("a message of a later protocol is left alone", () => {
   expect(decode({ kind: "weather" }, [])).toEqual({ kind: "unknown" });
+});
+
+test("a tree without facts, of a saved result, says so of each row", () => {
+  const [first] = treesOf(new FakeModel({ _trees: { model1: { name: ["", "a"] } } }));
+  expect(first.facts.map(({ own, calls, weights }) => [own, calls, weights])).toEqual([
+    [0, null, ""],
+    [0, null, ""],
+  ]);
 });

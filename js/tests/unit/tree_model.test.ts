@@ -186,3 +186,32 @@ test("10 000 modules are flattened, filtered and toggled within a blink", () => 
   expect(big.namesOf(chosen)).toHaveLength(1000);
   expect(took).toBeLessThan(250);
 });
+
+describe("inverting a choice", () => {
+  test("turns every layer that can be chosen, and no other; twice is nothing", () => {
+    const auto = tree.preset("auto");
+    const inverse = tree.inverted(auto, null);
+    for (let row = 0; row < tree.size; row++) {
+      expect(inverse[row]).toBe(tree.canChoose(row) && !auto[row] ? 1 : 0);
+    }
+    expect(tree.inverted(inverse, null)).toEqual(auto);
+  });
+
+  test("keeps its hands off what a filter hides", () => {
+    const filter = matches("type:BasicBlock", columns);
+    const chosen = tree.chosenBy(["conv1", "layer1.0", "layer2.1"]);
+    expect(names(tree.inverted(chosen, filter))).toEqual([
+      "conv1",
+      ...["layer1.1", "layer2.0", "layer3.0", "layer3.1", "layer4.0", "layer4.1"],
+    ]);
+  });
+
+  test("reaches the members of a folded run one by one", () => {
+    const vit = new Tree(vitColumns());
+    const filter = matches("type:Block", vit.columns);
+    const chosen = vit.inverted(vit.chosenBy(["blocks.0", "blocks.11"]), filter);
+    expect(names(chosen, vit)).toEqual(
+      Array.from({ length: 10 }, (_, k) => `blocks.${k + 1}`),
+    );
+  });
+});
