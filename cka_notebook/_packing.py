@@ -55,14 +55,15 @@ class Packing:
 
     Attributes:
         length: Numbers in a row, about ``n * (n + BLOCK) / 2``.
+        padded: Row sums and diagonals have so many numbers, n and zeros.
     """
 
     def __init__(self, n: int, device: torch.device, dtype: torch.dtype) -> None:
         count = 2 * round(n / (2 * BLOCK))
         self._n, self._b = n, -(-n // count)
         self._pairs = -(-n // (2 * self._b))
-        self._padded = 2 * self._pairs * self._b
-        self._height = self._padded + self._b
+        self.padded = 2 * self._pairs * self._b
+        self._height = self.padded + self._b
         self.length = self._pairs * self._height * self._b
         self._tops = self._places()
         self._make_constants(device, dtype)
@@ -86,7 +87,9 @@ class Packing:
             rows, columns = block.shape[1:]
             places[:, pair, top : top + rows, :columns] = block
 
-    def center(self, z: Tensor, moments: Tensor) -> PackedGrams:
+    def center(
+        self, z: Tensor, moments: Tensor, sums: Tensor | None = None
+    ) -> PackedGrams:
         """U-center packed Gram matrices.
 
         Args:
@@ -94,10 +97,13 @@ class Packing:
                 Becomes ``z`` of the result.
             moments: Shape ``(g,)``, the squared norm of the mean features, or as much
                 of it as the shift took away.
+            sums: Shape ``(g, padded)``, sums of the rows of the matrices, where they
+                are known from the features. Errors in them change products of
+                U-centered matrices to second order only: their rows sum to 0.
         """
         n = self._n
         diagonal = self._diagonals(z)
-        rows = self._row_sums(z) - diagonal
+        rows = (self._row_sums(z) if sums is None else sums) - diagonal
         total, traces = rows.sum(-1), diagonal.sum(-1)
         excess = (traces + total) / n
         trace = traces - excess
@@ -121,18 +127,18 @@ class Packing:
         places = []
         for pair in range(self._pairs):
             places.append((pair, 0, pair * b))
-            places.append((pair, self._padded - pair * b, (last - pair) * b))
+            places.append((pair, self.padded - pair * b, (last - pair) * b))
         return sorted((p for p in places if p[2] < self._n), key=lambda place: place[2])
 
     def _make_constants(self, device: torch.device, dtype: torch.dtype) -> None:
         b, h, pairs = self._b, self._height, self._pairs
         pair, row, step = torch.arange(pairs)[:, None], torch.arange(h), torch.arange(b)
-        second = row >= self._padded - pair * b  # (pairs, h): of which block a row is
-        tops = torch.cat([pair * 0, self._padded - pair * b], 1)
+        second = row >= self.padded - pair * b  # (pairs, h): of which block a row is
+        tops = torch.cat([pair * 0, self.padded - pair * b], 1)
         starts = torch.cat([pair, 2 * pairs - 1 - pair], 1) * b
         of_column = starts[..., None] + step
         on_diagonal = (pair[..., None] * h + tops[..., None] + step) * b + step
-        in_diagonal_block = (row < b) | (second & (row - self._padded + pair * b < b))
+        in_diagonal_block = (row < b) | (second & (row - self.padded + pair * b < b))
         both = torch.stack([~second, second], -1)
         below = (both & ~in_diagonal_block[..., None]).mT
         # The diagonal blocks are whole: each pair of theirs counts twice.
@@ -159,7 +165,7 @@ class Packing:
     def _row_sums(self, z: Tensor) -> Tensor:
         """Sums of the rows of the whole symmetric matrices, ``(g, padded)``."""
         whole = self._rectangles(z)
-        sums = z.new_zeros(len(z), self._padded)
+        sums = z.new_zeros(len(z), self.padded)
         across = whole.view(-1, self._b) @ self._ones
         sums.index_add_(1, self._of_row, across.view(len(z), -1))
         down = self._below @ whole
@@ -180,7 +186,7 @@ class Packing:
         whole[:, :b] *= self._share
         # The second block of a pair begins one block higher than that of the last pair.
         strides = z.stride(0), (h - b) * b, b, 1
-        start = z.storage_offset() + self._padded * b
+        start = z.storage_offset() + self.padded * b
         z.as_strided((g, pairs, b, b), strides, start).mul_(self._share)
 
 
@@ -188,7 +194,7 @@ class Squares(Packing):
     """Gram matrices of few examples, whole: one block each, and nothing to compute."""
 
     def __init__(self, n: int) -> None:
-        self._n = self._b = n
+        self._n = self._b = self.padded = n
         self.length = n * n
 
     def blocks(self, row: Tensor) -> list[Tensor]:

@@ -20,24 +20,35 @@ def products(grams):
     return hsic.pair_products(grams.z, grams.z) * (grams.scales[:, None] * grams.scales)
 
 
+def by_definition(layers):
+    """Of all pairs, n (n - 3) HSIC_1 in float64."""
+    n, exact = len(layers[0]), [x.double() for x in layers]
+    return torch.tensor(
+        [[hsic1(a @ a.T, b @ b.T) * n * (n - 3) for b in exact] for a in exact]
+    )
+
+
+def largest_error(made, expected):
+    norm = expected.diagonal().sqrt()
+    return ((made - expected).abs() / (norm[:, None] * norm)).max()
+
+
 @pytest.mark.parametrize("n", [4, 5, 33])
 def test_groups_of_any_size_give_the_hsic_of_all_pairs(n, monkeypatch):
     layers = [torch.randn(n, p) for p in (3, 50, 7, 11, 2)]
-    expected = torch.tensor(
-        [
-            [
-                hsic1(a @ a.T, b @ b.T) * n * (n - 3)
-                for b in map(torch.Tensor.double, layers)
-            ]
-            for a in map(torch.Tensor.double, layers)
-        ]
-    )
+    expected = by_definition(layers)
     for size in (1, 2 * n * n * 4, 1 << 20):
         monkeypatch.setattr(_grams, "GROUP_BYTES", size)
         made = products(reduced(layers)[1])
-        norm = expected.diagonal().sqrt()
-        error = (made - expected).abs() / (norm[:, None] * norm)
-        assert error.max() < 1e-5
+        assert largest_error(made, expected) < 1e-5
+
+
+@pytest.mark.parametrize("widths", [(3, 50, 70), (3, 50, 71)])
+def test_row_sums_of_narrow_features_are_those_of_their_gram_matrices(widths):
+    layers = [torch.randn(70, p) + 0.5 for p in widths]
+    buffer, grams = reduced(layers, batches=2)
+    assert set(buffer.shifts.values()) == {"none"}, "the features as they are"
+    assert largest_error(products(grams), by_definition(layers)) < 1e-6
 
 
 def test_dtypes_of_one_model_may_differ():
