@@ -247,9 +247,13 @@ MARKED = f"""async () => {{
 
 HISTORY = f"""async () => {{
   const charts = await ({CHARTS})();
-  const source = charts?.view.model.document.get_model_by_name("history_source");
-  const {{ x, lower, upper }} = source.data;
-  return [...x].map((batch, k) => [batch, (upper[k] - lower[k]) / 2]);
+  const bands = charts?.view.model.document.get_model_by_name("history_band_source");
+  const {{ xs, ys }} = bands.data;
+  const errors = (batches, k) => {{
+    const [there, back] = [[...batches].slice(0, batches.length / 2), [...ys[k]]];
+    return there.map((batch, at) => [batch, (back[at] - back.at(-1 - at)) / 2]);
+  }};
+  return [...xs].flatMap(errors);
 }}"""
 
 CELL_PLACE = f"""async ([row, col]) => {{

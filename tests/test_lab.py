@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
+import struct
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import ipykernel
 import numpy as np
@@ -273,6 +275,39 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     assert not shown.explorer.get_by_role("button", name="Restart").is_visible()
     assert not shown.explorer.get_by_text("Stop when").is_visible()
     assert shown.explorer.get_by_text("nothing computes here").is_visible()
+    assert shown.foreign_requests == []
+    assert shown.errors == []
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_saved_page_saves_its_map_as_a_drawing_and_as_a_picture(page, tmp_path):
+    CKAExplorer.from_result(wire_examples.result()).save_html(tmp_path / "map.html")
+    page.context.set_offline(True)
+    shown = Page(page, "file://")
+    page.goto((tmp_path / "map.html").as_uri())
+    shown.until(shown.image, "the map")
+    for kind in ("svg", "png"):
+        with page.expect_download() as caught:
+            shown.explorer.get_by_role("button", name=kind.upper()).click()
+        assert caught.value.suggested_filename == f"SmallNet-OddNet.{kind}"
+        caught.value.save_as(tmp_path / f"map.{kind}")
+    drawing = ET.parse(tmp_path / "map.svg").getroot()
+    texts = [text.text for text in drawing.iter(f"{SVG}text")]
+    assert {"SmallNet", "OddNet", "CKA", "undefined"} <= set(texts)
+    assert wire_examples.HOSTILE[0] in texts, "as text"
+    assert {element.tag.removeprefix(SVG) for element in drawing.iter()} <= {
+        *("svg", "g", "defs", "linearGradient", "stop", "pattern", "rect", "path"),
+        *("circle", "text"),
+    }
+    fills = {path.get("fill") for path in drawing.iter(f"{SVG}path")}
+    assert "rgb(42,157,143)" in fills, "a value below 0"
+    header = (tmp_path / "map.png").read_bytes()[:24]
+    width, height = struct.unpack(">II", header[16:])
+    assert (width, height) == tuple(
+        2 * int(drawing.get(k)) for k in ("width", "height")
+    )
     assert shown.foreign_requests == []
     assert shown.errors == []
 

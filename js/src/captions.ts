@@ -4,6 +4,7 @@ import { cellText, codeText, copyButton } from "./copying.ts";
 import { h, icon, setText } from "./dom.ts";
 import { ellipsis } from "./labels.ts";
 import type { AxisView, Cell, MapView } from "./map_view.ts";
+import type { PictureKind } from "./picture.ts";
 import type { Session } from "./session.ts";
 import { readout, shownName, textAt } from "./words.ts";
 
@@ -35,7 +36,7 @@ export class Captions {
   private readonly names = h("p", { class: "cka-read-names" });
   private readonly facts = h("p", { class: "cka-read-facts" });
 
-  constructor(session: Session) {
+  constructor(session: Session, save: (kind: PictureKind) => void) {
     this.session = session;
     this.clear = h(
       "button",
@@ -68,7 +69,14 @@ export class Captions {
       "div",
       { class: "cka-readout" },
       h("div", { class: "cka-read" }, this.names, this.facts),
-      h("div", { class: "cka-read-actions" }, this.copy, code),
+      h(
+        "div",
+        { class: "cka-read-actions" },
+        this.copy,
+        code,
+        saveButton("png", "Save the map as shown, as a picture", save),
+        saveButton("svg", "Save the map as shown, as a drawing for print", save),
+      ),
     );
   }
 
@@ -125,6 +133,16 @@ export class Captions {
       ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
     ];
   }
+}
+
+function saveButton(
+  kind: PictureKind,
+  title: string,
+  save: (kind: PictureKind) => void,
+): HTMLButtonElement {
+  const label = kind.toUpperCase();
+  const props = { class: "cka-button cka-quiet cka-save", type: "button", title };
+  return h("button", { ...props, onclick: () => save(kind) }, icon("save"), label);
 }
 
 /** A dotted name that may be broken after its dots. */

@@ -5,7 +5,7 @@ import { type MapView, mapView } from "../../src/map_view.ts";
 import { noteLines } from "../../src/notes.ts";
 import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
 import { MapTable } from "../../src/table.ts";
-import { FakeModel, stateOf, wireFrame } from "../fake.ts";
+import { FakeModel, PLAIN, stateOf, wireFrame } from "../fake.ts";
 
 const LAYERS1 = ["conv1", 'a"\t\n', "fc"];
 const LAYERS2 = ["blocks.0", "head"];
@@ -30,7 +30,7 @@ function begin(state: Record<string, unknown> = {}): void {
 }
 
 function view(): MapView {
-  return mapView(session, { order: "execution", mask: "none", transpose: false });
+  return mapView(session, { ...PLAIN });
 }
 
 beforeEach(() => {

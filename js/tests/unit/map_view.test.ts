@@ -7,22 +7,21 @@ import {
   limits,
   type MapView,
   mapView,
-  matchCells,
   type Options,
   pairOf,
   pendingBoxes,
   undefinedBoxes,
 } from "../../src/map_view.ts";
+import { matchCells } from "../../src/marks.ts";
 import { numbersFor } from "../../src/numbers.ts";
 import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
 import { historyRange, trendRange } from "../../src/trend_lines.ts";
 import { bestMatchWords, readout, reasonFor, spoken } from "../../src/words.ts";
-import { FakeModel, stateOf, wireFrame } from "../fake.ts";
+import { FakeModel, PLAIN, stateOf, wireFrame } from "../fake.ts";
 
 const LAYERS1 = ["conv1", "layer1.0", "fc"];
 const LAYERS2 = ["blocks.10", "blocks.9"];
 const VALUES = [0.875, 0.25, -0.125, 0.5, Number.NaN, Number.NaN];
-const PLAIN: Options = { order: "execution", mask: "none", transpose: false };
 
 let session: Session;
 
@@ -93,8 +92,8 @@ describe("what a view shows", () => {
     ]);
     expect(cellOf(view, ["layer1.0", "blocks.9"])).toBeNull();
     const one = { left: [0], right: [2] };
-    expect(pendingBoxes(view, "none")).toEqual({ ...one, top: [1], bottom: [2] });
-    expect(undefinedBoxes(view, "none")).toEqual({ ...one, top: [2], bottom: [3] });
+    expect(pendingBoxes(view)).toEqual({ ...one, top: [1], bottom: [2] });
+    expect(undefinedBoxes(view)).toEqual({ ...one, top: [2], bottom: [3] });
     expect(frameIndex(view, { row: 1, col: 0 })).toBe(-1);
     expect(reasonFor(session, view, { row: 1, col: 0 })).toMatch(/^Not computed yet/);
   });
@@ -109,7 +108,7 @@ describe("what a view shows", () => {
     session.shown = null;
     const view = viewOf({ transpose: true });
     expect(view.values).toMatchObject({ rows: 2, cols: 3 });
-    expect(pendingBoxes(view, "none")).toEqual({
+    expect(pendingBoxes(view)).toEqual({
       ...{ left: [0], right: [3], top: [0], bottom: [2] },
     });
   });
@@ -138,20 +137,20 @@ describe("colors", () => {
   });
 
   test("only negative values fall below a range, masked ones are left out", () => {
-    const image = imageOf(viewOf(), "diagonal", 0.5);
+    const image = imageOf(viewOf({ mask: "diagonal" }), 0.5);
     expect(image[0]).toBeNaN();
     expect(image[1]).toBe(0.5);
     expect(image[2]).toBe(-0.125);
   });
 
   test("undefined rows are one box, masked cells none", () => {
-    expect(undefinedBoxes(viewOf(), "none")).toEqual({
+    expect(undefinedBoxes(viewOf())).toEqual({
       left: [0],
       right: [2],
       top: [2],
       bottom: [3],
     });
-    expect(undefinedBoxes(viewOf(), "lower").left).toEqual([]);
+    expect(undefinedBoxes(viewOf({ mask: "lower" })).left).toEqual([]);
   });
 
   test("best matches are of rows and of columns, never masked, and of others", () => {
@@ -159,18 +158,18 @@ describe("colors", () => {
       { row: 0, col: 0 },
       { row: 1, col: 1 },
     ];
-    expect(matchCells(viewOf(), "none", false)).toEqual({
+    expect(matchCells(viewOf(), false)).toEqual({
       ofRows: both,
       ofColumns: both,
     });
-    const masked = matchCells(viewOf(), "diagonal", false);
+    const masked = matchCells(viewOf({ mask: "diagonal" }), false);
     expect(masked.ofRows).toEqual([
       { row: 0, col: 1 },
       { row: 1, col: 0 },
     ]);
     const view = viewOf();
     const columns = { ...view.columns, names: ["conv1", "fc"] };
-    expect(matchCells({ ...view, columns }, "none", true).ofRows).toEqual([
+    expect(matchCells({ ...view, columns }, true).ofRows).toEqual([
       { row: 0, col: 1 },
       { row: 1, col: 1 },
     ]);
@@ -183,7 +182,6 @@ describe("colors", () => {
         rows: [number, number];
         cols: [number, number];
       },
-      mask: "none" as const,
       limits: [0, 1] as const,
       palette: ["#000000", "#ffffff"],
     };

@@ -87,9 +87,11 @@ test("margins hold titles, brackets and a dendrogram, and names only as text", (
   const geometry = geometryFor(1000, {
     ...{ rows: 5, cols: 5, rowLabel: 60, columnLabel: 60 },
     ...{ rowBlocks: true, columnBlocks: true, rowTree: true, columnTree: false },
+    isSquare: false,
   });
   const rows = { ...axis("Net A"), branches };
-  margins.set({ rows, columns: axis("Net B") }, geometry, "sans-serif");
+  const plan = { rows, columns: axis("Net B"), geometry, depth: null };
+  margins.set(plan, "sans-serif");
   margins.draw({ rows: [0, 5], cols: [0, 5] });
   const texts = [...margins.element.querySelectorAll("text")].map((t) => t.textContent);
   expect(texts).toEqual([

@@ -360,6 +360,7 @@ test("charts fit into the width they are given, from a phone to a wide screen", 
       rowLabel: 180,
       columnLabel: 90,
       ...{ rowBlocks: true, columnBlocks: true, rowTree: true, columnTree: true },
+      isSquare: false,
     });
     expect(geometry.width + geometry.aside).toBeLessThanOrEqual(width);
     expect(geometry.width - geometry.left).toBeGreaterThan(60);
