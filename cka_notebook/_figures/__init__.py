@@ -2,12 +2,13 @@
 
 from .page import explorer_figure, figure_json
 from .results import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
-from .shared import PALETTES
+from .shared import PALETTES, fitted_range
 
 __all__ = [
     "PALETTES",
     "explorer_figure",
     "figure_json",
+    "fitted_range",
     "plot_cka_comparison",
     "plot_cka_heatmap",
     "plot_cka_trend",

@@ -202,10 +202,10 @@ export function isPending({ rows, columns }: MapView, { row, col }: Cell): boole
   return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
 }
 
-/** Lowest and highest value of the palette. */
+/** Values of the first and the last color; a fitted range holds what is shown. */
 export function limits(view: MapView | null, range: ColorRange): [number, number] {
   if (range !== "fit") return [range[0], range[1]];
-  const found = view && extent(view.values.values);
+  const found = view && extent(imageOf(view, Number.NEGATIVE_INFINITY));
   if (!found) return [0, 1];
   const low = Math.max(0, found[0]);
   const high = Math.max(low, found[1]);

@@ -5,6 +5,7 @@ import {
   canvasOf,
   cellCenter,
   choose,
+  click,
   colorAt,
   deepestAt,
   feed,
@@ -232,6 +233,101 @@ test("by depth, both axes are as long and speak in shares of it", async () => {
   expect(line?.width).toBeCloseTo(box?.width ?? 0, 0);
   expect(line?.height).toBeCloseTo(box?.height ?? 0, 0);
 });
+
+test("a double click shows the whole map again, and frames leave a zoom as it is", async () => {
+  const page = await shown();
+  const { rows } = await rangesOf();
+  const whole = [rows.start, rows.end];
+  zoomAt(page, 3, 4);
+  await until(() => zoomButton(page)?.hidden === false, "the zoom");
+  const zoomed = [rows.start, rows.end];
+  expect(zoomed).not.toEqual(whole);
+  for (let seq = 2; seq <= 4; seq++) feed(page, { seq });
+  await until(() => page.model.sentOf("ack").at(-1)?.seq === 4, "ack");
+  await pause(150);
+  expect([rows.start, rows.end]).toEqual(zoomed);
+  expect(zoomButton(page)?.hidden).toBe(false);
+  click(page, 3, 4);
+  click(page, 3, 4);
+  await until(() => zoomButton(page)?.hidden, "the whole map");
+  expect([rows.start, rows.end]).toEqual(whole);
+});
+
+test("a map of 600 x 600 is zoomed and moved without a new layout or image", async () => {
+  const names = Array.from({ length: 600 }, (_, k) => `encoder.layer.${k}.out`);
+  const page = await shown(small(names, names));
+  const { rows, columns, image } = await rangesOf();
+  expect([image.shape[0], image.shape[1]]).toEqual([600, 600]);
+  const sent = page.model.sent.length;
+  let layouts = 0;
+  const stage = page.element.querySelector(".cka-stage") as HTMLElement;
+  const observer = new MutationObserver((changes) => {
+    layouts += changes.length;
+  });
+  observer.observe(stage, { attributes: true, attributeFilter: ["style"] });
+  zoomAt(page, 300, 300);
+  await until(() => rows.start - rows.end < 599, "the zoom");
+  const height = rows.start - rows.end;
+  const before = [rows.start, columns.start];
+  drag(page, [330, 330], [300, 290]);
+  await until(() => columns.start !== before[1], "the move");
+  expect(rows.start).not.toBe(before[0]);
+  expect(rows.start - rows.end).toBeCloseTo(height, 3);
+  await pause(150);
+  expect((await rangesOf()).image).toBe(image);
+  expect(page.model.sent.length).toBe(sent);
+  expect(layouts).toBe(0);
+  const colors = [200, 250, 300, 350, 400].map((k) => colorAt(page, k, 300));
+  expect(colors.every((color) => color[3] === 255)).toBe(true);
+  expect(new Set(colors.map(String)).size).toBeGreaterThan(2);
+  observer.disconnect();
+});
+
+interface Range {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** The map's ranges, live, and its image, from BokehJS itself. */
+async function rangesOf(): Promise<{
+  rows: Range;
+  columns: Range;
+  image: { shape: number[] };
+}> {
+  const key = Symbol.for("cka_notebook.bokehjs");
+  const loaded = (globalThis as unknown as Record<symbol, Map<string, unknown>>)[key];
+  const [bokeh] = (await Promise.all([...(loaded?.values() ?? [])])) as [
+    { documents: { get_model_by_name(name: string): unknown }[] },
+  ];
+  const model = (name: string) => bokeh.documents.at(-1)?.get_model_by_name(name);
+  const source = model("map_source") as { data: { image: { shape: number[] }[] } };
+  return {
+    rows: model("rows_range") as Range,
+    columns: model("columns_range") as Range,
+    image: source.data.image[0] as { shape: number[] },
+  };
+}
+
+/** Moves the map with Shift and the mouse. */
+function drag(page: Page, from: [number, number], to: [number, number]): void {
+  const start = cellCenter(page, ...from);
+  const target = deepestAt(start.x, start.y);
+  const fire = (type: string, { x, y }: { x: number; y: number }, buttons: number) =>
+    target.dispatchEvent(
+      new PointerEvent(type, {
+        ...{ clientX: x, clientY: y, buttons, button: 0, shiftKey: true },
+        ...{ bubbles: true, composed: true, cancelable: true },
+        ...{ pointerId: 1, isPrimary: true, pointerType: "mouse" },
+      }),
+    );
+  const end = cellCenter(page, ...to);
+  fire("pointerdown", start, 1);
+  for (let k = 1; k <= 5; k++) {
+    const part = (one: number, other: number) => one + ((other - one) * k) / 5;
+    fire("pointermove", { x: part(start.x, end.x), y: part(start.y, end.y) }, 1);
+  }
+  fire("pointerup", end, 0);
+}
 
 function zoomAt(page: Page, row: number, col: number): void {
   const { x, y } = cellCenter(page, row, col);

@@ -6,6 +6,7 @@ import * as format from "../../src/format.ts";
 import { History, MAX_FRAMES } from "../../src/history.ts";
 import {
   commonPrefix,
+  depthTicks,
   ellipsis,
   shortLabel,
   ticksFor,
@@ -228,6 +229,36 @@ describe("matrix", () => {
     expect(isMasked("lower", 1, 0)).toBe(true);
     expect(isMasked("diagonal", 1, 1)).toBe(true);
     expect(isMasked("none", 1, 1)).toBe(false);
+  });
+});
+
+describe("ticks of depth", () => {
+  const shares = (...of: Parameters<typeof depthTicks>) => [
+    ...depthTicks(...of).labels,
+  ];
+
+  test("are even shares of any number of layers, from either end", () => {
+    expect(shares(8, false, [0, 8, 200])).toEqual([
+      ...[
+        [0, "0\u202f%"],
+        [2, "25\u202f%"],
+        [4, "50\u202f%"],
+      ],
+      ...[
+        [6, "75\u202f%"],
+        [8, "100\u202f%"],
+      ],
+    ]);
+    expect(shares(8, true, [8, 0, 40])).toEqual([
+      [8, "0\u202f%"],
+      [0, "100\u202f%"],
+    ]);
+  });
+
+  test("are finer where the map is zoomed, and only those in sight", () => {
+    expect(shares(200, false, [100, 110, 320]).map(([, text]) => text)).toEqual([
+      ...["50\u202f%", "51\u202f%", "52\u202f%", "53\u202f%", "54\u202f%", "55\u202f%"],
+    ]);
   });
 });
 
