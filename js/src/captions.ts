@@ -141,7 +141,8 @@ function saveButton(
   save: (kind: PictureKind) => void,
 ): HTMLButtonElement {
   const label = kind.toUpperCase();
-  const props = { class: "cka-button cka-quiet cka-save", type: "button", title };
+  const looks = { class: "cka-button cka-quiet cka-save", type: "button" };
+  const props = { ...looks, title, "aria-label": `Save ${label}` };
   return h("button", { ...props, onclick: () => save(kind) }, icon("save"), label);
 }
 

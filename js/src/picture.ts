@@ -180,23 +180,21 @@ function cellPaths({ view, colors }: Drawn): SVGElement[] {
     below: partsOf(colors.below),
     limits: colors.limits,
   });
+  const codes = new Uint32Array(bytes.buffer);
   const found = new Map<string, string[]>();
-  const colorAt = (at: number) => [...bytes.subarray(4 * at, 4 * at + 4)].join(" ");
   for (let row = 0; row < rows; row++) {
     for (let col = 0; col < cols; ) {
       const from = col;
-      const color = colorAt(row * cols + from);
-      while (col < cols && colorAt(row * cols + col) === color) col += 1;
-      const list = found.get(color) ?? [];
-      found.set(color, list);
+      const at = row * cols + from;
+      while (col < cols && codes[row * cols + col] === codes[at]) col += 1;
+      if (codes[at] === 0) continue;
+      const fill = `rgb(${bytes.subarray(4 * at, 4 * at + 3)})`;
+      const list = found.get(fill) ?? [];
+      found.set(fill, list);
       list.push(`M${from} ${row}H${col}v1H${from}z`);
     }
   }
-  return [...found].flatMap(([color, list]) => {
-    const [red, green, blue, alpha] = color.split(" ");
-    const fill = `rgb(${red},${green},${blue})`;
-    return alpha === "0" ? [] : [svg("path", { fill, d: list.join("") })];
-  });
+  return [...found].map(([fill, list]) => svg("path", { fill, d: list.join("") }));
 }
 
 function holes(
