@@ -48,66 +48,86 @@ export function planFor(
   const font = `${FONT_PX}px ${family}`;
   const { rows, columns } = view;
   const isDepth = order === "depth";
-  const [rowLabels, columnLabels] = [rows, columns].map((axis) =>
-    isDepth ? () => [WHOLE_DEPTH] : labelsOf(session, axis),
-  ) as [Shortened, Shortened];
-  const rowPixels = (limit: number) => widest(rowLabels(limit), font);
-  const limit = fittingLimit(rowPixels, labelRoom(width), MAX_CHARACTERS);
-  const sizes = {
-    rows: view.values.rows,
-    cols: view.values.cols,
-    rowLabel: rowPixels(limit),
-    columnLabel: widest(columnLabels(limit), font),
-    rowBlocks: false,
-    columnBlocks: false,
-    rowTree: rows.branches.length > 0,
-    columnTree: columns.branches.length > 0,
+  const labels = isDepth
+    ? { rows: [WHOLE_DEPTH], columns: [WHOLE_DEPTH] }
+    : fittingLabels(session, view, width, font);
+  const geometry = withBracketsThatFit(width, view, font, {
+    rowLabel: widest(labels.rows, font),
+    columnLabel: widest(labels.columns, font),
     isSquare: isDepth,
-  };
-  const ticksOf = (axis: AxisView, labels: Shortened): TicksOf => {
-    const isFlipped = flip && axis === rows;
-    return (...part) =>
-      isDepth
-        ? depthTicks(axis.names.length, isFlipped, part)
-        : ticksFor(labels(limit), ...part);
-  };
+  });
+  const axisOf = (axis: AxisView, names: readonly string[]) =>
+    isDepth
+      ? depthAxis(session, axis, flip && axis === rows)
+      : namedAxis(session, axis, names);
   return {
     depth: isDepth ? (flip ? "up" : "down") : null,
-    rows: axisPlan(session, rows, ticksOf(rows, rowLabels)),
-    columns: axisPlan(session, columns, ticksOf(columns, columnLabels)),
-    geometry: withBracketsThatFit(width, sizes, view, font),
+    rows: axisOf(rows, labels.rows),
+    columns: axisOf(columns, labels.columns),
+    geometry,
   };
+}
+
+/** Names of both axes, cut so that those of the rows leave room for the map. */
+function fittingLabels(
+  session: Session,
+  { rows, columns }: MapView,
+  width: number,
+  font: string,
+): { rows: string[]; columns: string[] } {
+  const [ofRows, ofColumns] = [labelsOf(session, rows), labelsOf(session, columns)];
+  const rowPixels = (limit: number) => widest(ofRows(limit), font);
+  const limit = fittingLimit(rowPixels, labelRoom(width), MAX_CHARACTERS);
+  return { rows: ofRows(limit), columns: ofColumns(limit) };
 }
 
 /** A narrow map has no room to spare for brackets that none would be drawn in. */
 function withBracketsThatFit(
   width: number,
-  sizes: Sizes,
-  { rows, columns }: MapView,
+  { rows, columns, values }: MapView,
   font: string,
+  room: Pick<Sizes, "rowLabel" | "columnLabel" | "isSquare">,
 ): Geometry {
   const blocks = [blockLevels(rows.names), blockLevels(columns.names)] as const;
-  const [rowBlocks, columnBlocks] = [blocks[0].length > 0, blocks[1].length > 0];
-  const geometry = geometryFor(width, { ...sizes, rowBlocks, columnBlocks });
+  const geometryWith = (rowBlocks: boolean, columnBlocks: boolean) =>
+    geometryFor(width, {
+      ...{ ...room, rows: values.rows, cols: values.cols, rowBlocks, columnBlocks },
+      rowTree: rows.branches.length > 0,
+      columnTree: columns.branches.length > 0,
+    });
+  const geometry = geometryWith(blocks[0].length > 0, blocks[1].length > 0);
   if (isWide(width)) return geometry;
   const { left, right, height } = geometry;
   const widthOf = (name: string) => widest([name], font);
   const fits = (k: 0 | 1, size: number, pixels: number) =>
     bracketsOf(blocks[k], [0, size], pixels, widthOf).length > 0;
-  return geometryFor(width, {
-    ...sizes,
-    rowBlocks: fits(0, sizes.rows, height),
-    columnBlocks: fits(1, sizes.cols, geometry.width - left - right),
-  });
+  return geometryWith(
+    fits(0, values.rows, height),
+    fits(1, values.cols, geometry.width - left - right),
+  );
 }
 
-function axisPlan(session: Session, axis: AxisView, ticks: TicksOf): AxisPlan {
-  const { names, branches, side } = axis;
+function namedAxis(
+  session: Session,
+  { names, branches, side }: AxisView,
+  labels: readonly string[],
+): AxisPlan {
   const prefix = commonPrefix(names);
   const model = session.meta.names[side - 1] ?? "";
   return {
     ...{ names, branches, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model },
-    ticks,
+    ticks: (from, to, pixels) => ticksFor(labels, from, to, pixels),
+  };
+}
+
+function depthAxis(
+  session: Session,
+  { names, branches, side }: AxisView,
+  isFlipped: boolean,
+): AxisPlan {
+  return {
+    ...{ names, branches, title: `${session.meta.names[side - 1]} \u00b7 depth` },
+    ticks: (...part) => depthTicks(names.length, isFlipped, part),
   };
 }
 
