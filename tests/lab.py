@@ -247,13 +247,16 @@ MARKED = f"""async () => {{
 
 HISTORY = f"""async () => {{
   const charts = await ({CHARTS})();
-  const bands = charts?.view.model.document.get_model_by_name("history_band_source");
-  const {{ xs, ys }} = bands.data;
-  const errors = (batches, k) => {{
-    const [there, back] = [[...batches].slice(0, batches.length / 2), [...ys[k]]];
-    return there.map((batch, at) => [batch, (back[at] - back.at(-1 - at)) / 2]);
-  }};
-  return [...xs].flatMap(errors);
+  const data = (name) => charts.view.model.document.get_model_by_name(name).data;
+  const {{ xs, ys }} = data("history_band_source");
+  const errors = new Map();
+  for (const [k, batches] of [...xs].entries()) {{
+    const edge = [...ys[k]];
+    for (let at = 0; 2 * at < edge.length; at++) {{
+      errors.set(batches[at], (edge[at] - edge.at(-1 - at)) / 2);
+    }}
+  }}
+  return [...data("history_source").x].map((at) => [at, errors.get(at) ?? NaN]);
 }}"""
 
 CELL_PLACE = f"""async ([row, col]) => {{
