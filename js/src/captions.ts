@@ -65,18 +65,12 @@ export class Captions {
       "Copy the Python call that compares these layers again",
       () => codeText(session),
     );
+    const actions = [this.copy, code, ...saveButtons(save)];
     this.readout = h(
       "div",
       { class: "cka-readout" },
       h("div", { class: "cka-read" }, this.names, this.facts),
-      h(
-        "div",
-        { class: "cka-read-actions" },
-        this.copy,
-        code,
-        saveButton("png", "Save the map as shown, as a picture", save),
-        saveButton("svg", "Save the map as shown, as a drawing for print", save),
-      ),
+      h("div", { class: "cka-read-actions" }, ...actions),
     );
   }
 
@@ -135,15 +129,23 @@ export class Captions {
   }
 }
 
-function saveButton(
-  kind: PictureKind,
-  title: string,
-  save: (kind: PictureKind) => void,
-): HTMLButtonElement {
-  const label = kind.toUpperCase();
-  const looks = { class: "cka-button cka-quiet cka-save", type: "button" };
-  const props = { ...looks, title, "aria-label": `Save ${label}` };
-  return h("button", { ...props, onclick: () => save(kind) }, icon("save"), label);
+const SAVE_HELP: Record<PictureKind, string> = {
+  png: "Save the map as it is shown, as a picture",
+  svg: "Save the map as it is shown, as a drawing for print",
+};
+
+function saveButtons(save: (kind: PictureKind) => void): HTMLButtonElement[] {
+  return (["png", "svg"] as const).map((kind) => {
+    const label = kind.toUpperCase();
+    const props = {
+      class: "cka-button cka-quiet",
+      type: "button",
+      title: SAVE_HELP[kind],
+      "aria-label": `Save ${label}`,
+      onclick: () => save(kind),
+    };
+    return h("button", props, icon("save"), label);
+  });
 }
 
 /** A dotted name that may be broken after its dots. */

@@ -12,6 +12,7 @@ import { MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
 import {
   type Cell,
   cellOf,
+  hasNegative,
   imageOf,
   limits,
   type MapView,
@@ -227,8 +228,11 @@ export class MapPanel {
     const pending = pendingBoxes(view);
     surface.setHoles("undefined", holes);
     surface.setHoles("pending", pending);
-    const negative = view.values.values.some((number) => number < 0);
-    this.tools.setKeys(negative, holes.left.length > 0, pending.left.length > 0);
+    this.tools.setKeys(
+      hasNegative(view),
+      holes.left.length > 0,
+      pending.left.length > 0,
+    );
     this.drawColors();
     this.drawLabels();
     this.drawFocus();

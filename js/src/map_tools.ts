@@ -41,6 +41,8 @@ const MARKS_HELP: Record<MarkKind, string> = {
     "The way from the first pair of layers to the last one that never goes back " +
     "and has the highest mean",
 };
+const NUMBERS_HELP =
+  "Write the values into the cells, where they are at least 28 pixels wide";
 const MASKS: Record<Mask, string> = {
   none: "All cells",
   upper: "No upper",
@@ -95,44 +97,16 @@ export class MapTools {
         handlers.pairs(),
       ),
     );
-    this.manual = h(
-      "span",
-      { class: "cka-manual", hidden: true },
-      this.low,
-      "\u2013",
-      this.high,
-    );
-    this.zoom = h(
-      "button",
-      {
-        class: "cka-button cka-quiet cka-zoom",
-        type: "button",
-        title: "Show the whole map again (double click on the map)",
-        hidden: true,
-        onclick: () => handlers.resetZoom(),
-      },
-      icon("zoom"),
-      "Whole map",
-    );
+    const limits = [this.low, "\u2013", this.high];
+    this.manual = h("span", { class: "cka-manual", hidden: true }, ...limits);
+    this.zoom = this.makeZoom();
     this.element = h(
       "div",
       { class: "cka-tools", role: "group", "aria-label": "What the map shows" },
       this.palette,
       field("Range", this.mode, this.manual),
-      select(ORDERS, (order) => handlers.options({ order }), "Order of the layers"),
-      select(MASKS, (mask) => this.maskChanged(mask), "Cells left out"),
-      this.threshold,
-      toggle("Transpose", "Swap rows and columns", (transpose) =>
-        handlers.options({ transpose }),
-      ),
-      toggle("Flip", "Draw the first row at the bottom", (flip) =>
-        handlers.options({ flip }),
-      ),
-      toggle(
-        "Numbers",
-        "Write the values into the cells, where they are at least 28 pixels wide",
-        (on) => handlers.numbers(on),
-      ),
+      ...this.makeArrangement(),
+      toggle("Numbers", NUMBERS_HELP, (on) => handlers.numbers(on)),
       this.marks,
       this.pairs,
       toggle("Table", "Show the values as a table below the map", (on) =>
@@ -140,6 +114,31 @@ export class MapTools {
       ),
       this.makeLegend(),
     );
+  }
+
+  private makeZoom(): HTMLButtonElement {
+    const props = {
+      class: "cka-button cka-quiet cka-zoom",
+      type: "button",
+      title: "Show the whole map again (double click on the map)",
+      hidden: true,
+      onclick: () => this.handlers.resetZoom(),
+    };
+    return h("button", props, icon("zoom"), "Whole map");
+  }
+
+  /** Where the cells are, and which. */
+  private makeArrangement(): HTMLElement[] {
+    const { options } = this.handlers;
+    return [
+      select(ORDERS, (order) => options({ order }), "Order of the layers"),
+      select(MASKS, (mask) => this.maskChanged(mask), "Cells left out"),
+      this.threshold,
+      toggle("Transpose", "Swap rows and columns", (transpose) =>
+        options({ transpose }),
+      ),
+      toggle("Flip", "Draw the first row at the bottom", (flip) => options({ flip })),
+    ];
   }
 
   setRange(range: ColorRange, limits: readonly [number, number]): void {

@@ -227,6 +227,11 @@ export function imageOf(view: MapView, low: number): Float32Array {
   return image;
 }
 
+/** Whether a cell that is shown is below zero. */
+export function hasNegative(view: MapView): boolean {
+  return imageOf(view, 0).some((value) => value < 0);
+}
+
 export interface Box {
   readonly left: number[];
   readonly right: number[];

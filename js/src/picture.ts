@@ -5,6 +5,7 @@ import { h, set, svg } from "./dom.ts";
 import { value } from "./format.ts";
 import {
   type Cell,
+  hasNegative,
   imageOf,
   type MapView,
   pendingBoxes,
@@ -296,19 +297,14 @@ function around({ margins }: Drawn): SVGElement {
   return group;
 }
 
+/** The color bar with its values, and what has no color of it. */
 function legend(drawn: Drawn): SVGElement {
   const { top, height } = frameOf(drawn);
-  const { metric, view, plan, colors } = drawn;
-  const left = plan.geometry.width + GAP;
-  const [low, high] = colors.limits;
+  const left = drawn.plan.geometry.width + GAP;
+  const [low, high] = drawn.colors.limits;
   const digits = high - low < 0.1 ? 3 : 2;
   const shares = [0, 0.25, 0.5, 0.75, 1];
-  const keys: [string, string][] = [];
-  if (view.values.values.some((number) => number < 0)) {
-    keys.push([colors.below, "below 0"]);
-  }
-  if (undefinedBoxes(view).left.length > 0) keys.push(["url(#undefined)", "undefined"]);
-  if (pendingBoxes(view).left.length > 0) keys.push(["url(#pending)", "not computed"]);
+  const middle = { "text-anchor": "middle" };
   const bar = { x: left, y: top, width: BAR, height };
   return svg(
     "g",
@@ -318,22 +314,27 @@ function legend(drawn: Drawn): SVGElement {
       const level = top + height * (1 - share);
       return write(value(low + share * (high - low), digits), left + BAR + GAP, level);
     }),
-    write(metric, left + BAR + 44, top + height / 2, { "text-anchor": "middle" }, true),
-    ...keys.flatMap(([fill, words], k) => {
-      const level = top + height + KEY * (k + 1);
-      const swatch = {
-        x: left,
-        y: level - 5,
-        width: BAR,
-        height: 10,
-        stroke: INK.line,
-      };
-      return [
-        svg("rect", { ...swatch, fill }),
-        write(words, left + BAR + GAP, level, { fill: INK.muted }),
-      ];
-    }),
+    write(drawn.metric, left + BAR + 44, top + height / 2, middle, true),
+    ...keys(drawn, left, top + height),
   );
+}
+
+function keys({ view, colors }: Drawn, x: number, foot: number): SVGElement[] {
+  const known = [
+    [hasNegative(view), colors.below, "below 0"],
+    [undefinedBoxes(view).left.length > 0, "url(#undefined)", "undefined"],
+    [pendingBoxes(view).left.length > 0, "url(#pending)", "not computed"],
+  ] as const;
+  const size = { width: BAR, height: 10, stroke: INK.line };
+  return known
+    .filter(([isShown]) => isShown)
+    .flatMap(([, fill, words], k) => {
+      const level = foot + KEY * (k + 1);
+      return [
+        svg("rect", { x, y: level - 5, ...size, fill }),
+        write(words, x + BAR + GAP, level, { fill: INK.muted }),
+      ];
+    });
 }
 
 /** Words in their line's middle. */

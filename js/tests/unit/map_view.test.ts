@@ -4,6 +4,7 @@ import { progressWords } from "../../src/controls.ts";
 import {
   cellOf,
   frameIndex,
+  hasNegative,
   imageOf,
   limits,
   type MapView,
@@ -203,6 +204,11 @@ describe("colors", () => {
     expect(image[0]).toBeNaN();
     expect(image[1]).toBe(0.5);
     expect(image[2]).toBe(-0.125);
+  });
+
+  test("a value below zero that is left out needs no color", () => {
+    expect(hasNegative(viewOf())).toBe(true);
+    expect(hasNegative(viewOf({ mask: "threshold", threshold: 0 }))).toBe(false);
   });
 
   test("undefined rows are one box, masked cells none", () => {
