@@ -66,6 +66,7 @@ export class MapPanel {
   private marks: Marks = { ofRows: [], ofColumns: [], path: [] };
   private hover: Cell | null = null;
   private hasNumbers = false;
+  private isWritten = false;
   private markKind: MarkKind = "none";
   private width = 0;
   private labelled = "";
@@ -145,7 +146,6 @@ export class MapPanel {
     numbers: (shown) => {
       this.hasNumbers = shown;
       this.drawNumbers();
-      this.drawMarks();
     },
     marks: (kind) => {
       this.markKind = kind;
@@ -320,8 +320,14 @@ export class MapPanel {
     });
   }
 
+  /** Marks make room for numbers where these are written, which a zoom may change. */
   private drawNumbers(): void {
-    this.charts?.setNumbers(this.numbers(this.charts));
+    const { charts, isWritten } = this;
+    if (!charts) return;
+    const numbers = this.numbers(charts);
+    charts.setNumbers(numbers);
+    this.isWritten = numbers.text.length > 0;
+    if (this.isWritten !== isWritten) charts.setMarks(this.marks, this.isWritten);
   }
 
   private drawMarks(): void {
@@ -331,7 +337,7 @@ export class MapPanel {
       isInOrder: options.order === "execution" || options.order === "depth",
     });
     this.tools.setMean(meanAt(view, markedCells(this.marks)));
-    this.charts?.setMarks(this.marks, this.hasNumbers);
+    this.charts?.setMarks(this.marks, this.isWritten);
   }
 
   /** Saves the map as it is now; a picture that cannot be made is said. */

@@ -220,6 +220,23 @@ test("the best path is a line over the map, says its mean, and is copied as a ta
   ]);
 });
 
+test("a mark leaves its cell's middle only where a number is written", async () => {
+  const names = Array.from({ length: 60 }, (_, k) => `layer.${k}`);
+  const page = await shown(small(names, names), (matrix) => {
+    matrix.fill(0.25);
+    for (let k = 0; k < 60; k++) matrix[61 * k] = 0.5;
+  });
+  press(page, "Numbers");
+  choose(page, "Marks on the map", "matches");
+  await until(() => colorAt(page, 30, 30)[2] === 255, "a dot in the middle");
+  const before = await dotsOf();
+  for (let k = 0; k < 4; k++) zoomAt(page, 30, 30);
+  await until(() => zoomButton(page)?.hidden === false, "the zoom");
+  expect(before).toEqual([0.5]);
+  await pause(200);
+  expect(await dotsOf()).toEqual([0.2]);
+});
+
 test("by depth, both axes are as long and speak in shares of it", async () => {
   const page = await shown();
   choose(page, "Order of the layers", "depth");
@@ -288,24 +305,32 @@ interface Range {
   readonly end: number;
 }
 
-/** The map's ranges, live, and its image, from BokehJS itself. */
-async function rangesOf(): Promise<{
-  rows: Range;
-  columns: Range;
-  image: { shape: number[] };
-}> {
+/** A model of the page's figures, from BokehJS itself. */
+async function modelOf<T>(name: string): Promise<T> {
   const key = Symbol.for("cka_notebook.bokehjs");
   const loaded = (globalThis as unknown as Record<symbol, Map<string, unknown>>)[key];
   const [bokeh] = (await Promise.all([...(loaded?.values() ?? [])])) as [
-    { documents: { get_model_by_name(name: string): unknown }[] },
+    { documents: { get_model_by_name(name: string): T }[] },
   ];
-  const model = (name: string) => bokeh.documents.at(-1)?.get_model_by_name(name);
-  const source = model("map_source") as { data: { image: { shape: number[] }[] } };
+  return bokeh.documents.at(-1)?.get_model_by_name(name) as T;
+}
+
+/** The map's ranges, live, and its image. */
+async function rangesOf() {
+  const source = await modelOf<{ data: { image: { shape: number[] }[] } }>(
+    "map_source",
+  );
   return {
-    rows: model("rows_range") as Range,
-    columns: model("columns_range") as Range,
+    rows: await modelOf<Range>("rows_range"),
+    columns: await modelOf<Range>("columns_range"),
     image: source.data.image[0] as { shape: number[] },
   };
+}
+
+/** Where in their cells the dots of the rows' best matches stand. */
+async function dotsOf(): Promise<number[]> {
+  const { data } = await modelOf<{ data: { y: number[] } }>("row_matches");
+  return [...new Set(data.y.map((y) => Math.round(100 * (y % 1)) / 100))];
 }
 
 /** Moves the map with Shift and the mouse. */
