@@ -143,11 +143,14 @@ test("the line of equal depths goes from corner to corner, also of a flipped map
 
 test("the band of a line ends where the line is undefined, and begins anew", () => {
   const [none, half] = [Number.NaN, 0.5];
-  const line = { at: [0, 1, 2, 3, 4], value: [1, 1, none, 2, 2] };
-  const bands = bandsOf({ ...line, stderr: [half, half, half, half, none] });
+  const bands = bandsOf({
+    at: [0, 1, 2, 3, 4, 5, 6],
+    value: [none, none, 1, 1, none, 2, 2],
+    stderr: [half, half, half, half, half, half, none],
+  });
   expect(bands.at).toEqual([
-    [0, 1, 1, 0],
-    [3, 3],
+    [2, 3, 3, 2],
+    [5, 5],
   ]);
   expect(bands.value).toEqual([
     [1.5, 1.5, 0.5, 0.5],
