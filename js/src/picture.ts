@@ -38,7 +38,7 @@ export interface Drawn {
 }
 
 export const INK = {
-  paper: "#ffffff",
+  raised: "#ffffff",
   text: "#1d2127",
   muted: "#5b636e",
   line: "#d5d9e0",
@@ -100,7 +100,7 @@ function pictureOf(drawn: Drawn): SVGSVGElement {
     "svg",
     { ...box, "font-family": drawn.font, "font-size": 11, fill: INK.text },
     definitions(drawn),
-    svg("rect", { width, height, fill: INK.paper }),
+    svg("rect", { width, height, fill: INK.raised }),
     inside(drawn),
     axes(drawn),
     around(drawn),
