@@ -306,7 +306,7 @@ class CKAExplorer(anywidget.AnyWidget):
         result = self._session.ended_result
         if result is None:
             return f"{text})"
-        low, high = _limits(result)
+        low, high = _extremes(result)
         return (
             f"{text}, {result.metric} {low:.2f} to {high:.2f}, {result.examples} "
             f"examples in {counted(result.batches, 'batch')})"
@@ -326,9 +326,11 @@ class CKAExplorer(anywidget.AnyWidget):
         result = self._session.ended_result
         if result is None:
             return Look(repr(self), None)
-        limits = _limits(result) if self.color_range == "fit" else self.color_range
+        matrix, limits = result.matrix.numpy(), self.color_range
+        if limits == "fit":
+            limits = _figures.fitted_range(matrix)
         colors = _figures.PALETTES[self.palette]
-        picture = _report.png(result.matrix.numpy(), colors, limits, is_still=True)
+        picture = _report.png(matrix, colors, limits, is_still=True)
         return Look(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:
@@ -536,7 +538,7 @@ def _names(*models: "nn.Module | None") -> dict[str, str]:
     return {k: name for k, name, model in found if name and model is not None}
 
 
-def _limits(result: "CKAResult") -> tuple[float, float]:
+def _extremes(result: "CKAResult") -> tuple[float, float]:
     """Smallest and largest value."""
     known = result.matrix[result.matrix.isfinite()]
     return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)

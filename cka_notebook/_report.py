@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._figures import BELOW_ZERO
+
 PNG_PIXELS = 400
 """Width or height of the longer side of a preview, about."""
 
@@ -18,8 +20,11 @@ PNG_CELLS = 160
 """A preview of more layers shows evenly spaced ones, and so stays below 60 kB."""
 
 UNDEFINED_COLOR = (160, 160, 160)
-PALETTE_STEPS = 255
-"""Colors of the map; one more of the 256 that a PNG can name is for undefined cells."""
+PALETTE_STEPS = 254
+"""Colors of the map, of the 256 that a PNG can name."""
+
+BELOW, UNDEFINED = 254, 255
+"""The other two: for values below zero, and for cells without one."""
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -108,7 +113,7 @@ def png(
     *,
     is_still: bool = False,
 ) -> bytes:
-    """A small picture of a map; undefined cells are gray.
+    """A small picture of a map in the colors of the page; undefined cells are gray.
 
     Args:
         matrix: Shape (L1, L2); NaN where undefined.
@@ -160,13 +165,15 @@ def _color_indices(
     part = np.clip((matrix - low) / ((high - low) or 1.0), 0.0, 1.0)
     known = np.isfinite(matrix)
     index = np.where(known, part, 0.0) * (PALETTE_STEPS - 1)
-    return np.where(known, index.round(), PALETTE_STEPS).astype(np.uint8)
+    index = np.where(matrix < 0, BELOW, index.round())
+    return np.where(known, index, UNDEFINED).astype(np.uint8)
 
 
 def _color_table(palette: Sequence[str]) -> bytes:
     places = np.linspace(0, len(palette) - 1, PALETTE_STEPS).round().astype(int)
     colors = [bytes.fromhex(palette[place].removeprefix("#")) for place in places]
-    return b"".join(colors) + bytes(UNDEFINED_COLOR)
+    below = bytes.fromhex(BELOW_ZERO.removeprefix("#"))
+    return b"".join(colors) + below + bytes(UNDEFINED_COLOR)
 
 
 def _scanlines(pixels: NDArray[np.uint8]) -> bytes:

@@ -1,12 +1,13 @@
 """A CKA matrix that knows its axes, its uncertainty and where it came from."""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from . import _files
+from ._path import best_path
 from ._words import counted, did_you_mean, some
 from .metrics import MinibatchCKA
 
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 
 FORMAT = "cka_notebook.result/1"
 """Kind and version of the files that `CKAResult.save` writes."""
+
+
+class Pair(NamedTuple):
+    """A layer of each model, and how similar they are."""
+
+    layer1: str
+    layer2: str
+    value: float
+    stderr: float
 
 
 @dataclass(eq=False)
@@ -106,6 +116,33 @@ class CKAResult:
             layer: self.layers2[int(j)] if value > -torch.inf else None
             for layer, value, j in zip(self.layers1, best, where, strict=True)
         }
+
+    def best_path(self) -> list[Pair]:
+        """The pairs along the best way from the first layers to the last ones.
+
+        Each step goes to the next layer of model 1, of model 2, or of both, so the
+        depths of both models are matched without going back, as dynamic time warping
+        does. Of all such ways it has the highest mean; undefined values are crossed
+        where there is no way around them.
+
+        Returns:
+            Pairs in order, for instance for ``pandas.DataFrame``; none if the whole
+            matrix is undefined.
+
+        Example:
+            >>> matrix = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.75, 1.0]])
+            >>> stderr = torch.full((2, 3), 0.125)
+            >>> result = CKAResult(matrix, stderr, ("a", "b"), ("x", "y", "z"))
+            >>> [(pair.layer1, pair.layer2) for pair in result.best_path()]
+            [('a', 'x'), ('b', 'y'), ('b', 'z')]
+            >>> result.best_path()[1]
+            Pair(layer1='b', layer2='y', value=0.75, stderr=0.125)
+        """
+        values, errors = self.matrix.tolist(), self.stderr.tolist()
+        return [
+            Pair(self.layers1[i], self.layers2[j], values[i][j], errors[i][j])
+            for i, j in best_path(values)
+        ]
 
     def export(self) -> dict[str, Any]:
         """A plain dict with the keys of torch_cka and of pytorch-cka.

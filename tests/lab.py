@@ -247,9 +247,16 @@ MARKED = f"""async () => {{
 
 HISTORY = f"""async () => {{
   const charts = await ({CHARTS})();
-  const source = charts?.view.model.document.get_model_by_name("history_source");
-  const {{ x, lower, upper }} = source.data;
-  return [...x].map((batch, k) => [batch, (upper[k] - lower[k]) / 2]);
+  const data = (name) => charts.view.model.document.get_model_by_name(name).data;
+  const {{ xs, ys }} = data("history_band_source");
+  const errors = new Map();
+  for (const [k, batches] of [...xs].entries()) {{
+    const edge = [...ys[k]];
+    for (let at = 0; 2 * at < edge.length; at++) {{
+      errors.set(batches[at], (edge[at] - edge.at(-1 - at)) / 2);
+    }}
+  }}
+  return [...data("history_source").x].map((at) => [at, errors.get(at) ?? NaN]);
 }}"""
 
 CELL_PLACE = f"""async ([row, col]) => {{

@@ -29,11 +29,13 @@ from cka_notebook import (
     CKAResult,
     _cell,
     _comparison,
+    _figures,
     _frames,
     _running,
     _session,
 )
 from cka_notebook._explorer import PROTOCOL
+from cka_notebook._report import png
 from cka_notebook._runtime import Runtime, page_code
 from cka_notebook._source import with_layers
 
@@ -1077,3 +1079,14 @@ def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
     loader.let(20)
     explorer.resume()
     explorer.wait(60)
+
+
+def test_the_picture_beside_the_widget_has_the_colors_of_the_page():
+    explorer = CKAExplorer.from_result(wire_examples.result())
+    matrix = wire_examples.MATRIX.numpy()
+    assert np.nanmin(matrix) < 0
+    explorer.color_range = "fit"
+    limits = _figures.fitted_range(matrix)
+    assert limits[0] == 0
+    colors = _figures.PALETTES["magma"]
+    assert explorer._look().picture == png(matrix, colors, limits, is_still=True)

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from cka_notebook import (
 )
 
 NAN = math.nan
+FITS = json.loads(Path(__file__).with_name("fits.json").read_text())
 
 
 @pytest.fixture
@@ -101,6 +103,7 @@ def page():
         *("map", "row_trend", "column_trend", "history"),
         *("map_source", "focus_source", "hover_source", "pins_source"),
         *("row_source", "column_source", "history_source", "undefined_source"),
+        *("row_band_source", "column_band", "history_band_source", "path_source"),
         "pending_source",
         *("columns_range", "rows_range", "value_range", "color_mapper"),
         *("columns_ticker", "rows_ticker", "columns_axis", "rows_axis"),
@@ -175,6 +178,19 @@ def test_heatmap_range_is_fixed_unless_asked_otherwise(result):
     assert narrow.select_one(LinearColorMapper).high == 0.5
 
 
+@pytest.mark.parametrize("example", FITS, ids=lambda example: str(example["values"]))
+def test_a_fitted_range_is_that_of_the_page(example):
+    values = np.array(example["values"], dtype=float)
+    assert _figures.fitted_range(values) == pytest.approx(tuple(example["range"]))
+
+
+def test_only_negative_values_fall_below_a_range_and_hover_says_what_they_are():
+    plot = plot_cka_heatmap(np.array([[0.25, -0.125]]), color_range=(0.5, 1.0))
+    assert source_data(plot, "cka_matrix")["image"][0].tolist() == [[0.5, -0.125]]
+    assert source_data(plot, "cka_matrix")["value"][0].tolist() == [[0.25, -0.125]]
+    assert plot.select_one(LinearColorMapper).low_color == "#2a9d8f"
+
+
 def test_heatmap_row_0_is_at_the_top_and_hover_knows_every_name(result):
     plot = plot_cka_heatmap(result)
     assert plot.y_range.start > plot.y_range.end
@@ -182,6 +198,7 @@ def test_heatmap_row_0_is_at_the_top_and_hover_knows_every_name(result):
     names = {tuple(js.args["names"]) for js in plot.select({"type": CustomJSHover})}
     assert names == {result.layers1, result.layers2}
     assert [label for label, _ in hover.tooltips] == ["ResNet", "ViT", "CKA"]
+    assert "@value" in hover.tooltips[2][1]
     assert "@stderr" in hover.tooltips[2][1]
     assert plot.select_one(ColorBar) is not None
 
@@ -195,6 +212,16 @@ def test_heatmap_labels_lose_their_shared_prefix_and_their_middle():
     assert all(len(name) == 28 and "\u2026" in name for name in shown)
     assert [name[0] for name in shown] == ["0", "1", "2"]
     assert plot.yaxis[0].axis_label == "model1: encoder.layer.\u2026"
+
+
+def test_the_first_row_may_be_at_the_bottom_and_zooms_with_its_like(result):
+    plot = plot_cka_heatmap(result, origin="lower")
+    assert (plot.y_range.start, plot.y_range.end) == (-0.5, 1.5)
+    image = source_data(plot, "cka_matrix")["image"][0]
+    np.testing.assert_array_equal(image, result.matrix.numpy())
+    grid = plot_cka_comparison([result, torch.ones(3, 3)], origin="lower")
+    first, second = (child[0] for child in grid.children)
+    assert first.y_range is not second.y_range
 
 
 def test_undefined_cells_are_hatched_in_one_stretch_per_row(result):
@@ -215,6 +242,13 @@ def test_masked_cells_are_neither_drawn_nor_hatched():
     assert np.isnan(image[np.triu_indices(3, 1)]).all()
     assert len(source_data(plot, "numbers")["text"]) == 6
     assert source_data(plot, "undefined_source")["left"] == []
+
+
+def test_values_below_a_threshold_are_left_out_and_undefined_ones_are_not(result):
+    plot = plot_cka_heatmap(result, mask_below=0.3)
+    image = source_data(plot, "cka_matrix")["image"][0]
+    np.testing.assert_array_equal(image, [[1, 0.5, NAN], [NAN, NAN, NAN]])
+    assert len(source_data(plot, "undefined_source")["left"]) == 2
 
 
 def test_numbers_are_read_on_every_color(result):
@@ -239,6 +273,7 @@ def test_a_bare_tensor_that_requires_grad_is_drawn():
     [
         ({"layers1": ["enc.2"]}, r"`layers1` names 'enc\.2', .*'enc\.1'"),
         ({"palette": "jet"}, "Expected `palette` to be one of magma, .* got 'jet'"),
+        ({"origin": "bottom"}, "Expected `origin` to be .* got 'bottom'"),
         ({"color_range": (1, 0)}, r"Expected a range .* got \(1, 0\)"),
         ({"color_range": "auto"}, "Expected a range .* got 'auto'"),
     ],
@@ -262,8 +297,19 @@ def test_a_row_is_a_line_with_a_band_of_one_standard_error(result):
     plot = plot_cka_trend(result, ["enc.0"])
     data = source_data(plot, "enc.0")
     np.testing.assert_array_equal(data["y"], [1, 0.5, NAN])
-    np.testing.assert_allclose(data["upper"] - data["lower"], [0, 0.02, NAN])
     assert data["layer"] == ["a", "b", "c"]
+    band = source_data(plot, "enc.0 band")
+    np.testing.assert_array_equal(band["xs"], [[0, 1, 1, 0]])
+    np.testing.assert_allclose(band["ys"], [[1, 0.51, 0.49, 1]])
+
+
+def test_the_band_of_a_line_has_a_gap_where_the_line_has_one():
+    matrix = torch.tensor([[0.5, 0.5, NAN, 0.25, 0.25, 0.25]])
+    layers = tuple("abcdef")
+    result = CKAResult(matrix, torch.full((1, 6), 0.125), ("x",), layers)
+    band = source_data(plot_cka_trend(result, "x"), "x band")
+    assert [sorted(set(stretch)) for stretch in band["xs"]] == [[0, 1], [3, 4, 5]]
+    assert [max(stretch) for stretch in band["ys"]] == [0.625, 0.375]
 
 
 def test_a_column_runs_over_the_layers_of_model_1(result):

@@ -121,8 +121,8 @@ SHOWN, TYPED, CHOICE, COPY, KEPT, LAST, OLD, AGAIN, HELD, BLOCK, AFTER, GONE = r
 
 TREND = f"""async () => {{
   const {{ view }} = await ({CHARTS})();
-  const {{ data }} = view.model.document.get_model_by_name("row_source");
-  return Object.fromEntries(Object.entries(data).map(([k, v]) => [k, [...v]]));
+  const data = (name) => view.model.document.get_model_by_name(name).data;
+  return {{ y: [...data("row_source").y], band: [...data("row_band_source").ys[0]] }};
 }}"""
 
 PLACE = f"""async ([row, col]) => {{
@@ -275,7 +275,8 @@ def clicks_a_cell_and_walks_on(notebook):
     row = np.float32(notebook.image()["values"]).reshape(15, 15)[10]
     trend = notebook.page.evaluate(TREND)
     np.testing.assert_allclose(trend["y"], row, rtol=1e-6)
-    assert all(np.less(trend["lower"], trend["upper"]))
+    upper, lower = np.split(np.array(trend["band"]), 2)
+    assert all(lower[::-1] < upper)
     color = Magma256[round(255 * float(notebook.image()["values"][2 * 15 + 2]))]
     np.testing.assert_allclose(
         pixel(notebook, 2, 2), [*bytes.fromhex(color[1:])], atol=8

@@ -2,7 +2,9 @@
 
 import contextlib
 import shutil
+import struct
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import ipykernel
 import numpy as np
@@ -12,12 +14,25 @@ import wire_examples
 from lab import SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
 from torch import nn
 
-from cka_notebook import CKAExplorer
+from cka_notebook import CKAExplorer, _figures
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = "01_quickstart.ipynb"
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def saved(shown, kind):
+    """Name and content of the file that the map is saved as."""
+    with shown.page.expect_download() as caught:
+        shown.explorer.get_by_role("button", name=f"Save {kind.upper()}").click()
+    content = Path(caught.value.path()).read_bytes()
+    is_drawing = kind == "svg"
+    name = caught.value.suggested_filename
+    return name, ET.fromstring(content) if is_drawing else content
 
 
 def open_live(page, server, name, count, seconds, *cells):
@@ -70,6 +85,12 @@ def test_the_map_sharpens_batch_by_batch_and_ends_as_the_result(page, server):
     shown = np.float32(notebook.until(notebook.image, "the map")["values"])
     np.testing.assert_array_equal(shown.reshape(6, 8), result)
     assert notebook.batch == 24
+    _, drawing = saved(notebook, "svg")
+    step = min(255, int(256 * result[0, 0]))
+    red, green, blue = bytes.fromhex(_figures.PALETTES["magma"][step][1:])
+    first = next(drawing.iter(f"{SVG}g")).find(f"{SVG}path")
+    assert first.get("fill") == f"rgb({red},{green},{blue})"
+    assert first.get("d").startswith("M0 0H")
     assert notebook.foreign_requests == []
     assert notebook.errors == []
 
@@ -273,6 +294,33 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     assert not shown.explorer.get_by_role("button", name="Restart").is_visible()
     assert not shown.explorer.get_by_text("Stop when").is_visible()
     assert shown.explorer.get_by_text("nothing computes here").is_visible()
+    assert shown.foreign_requests == []
+    assert shown.errors == []
+
+
+def test_a_saved_page_saves_its_map_as_a_drawing_and_as_a_picture(page, tmp_path):
+    CKAExplorer.from_result(wire_examples.result()).save_html(tmp_path / "map.html")
+    page.context.set_offline(True)
+    shown = Page(page, "file://")
+    page.goto((tmp_path / "map.html").as_uri())
+    shown.until(shown.image, "the map")
+    name, drawing = saved(shown, "svg")
+    assert name == "SmallNet-OddNet.svg"
+    texts = [text.text for text in drawing.iter(f"{SVG}text")]
+    assert {"SmallNet", "OddNet", "CKA", "undefined"} <= set(texts)
+    assert wire_examples.HOSTILE[0] in texts, "as text"
+    assert {element.tag.removeprefix(SVG) for element in drawing.iter()} <= {
+        *("svg", "g", "defs", "linearGradient", "stop", "pattern", "rect", "path"),
+        *("circle", "text"),
+    }
+    fills = {path.get("fill") for path in drawing.iter(f"{SVG}path")}
+    assert "rgb(42,157,143)" in fills, "a value below 0"
+    name, picture = saved(shown, "png")
+    assert name == "SmallNet-OddNet.png"
+    width, height = struct.unpack(">II", picture[16:24])
+    assert (width, height) == tuple(
+        2 * int(drawing.get(k)) for k in ("width", "height")
+    )
     assert shown.foreign_requests == []
     assert shown.errors == []
 

@@ -35,12 +35,13 @@ def pixels(picture):
 
 
 def test_each_cell_has_the_color_of_its_value_and_undefined_ones_are_gray():
-    matrix = np.array([[0.0, 1.0, 0.5], [-3.0, 9.0, np.nan]])
+    matrix = np.array([[0.0, 1.0, 0.5], [-0.125, 9.0, np.nan]])
     picture = pixels(png(matrix, GRAYS, (0.0, 1.0)))
     scale = picture.shape[1] // 3
     assert picture.shape == (2 * scale, 3 * scale, 3)
     cells = picture[scale // 2 :: scale, scale // 2 :: scale]
-    assert cells[:, :2].tolist() == [[[0] * 3, [255] * 3]] * 2
+    assert cells[0, :2].tolist() == [[0] * 3, [255] * 3]
+    assert cells[1, :2].tolist() == [[42, 157, 143], [255] * 3], "below zero as shown"
     assert abs(int(cells[0, 2, 0]) - 128) <= 1
     assert tuple(cells[1, 2]) == UNDEFINED_COLOR
 

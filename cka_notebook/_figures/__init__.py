@@ -2,12 +2,14 @@
 
 from .page import explorer_figure, figure_json
 from .results import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
-from .shared import PALETTES
+from .shared import BELOW_ZERO, PALETTES, fitted_range
 
 __all__ = [
+    "BELOW_ZERO",
     "PALETTES",
     "explorer_figure",
     "figure_json",
+    "fitted_range",
     "plot_cka_comparison",
     "plot_cka_heatmap",
     "plot_cka_trend",

@@ -18,12 +18,20 @@ from bokeh.models import (
     LinearColorMapper,
     Range1d,
     Text,
-    VArea,
 )
 from bokeh.models.annotations import ColorBar
+from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
-from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, hatched
+from .shared import (
+    BELOW_ZERO,
+    LABEL_FONT_SIZE,
+    NOTHING,
+    PALETTES,
+    add,
+    fitted_range,
+    hatched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,11 +69,9 @@ class Map:
 def limits(
     values: NDArray[np.float64], wanted: tuple[float, float] | str
 ) -> tuple[float, float]:
-    """Lowest and highest value drawn; a fitted range does not go below 0."""
+    """Lowest and highest value drawn."""
     if wanted == "fit":
-        known = np.clip(values[~np.isnan(values)], 0, None)
-        flat = known.size == 0 or known.min() == known.max()
-        return (0.0, 1.0) if flat else (float(known.min()), float(known.max()))
+        return fitted_range(values)
     low, high = (np.nan, np.nan) if isinstance(wanted, str) else wanted
     if not low < high:
         msg = f"Expected a range as (low, high) or 'fit', got {wanted!r}."
@@ -80,14 +86,15 @@ def colors(palette: str) -> list[str]:
     return list(PALETTES[palette])
 
 
-def map_figure(shown: Map, title: str | None) -> figure:
+def map_figure(shown: Map, title: str | None, origin: str) -> figure:
     rows, columns = shown.values.shape
     square = MAP_PIXELS * rows / columns
+    bottom, top = (rows - 0.5, -0.5) if origin == "upper" else (-0.5, rows - 0.5)
     height = int(min(1.4 * MAP_PIXELS, max(0.5 * MAP_PIXELS, square)))
     plot = figure(
         title=title or f"{shown.name1} x {shown.name2} ({shown.metric.upper()})",
         x_range=Range1d(start=-0.5, end=columns - 0.5, bounds="auto"),
-        y_range=Range1d(start=rows - 0.5, end=-0.5, bounds="auto"),
+        y_range=Range1d(start=bottom, end=top, bounds="auto"),
         frame_width=MAP_PIXELS,
         frame_height=height,
         tools="box_zoom,pan,reset,save",
@@ -140,17 +147,21 @@ def draw_image(
     plot: figure, shown: Map, palette: list[str], limits: tuple[float, float]
 ) -> None:
     low, high = limits
+    values = shown.values
+    # Nothing but negative values has the color below the range.
+    drawable = np.where((values >= 0) & (values < low), low, values)
     mapper = LinearColorMapper(
         palette=palette,
         low=low,
         high=high,
-        low_color=BELOW_ZERO if low <= 0 else None,
+        low_color=BELOW_ZERO,
         nan_color=NOTHING,
     )
-    rows, columns = shown.values.shape
+    rows, columns = values.shape
     source = ColumnDataSource(
         {
-            "image": [shown.values.astype(np.float32)],
+            "image": [drawable.astype(np.float32)],
+            "value": [values.astype(np.float32)],
             "stderr": [shown.stderr.astype(np.float32)],
             "x": [-0.5],
             "y": [-0.5],
@@ -176,7 +187,7 @@ def _hover(shown: Map, drawn: Any) -> HoverTool:
         tooltips=[
             (shown.name1, "$y{name}"),
             (shown.name2, "$x{name}"),
-            (shown.metric.upper(), "@image{0.0000} \u00b1 @stderr{0.0000}"),
+            (shown.metric.upper(), "@value{0.0000} \u00b1 @stderr{0.0000}"),
         ],
         formatters={"$y": named(shown.layers1), "$x": named(shown.layers2)},
     )
@@ -186,8 +197,7 @@ def draw_holes(plot: figure, holes: NDArray[np.bool_]) -> None:
     """Undefined cells, hatched; whole rows as one stretch each."""
     left, right, top, bottom = [], [], [], []
     for row, line in enumerate(holes):
-        edges = np.flatnonzero(np.diff(np.r_[False, line, False].astype(int)))
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
+        for start, end in _stretches(line):
             left.append(start - 0.5)
             right.append(end - 0.5)
             top.append(row - 0.5)
@@ -201,6 +211,12 @@ def draw_holes(plot: figure, holes: NDArray[np.bool_]) -> None:
         top=top,
         bottom=bottom,
     )
+
+
+def _stretches(line: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where each run of what is true starts, and where it has ended."""
+    edges = np.flatnonzero(np.diff(np.r_[False, line, False].astype(int))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def draw_numbers(
@@ -275,20 +291,19 @@ def draw_line(
 ) -> None:
     """One line, told from the others by color, dash and marker."""
     color = bokeh.palettes.Colorblind8[k % 8]
-    error = np.nan_to_num(stderr)
     source = ColumnDataSource(
         {
             "x": np.arange(len(values)),
             "y": values,
             "stderr": stderr,
-            "lower": values - error,
-            "upper": values + error,
             "layer": list(names),
         },
         name=label,
     )
-    band = VArea(x="x", y1="lower", y2="upper", fill_color=color, fill_alpha=0.2)
-    plot.add_glyph(source, band)
+    # An area would go straight across what is undefined; patches end there.
+    patches = Patches(xs="xs", ys="ys", fill_color=color, fill_alpha=0.2)
+    patches.update(line_color=None)
+    add(plot, f"{label} band", patches, **_bands(values, stderr))
     plot.line(
         "x",
         "y",
@@ -313,11 +328,23 @@ def draw_line(
     plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
 
 
+def _bands(
+    values: NDArray[np.float64], stderr: NDArray[np.float64]
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Outlines of one standard error around each stretch where all is known."""
+    xs, ys = [], []
+    for start, end in _stretches(np.isfinite(values + stderr)):
+        at, middle, error = np.arange(start, end), values[start:end], stderr[start:end]
+        xs.append(np.r_[at, at[::-1]].astype(float))
+        ys.append(np.r_[middle + error, (middle - error)[::-1]])
+    return {"xs": xs, "ys": ys}
+
+
 def link(plots: Sequence[figure]) -> None:
     """Zooms maps of equal shape together."""
-    first: dict[tuple[Any, Any], figure] = {}
+    first: dict[tuple[Any, ...], figure] = {}
     for plot in plots:
         x, y = plot.x_range, plot.y_range
         if isinstance(x, Range1d) and isinstance(y, Range1d):
-            leader = first.setdefault((x.end, y.start), plot)
+            leader = first.setdefault((x.end, y.start, y.end), plot)
             plot.x_range, plot.y_range = leader.x_range, leader.y_range

@@ -29,10 +29,9 @@ from bokeh.models import (
     Rect,
     Scatter,
     Text,
-    VArea,
     WheelZoomTool,
 )
-from bokeh.models.glyphs import HArea
+from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
 from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, hatched
@@ -127,7 +126,10 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
 
 
 def _matches() -> dict[str, tuple[Glyph, ...]]:
-    """A square for the best of a column, in which the dot of a row's best has room."""
+    """A square for the best of a column, in which the dot of a row's best has room.
+
+    And the line of the best path.
+    """
 
     def square(color: str, width: float) -> Scatter:
         glyph = Scatter(x="x", y="y", marker="square", size=12, fill_color=None)
@@ -138,6 +140,10 @@ def _matches() -> dict[str, tuple[Glyph, ...]]:
     dot = Scatter(x="x", y="y", marker="circle", size=6, fill_color="white")
     dot.update(line_color=halo)
     return {
+        "path_source": (
+            Line(x="x", y="y", line_color=halo, line_width=4, line_join="round"),
+            Line(x="x", y="y", line_color="white", line_width=2, line_join="round"),
+        ),
         "column_matches": (square(halo, 3.5), square("white", 1.5)),
         "row_matches": (dot,),
     }
@@ -171,8 +177,7 @@ def _row_trend(columns: Range1d, values: Range1d) -> figure:
     plot.xaxis.ticker = FixedTicker(ticks=[])
     plot.xgrid.grid_line_color = None
     plot.yaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
-    band = VArea(x="x", y1="lower", y2="upper", fill_alpha=0.22, name="row_band")
-    _add_trend(plot, "row", band, "circle")
+    _add_trend(plot, "row", "circle")
     return plot
 
 
@@ -181,8 +186,7 @@ def _column_trend(values: Range1d, rows: Range1d) -> figure:
     plot.yaxis.ticker = FixedTicker(ticks=[])
     plot.ygrid.grid_line_color = None
     plot.xaxis.ticker = BasicTicker(desired_num_ticks=3, num_minor_ticks=0)
-    band = HArea(y="y", x1="lower", x2="upper", fill_alpha=0.22, name="column_band")
-    _add_trend(plot, "column", band, "square")
+    _add_trend(plot, "column", "square")
     return plot
 
 
@@ -192,12 +196,11 @@ def _history() -> figure:
     plot = _blank("history", batches, values, height=150)
     plot.xaxis.ticker = BasicTicker(num_minor_ticks=0)
     plot.yaxis.ticker = BasicTicker(desired_num_ticks=4, num_minor_ticks=0)
-    band = VArea(x="x", y1="lower", y2="upper", fill_alpha=0.22, name="history_band")
-    _add_trend(plot, "history", band, "circle")
+    _add_trend(plot, "history", "circle")
     return plot
 
 
-def _add_trend(plot: figure, name: str, band: Glyph, marker: str) -> None:
+def _add_trend(plot: figure, name: str, marker: str) -> None:
     """One line with its band and points, and the thinner lines pinned beside it."""
     pins = ColumnDataSource(
         _empty("xs", "ys", "color", "dash"), name=f"{name}_pins_source"
@@ -211,12 +214,16 @@ def _add_trend(plot: figure, name: str, band: Glyph, marker: str) -> None:
     dots = Scatter(
         x="x", y="y", marker="marker", size=5, line_color="color", fill_color=None
     )
-    source = ColumnDataSource(_empty("x", "y", "lower", "upper"), name=f"{name}_source")
+    # Areas would go straight across what is undefined; patches end there.
+    bands = Patches(xs="xs", ys="ys", fill_alpha=0.22, line_color=None)
+    bands.name = f"{name}_band"
+    add(plot, f"{name}_band_source", bands, **_empty("xs", "ys"))
+    source = ColumnDataSource(_empty("x", "y"), name=f"{name}_source")
     line = Line(x="x", y="y", line_width=2, name=f"{name}_line")
     knots = Scatter(x="x", y="y", marker=marker, size=4, name=f"{name}_points")
     plot.add_glyph(pins, lines)
     plot.add_glyph(points, dots)
-    for glyph in (band, line, knots):
+    for glyph in (line, knots):
         plot.add_glyph(source, glyph)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cka_notebook._result import CKAResult
 
 
-def plot_cka_heatmap(
+def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
     result: CKAResult | ArrayLike,
     *,
     layers1: Sequence[str] | None = None,
@@ -31,11 +31,13 @@ def plot_cka_heatmap(
     palette: str = "magma",
     annot: bool = False,
     mask_upper: bool = False,
+    mask_below: float | None = None,
+    origin: str = "upper",
     color_range: tuple[float, float] | str = (0.0, 1.0),
 ) -> figure:
     """A heatmap with names, values and errors on hover.
 
-    Row 0 is at the top. Undefined cells are hatched, values below 0 have a color of
+    Undefined cells are hatched, values below 0 have a color of
     their own, and the colors mean the same in every figure unless `color_range` says
     otherwise.
 
@@ -48,11 +50,14 @@ def plot_cka_heatmap(
         palette: One of `PALETTES`.
         annot: Write the values into the cells.
         mask_upper: Leave out what is above the diagonal, which a symmetric map repeats.
-        color_range: Values of the first and the last color, or ``"fit"``.
+        mask_below: Leave out values below that.
+        origin: Where the first row is: ``"upper"``, or ``"lower"`` as in torch_cka.
+        color_range: Values of the first and the last color, or ``"fit"``, which goes
+            from the least to the largest value shown, but never below 0.
 
     Raises:
         ValueError: If a layer is not in the result, names and matrix do not fit, or
-            palette or range are none.
+            palette, origin or range are none.
 
     Example:
         >>> plot = plot_cka_heatmap(np.eye(3), layers1=["a", "b", "c"])
@@ -60,12 +65,16 @@ def plot_cka_heatmap(
         'model1 x model2 (CKA)'
     """
     shown = _map_of(result, layers1, layers2)
+    if origin not in {"upper", "lower"}:
+        msg = f"Expected `origin` to be 'upper' or 'lower', got {origin!r}."
+        raise ValueError(msg)
     hidden = np.triu(np.full(shown.values.shape, mask_upper), k=1)
+    hidden |= shown.values < (-np.inf if mask_below is None else mask_below)
     holes = np.isnan(shown.values) & ~hidden
     shown = replace(shown, values=np.where(hidden, np.nan, shown.values))
     limits = drawing.limits(shown.values, color_range)
     colors = drawing.colors(palette)
-    plot = drawing.map_figure(shown, title)
+    plot = drawing.map_figure(shown, title, origin)
     drawing.draw_image(plot, shown, colors, limits)
     drawing.draw_holes(plot, holes)
     if annot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import bokeh.palettes
+import numpy as np
 from bokeh.models import ColumnDataSource, Quad
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from bokeh.models.glyph import Glyph
     from bokeh.plotting import figure
+    from numpy.typing import NDArray
 
 PALETTES: Final[dict[str, Sequence[str]]] = {
     "magma": bokeh.palettes.Magma256,
@@ -30,6 +32,27 @@ NOTHING: Final = "rgba(0, 0, 0, 0)"
 
 LABEL_FONT_SIZE: Final = "11px"
 """Smaller tick labels are hard to read."""
+
+
+FLAT: Final = 1e-6
+"""Values that differ by less are one, and have no range of their own."""
+
+
+def fitted_range(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """The range that just holds values, as the page fits it: never from below 0.
+
+    Values that are all alike are in the middle of theirs.
+
+    Example:
+        >>> fitted_range(np.array([0.25, np.nan, 0.75])), fitted_range(np.array([-0.5]))
+        ((0.25, 0.75), (0.0, 0.05))
+    """
+    known = values[~np.isnan(values)]
+    if known.size == 0:
+        return 0.0, 1.0
+    low = max(0.0, float(known.min()))
+    high = max(low, float(known.max()))
+    return (low, high) if high - low > FLAT else (max(0.0, low - 0.05), high + 0.05)
 
 
 def hatched(name: str = "undefined", pattern: str = "/", strength: float = 1.0) -> Quad:

@@ -4,6 +4,7 @@ import { cellText, codeText, copyButton } from "./copying.ts";
 import { h, icon, setText } from "./dom.ts";
 import { ellipsis } from "./labels.ts";
 import type { AxisView, Cell, MapView } from "./map_view.ts";
+import type { PictureKind } from "./picture.ts";
 import type { Session } from "./session.ts";
 import { readout, shownName, textAt } from "./words.ts";
 
@@ -35,7 +36,7 @@ export class Captions {
   private readonly names = h("p", { class: "cka-read-names" });
   private readonly facts = h("p", { class: "cka-read-facts" });
 
-  constructor(session: Session) {
+  constructor(session: Session, save: (kind: PictureKind) => void) {
     this.session = session;
     this.clear = h(
       "button",
@@ -64,11 +65,12 @@ export class Captions {
       "Copy the Python call that compares these layers again",
       () => codeText(session),
     );
+    const actions = [this.copy, code, ...saveButtons(save)];
     this.readout = h(
       "div",
       { class: "cka-readout" },
       h("div", { class: "cka-read" }, this.names, this.facts),
-      h("div", { class: "cka-read-actions" }, this.copy, code),
+      h("div", { class: "cka-read-actions" }, ...actions),
     );
   }
 
@@ -125,6 +127,25 @@ export class Captions {
       ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
     ];
   }
+}
+
+const SAVE_HELP: Record<PictureKind, string> = {
+  png: "Save the map as it is shown, as a picture",
+  svg: "Save the map as it is shown, as a drawing for print",
+};
+
+function saveButtons(save: (kind: PictureKind) => void): HTMLButtonElement[] {
+  return (["png", "svg"] as const).map((kind) => {
+    const label = kind.toUpperCase();
+    const props = {
+      class: "cka-button cka-quiet",
+      type: "button",
+      title: SAVE_HELP[kind],
+      "aria-label": `Save ${label}`,
+      onclick: () => save(kind),
+    };
+    return h("button", props, icon("save"), label);
+  });
 }
 
 /** A dotted name that may be broken after its dots. */

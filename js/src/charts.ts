@@ -4,15 +4,19 @@
  */
 
 import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
-import { ticksFor } from "./labels.ts";
+import type { TicksOf } from "./labels.ts";
 import type { Box, Cell } from "./map_view.ts";
 import type { Span, Window } from "./margins.ts";
+import type { Marks } from "./marks.ts";
 import type { FigureJson } from "./protocol.ts";
 import type { Theme } from "./theme.ts";
 
 const TOP = 6;
 const RIGHT = 10;
 /** Borders where nothing is drawn but the end of an axis. */
+
+export const ABOVE_NUMBER = 0.2;
+/** Where a mark stands in a cell that bears a number. */
 
 export type FigureName = "map" | "row_trend" | "column_trend" | "history";
 
@@ -83,7 +87,7 @@ export interface Surface {
   setImage(image: Float32Array, rows: number, cols: number): void;
   setHoles(kind: "undefined" | "pending", boxes: Box): void;
   setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void;
-  setLabels(rows: readonly string[], columns: readonly string[]): void;
+  setTicks(rows: TicksOf, columns: TicksOf): void;
   setColors(palette: readonly string[], low: number, high: number): void;
   setGeometry(geometry: Geometry): void;
   setTheme(theme: Theme): void;
@@ -99,10 +103,7 @@ export class Charts implements Surface {
   private readonly toArray: ImageArray;
   private readonly abort = new AbortController();
   private size = { rows: 1, cols: 1 };
-  private labels: { rows: readonly string[]; columns: readonly string[] } = {
-    rows: [],
-    columns: [],
-  };
+  private ticks: { rows: TicksOf; columns: TicksOf } | null = null;
   private shift = false;
 
   static async embed(
@@ -218,12 +219,14 @@ export class Charts implements Surface {
 
   setTrend(name: "row" | "column" | "history", line: Line | null): void {
     const { at = [], value = [], stderr = [] } = line ?? {};
-    const lower = value.map((v, k) => v - (stderr[k] ?? Number.NaN));
-    const upper = value.map((v, k) => v + (stderr[k] ?? Number.NaN));
-    this.source(`${name}_source`).data =
-      name === "column"
-        ? { x: [...value], y: [...at], lower, upper }
-        : { x: [...at], y: [...value], lower, upper };
+    const bands = bandsOf({ at, value, stderr });
+    const isTurned = name === "column";
+    this.source(`${name}_source`).data = isTurned
+      ? { x: [...value], y: [...at] }
+      : { x: [...at], y: [...value] };
+    this.source(`${name}_band_source`).data = isTurned
+      ? { xs: bands.value, ys: bands.at }
+      : { xs: bands.at, ys: bands.value };
   }
 
   setPins(name: "row" | "column" | "history", lines: readonly PinnedLine[]): void {
@@ -248,20 +251,18 @@ export class Charts implements Surface {
   }
 
   /** Marks cells in their middle, or above the number that stands there. */
-  setMatches(
-    { ofRows, ofColumns }: { ofRows: readonly Cell[]; ofColumns: readonly Cell[] },
-    hasNumbers: boolean,
-  ): void {
+  setMarks({ ofRows, ofColumns, path }: Marks, hasNumbers: boolean): void {
     const place = (cells: readonly Cell[]) => ({
       x: cells.map(({ col }) => col + 0.5),
-      y: cells.map(({ row }) => row + (hasNumbers ? 0.2 : 0.5)),
+      y: cells.map(({ row }) => row + (hasNumbers ? ABOVE_NUMBER : 0.5)),
     });
     this.source("row_matches").data = place(ofRows);
     this.source("column_matches").data = place(ofColumns);
+    this.source("path_source").data = place(path);
   }
 
-  setLabels(rows: readonly string[], columns: readonly string[]): void {
-    this.labels = { rows, columns };
+  setTicks(rows: TicksOf, columns: TicksOf): void {
+    this.ticks = { rows, columns };
     this.updateTicks();
   }
 
@@ -361,12 +362,8 @@ export class Charts implements Surface {
 
   private updateAxis(name: "rows" | "columns", pixels: number): void {
     const range = this.range(`${name}_range`);
-    const { ticks, labels } = ticksFor(
-      this.labels[name],
-      range.start,
-      range.end,
-      pixels,
-    );
+    const found = this.ticks?.[name](range.start, range.end, pixels);
+    const { ticks = [], labels = new Map() } = found ?? {};
     this.axis(`${name}_axis`).setv({ major_label_overrides: labels });
     this.model(`${name}_ticker`).setv({ ticks });
   }
@@ -447,6 +444,32 @@ export class Charts implements Surface {
   private axis(name: string): BokehModel {
     return this.model(name);
   }
+}
+
+/** Outlines of the band around a line: one for each stretch in which all is known. */
+export function bandsOf({ at, value, stderr }: Line): {
+  at: number[][];
+  value: number[][];
+} {
+  const bands: { at: number[][]; value: number[][] } = { at: [], value: [] };
+  const isKnown = (k: number) =>
+    Number.isFinite((value[k] ?? NaN) + (stderr[k] ?? NaN));
+  for (let from = 0; from < at.length; from++) {
+    if (!isKnown(from)) continue;
+    let to = from;
+    while (isKnown(to)) to += 1;
+    const there = Array.from({ length: to - from }, (_, k) => from + k);
+    const back = [...there].reverse();
+    const edge = (k: number, side: 1 | -1) =>
+      (value[k] as number) + side * (stderr[k] as number);
+    bands.at.push([...there, ...back].map((k) => at[k] as number));
+    bands.value.push([
+      ...there.map((k) => edge(k, 1)),
+      ...back.map((k) => edge(k, -1)),
+    ]);
+    from = to;
+  }
+  return bands;
 }
 
 /** Dots of a trend that stand closer than that would hide its line. */

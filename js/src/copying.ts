@@ -2,7 +2,7 @@
 
 import { h, icon, setText } from "./dom.ts";
 import { plural } from "./format.ts";
-import type { Cell, MapView } from "./map_view.ts";
+import { type Cell, type MapView, pairOf } from "./map_view.ts";
 import type { Session } from "./session.ts";
 import { errorAt, readout, shownName, valueAt } from "./words.ts";
 
@@ -77,13 +77,7 @@ export function mapText(session: Session, view: MapView): string {
   const block = (title: string, at: (cell: Cell) => number) => [
     [title, ...head].join("\t"),
     ...rows.names.map((_, row) =>
-      [
-        name(rows, row),
-        ...head.map((_, col) => {
-          const number = at({ row, col });
-          return Number.isNaN(number) ? "" : String(Number(number.toFixed(6)));
-        }),
-      ].join("\t"),
+      [name(rows, row), ...head.map((_, col) => written(at({ row, col })))].join("\t"),
     ),
   ];
   return [
@@ -92,6 +86,28 @@ export function mapText(session: Session, view: MapView): string {
     ...block("standard error", (cell) => errorAt(view, cell)),
     "",
   ].join("\n");
+}
+
+/** Pairs of layers with their values, a line each, as a spreadsheet takes them. */
+export function pairsText(
+  session: Session,
+  view: MapView,
+  cells: readonly Cell[],
+): string {
+  const clean = (text: string) => text.replace(/\s/g, " ");
+  const lines = cells.map((cell) => {
+    const [one, two] = pairOf(view, cell);
+    const names = [shownName(session, 1, one), shownName(session, 2, two)];
+    const numbers = [valueAt(view, cell), errorAt(view, cell)].map(written);
+    return [...names.map(clean), ...numbers].join("\t");
+  });
+  const names = session.meta.names.map(clean);
+  const head = [...names, metricName(session), "standard error"].join("\t");
+  return [head, ...lines, ""].join("\n");
+}
+
+function written(number: number): string {
+  return Number.isNaN(number) ? "" : String(Number(number.toFixed(6)));
 }
 
 /** The Python call that repeats the comparison; the kernel's `explorer.code`. */

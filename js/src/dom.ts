@@ -25,6 +25,20 @@ function isChild(child: Child): child is Node | string {
   return child !== false && child !== undefined && child !== null;
 }
 
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element of a drawing. */
+export function svg<K extends keyof SVGElementTagNameMap>(
+  tag: K,
+  attributes: Record<string, unknown> = {},
+  ...children: (Node | string)[]
+): SVGElementTagNameMap[K] {
+  const element = document.createElementNS(SVG, tag);
+  set(element, attributes);
+  element.append(...children);
+  return element;
+}
+
 /** Sets or removes attributes; `undefined` and `false` remove. */
 export function set(element: Element, attributes: Record<string, unknown>): void {
   for (const [name, value] of Object.entries(attributes)) {
@@ -53,19 +67,15 @@ const PATHS = {
   open: "M6 3.5 10.5 8 6 12.5z",
   close: "m4.2 3.2 3.8 3.8 3.8-3.8 1 1L9 8l3.8 3.8-1 1L8 9l-3.8 3.8-1-1L7 8 3.2 4.2z",
   copy: "M5 2h8v9h-2V9.6h.6V3.4H6.4V4H5zM3 5h7v9H3zm1.4 1.4v6.2h4.2V6.4z",
+  save: "M7.3 2h1.4v6l2-2 1 1L8 10.7 4.3 7l1-1 2 2zM3 12.6h10V14H3z",
   zoom: "M7 2a5 5 0 0 1 4 8l3 3-1 1-3-3A5 5 0 1 1 7 2m0 1.4a3.6 3.6 0 1 0 0 7.2 3.6 3.6 0 0 0 0-7.2M4.8 6.3h4.4v1.4H4.8z",
 } as const;
 
 export type IconName = keyof typeof PATHS;
 
 export function icon(name: IconName): SVGSVGElement {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  set(svg, { viewBox: "0 0 16 16", class: "cka-icon", "aria-hidden": "true" });
-  const path = document.createElementNS(space, "path");
-  set(path, { d: PATHS[name] });
-  svg.append(path);
-  return svg;
+  const box = { viewBox: "0 0 16 16", class: "cka-icon", "aria-hidden": "true" };
+  return svg("svg", box, svg("path", { d: PATHS[name] }));
 }
 
 /** Replaces children without taking the keyboard's focus off the one it is on. */

@@ -51,6 +51,32 @@ export interface Ticks {
   readonly labels: Map<number, string>;
 }
 
+/** The ticks between two ends of an axis that is so many pixels long. */
+export type TicksOf = (from: number, to: number, pixels: number) => Ticks;
+
+const DEPTH_STEPS = [1, 2, 5, 10, 25, 50];
+const PIXELS_PER_DEPTH = 32;
+
+/**
+ * Ticks at even shares of a model's depth, as many as fit. Of n layers the i-th is the
+ * stretch from i / n to (i + 1) / n, so an axis spans the whole depth whatever n is.
+ */
+export function depthTicks(
+  size: number,
+  isFlipped: boolean,
+  [from, to, pixels]: readonly [number, number, number],
+): Ticks {
+  const [low, high] = [Math.min(from, to), Math.max(from, to)];
+  const perCent = (size * pixels) / (100 * Math.max(1e-9, high - low));
+  const step = DEPTH_STEPS.find((each) => each * perCent >= PIXELS_PER_DEPTH) ?? 100;
+  const named = new Map<number, string>();
+  for (let share = 0; share <= 100; share += step) {
+    const at = (size * (isFlipped ? 100 - share : share)) / 100;
+    if (at >= low && at <= high) named.set(at, `${share}\u202f%`);
+  }
+  return { ticks: [...named.keys()], labels: named };
+}
+
 /** Ticks at cell centers between two ends of an axis, as many as fit. */
 export function ticksFor(
   labels: readonly string[],

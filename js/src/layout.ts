@@ -65,6 +65,8 @@ export interface Sizes {
   readonly columnBlocks: boolean;
   readonly rowTree: boolean;
   readonly columnTree: boolean;
+  /** Whether both axes are equally long, whatever the numbers of their layers. */
+  readonly isSquare: boolean;
 }
 
 export function geometryFor(width: number, sizes: Sizes): Geometry {
@@ -80,7 +82,9 @@ export function geometryFor(width: number, sizes: Sizes): Geometry {
   const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + below);
   const map = width - aside;
   const frame = Math.max(60, map - left - right);
-  const square = (frame * sizes.rows) / Math.max(1, sizes.cols);
+  const square = sizes.isSquare
+    ? frame
+    : (frame * sizes.rows) / Math.max(1, sizes.cols);
   const height = Math.round(
     Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, square)),
   );

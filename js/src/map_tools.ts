@@ -1,8 +1,10 @@
 /** The tools above the map: colors, range, order, mask, and the color bar. */
 
+import { copyButton } from "./copying.ts";
 import { h, icon, set, setText } from "./dom.ts";
 import { value } from "./format.ts";
 import type { Options } from "./map_view.ts";
+import type { MarkKind } from "./marks.ts";
 import type { Mask, Order } from "./matrix.ts";
 import type { ColorRange } from "./protocol.ts";
 
@@ -11,7 +13,9 @@ export interface ToolHandlers {
   range(range: ColorRange): void;
   options(options: Partial<Options>): void;
   numbers(shown: boolean): void;
-  matches(shown: boolean): void;
+  marks(kind: MarkKind): void;
+  /** Text of the marked pairs, to be copied. */
+  pairs(): string;
   table(shown: boolean): void;
   resetZoom(): void;
 }
@@ -19,18 +23,35 @@ export interface ToolHandlers {
 const PALETTES = ["magma", "viridis", "cividis", "inferno", "greys"];
 const ORDERS: Record<Order, string> = {
   execution: "As executed",
+  depth: "By depth",
   name: "By name",
   clustered: "Clustered",
 };
-const MATCHES_HELP =
-  "Mark the best match of each row by a dot and of each column by a square: " +
-  "where both meet, two layers are each other's best match";
+const MARKS: Record<MarkKind, string> = {
+  none: "No marks",
+  matches: "Best matches",
+  path: "Best path",
+};
+const MARKS_HELP: Record<MarkKind, string> = {
+  none: "Marks on the map",
+  matches:
+    "The best match of each row is a dot and of each column a square: " +
+    "where both meet, two layers are each other's best match",
+  path:
+    "The way from the first pair of layers to the last one that never goes back " +
+    "and has the highest mean",
+};
+const NUMBERS_HELP =
+  "Write the values into the cells, where they are at least 28 pixels wide";
 const MASKS: Record<Mask, string> = {
   none: "All cells",
   upper: "No upper",
   lower: "No lower",
   diagonal: "No diagonal",
+  threshold: "None below",
 };
+
+export const THRESHOLD = 0.5;
 
 export class MapTools {
   readonly element: HTMLElement;
@@ -40,6 +61,10 @@ export class MapTools {
   private readonly low: HTMLInputElement;
   private readonly high: HTMLInputElement;
   private readonly manual: HTMLElement;
+  private readonly threshold: HTMLInputElement;
+  private readonly marks: HTMLSelectElement;
+  private readonly pairs: HTMLElement;
+  private readonly mean = h("span", { class: "cka-mean" });
   readonly zoom: HTMLButtonElement;
   private readonly gradient = h("div", { class: "cka-gradient" });
   private readonly needle = h("div", { class: "cka-needle", hidden: true });
@@ -57,56 +82,63 @@ export class MapTools {
     this.palette = select(names, (name) => handlers.palette(name), "Colors");
     const modes = { unit: "0 to 1", fit: "Fit", manual: "Manual" };
     this.mode = select(modes, (mode) => this.modeChanged(mode));
-    const limit = (label: string) =>
-      h("input", {
-        class: "cka-input cka-narrow",
-        type: "text",
-        inputmode: "decimal",
-        "aria-label": label,
-        onchange: () => this.manualChanged(),
-      });
-    this.low = limit("Lowest value of the colors");
-    this.high = limit("Highest value of the colors");
-    this.manual = h(
+    this.low = decimal("Lowest value of the colors", () => this.manualChanged());
+    this.high = decimal("Highest value of the colors", () => this.manualChanged());
+    this.threshold = decimal("Least value that is shown", () =>
+      this.thresholdChanged(),
+    );
+    set(this.threshold, { hidden: true, value: THRESHOLD });
+    this.marks = select(MARKS, (kind) => this.marksChanged(kind), MARKS_HELP.none);
+    this.pairs = h(
       "span",
-      { class: "cka-manual", hidden: true },
-      this.low,
-      "\u2013",
-      this.high,
+      { class: "cka-field", hidden: true },
+      this.mean,
+      copyButton("Copy pairs", "Copy the marked pairs, for a spreadsheet", () =>
+        handlers.pairs(),
+      ),
     );
-    this.zoom = h(
-      "button",
-      {
-        class: "cka-button cka-quiet cka-zoom",
-        type: "button",
-        title: "Show the whole map again (double click on the map)",
-        hidden: true,
-        onclick: () => handlers.resetZoom(),
-      },
-      icon("zoom"),
-      "Whole map",
-    );
+    const limits = [this.low, "\u2013", this.high];
+    this.manual = h("span", { class: "cka-manual", hidden: true }, ...limits);
+    this.zoom = this.makeZoom();
     this.element = h(
       "div",
       { class: "cka-tools", role: "group", "aria-label": "What the map shows" },
       this.palette,
       field("Range", this.mode, this.manual),
-      select(ORDERS, (order) => handlers.options({ order }), "Order of the layers"),
-      select(MASKS, (mask) => handlers.options({ mask }), "Cells left out"),
-      toggle("Transpose", "Swap rows and columns", (transpose) =>
-        handlers.options({ transpose }),
-      ),
-      toggle(
-        "Numbers",
-        "Write the values into the cells, where they are at least 28 pixels wide",
-        (on) => handlers.numbers(on),
-      ),
-      toggle("Matches", MATCHES_HELP, (on) => handlers.matches(on)),
+      ...this.makeArrangement(),
+      toggle("Numbers", NUMBERS_HELP, (on) => handlers.numbers(on)),
+      this.marks,
+      this.pairs,
       toggle("Table", "Show the values as a table below the map", (on) =>
         handlers.table(on),
       ),
       this.makeLegend(),
     );
+  }
+
+  private makeZoom(): HTMLButtonElement {
+    const props = {
+      class: "cka-button cka-quiet cka-zoom",
+      type: "button",
+      title: "Show the whole map again (double click on the map)",
+      hidden: true,
+      onclick: () => this.handlers.resetZoom(),
+    };
+    return h("button", props, icon("zoom"), "Whole map");
+  }
+
+  /** Where the cells are, and which. */
+  private makeArrangement(): HTMLElement[] {
+    const { options } = this.handlers;
+    return [
+      select(ORDERS, (order) => options({ order }), "Order of the layers"),
+      select(MASKS, (mask) => this.maskChanged(mask), "Cells left out"),
+      this.threshold,
+      toggle("Transpose", "Swap rows and columns", (transpose) =>
+        options({ transpose }),
+      ),
+      toggle("Flip", "Draw the first row at the bottom", (flip) => options({ flip })),
+    ];
   }
 
   setRange(range: ColorRange, limits: readonly [number, number]): void {
@@ -126,8 +158,13 @@ export class MapTools {
     setText(this.highText, short(high));
   }
 
+  /** The mean of what is marked; none where nothing is. */
+  setMean(mean: number): void {
+    setText(this.mean, Number.isFinite(mean) ? `mean ${value(mean)}` : "");
+  }
+
   setMetric(name: string): void {
-    setText(this.metric, name.replace(/^cka/, "CKA"));
+    setText(this.metric, name);
   }
 
   setPalette(name: string, colors: readonly string[]): void {
@@ -179,6 +216,23 @@ export class MapTools {
     );
   }
 
+  private marksChanged(kind: MarkKind): void {
+    set(this.marks, { title: MARKS_HELP[kind] });
+    this.pairs.hidden = kind === "none";
+    this.handlers.marks(kind);
+  }
+
+  private maskChanged(mask: Mask): void {
+    this.threshold.hidden = mask !== "threshold";
+    this.handlers.options({ mask });
+  }
+
+  private thresholdChanged(): void {
+    const threshold = numberIn(this.threshold);
+    set(this.threshold, { "aria-invalid": Number.isNaN(threshold) });
+    if (!Number.isNaN(threshold)) this.handlers.options({ threshold });
+  }
+
   private modeChanged(mode: string): void {
     this.manual.hidden = mode !== "manual";
     if (mode === "unit") this.handlers.range([0, 1]);
@@ -192,13 +246,26 @@ export class MapTools {
   }
 
   private manualChanged(): void {
-    const [low, high] = [this.low, this.high].map((input) =>
-      input.value.trim() === "" ? Number.NaN : Number(input.value.replace(",", ".")),
-    ) as [number, number];
+    const [low, high] = [numberIn(this.low), numberIn(this.high)];
     const valid = low < high;
     for (const input of [this.low, this.high]) set(input, { "aria-invalid": !valid });
     if (valid) this.handlers.range([low, high]);
   }
+}
+
+function numberIn({ value }: HTMLInputElement): number {
+  return value.trim() === "" ? Number.NaN : Number(value.replace(",", "."));
+}
+
+function decimal(label: string, changed: () => void): HTMLInputElement {
+  return h("input", {
+    class: "cka-input cka-narrow",
+    type: "text",
+    inputmode: "decimal",
+    "aria-label": label,
+    title: label,
+    onchange: changed,
+  });
 }
 
 function short(number: number): string {

@@ -2,7 +2,6 @@
 
 import { type Branch, branchesOf, clusterRows } from "./clusters.ts";
 import {
-  bestMatches,
   extent,
   isMasked,
   type Mask,
@@ -18,7 +17,11 @@ import type { Session, Shown } from "./session.ts";
 export interface Options {
   order: Order;
   mask: Mask;
+  /** Values below are left out where the mask is the threshold. */
+  threshold: number;
   transpose: boolean;
+  /** Whether the first row is the lowest. */
+  flip: boolean;
   /** Rows as last clustered, so that live frames do not shuffle what is looked at. */
   clustered?: readonly [Clustered, Clustered] | undefined;
 }
@@ -40,6 +43,10 @@ export interface MapView {
   readonly columns: AxisView;
   readonly values: Matrix;
   readonly stderr: Matrix;
+  /** Layers of both models before any flip, to be kept while frames come in. */
+  readonly clustered: readonly [Clustered, Clustered];
+  /** Whether the mask leaves a cell out. */
+  hides(row: number, col: number): boolean;
   /** Null before the first frame: then no cell is computed. */
   readonly shown: Shown | null;
 }
@@ -74,23 +81,52 @@ export function mapView(session: Session, options: Options): MapView {
     reordered(entries[0], own, options, 0),
     reordered(entries[1], () => transposed(own()), options, 1),
   ] as const;
+  const lines = sorted.map((line, side) =>
+    options.flip && side === (options.transpose ? 1 : 0) ? upwards(line) : line,
+  ) as [Sorted, Sorted];
   const axis = (side: Side): AxisView => {
-    const { entries, branches } = sorted[side === 1 ? 0 : 1];
-    const names = entries.map(({ name }) => name);
-    return { side, index: indices(entries), names, branches };
+    const line = lines[side - 1] as Sorted;
+    return { side, index: indices(line.entries), ...namesOf(line) };
   };
   const cut = (matrix: Matrix) => {
-    const [rows, cols] = sorted.map((line) => indices(line.entries));
+    const [rows, cols] = lines.map((line) => indices(line.entries));
     const upright = picked(matrix, rows ?? [], cols ?? []);
     return options.transpose ? transposed(upright) : upright;
   };
+  const values = cut(all);
   return {
     rows: axis(options.transpose ? 2 : 1),
     columns: axis(options.transpose ? 1 : 2),
-    values: cut(all),
+    values,
     stderr: cut(errors),
+    clustered: [namesOf(sorted[0]), namesOf(sorted[1])],
+    hides: hiding(options, values),
     shown,
   };
+}
+
+/** The mask as it lies over a matrix whose rows may be drawn from below. */
+function hiding(
+  { mask, threshold, flip }: Options,
+  { rows, cols, values }: Matrix,
+): MapView["hides"] {
+  if (mask === "threshold") {
+    return (row, col) => (values[row * cols + col] as number) < threshold;
+  }
+  return (row, col) => isMasked(mask, flip ? rows - 1 - row : row, col);
+}
+
+function namesOf({ entries, branches }: Sorted): Clustered {
+  return { names: entries.map(({ name }) => name), branches };
+}
+
+/** The same layers and joins, counted from the other end. */
+function upwards({ entries, branches }: Sorted): Sorted {
+  const mirrored = branches.map(({ middles: [first, second], heights }) => ({
+    middles: [entries.length - first, entries.length - second] as const,
+    heights,
+  }));
+  return { entries: [...entries].reverse(), branches: mirrored };
 }
 
 function indices(entries: readonly Entry[]): number[] {
@@ -166,29 +202,10 @@ export function isPending({ rows, columns }: MapView, { row, col }: Cell): boole
   return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
 }
 
-/** Lowest and highest value of the palette. */
-/** The best match of each row and of each column; of a model with itself, of others. */
-export function matchCells(
-  view: MapView,
-  mask: Mask,
-  isSelf: boolean,
-): { ofRows: Cell[]; ofColumns: Cell[] } {
-  const { rows, columns } = view;
-  const isOther = (row: number, col: number) =>
-    !isSelf || rows.names[row] !== columns.names[col];
-  const { ofRow, ofColumn } = bestMatches(
-    view.values,
-    (row, col) => isOther(row, col) && !isMasked(mask, row, col),
-  );
-  return {
-    ofRows: ofRow.flatMap((col, row) => (col < 0 ? [] : [{ row, col }])),
-    ofColumns: ofColumn.flatMap((row, col) => (row < 0 ? [] : [{ row, col }])),
-  };
-}
-
+/** Values of the first and the last color; a fitted range holds what is shown. */
 export function limits(view: MapView | null, range: ColorRange): [number, number] {
   if (range !== "fit") return [range[0], range[1]];
-  const found = view && extent(view.values.values);
+  const found = view && extent(imageOf(view, Number.NEGATIVE_INFINITY));
   if (!found) return [0, 1];
   const low = Math.max(0, found[0]);
   const high = Math.max(low, found[1]);
@@ -196,18 +213,23 @@ export function limits(view: MapView | null, range: ColorRange): [number, number
 }
 
 /** What the image glyph gets: masked cells left out, nothing but negatives below zero. */
-export function imageOf(view: MapView, mask: Mask, low: number): Float32Array {
+export function imageOf(view: MapView, low: number): Float32Array {
   const { rows, cols, values } = view.values;
   const image = Float32Array.from(values);
   for (let row = 0; row < rows; row++) {
     for (let col = 0; col < cols; col++) {
       const at = row * cols + col;
       const value = image[at] as number;
-      if (isMasked(mask, row, col)) image[at] = Number.NaN;
+      if (view.hides(row, col)) image[at] = Number.NaN;
       else if (value >= 0 && value < low) image[at] = low;
     }
   }
   return image;
+}
+
+/** Whether a cell that is shown is below zero. */
+export function hasNegative(view: MapView): boolean {
+  return imageOf(view, 0).some((value) => value < 0);
 }
 
 export interface Box {
@@ -218,31 +240,27 @@ export interface Box {
 }
 
 /** Computed cells without a value. */
-export function undefinedBoxes(view: MapView, mask: Mask): Box {
+export function undefinedBoxes(view: MapView): Box {
   const { cols, values } = view.values;
-  return boxesOf(view, mask, (row, col) => {
+  return boxesOf(view, (row, col) => {
     return Number.isNaN(values[row * cols + col]) && !isPending(view, { row, col });
   });
 }
 
 /** Cells that wait to be computed. */
-export function pendingBoxes(view: MapView, mask: Mask): Box {
-  return boxesOf(view, mask, (row, col) => isPending(view, { row, col }));
+export function pendingBoxes(view: MapView): Box {
+  return boxesOf(view, (row, col) => isPending(view, { row, col }));
 }
 
 /** Cells as few boxes: equal stretches of rows that follow each other are one. */
-function boxesOf(
-  view: MapView,
-  mask: Mask,
-  isIn: (row: number, col: number) => boolean,
-): Box {
+function boxesOf(view: MapView, isIn: (row: number, col: number) => boolean): Box {
   const box: Box = { left: [], right: [], top: [], bottom: [] };
   const { rows, cols } = view.values;
   let open = new Map<string, number>();
   for (let row = 0; row < rows; row++) {
     const next = new Map<string, number>();
     for (let col = 0; col < cols; ) {
-      const isHole = (c: number) => c < cols && isIn(row, c) && !isMasked(mask, row, c);
+      const isHole = (c: number) => c < cols && isIn(row, c) && !view.hides(row, c);
       if (!isHole(col)) {
         col += 1;
         continue;

@@ -6,9 +6,9 @@
 import { type Block, blockLevels } from "./blocks.ts";
 import type { Geometry } from "./charts.ts";
 import type { Branch } from "./clusters.ts";
+import { svg } from "./dom.ts";
 import { widest } from "./layout.ts";
 
-const SVG = "http://www.w3.org/2000/svg";
 const TITLE = 9;
 /** From the outer edge to the middle of a title, */
 const BLOCK = 27;
@@ -29,6 +29,15 @@ export interface Axis {
   readonly title: string;
   readonly names: readonly string[];
   readonly branches: readonly Branch[];
+}
+
+/** What stands around a map, and where; as `plan.ts` has it. */
+export interface MarginPlan {
+  readonly rows: Axis;
+  readonly columns: Axis;
+  readonly geometry: Geometry;
+  /** Whether axes are depths, and so comparable; then where the first row is. */
+  readonly depth: "down" | "up" | null;
 }
 
 /** Cells that are in sight, also parts of them. */
@@ -113,16 +122,19 @@ export class Margins {
     columns: [],
   };
   private geometry: Geometry | null = null;
+  private depth: "down" | "up" | null = null;
   private font = "";
   private readonly widths = new Map<string, number>();
 
-  set(axes: { rows: Axis; columns: Axis }, geometry: Geometry, font: string): void {
-    this.axes = axes;
+  set(plan: MarginPlan, font: string): void {
+    const { rows, columns, geometry, depth } = plan;
+    this.axes = plan;
     this.geometry = geometry;
+    this.depth = depth;
     const { rowBrackets, columnBrackets } = geometry;
     this.blocks = {
-      rows: rowBrackets ? blockLevels(axes.rows.names) : [],
-      columns: columnBrackets ? blockLevels(axes.columns.names) : [],
+      rows: rowBrackets ? blockLevels(rows.names) : [],
+      columns: columnBrackets ? blockLevels(columns.names) : [],
     };
     if (font !== this.font) this.widths.clear();
     this.font = font;
@@ -146,6 +158,24 @@ export class Margins {
         turned: false,
       }),
       ...this.dendrograms(axes, geometry, window),
+      ...this.equalDepths(axes, geometry, window),
+    );
+  }
+
+  /** The line on which layers of both models are equally deep. */
+  private equalDepths(
+    { rows, columns }: { readonly rows: Axis; readonly columns: Axis },
+    { left, top, right, width, height }: Geometry,
+    window: Window,
+  ): SVGElement[] {
+    if (!this.depth) return [];
+    const frame = Math.max(1, width - left - right);
+    const [x, y] = [along(window.cols, frame), along(window.rows, height)];
+    const [first, last] = [0, rows.names.length];
+    const [from, to] = this.depth === "up" ? [last, first] : [first, last];
+    const d = `M${x(0)} ${y(from)}L${x(columns.names.length)} ${y(to)}`;
+    return ["cka-halo", "cka-equal-depth"].map((name) =>
+      inWindow(d, name, [left, top, frame, height]),
     );
   }
 
@@ -186,20 +216,20 @@ export class Margins {
   ): SVGElement[] {
     const frame = Math.max(1, width - left - right);
     const [tall, wide] = [top - BESIDE_FRAME - GAP, right - BESIDE_FRAME - GAP];
-    const along = (k: number, [low, high]: Span, pixels: number) =>
-      tenth(((k - low) * pixels) / (high - low));
+    const [x, y] = [along(window.cols, frame), along(window.rows, height)];
     const found: SVGElement[] = [];
     if (columns.branches.length > 0) {
       const d = dendrogramPath(columns.branches, (k, share) =>
-        [along(k, window.cols, frame), tenth(tall - share * (tall - GAP))].join(" "),
+        [x(k), tenth(tall - share * (tall - GAP))].join(" "),
       );
-      found.push(inWindow(d, left, GAP, frame, tall));
+      found.push(inWindow(d, "cka-dendrogram", [left, GAP, frame, tall]));
     }
     if (rows.branches.length > 0) {
       const d = dendrogramPath(rows.branches, (k, share) =>
-        [tenth(share * (wide - GAP)), along(k, window.rows, height)].join(" "),
+        [tenth(share * (wide - GAP)), y(k)].join(" "),
       );
-      found.push(inWindow(d, width - right + BESIDE_FRAME, top, wide, height));
+      const edge = width - right + BESIDE_FRAME;
+      found.push(inWindow(d, "cka-dendrogram", [edge, top, wide, height]));
     }
     return found;
   }
@@ -213,16 +243,18 @@ export class Margins {
   }
 }
 
+/** Pixels along an axis of which that part is in sight. */
+function along([low, high]: Span, pixels: number): (at: number) => number {
+  return (at) => tenth(((at - low) * pixels) / Math.max(1e-9, high - low));
+}
+
 function inWindow(
   d: string,
-  x: number,
-  y: number,
-  width: number,
-  height: number,
+  name: string,
+  [x, y, width, height]: readonly [number, number, number, number],
 ): SVGElement {
-  const inner = svg("svg", { x, y, width, height });
-  inner.append(svg("path", { class: "cka-dendrogram", d }));
-  return inner;
+  const lines = svg("path", { class: name, d });
+  return svg("svg", { x, y, width, height }, lines);
 }
 
 function text(
@@ -233,19 +265,9 @@ function text(
   turned = false,
 ): SVGElement {
   const transform = `translate(${tenth(x)} ${tenth(y)})${turned ? " rotate(-90)" : ""}`;
-  const element = svg("text", { class: name, transform, dy: "0.35em" });
-  element.textContent = words;
-  return element;
+  return svg("text", { class: name, transform, dy: "0.35em" }, words);
 }
 
 function tenth(number: number): number {
   return Math.round(10 * number) / 10;
-}
-
-function svg(tag: string, attributes: Record<string, string | number>): SVGElement {
-  const element = document.createElementNS(SVG, tag) as SVGElement;
-  for (const [name, value] of Object.entries(attributes)) {
-    element.setAttribute(name, String(value));
-  }
-  return element;
 }

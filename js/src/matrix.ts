@@ -1,7 +1,7 @@
 /** What can be said about a matrix without asking the kernel. Pure functions. */
 
-export type Order = "execution" | "name" | "clustered";
-export type Mask = "none" | "upper" | "lower" | "diagonal";
+export type Order = "execution" | "depth" | "name" | "clustered";
+export type Mask = "none" | "upper" | "lower" | "diagonal" | "threshold";
 
 export interface Matrix {
   readonly rows: number;
@@ -121,6 +121,7 @@ export function extent(values: Float32Array): [number, number] | null {
   return low <= high ? [low, high] : null;
 }
 
+/** Whether a mask that goes by position leaves a cell out. */
 export function isMasked(mask: Mask, row: number, col: number): boolean {
   if (mask === "upper") return col > row;
   if (mask === "lower") return col < row;

@@ -2,7 +2,6 @@
 
 import { value } from "./format.ts";
 import type { MapView } from "./map_view.ts";
-import { isMasked, type Mask } from "./matrix.ts";
 
 export interface Numbers {
   x: number[];
@@ -14,7 +13,6 @@ export interface Numbers {
 interface Surroundings {
   readonly cell: { readonly width: number; readonly height: number };
   readonly window: { rows: [number, number]; cols: [number, number] };
-  readonly mask: Mask;
   readonly limits: readonly [number, number];
   readonly palette: readonly string[];
 }
@@ -25,13 +23,13 @@ const MIN_HEIGHT = 15;
 
 export function numbersFor(view: MapView | null, around: Surroundings): Numbers {
   const numbers: Numbers = { x: [], y: [], text: [], color: [] };
-  const { cell, window, mask } = around;
+  const { cell, window } = around;
   if (!view || cell.width < MIN_WIDTH || cell.height < MIN_HEIGHT) return numbers;
   const { cols, values } = view.values;
   for (let row = window.rows[0]; row < window.rows[1]; row++) {
     for (let col = window.cols[0]; col < window.cols[1]; col++) {
       const number = values[row * cols + col] ?? Number.NaN;
-      if (Number.isNaN(number) || isMasked(mask, row, col)) continue;
+      if (Number.isNaN(number) || view.hides(row, col)) continue;
       numbers.x.push(col + 0.5);
       numbers.y.push(row + 0.5);
       numbers.text.push(value(number, 2));

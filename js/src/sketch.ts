@@ -5,7 +5,7 @@
 
 import type { Geometry, Handlers, Surface } from "./charts.ts";
 import { h } from "./dom.ts";
-import { type Ticks, ticksFor } from "./labels.ts";
+import type { TicksOf } from "./labels.ts";
 import type { Box, Cell } from "./map_view.ts";
 import type { Theme } from "./theme.ts";
 
@@ -41,10 +41,7 @@ export class Sketch implements Surface {
   private readonly abort = new AbortController();
   private values: Float32Array = Float32Array.of(Number.NaN);
   private size = { rows: 1, cols: 1 };
-  private labels: { rows: readonly string[]; columns: readonly string[] } = {
-    rows: [],
-    columns: [],
-  };
+  private ticks: { rows: TicksOf; columns: TicksOf } | null = null;
   private colors = { palette: [] as readonly string[], low: 0, high: 1 };
   private geometry: Geometry | null = null;
   private theme: Theme | null = null;
@@ -88,8 +85,8 @@ export class Sketch implements Surface {
     this.soon();
   }
 
-  setLabels(rows: readonly string[], columns: readonly string[]): void {
-    this.labels = { rows, columns };
+  setTicks(rows: TicksOf, columns: TicksOf): void {
+    this.ticks = { rows, columns };
     this.soon();
   }
 
@@ -205,7 +202,7 @@ export class Sketch implements Surface {
 
   private drawAxes(context: CanvasRenderingContext2D, theme: Theme): void {
     const { x, y, width, height } = this.box;
-    const { rows, columns } = this.labels;
+    const { rows, cols } = this.size;
     const [right, foot] = [x, y + height];
     context.strokeStyle = theme.frame;
     context.lineWidth = 1;
@@ -221,24 +218,16 @@ export class Sketch implements Surface {
     context.font = `${FONT_PX}px ${theme.font}`;
     context.fillStyle = theme.text;
     context.textAlign = "right";
-    for (const [at, text] of this.ticks(rows, this.size.rows, height)) {
-      const level = y + (height * at) / this.size.rows;
+    for (const [at, text] of this.ticks?.rows(0, rows, height).labels ?? []) {
+      const level = y + (height * at) / rows;
       context.strokeRect(right - TICK, level, TICK, 0);
       write(text, right - LABEL_GAP, level, false);
     }
-    for (const [at, text] of this.ticks(columns, this.size.cols, width)) {
-      const level = x + (width * at) / this.size.cols;
+    for (const [at, text] of this.ticks?.columns(0, cols, width).labels ?? []) {
+      const level = x + (width * at) / cols;
       context.strokeRect(level, foot, 0, TICK);
       write(text, level, foot + LABEL_GAP, true);
     }
-  }
-
-  private ticks(
-    labels: readonly string[],
-    size: number,
-    pixels: number,
-  ): Ticks["labels"] {
-    return ticksFor(labels, 0, size, pixels).labels;
   }
 
   private pixels(

@@ -50,6 +50,32 @@ export function pendingWords(session: Session): string {
   return button ? `Not computed yet: ${button}` : "Not computed yet";
 }
 
+/** What of the choice the map cannot show, or "". */
+export function missingWords(session: Session): string {
+  const empty = session.layers.findIndex((layers) => layers.length === 0);
+  if (empty >= 0) {
+    const name = session.meta.names[empty];
+    return `No layer of ${name} is chosen: check some in its tree.`;
+  }
+  const some = session.status === "running" ? 0 : session.missing;
+  if (some === 0) return "";
+  const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
+  if (!session.canRun) return `${what} not in this saved map.`;
+  return `${what} not computed yet: ${buttonWord(session)} fills the map.`;
+}
+
+/** The whole map in two sentences, for those who do not see it. */
+export function summaryWords(session: Session, view: MapView): string {
+  const [first, second] = session.meta.names;
+  const { rows, cols } = view.values;
+  const names = view.rows.side === 1 ? [first, second] : [second, first];
+  const batch = view.shown?.frame.batch ?? 0;
+  return (
+    `CKA of ${rows} layers of ${names[0]} by ${cols} layers of ${names[1]} ` +
+    `after ${batch} batches. Arrow keys move, Enter shows the trends of a cell.`
+  );
+}
+
 /** The button that computes what is missing; none while the run goes on. */
 export function buttonWord({ status }: Session): string {
   if (status === "running") return "";

@@ -1,5 +1,6 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
+import type { Options } from "../src/map_view.ts";
 import {
   type Facts,
   type Model,
@@ -7,6 +8,12 @@ import {
   type TreeColumns,
   type WholeModel,
 } from "../src/protocol.ts";
+
+/** A map as it first comes. */
+export const PLAIN: Options = {
+  ...{ order: "execution", mask: "none", threshold: 0.5 },
+  ...{ transpose: false, flip: false },
+};
 
 type Handler = (...args: never[]) => void;
 

@@ -2,6 +2,7 @@ import { afterEach, expect, test, vi } from "vitest";
 import { columnsFrom, vitColumns, wireHistory, wireTree } from "../fake.ts";
 import {
   cellCenter,
+  choose,
   click,
   colorAt,
   deep,
@@ -131,11 +132,11 @@ test("best matches are marked in the map when asked for, above numbers", async (
     [...page.element.querySelectorAll("button")]
       .find((button) => button.textContent === label)
       ?.click();
-  toggle("Matches");
+  choose(page, "Marks on the map", "matches");
   await until(() => colorAt(page, 2, 4)[2] === 255, "a white dot");
   toggle("Numbers");
   await until(() => colorAt(page, 2, 4)[2] !== 255, "the dot above the number");
-  toggle("Matches");
+  choose(page, "Marks on the map", "none");
   toggle("Numbers");
   await until(() => `${colorAt(page, 2, 4)}` === `${plain}`, "the cell as it was");
 });
@@ -169,7 +170,8 @@ test("arrow keys move over the map, speak, and Enter focuses", async () => {
     grid.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
   press("ArrowDown");
   press("ArrowRight");
-  const said = page.element.querySelector("[aria-live=polite]")?.textContent ?? "";
+  const said =
+    page.element.querySelector(".cka-grid-layer [aria-live]")?.textContent ?? "";
   expect(said).toMatch(/^layer1\.0 by blocks\.0, 0\.\d\d plus or minus 0\.\d{3}$/);
   const active = grid.getAttribute("aria-activedescendant") as string;
   const cell = document.getElementById(active);
@@ -383,14 +385,7 @@ test("a clustered map has its dendrograms at two edges, and room for them", asyn
   await live(page);
   const trees = () => page.element.querySelectorAll<SVGElement>(".cka-dendrogram");
   expect(trees()).toHaveLength(0);
-  const order = page.element.querySelector<HTMLSelectElement>(
-    "[aria-label='Order of the layers']",
-  );
-  const choose = (value: string) => {
-    if (order) order.value = value;
-    order?.dispatchEvent(new Event("change"));
-  };
-  choose("clustered");
+  choose(page, "Order of the layers", "clustered");
   await until(() => trees().length === 2, "the dendrograms");
   const map = page.element.querySelector(".cka-grid")?.getBoundingClientRect();
   const [columns, rows] = [...trees()].map((tree) => tree.getBoundingClientRect());
@@ -398,7 +393,7 @@ test("a clustered map has its dendrograms at two edges, and room for them", asyn
   expect(rows?.left).toBeGreaterThanOrEqual(map?.right ?? 0);
   expect(columns?.width).toBeGreaterThan(0.8 * (map?.width ?? 1));
   expect(rows?.height).toBeGreaterThan(0.8 * (map?.height ?? 1));
-  choose("execution");
+  choose(page, "Order of the layers", "execution");
   await until(() => trees().length === 0, "the end of the dendrograms");
 });
 

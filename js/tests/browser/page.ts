@@ -97,6 +97,32 @@ export function deep(node: Element | null, selector: string): Element | null {
   return null;
 }
 
+/** Chooses in the list of that name, as a person does. */
+export function choose(page: Page, label: string, value: string): void {
+  const list = page.element.querySelector<HTMLSelectElement>(
+    `select[aria-label='${label}']`,
+  );
+  if (!list) throw new Error(`no list ${label}`);
+  list.value = value;
+  list.dispatchEvent(new Event("change"));
+}
+
+export function press(page: Page, label: string): void {
+  const button = [...page.element.querySelectorAll("button")].find(
+    (element) => element.textContent === label,
+  );
+  if (!button) throw new Error(`no button ${label}`);
+  button.click();
+}
+
+/** A page with its map drawn by BokehJS. */
+export async function ready(state: Record<string, unknown> = {}): Promise<Page> {
+  const page = show(makeModel(state));
+  const waiting = () => page.element.querySelector<HTMLElement>(".cka-waiting");
+  await until(() => waiting()?.hidden, "the map is not drawn");
+  return page;
+}
+
 /** Center of a cell in the viewport's pixels. */
 export function cellCenter(
   page: Page,

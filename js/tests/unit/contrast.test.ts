@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { luminance } from "../../src/numbers.ts";
+import { INK } from "../../src/picture.ts";
 
 const css = readFileSync("src/styles.css", "utf-8");
 
@@ -44,6 +45,10 @@ describe.each(Object.entries(themes))("in the %s theme", (_, theme) => {
       });
     }
   }
+});
+
+test("what is saved has the light theme's colors", () => {
+  expect(light).toMatchObject(INK);
 });
 
 test("black on white is 21, as the standard says", () => {

@@ -1,11 +1,11 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import codeWire from "../../../tests/wire/code.json";
-import { cellText, codeText, copyText, mapText } from "../../src/copying.ts";
+import { cellText, codeText, copyText, mapText, pairsText } from "../../src/copying.ts";
 import { type MapView, mapView } from "../../src/map_view.ts";
 import { noteLines } from "../../src/notes.ts";
 import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
 import { MapTable } from "../../src/table.ts";
-import { FakeModel, stateOf, wireFrame } from "../fake.ts";
+import { FakeModel, PLAIN, stateOf, wireFrame } from "../fake.ts";
 
 const LAYERS1 = ["conv1", 'a"\t\n', "fc"];
 const LAYERS2 = ["blocks.0", "head"];
@@ -30,8 +30,20 @@ function begin(state: Record<string, unknown> = {}): void {
 }
 
 function view(): MapView {
-  return mapView(session, { order: "execution", mask: "none", transpose: false });
+  return mapView(session, { ...PLAIN });
 }
+
+test("pairs are lines of names, value and error; hostile names keep their line", () => {
+  const cells = [
+    { row: 0, col: 1 },
+    { row: 2, col: 0 },
+  ];
+  const lines = pairsText(session, view(), cells).split("\n");
+  expect(lines[0]?.split("\t").slice(2)).toEqual(["CKA", "standard error"]);
+  expect(lines[1]?.split("\t")).toEqual([LAYERS1[0], LAYERS2[1], "0.25", "0.02"]);
+  expect(lines[2]?.split("\t").slice(2)).toEqual(["", ""]);
+  expect(lines).toHaveLength(4);
+});
 
 beforeEach(() => {
   vi.useFakeTimers();

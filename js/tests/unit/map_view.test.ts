@@ -1,28 +1,29 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import fits from "../../../tests/fits.json";
 import { progressWords } from "../../src/controls.ts";
 import {
   cellOf,
   frameIndex,
+  hasNegative,
   imageOf,
   limits,
   type MapView,
   mapView,
-  matchCells,
   type Options,
   pairOf,
   pendingBoxes,
   undefinedBoxes,
 } from "../../src/map_view.ts";
+import { markedCells, marksOf, matchCells, meanAt } from "../../src/marks.ts";
 import { numbersFor } from "../../src/numbers.ts";
 import { PAINT_WITHIN_MS, Session } from "../../src/session.ts";
 import { historyRange, trendRange } from "../../src/trend_lines.ts";
 import { bestMatchWords, readout, reasonFor, spoken } from "../../src/words.ts";
-import { FakeModel, stateOf, wireFrame } from "../fake.ts";
+import { FakeModel, PLAIN, stateOf, wireFrame } from "../fake.ts";
 
 const LAYERS1 = ["conv1", "layer1.0", "fc"];
 const LAYERS2 = ["blocks.10", "blocks.9"];
 const VALUES = [0.875, 0.25, -0.125, 0.5, Number.NaN, Number.NaN];
-const PLAIN: Options = { order: "execution", mask: "none", transpose: false };
 
 let session: Session;
 
@@ -82,6 +83,50 @@ describe("what a view shows", () => {
     expect(frameIndex(view, cell)).toBe(1);
   });
 
+  test("flipped, the first row is the lowest, and a cell is still the same pair", () => {
+    const view = viewOf({ flip: true });
+    expect(view.rows.names).toEqual([...LAYERS1].reverse());
+    expect(view.columns.names).toEqual(LAYERS2);
+    const cell = { row: 2, col: 1 };
+    expect(pairOf(view, cell)).toEqual(["conv1", "blocks.9"]);
+    expect(view.values.values[5]).toBe(0.25);
+    expect(frameIndex(view, cell)).toBe(1);
+    expect(viewOf({ flip: true, transpose: true }).rows.names).toEqual([
+      ...["blocks.9", "blocks.10"],
+    ]);
+  });
+
+  test("masks are of the matrix, however it is drawn", () => {
+    const hidden = (options: Partial<Options>) => {
+      const view = viewOf({ mask: "upper", ...options });
+      const { rows, cols } = view.values;
+      return Array.from({ length: rows * cols }, (_, at) => at)
+        .filter((at) => view.hides(Math.floor(at / cols), at % cols))
+        .map((at) => pairOf(view, { row: Math.floor(at / cols), col: at % cols }));
+    };
+    expect(hidden({})).toEqual([["conv1", "blocks.9"]]);
+    expect(hidden({ flip: true })).toEqual([["conv1", "blocks.9"]]);
+    expect(hidden({ mask: "threshold", threshold: 0.5 })).toEqual([
+      ["conv1", "blocks.9"],
+      ["layer1.0", "blocks.10"],
+    ]);
+  });
+
+  test("flipped clusters keep their order and their joins", () => {
+    const plain = viewOf({ order: "clustered" });
+    const clustered = plain.clustered;
+    const first = viewOf({ order: "clustered", clustered, flip: true });
+    const again = viewOf({
+      ...{ order: "clustered", flip: true, clustered: first.clustered },
+    });
+    expect(first.rows.names).toEqual([...plain.rows.names].reverse());
+    expect(again.rows).toEqual(first.rows);
+    plain.rows.branches.forEach(({ middles }, k) => {
+      const mirrored = first.rows.branches[k]?.middles;
+      expect(mirrored).toEqual(middles.map((middle) => 3 - middle));
+    });
+  });
+
   test("fewer chosen layers show fewer rows, new ones wait in their places", () => {
     session.choose({ 1: ["conv1", "bn1", "fc"] });
     const view = viewOf();
@@ -93,8 +138,8 @@ describe("what a view shows", () => {
     ]);
     expect(cellOf(view, ["layer1.0", "blocks.9"])).toBeNull();
     const one = { left: [0], right: [2] };
-    expect(pendingBoxes(view, "none")).toEqual({ ...one, top: [1], bottom: [2] });
-    expect(undefinedBoxes(view, "none")).toEqual({ ...one, top: [2], bottom: [3] });
+    expect(pendingBoxes(view)).toEqual({ ...one, top: [1], bottom: [2] });
+    expect(undefinedBoxes(view)).toEqual({ ...one, top: [2], bottom: [3] });
     expect(frameIndex(view, { row: 1, col: 0 })).toBe(-1);
     expect(reasonFor(session, view, { row: 1, col: 0 })).toMatch(/^Not computed yet/);
   });
@@ -109,7 +154,7 @@ describe("what a view shows", () => {
     session.shown = null;
     const view = viewOf({ transpose: true });
     expect(view.values).toMatchObject({ rows: 2, cols: 3 });
-    expect(pendingBoxes(view, "none")).toEqual({
+    expect(pendingBoxes(view)).toEqual({
       ...{ left: [0], right: [3], top: [0], bottom: [2] },
     });
   });
@@ -137,21 +182,43 @@ describe("colors", () => {
     expect(limits(null, "fit")).toEqual([0, 1]);
   });
 
+  test.each(fits)("$values are fitted as in Python", ({ values, range }) => {
+    const numbers = Float32Array.from(
+      values as (number | null)[],
+      (value) => value ?? Number.NaN,
+    );
+    const matrix = { rows: 1, cols: values.length, values: numbers };
+    const found = limits({ ...viewOf(), values: matrix }, "fit");
+    found.forEach((end, k) => {
+      expect(end).toBeCloseTo(range[k] as number, 6);
+    });
+  });
+
+  test("what is masked does not stretch a fitted range", () => {
+    expect(limits(viewOf({ mask: "diagonal" }), "fit")).toEqual([0, 0.25]);
+    expect(limits(viewOf({ mask: "threshold" }), "fit")).toEqual([0.5, 0.875]);
+  });
+
   test("only negative values fall below a range, masked ones are left out", () => {
-    const image = imageOf(viewOf(), "diagonal", 0.5);
+    const image = imageOf(viewOf({ mask: "diagonal" }), 0.5);
     expect(image[0]).toBeNaN();
     expect(image[1]).toBe(0.5);
     expect(image[2]).toBe(-0.125);
   });
 
+  test("a value below zero that is left out needs no color", () => {
+    expect(hasNegative(viewOf())).toBe(true);
+    expect(hasNegative(viewOf({ mask: "threshold", threshold: 0 }))).toBe(false);
+  });
+
   test("undefined rows are one box, masked cells none", () => {
-    expect(undefinedBoxes(viewOf(), "none")).toEqual({
+    expect(undefinedBoxes(viewOf())).toEqual({
       left: [0],
       right: [2],
       top: [2],
       bottom: [3],
     });
-    expect(undefinedBoxes(viewOf(), "lower").left).toEqual([]);
+    expect(undefinedBoxes(viewOf({ mask: "lower" })).left).toEqual([]);
   });
 
   test("best matches are of rows and of columns, never masked, and of others", () => {
@@ -159,21 +226,47 @@ describe("colors", () => {
       { row: 0, col: 0 },
       { row: 1, col: 1 },
     ];
-    expect(matchCells(viewOf(), "none", false)).toEqual({
+    expect(matchCells(viewOf(), false)).toEqual({
       ofRows: both,
       ofColumns: both,
     });
-    const masked = matchCells(viewOf(), "diagonal", false);
+    const masked = matchCells(viewOf({ mask: "diagonal" }), false);
     expect(masked.ofRows).toEqual([
       { row: 0, col: 1 },
       { row: 1, col: 0 },
     ]);
     const view = viewOf();
     const columns = { ...view.columns, names: ["conv1", "fc"] };
-    expect(matchCells({ ...view, columns }, "none", true).ofRows).toEqual([
+    expect(matchCells({ ...view, columns }, true).ofRows).toEqual([
       { row: 0, col: 1 },
       { row: 1, col: 1 },
     ]);
+  });
+
+  test("the best path runs through computed layers as executed, in any order", () => {
+    const cells = (options: Partial<Options>, inOrder = true) => {
+      const view = viewOf(options);
+      const of = { isSelf: false, isInOrder: inOrder };
+      const marks = marksOf(view, "path", of);
+      return { marks, pairs: markedCells(marks).map((cell) => pairOf(view, cell)) };
+    };
+    const pairs = [
+      ["conv1", "blocks.10"],
+      ["layer1.0", "blocks.9"],
+      ["fc", "blocks.9"],
+    ];
+    expect(cells({}).pairs).toEqual(pairs);
+    expect(cells({ flip: true }).pairs).toEqual(pairs);
+    expect(cells({ transpose: true }).pairs).toEqual(pairs);
+    const byName = cells({ order: "name" }, false);
+    expect(byName.pairs).toEqual(pairs);
+    expect(byName.marks.path).toEqual([]);
+    expect(cells({ mask: "diagonal" }).pairs).not.toEqual(pairs);
+    session.choose({ 1: ["conv1", "bn1", "layer1.0", "fc"] });
+    expect(cells({}).pairs).toEqual(pairs);
+    const view = viewOf();
+    const marks = marksOf(view, "path", { isSelf: false, isInOrder: true });
+    expect(meanAt(view, markedCells(marks))).toBe(0.6875);
   });
 
   test("numbers are written where they fit, in ink that is seen", () => {
@@ -183,7 +276,6 @@ describe("colors", () => {
         rows: [number, number];
         cols: [number, number];
       },
-      mask: "none" as const,
       limits: [0, 1] as const,
       palette: ["#000000", "#ffffff"],
     };

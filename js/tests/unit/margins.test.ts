@@ -1,8 +1,9 @@
 import { describe, expect, test } from "vitest";
 import { blockLevels } from "../../src/blocks.ts";
-import { dotSize } from "../../src/charts.ts";
+import { bandsOf, dotSize } from "../../src/charts.ts";
 import { branchesOf, clusterRows } from "../../src/clusters.ts";
 import { geometryFor } from "../../src/layout.ts";
+import { mapView } from "../../src/map_view.ts";
 import {
   type Axis,
   type Bracket,
@@ -10,6 +11,9 @@ import {
   dendrogramPath,
   Margins,
 } from "../../src/margins.ts";
+import { planFor } from "../../src/plan.ts";
+import { Session } from "../../src/session.ts";
+import { FakeModel, PLAIN, stateOf } from "../fake.ts";
 
 const RESNET = [1, 2, 3, 4].flatMap((stage) =>
   [0, 1].flatMap((k) => ["conv1", "conv2"].map((part) => `layer${stage}.${k}.${part}`)),
@@ -87,9 +91,11 @@ test("margins hold titles, brackets and a dendrogram, and names only as text", (
   const geometry = geometryFor(1000, {
     ...{ rows: 5, cols: 5, rowLabel: 60, columnLabel: 60 },
     ...{ rowBlocks: true, columnBlocks: true, rowTree: true, columnTree: false },
+    isSquare: false,
   });
   const rows = { ...axis("Net A"), branches };
-  margins.set({ rows, columns: axis("Net B") }, geometry, "sans-serif");
+  const plan = { rows, columns: axis("Net B"), geometry, depth: null };
+  margins.set(plan, "sans-serif");
   margins.draw({ rows: [0, 5], cols: [0, 5] });
   const texts = [...margins.element.querySelectorAll("text")].map((t) => t.textContent);
   expect(texts).toEqual([
@@ -97,4 +103,57 @@ test("margins hold titles, brackets and a dendrogram, and names only as text", (
   ]);
   expect(margins.element.querySelectorAll(".cka-dendrogram")).toHaveLength(1);
   expect(margins.element.querySelector("img")).toBeNull();
+});
+
+test("a narrow map has no room for brackets whose names would not fit", () => {
+  const deep = Array.from({ length: 40 }, (_, k) => `blocks.${k >> 1}.${k % 2}`);
+  const layers = { layers1: deep, layers2: deep };
+  const axes = { epoch: 1, ...layers, undefined1: {}, undefined2: {}, notes: [] };
+  const session = new Session(new FakeModel({ ...stateOf(), ...layers, _axes: axes }));
+  const at = (width: number) => {
+    const view = mapView(session, PLAIN);
+    return planFor(session, view, PLAIN, { width, family: "x" }).geometry;
+  };
+  expect(at(420)).toMatchObject({ rowBrackets: false, columnBrackets: false });
+  expect(at(1000)).toMatchObject({ rowBrackets: true, columnBrackets: true });
+  expect(at(420).bottom).toBe(at(1000).bottom - 20);
+  session.choose({ 1: deep.slice(0, 8), 2: deep.slice(0, 8) });
+  expect(at(420).columnBrackets).toBe(true);
+  session.close();
+});
+
+test("the line of equal depths goes from corner to corner, also of a flipped map", () => {
+  const axis = (title: string, length: number): Axis => ({
+    ...{ title, branches: [], names: Array(length).fill("") },
+  });
+  const geometry = geometryFor(1000, {
+    ...{ rows: 2, cols: 4, rowLabel: 60, columnLabel: 60, isSquare: true },
+    ...{ rowBlocks: false, columnBlocks: false, rowTree: false, columnTree: false },
+  });
+  const size = geometry.width - geometry.left - geometry.right;
+  const lineOf = (depth: "down" | "up") => {
+    const margins = new Margins();
+    margins.set({ rows: axis("A", 2), columns: axis("B", 4), geometry, depth }, "x");
+    margins.draw({ rows: [0, 2], cols: [0, 4] });
+    return margins.element.querySelector(".cka-equal-depth")?.getAttribute("d");
+  };
+  expect(lineOf("down")).toBe(`M0 0L${size} ${geometry.height}`);
+  expect(lineOf("up")).toBe(`M0 ${geometry.height}L${size} 0`);
+});
+
+test("the band of a line ends where the line is undefined, and begins anew", () => {
+  const [none, half] = [Number.NaN, 0.5];
+  const bands = bandsOf({
+    at: [0, 1, 2, 3, 4, 5, 6],
+    value: [none, none, 1, 1, none, 2, 2],
+    stderr: [half, half, half, half, half, half, none],
+  });
+  expect(bands.at).toEqual([
+    [2, 3, 3, 2],
+    [5, 5],
+  ]);
+  expect(bands.value).toEqual([
+    [1.5, 1.5, 0.5, 0.5],
+    [2.5, 1.5],
+  ]);
 });

@@ -6,6 +6,7 @@ import * as format from "../../src/format.ts";
 import { History, MAX_FRAMES } from "../../src/history.ts";
 import {
   commonPrefix,
+  depthTicks,
   ellipsis,
   shortLabel,
   ticksFor,
@@ -231,6 +232,36 @@ describe("matrix", () => {
   });
 });
 
+describe("ticks of depth", () => {
+  const shares = (...of: Parameters<typeof depthTicks>) => [
+    ...depthTicks(...of).labels,
+  ];
+
+  test("are even shares of any number of layers, from either end", () => {
+    expect(shares(8, false, [0, 8, 200])).toEqual([
+      ...[
+        [0, "0\u202f%"],
+        [2, "25\u202f%"],
+        [4, "50\u202f%"],
+      ],
+      ...[
+        [6, "75\u202f%"],
+        [8, "100\u202f%"],
+      ],
+    ]);
+    expect(shares(8, true, [8, 0, 40])).toEqual([
+      [8, "0\u202f%"],
+      [0, "100\u202f%"],
+    ]);
+  });
+
+  test("are finer where the map is zoomed, and only those in sight", () => {
+    expect(shares(200, false, [100, 110, 320]).map(([, text]) => text)).toEqual([
+      ...["50\u202f%", "51\u202f%", "52\u202f%", "53\u202f%", "54\u202f%", "55\u202f%"],
+    ]);
+  });
+});
+
 describe("labels of long names", () => {
   const layers = [0, 10].flatMap((k) =>
     ["query", "value"].map((part) => `bert.encoder.layer.${k}.attention.self.${part}`),
@@ -360,6 +391,7 @@ test("charts fit into the width they are given, from a phone to a wide screen", 
       rowLabel: 180,
       columnLabel: 90,
       ...{ rowBlocks: true, columnBlocks: true, rowTree: true, columnTree: true },
+      isSquare: false,
     });
     expect(geometry.width + geometry.aside).toBeLessThanOrEqual(width);
     expect(geometry.width - geometry.left).toBeGreaterThan(60);
