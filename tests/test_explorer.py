@@ -1060,6 +1060,31 @@ def test_the_saved_page_holds_everything_and_hostile_names_are_text(tmp_path):
     assert re.findall(r"<[^>]*(?:src|href)=", page) == []
 
 
+@pytest.mark.parametrize(
+    ("theme", "saved"), [("auto", "light"), ("light", "light"), ("dark", "dark")]
+)
+def test_a_saved_page_is_light_unless_dark_was_asked_for(tmp_path, theme, saved):
+    result = wire_examples.result()
+    explorer = CKAExplorer.from_result(result, theme=theme)
+    explorer.save_html(tmp_path / "map.html")
+    page = (tmp_path / "map.html").read_text(encoding="utf-8")
+    assert json.loads(scripts_of(page)["state"])["theme"] == saved
+    assert f"color-scheme: {saved}; }}" in page
+    assert explorer.theme == theme
+
+
+def test_a_theme_reaches_the_page_and_a_wrong_one_names_those_there_are():
+    explorer, line = make(autostart=False, theme="dark")
+    explorer.theme = "auto"
+    assert line.values("theme") == ["dark", "auto"]
+    known = r"'theme'.*\['auto', 'light', 'dark'\].*'blue'"
+    with pytest.raises(traitlets.TraitError, match=known):
+        explorer.theme = "blue"
+    assert explorer.theme == "auto"
+    with pytest.raises(traitlets.TraitError, match=known):
+        make(theme="blue")
+
+
 def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
     loader = Gate(batches(6))
     explorer, _ = make(loader)

@@ -1,6 +1,7 @@
 """The widget in JupyterLab and Chromium: what a reader of a notebook sees and does."""
 
 import contextlib
+import io
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import wire_examples
 from lab import SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
+from PIL import Image
 from torch import nn
 
 from cka_notebook import CKAExplorer
@@ -275,6 +277,49 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     assert shown.explorer.get_by_text("nothing computes here").is_visible()
     assert shown.foreign_requests == []
     assert shown.errors == []
+
+
+@pytest.mark.parametrize(
+    ("theme", "screen", "shown_as"),
+    [("auto", "dark", "light"), ("dark", "light", "dark")],
+)
+def test_a_saved_page_is_on_paper_of_its_own_theme(
+    browser, tmp_path, theme, screen, shown_as
+):
+    explorer = CKAExplorer.from_result(wire_examples.result(), theme=theme)
+    explorer.save_html(tmp_path / "map.html")
+    context = browser.new_context(color_scheme=screen)
+    with contextlib.closing(context):
+        shown = Page(context.new_page(), "file://")
+        shown.page.goto((tmp_path / "map.html").as_uri())
+        shown.until(shown.image, "the map")
+        assert shown.explorer.get_attribute("data-theme") == shown_as
+        assert (corner_brightness(shown.page) > 128) == (shown_as == "light")
+        shown.screenshot(f"saved-{theme}-on-{screen}")
+
+
+def corner_brightness(page):
+    """Of the paper that the explorer stands on, from 0 to 255."""
+    shot = page.screenshot(clip={"x": 1, "y": 1, "width": 4, "height": 4})
+    return Image.open(io.BytesIO(shot)).convert("L").getpixel((2, 2))
+
+
+def test_a_theme_set_in_python_wins_over_that_of_the_notebook(page, server):
+    themes = ("dark", "auto")
+    cells = [f"explorer.theme = {theme!r}" for theme in themes]
+    notebook = open_live(page, server, "themes.ipynb", 3, 0.01, *cells)
+    notebook.run(1)
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    shown = lambda: notebook.explorer.get_attribute("data-theme")  # noqa: E731
+    assert shown() == "light"
+    hint = "(input) => getComputedStyle(input, '::placeholder').color"
+    search = notebook.explorer.locator(".cka-search").first
+    for index, theme in enumerate(("dark", "light"), 2):
+        notebook.run(index)
+        notebook.until(lambda theme=theme: shown() == theme, f"the {theme} theme")
+        muted = {"dark": "rgb(163, 171, 182)", "light": "rgb(91, 99, 110)"}[theme]
+        assert search.evaluate(hint) == muted, "a hint that can be read"
+        notebook.screenshot(f"theme-{theme}")
 
 
 def test_on_a_fine_screen_the_map_has_all_its_pixels_and_nothing_moves(

@@ -26,6 +26,7 @@ export interface WholeModel {
 export type Side = 1 | 2;
 export type Status = "idle" | "running" | "paused" | "stopped" | "done" | "error";
 export type CommandName = "run" | "pause" | "resume" | "stop" | "restart";
+export type Tone = "light" | "dark";
 export type ColorRange = "fit" | readonly [number, number];
 export type Focus = readonly [string, string] | null;
 
@@ -125,6 +126,7 @@ export const CHANGED = {
   metric: "change:metric",
   palette: "change:palette",
   colorRange: "change:color_range",
+  theme: "change:theme",
 } as const;
 
 /** Large values of no use to a page once the model is closed. */
@@ -256,6 +258,12 @@ export function colorRangeOf(model: Model): ColorRange {
   return Array.isArray(range) && range.length === 2
     ? [Number(range[0]), Number(range[1])]
     : [0, 1];
+}
+
+/** Light or dark, if that was asked for; null follows the page around. */
+export function toneOf(model: Model): Tone | null {
+  const theme = model.get("theme");
+  return theme === "light" || theme === "dark" ? theme : null;
 }
 
 export function messageOf(model: Model): Message {

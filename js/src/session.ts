@@ -38,7 +38,9 @@ import {
   say,
   snapshotOf,
   statusOf,
+  type Tone,
   toleranceOf,
+  toneOf,
   treesOf,
 } from "./protocol.ts";
 import { Tree } from "./tree_model.ts";
@@ -52,7 +54,8 @@ export type Change =
   | "status"
   | "message"
   | "tolerance"
-  | "colors";
+  | "colors"
+  | "theme";
 
 /** A frame with the names of its rows and columns. */
 export interface Shown {
@@ -130,6 +133,10 @@ export class Session {
 
   get metric(): string {
     return metricOf(this.model);
+  }
+
+  get tone(): Tone | null {
+    return toneOf(this.model);
   }
 
   get code(): readonly string[] {
@@ -311,6 +318,7 @@ export class Session {
     this.on(CHANGED.metric, () => this.tell("colors"));
     this.on(CHANGED.palette, () => this.echo("palette", () => this.readColors()));
     this.on(CHANGED.colorRange, () => this.echo("colorRange", () => this.readColors()));
+    this.on(CHANGED.theme, () => this.tell("theme"));
     for (const event of CONNECTION) this.on(event, () => this.connectionChanged());
     this.on(CUSTOM_MESSAGE, (content: unknown, buffers?: ArrayBufferView[]) =>
       this.receive(content, buffers ?? []),
