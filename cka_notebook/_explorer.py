@@ -74,12 +74,14 @@ class CKAExplorer(anywidget.AnyWidget):
             most of the free memory, holds and waits for its Resume button or `run`.
         theme: ``"light"``, ``"dark"``, or ``"auto"``: as the page around is.
         cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
-            ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint`` of its
-            `compare`. ``model1_name`` and ``model2_name`` are, if not given, those of
-            the variables that hold the models where this is called.
+            ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint``,
+            ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` are, if
+            not given, those of the variables that hold the models where this is called.
+            The callback is called in the thread of the run. StopIteration from it ends
+            the run; another exception is shown, once, and the run goes on.
 
     Raises:
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown or of the wrong kind.
         ValueError: If a layer does not exist.
         TraitError: If there is no such theme.
 
@@ -256,6 +258,8 @@ class CKAExplorer(anywidget.AnyWidget):
 
         Raises:
             TimeoutError: If the run has not ended by then. It goes on.
+            RuntimeError: If the run's own thread, in a callback say, would wait for
+                itself.
         """
         session = self._session
         if session.is_saved and session.runs.untouched:
