@@ -206,12 +206,14 @@ class Live:
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers.
 
-        Its variables are called as the arguments of the explorer.
+        Its variables are called as the arguments of the explorer. Where a checkpoint is
+        on this machine is nothing to hand on, and changes no number.
         """
         models = ["model1"] if self.same else ["model1", "model2"]
         loaders = ["loader"] if self._loader2 is None else ["loader", "loader2"]
         options = {**self._options, "metric": metric}
         run = {**self._run_options, "stop_when_stable": tolerance}
+        run.pop("checkpoint", None)
         return call_around_layers(models, options, loaders, run)
 
 

@@ -1204,6 +1204,51 @@ def test_a_theme_reaches_the_page_and_a_wrong_one_names_those_there_are():
         make(theme="blue")
 
 
+class Scans(torch.utils.data.Dataset):
+    """A data set as people have them: files in folders, examples with names."""
+
+    def __init__(self, root):
+        self.root = root
+        self.files = [f"{root}/patient-{k}.dcm" for k in range(12)]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return {"x": torch.full((6,), 0.123456 + index), "name": self.files[index]}
+
+
+class OnScans(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_what_is_handed_on_has_the_class_of_the_data_but_neither_paths_nor_samples(
+    tmp_path,
+):
+    loader = torch.utils.data.DataLoader(Scans(tmp_path / "secret"), 6)
+    explorer = CKAExplorer(
+        OnScans(), None, loader, forward=lambda model, batch: model(batch["x"]),
+        checkpoint=tmp_path / "secret.safetensors",
+    )  # fmt: skip
+    result = explorer.wait(60)
+    assert result.provenance["loader1"]["dataset"] == "Scans"
+    result.save(tmp_path / "result.safetensors")
+    explorer.save_html(tmp_path / "page.html")
+    saved = (tmp_path / "result.safetensors").read_bytes()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    state = scripts_of(page)["state"].encode()
+    held = (tmp_path / "secret.safetensors").read_bytes()
+    for handed in (saved, state, held, explorer.code.encode()):
+        assert b"secret" not in handed
+        assert b"patient" not in handed
+        assert np.float32(0.123456).tobytes() not in handed
+
+
 def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
     loader = Gate(batches(6))
     explorer, _ = make(loader)

@@ -56,6 +56,50 @@ def test_the_quickstart_runs_from_top_to_bottom_in_light_and_dark(page, server):
     assert notebook.errors == []
 
 
+GATED = """
+import threading
+arrives, ready = threading.Event(), threading.Event()
+
+class Gated(Slow):
+    "Batches that do not come before they are let in: the data may be far away."
+    def __iter__(self):
+        assert arrives.wait(90)
+        for number, batch in enumerate(super().__iter__()):
+            assert number == 0 or ready.wait(90)
+            yield batch
+
+explorer = CKAExplorer(net(3), net(4), Gated(8, 0), model1_layers="all")
+explorer
+"""
+
+
+def test_a_labelled_map_is_there_before_any_data_and_colors_with_the_first_batch(
+    page, server
+):
+    cells = ["arrives.set()", "ready.set()"]
+    server.add("gated.ipynb", [SETUP, GATED, *cells])
+    notebook = Notebook(page, server, "gated.ipynb")
+    notebook.run(0)
+    notebook.run(1)
+    explorer = notebook.explorer
+    row = explorer.get_by_role("treeitem", name="5, Tanh")
+    notebook.until(lambda: row.count() == 2, "a layer in both trees")
+    assert row.first.get_attribute("aria-checked") == "true"
+    shown = notebook.until(notebook.image, "a map")
+    assert np.isnan(np.float32(shown["values"])).all(), "an empty one"
+    titles = explorer.locator(".cka-axis-title").all_text_contents()
+    assert titles == ["Sequential B", "Sequential A"], "of the columns, of the rows"
+    explorer.locator(".cka-map").scroll_into_view_if_needed()
+    notebook.screenshot("before-any-data")
+    notebook.run(2)
+    notebook.until(lambda: notebook.batch == 1, "the first batch of eight")
+    values = notebook.until(notebook.image, "the map")["values"]
+    assert np.isfinite(np.float32(values)).all(), "colors of one batch"
+    notebook.run(3)
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    assert notebook.batch == 8
+
+
 def test_the_map_sharpens_batch_by_batch_and_ends_as_the_result(page, server):
     code = "import json; r = explorer.wait(90); print(json.dumps(r.matrix.tolist()))"
     notebook = open_live(page, server, "live.ipynb", 24, 0.15, code)
