@@ -142,8 +142,8 @@ export const FORGOTTEN = [
 ] as const;
 
 export const CUSTOM_MESSAGE = "msg:custom";
-export const CONNECTION = ["comm_live_update", "comm:close"];
 /** Said by the front end when a kernel is restarted, found again, or lets go. */
+export const CONNECTION = ["comm_live_update", "comm:close"];
 
 type Bytes = ArrayBuffer | ArrayBufferView;
 type Wire = Record<string, unknown>;

@@ -63,15 +63,15 @@ export interface Shown {
   readonly axes: Axes;
 }
 
-export const PAINT_WITHIN_MS = 250;
 /** Hidden tabs have no animation frames; the newest frame is applied all the same. */
+export const PAINT_WITHIN_MS = 250;
 export const ANSWER_WITHIN_MS = 4000;
-export const ECHO_MS = 1500;
 /** For that long the page's own choice wins over what the kernel echoes. */
-const READY_AFTER_MS = 300;
+export const ECHO_MS = 1500;
 /** Time for a first view, so that usually one message says both. */
-const SETTLED_MS = 50;
+const READY_AFTER_MS = 300;
 /** Models learn of a lost kernel one after the other. */
+const SETTLED_MS = 50;
 export const UNDO_STEPS = 20;
 export const MAX_PINS = 8;
 

@@ -9,10 +9,10 @@ import { figureOf, type Model, type Side } from "./protocol.ts";
 import { type Change, type Session, wordsOf } from "./session.ts";
 import { followTheme } from "./theme.ts";
 
-const NARROW = 720;
 /** Below this width in pixels the trees stand above the map. */
-const TINY = 560;
+const NARROW = 720;
 /** And below this one they would push it out of sight: they fold until asked for. */
+const TINY = 560;
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
 export function mount(model: Model, session: Session, parent: HTMLElement): () => void {
