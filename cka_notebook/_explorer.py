@@ -6,6 +6,7 @@ of their own. ``protocol.ts`` is the other half of this file.
 """
 
 import contextlib
+import functools
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -198,7 +199,7 @@ class CKAExplorer(anywidget.AnyWidget):
         return {
             "_key": uuid.uuid4().hex,
             "_runtime": shared_runtime(),
-            "_figure": _figures.figure_json(_figures.explorer_figure()),
+            "_figure": _figure(),
             "_trees": comparison.trees(),
             "_meta": {
                 "name1": name1,
@@ -549,6 +550,12 @@ def _leave_replies_to_the_page(comm: Any) -> None:
     versions have no such note.
     """
     getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+
+
+@functools.cache
+def _figure() -> dict[str, Any]:
+    """The page's empty figures, the same for all explorers; they take time to make."""
+    return _figures.figure_json(_figures.explorer_figure())
 
 
 def _names(*models: "nn.Module | None") -> dict[str, str]:

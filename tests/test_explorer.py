@@ -1008,6 +1008,11 @@ def test_two_explorers_share_one_model_that_carries_code_and_bokehjs(comms):
     assert first._key != second._key
 
 
+def test_the_figures_of_the_page_are_made_once_for_all_explorers():
+    (first, _), (second, _) = make(), make()
+    assert first._figure is second._figure
+
+
 def test_no_comm_remembers_which_shell_has_sent_last():
     explorer, line = make()
     assert "_reply_subshell_id" not in vars(line), "after opening"
