@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import wire_examples
-from lab import SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
+from lab import HURRY, LONG, SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
 from PIL import Image
 from torch import nn
 
-from cka_notebook import CKAExplorer
+from cka_notebook import CKAExplorer, _publisher
 
 pytestmark = pytest.mark.browser
 
@@ -102,30 +102,34 @@ def test_a_labelled_map_is_there_before_any_data_and_colors_with_the_first_batch
 
 def test_the_map_sharpens_batch_by_batch_and_ends_as_the_result(page, server):
     code = "import json; r = explorer.wait(90); print(json.dumps(r.matrix.tolist()))"
-    notebook = open_live(page, server, "live.ipynb", 24, 0.15, code)
+    notebook = open_live(page, server, "live.ipynb", 300, 0.4, HURRY, code)
     notebook.run(1)
-    seen = {}
-    while notebook.status != "done":
+    seen = set()
+
+    def sharpens():
         image = notebook.image()
         if image and image["shape"] == [6, 8] and notebook.batch:
-            seen.setdefault(tuple(np.float32(image["values"])), notebook.batch)
-        page.wait_for_timeout(60)
-    assert len(seen) >= 4, "the map changes between batches"
+            seen.add(tuple(np.float32(image["values"])))
+        return len(seen) >= 4
+
+    notebook.until(sharpens, "four maps of different batches")
+    assert 1 <= notebook.batch < 300
     notebook.run(2)
-    result = np.float32(eval(notebook.text(2)))
+    notebook.until(lambda: notebook.status == "done", "the end of the run")
+    result = np.float32(eval(notebook.answer(3)))
     shown = np.float32(notebook.until(notebook.image, "the map")["values"])
     np.testing.assert_array_equal(shown.reshape(6, 8), result)
-    assert notebook.batch == 24
+    assert notebook.batch == 300
     assert notebook.foreign_requests == []
     assert notebook.errors == []
 
 
 def test_choices_and_orders_of_the_page_reach_python_and_back(page, server):
     notebook = open_live(
-        page, server, "choices.ipynb", 400, 0.1,
+        page, server, "choices.ipynb", LONG, 0.1,
         "print(explorer.status, explorer.focus)",
         "explorer.focus = ('0', '0')",
-        "explorer.stop(); print(explorer.wait(90).batches < 400, explorer.status)",
+        f"explorer.stop(); print(explorer.wait(90).batches < {LONG}, explorer.status)",
         "print(len(explorer.layers1), explorer.palette)",
     )  # fmt: skip
     notebook.run(1)
@@ -134,8 +138,10 @@ def test_choices_and_orders_of_the_page_reach_python_and_back(page, server):
     notebook.until(lambda: notebook.status == "paused", "the pause")
     notebook.click_cell(4, 6)
     notebook.until(lambda: notebook.marked() == [4, 6], "the marked cell")
-    notebook.run(2)
-    assert notebook.text(2).strip() == "paused ('4', '6')"
+    # A cell and a message of the page may overtake each other.
+    notebook.until(
+        lambda: notebook.answer(2) == "paused ('4', '6')", "the focus in Python"
+    )
     held = notebook.batch
     notebook.explorer.get_by_role("button", name="Resume").click()
     notebook.until(lambda: notebook.batch > held, "a batch after the pause")
@@ -154,8 +160,8 @@ def test_choices_and_orders_of_the_page_reach_python_and_back(page, server):
 )
 def test_a_cell_that_waits_does_not_deafen_the_explorer(page, server):
     """Pause and Resume are heard while a cell is blocked in `wait`."""
-    wait = "r = explorer.wait(90); print(explorer.status, r.batches)"
-    notebook = open_live(page, server, "waiting.ipynb", 60, 0.1, wait)
+    wait = "r = explorer.wait(900); print(explorer.status, r.batches)"
+    notebook = open_live(page, server, "waiting.ipynb", LONG, 0.1, wait)
     notebook.run(1)
     waiting = "window.jupyterapp.commands.execute('notebook:run-cell')"
     select = "window.jupyterapp.shell.currentWidget.content.activeCellIndex = 2"
@@ -163,13 +169,18 @@ def test_a_cell_that_waits_does_not_deafen_the_explorer(page, server):
     notebook.until(lambda: notebook.batch >= 2, "the second batch")
     notebook.explorer.get_by_role("button", name="Pause").click()
     notebook.until(lambda: notebook.status == "paused", "the pause")
+    held = notebook.batch
     notebook.explorer.get_by_role("button", name="Resume").click()
-    notebook.until(lambda: notebook.status == "done", "the end")
-    notebook.until(lambda: "done 60" in notebook.text(2), "the end of the cell")
+    notebook.until(lambda: notebook.batch > held, "a batch after the pause")
+    assert notebook.text(2) == "", "the cell waits"
+    notebook.explorer.get_by_role("button", name="Stop").click()
+    notebook.until(lambda: notebook.status == "stopped", "the end")
+    ended = f"stopped {notebook.batch}\n"
+    notebook.until(lambda: notebook.text(2) == ended, "the end of the cell")
 
 
 def test_a_reload_in_mid_run_shows_the_present_state(page, server):
-    notebook = open_live(page, server, "reload.ipynb", 600, 0.1, "explorer.stop()")
+    notebook = open_live(page, server, "reload.ipynb", LONG, 0.1, "explorer.stop()")
     notebook.run(1)
     notebook.until(lambda: notebook.batch >= 5, "the fifth batch")
     notebook.command("docmanager:save")
@@ -181,8 +192,11 @@ def test_a_reload_in_mid_run_shows_the_present_state(page, server):
     notebook.until(notebook.image, "the map")
     notebook.click_cell(2, 3)
     notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
-    past = {b: error for b, error in notebook.history().items() if b <= before}
-    assert min(past) == 1, "the history goes back to before the reload"
+    history = notebook.until(
+        lambda: 1 in (found := notebook.history()) and found,
+        "a history that goes back to before the reload",
+    )
+    past = {b: error for b, error in history.items() if b <= before}
     assert all(error > 0 for batch, error in past.items() if batch > 1), past
     shown = notebook.batch
     notebook.until(lambda: notebook.batch > shown, "live frames")
@@ -216,7 +230,8 @@ def test_layers_are_chosen_and_run_with_the_keyboard_alone(page, server):
     notebook.run(0)
     notebook.run(1)
     explorer = notebook.explorer
-    explorer.get_by_role("treeitem", name="5, Tanh").first.wait_for()
+    last = explorer.get_by_role("treeitem", name="5, Tanh").first
+    notebook.until(lambda: "12" in last.inner_text(), "the shapes of the probe")
     explorer.focus()
     presets = explorer.get_by_role("button", name="None").first
     press_until(notebook, "Tab", presets)
@@ -245,7 +260,8 @@ def press_until(notebook, key, target):
 
 def test_running_the_cell_again_frees_the_old_explorer(page, server):
     count = "import ipywidgets; print(len(ipywidgets.widgets.widget._instances))"
-    notebook = open_live(page, server, "again.ipynb", 400, 0.05, count)
+    cells = count, "explorer.stop()"
+    notebook = open_live(page, server, "again.ipynb", LONG, 0.05, *cells)
     notebook.run(1)
     notebook.until(lambda: notebook.batch >= 1, "the first batch")
     notebook.run(2)
@@ -255,11 +271,12 @@ def test_running_the_cell_again_frees_the_old_explorer(page, server):
         notebook.until(lambda: notebook.status == "running", "the next run")
     notebook.run(2)
     assert notebook.text(2) == first
-    assert notebook.explorer.count() == 1
+    notebook.until(lambda: notebook.page.locator(".cka").count() == 1, "one view")
+    notebook.run(3)
 
 
 def test_a_restarted_kernel_leaves_the_map_to_look_at_and_is_said(page, server):
-    notebook = open_live(page, server, "gone.ipynb", 400, 0.05)
+    notebook = open_live(page, server, "gone.ipynb", LONG, 0.05)
     notebook.run(1)
     notebook.until(lambda: notebook.batch >= 2, "batches")
     notebook.until(notebook.image, "the map")
@@ -279,24 +296,34 @@ def test_a_restarted_kernel_leaves_the_map_to_look_at_and_is_said(page, server):
     assert notebook.image()
 
 
-def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(page, tmp_path):
-    torch.manual_seed(0)
+def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(
+    page, tmp_path, monkeypatch
+):
+    # How many maps are kept is else a matter of how fast this machine is just now.
+    monkeypatch.setattr(_publisher, "HISTORY_SHARE", 1e9)
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
     loader = [torch.randn(32, 8) for _ in range(40)]
-    explorer = CKAExplorer(model, None, loader, model1_layers="all")
+    known = {}
+
+    def note(batch, *_):
+        known[batch] = float(explorer.result.stderr[0, 2])
+
+    explorer = CKAExplorer(model, None, loader, model1_layers="all", callback=note)
     result = explorer.wait(60)
     explorer.save_html(tmp_path / "cone.html")
-    shown = Page(page, "file://")
+    saved = Page(page, "file://")
     page.goto((tmp_path / "cone.html").as_uri())
-    shown.until(shown.image, "the map")
-    shown.click_cell(0, 2)
-    shown.until(lambda: shown.marked() == [0, 2], "the marked cell")
-    errors = shown.history()
+    saved.until(saved.image, "the map")
+    saved.click_cell(0, 2)
+    saved.until(lambda: saved.marked() == [0, 2], "the marked cell")
+    errors = saved.history()
     assert len(errors) >= 3
     assert errors[40] == pytest.approx(float(result.stderr[0, 2]), rel=1e-5)
     first = min(batch for batch in errors if batch > 1)
     assert errors[first] > 1.5 * errors[40], "a cone narrows"
-    shown.screenshot("saved-cone")
+    shown = {batch: error for batch, error in errors.items() if batch > 1}
+    assert shown == pytest.approx({batch: known[batch] for batch in shown}, rel=0.02)
+    saved.screenshot("saved-cone")
 
 
 def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
@@ -316,9 +343,10 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     caption = shown.explorer.locator(".cka-column-caption").inner_text()
     assert wire_examples.HOSTILE[1] in caption or "alert(2)" in caption
     shown.screenshot("saved-page")
+    saved = shown.explorer.get_by_text("nothing computes here")
+    shown.until(saved.is_visible, "a word of the saved page")
     assert not shown.explorer.get_by_role("button", name="Restart").is_visible()
     assert not shown.explorer.get_by_text("Stop when").is_visible()
-    assert shown.explorer.get_by_text("nothing computes here").is_visible()
     assert shown.foreign_requests == []
     assert shown.errors == []
 
@@ -400,7 +428,8 @@ def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(
     assert notebook.status == "done"
     notebook.click_cell(2, 3)
     notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
-    assert notebook.explorer.get_by_text("nothing computes here").is_visible()
+    saved = notebook.explorer.get_by_text("nothing computes here")
+    notebook.until(saved.is_visible, "a word of the saved page")
     assert not notebook.explorer.get_by_role("button", name="Restart").is_visible()
     notebook.screenshot("reopened")
     assert notebook.foreign_requests == []
