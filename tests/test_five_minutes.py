@@ -226,7 +226,7 @@ def sees_the_map_sharpen(notebook):
     assert "17\u00d716" in first.inner_text(), "output shapes come with the probe"
     early, before = largest_error(notebook), notebook.image()["values"]
     # The estimate of few batches is rough: it falls for sure over many more of them.
-    many = max(60, 6 * notebook.batch)
+    many = max(60, 3 * notebook.batch)
     notebook.until(lambda: notebook.batch >= many, "more batches")
     notebook.until(lambda: notebook.image()["values"] != before, "a sharper map")
     assert largest_error(notebook) < early
