@@ -311,19 +311,19 @@ def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(
     explorer = CKAExplorer(model, None, loader, model1_layers="all", callback=note)
     result = explorer.wait(60)
     explorer.save_html(tmp_path / "cone.html")
-    saved = Page(page, "file://")
+    opened = Page(page, "file://")
     page.goto((tmp_path / "cone.html").as_uri())
-    saved.until(saved.image, "the map")
-    saved.click_cell(0, 2)
-    saved.until(lambda: saved.marked() == [0, 2], "the marked cell")
-    errors = saved.history()
+    opened.until(opened.image, "the map")
+    opened.click_cell(0, 2)
+    opened.until(lambda: opened.marked() == [0, 2], "the marked cell")
+    errors = opened.history()
     assert len(errors) >= 3
     assert errors[40] == pytest.approx(float(result.stderr[0, 2]), rel=1e-5)
     first = min(batch for batch in errors if batch > 1)
     assert errors[first] > 1.5 * errors[40], "a cone narrows"
     shown = {batch: error for batch, error in errors.items() if batch > 1}
     assert shown == pytest.approx({batch: known[batch] for batch in shown}, rel=0.02)
-    saved.screenshot("saved-cone")
+    opened.screenshot("saved-cone")
 
 
 def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
@@ -343,8 +343,8 @@ def test_a_saved_page_works_from_a_file_without_a_network(page, tmp_path):
     caption = shown.explorer.locator(".cka-column-caption").inner_text()
     assert wire_examples.HOSTILE[1] in caption or "alert(2)" in caption
     shown.screenshot("saved-page")
-    saved = shown.explorer.get_by_text("nothing computes here")
-    shown.until(saved.is_visible, "a word of the saved page")
+    words = shown.explorer.get_by_text("nothing computes here")
+    shown.until(words.is_visible, "a word of the saved page")
     assert not shown.explorer.get_by_role("button", name="Restart").is_visible()
     assert not shown.explorer.get_by_text("Stop when").is_visible()
     assert shown.foreign_requests == []
@@ -428,8 +428,8 @@ def test_a_notebook_reopened_with_its_state_shows_the_map_without_a_kernel(
     assert notebook.status == "done"
     notebook.click_cell(2, 3)
     notebook.until(lambda: notebook.marked() == [2, 3], "the marked cell")
-    saved = notebook.explorer.get_by_text("nothing computes here")
-    notebook.until(saved.is_visible, "a word of the saved page")
+    words = notebook.explorer.get_by_text("nothing computes here")
+    notebook.until(words.is_visible, "a word of the saved page")
     assert not notebook.explorer.get_by_role("button", name="Restart").is_visible()
     notebook.screenshot("reopened")
     assert notebook.foreign_requests == []
