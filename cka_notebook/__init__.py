@@ -13,6 +13,7 @@ from ._engine import CKA
 from ._result import CKAResult
 
 if TYPE_CHECKING:
+    from ._doctor import doctor
     from ._explorer import CKAExplorer
     from ._figures import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
 
@@ -23,6 +24,7 @@ __all__ = [
     "CKAExplorer",
     "CKAResult",
     "__version__",
+    "doctor",
     "hsic",
     "metrics",
     "plot_cka_comparison",
@@ -32,6 +34,7 @@ __all__ = [
 
 _LATE = {
     "CKAExplorer": "_explorer",
+    "doctor": "_doctor",
     "plot_cka_comparison": "_figures",
     "plot_cka_heatmap": "_figures",
     "plot_cka_trend": "_figures",

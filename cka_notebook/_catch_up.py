@@ -74,7 +74,7 @@ class CatchUp(Extension):
         block = missing(kept.result, *everything) or everything
         inner = Running(*block, kept.done)
         inner.names, inner.metric = whole.names, whole.metric
-        inner.describe, inner.notes = whole.describe, list(whole.notes)
+        inner.provenance, inner.notes = whole.provenance, list(whole.notes)
         self.kept = kept
         super().__init__(inner, kept.result, *everything)
 

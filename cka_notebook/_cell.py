@@ -1,13 +1,21 @@
-"""The notebook cell that is being executed.
+"""The notebook cell that is being executed, and the front end that shows it.
 
 Running it again frees what it had, and what it shows can be completed later.
 """
 
+import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
+
+VARIABLES = {
+    "VSCODE_PID": "VS Code",
+    "KAGGLE_KERNEL_RUN_TYPE": "Kaggle",
+    "DATABRICKS_RUNTIME_VERSION": "Databricks",
+}
+"""Set in the environment of their kernels."""
 
 
 class Execution(NamedTuple):
@@ -36,6 +44,21 @@ def current_execution() -> Execution | None:
         return Execution(str(cell), str(parent["header"]["msg_id"]))
     except (AttributeError, KeyError, TypeError, LookupError):
         return None
+
+
+def front_end() -> str | None:
+    """What shows the cells, as far as a kernel can know; None outside of one.
+
+    JupyterLab, Notebook and Voila are all ``"Jupyter"``.
+    """
+    if "google.colab" in sys.modules:
+        return "Google Colab"
+    for variable, name in VARIABLES.items():
+        if variable in os.environ:
+            return name
+    if hasattr(_shell(), "kernel"):
+        return "Jupyter"
+    return "marimo" if "marimo" in sys.modules else None
 
 
 def outlet() -> Callable[[str, dict[str, Any]], None] | None:

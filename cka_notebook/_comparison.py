@@ -6,7 +6,6 @@ kept: it could not come back.
 """
 
 import contextlib
-import difflib
 import inspect
 import sys
 import weakref
@@ -18,17 +17,20 @@ import torch
 from torch import nn
 
 from ._catch_up import Kept
-from ._engine import CKA, check_tolerance
+from ._engine import CKA, Callback, check_callback, check_tolerance
 from ._estimate import Estimate, size
 from ._loaders import length
 from ._result import CKAResult
 from ._rows import Columns, Side, choose_rows, columns_of, side_of
 from ._running import Running
 from ._source import call_around_layers
-from ._words import counted
+from ._words import counted, did_you_mean
 
-RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint")
+RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint", "callback")
 """Options of `CKA.compare` that an explorer takes, too."""
+
+OWN_OPTIONS = ("autostart", "theme")
+"""Options of an explorer alone."""
 
 NAMES = ("model1_name", "model2_name")
 
@@ -46,6 +48,7 @@ class Comparison(Protocol):
     same: bool
     metric: str
     tolerance: float | None
+    callback: Callback | None
     loader_text: str
     one_shot: bool
 
@@ -87,7 +90,7 @@ class Live:
         options: Options of `CKA` and of its `compare`.
 
     Raises:
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown or of the wrong kind.
     """
 
     def __init__(
@@ -104,6 +107,9 @@ class Live:
         # The session looks at it after each batch, for it may change during a run.
         self.tolerance = self._run_options.pop("stop_when_stable", None)
         check_tolerance(self.tolerance)
+        # What the session calls, for its errors are shown and do not end a run.
+        self.callback: Callback | None = self._run_options.pop("callback", None)
+        check_callback(self.callback)
         self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)
@@ -200,12 +206,14 @@ class Live:
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers.
 
-        Its variables are called as the arguments of the explorer.
+        Its variables are called as the arguments of the explorer. Where a checkpoint is
+        on this machine is nothing to hand on, and changes no number.
         """
         models = ["model1"] if self.same else ["model1", "model2"]
         loaders = ["loader"] if self._loader2 is None else ["loader", "loader2"]
         options = {**self._options, "metric": metric}
         run = {**self._run_options, "stop_when_stable": tolerance}
+        run.pop("checkpoint", None)
         return call_around_layers(models, options, loaders, run)
 
 
@@ -215,6 +223,7 @@ class Saved:
     one_shot = False
     loader_text = ""
     tolerance: float | None = None
+    callback: Callback | None = None
 
     def __init__(self, result: CKAResult) -> None:
         self.names = result.name1, result.name2
@@ -312,14 +321,12 @@ def check_options(options: Iterable[str]) -> None:
         TypeError: With the allowed ones.
     """
     signature = list(inspect.signature(CKA).parameters)[2:]
-    allowed = sorted({*signature, *RUN_OPTIONS})
+    allowed = sorted({*signature, *RUN_OPTIONS, *OWN_OPTIONS})
     for option in options:
         if option not in allowed:
-            near = difflib.get_close_matches(option, allowed, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             msg = (
-                f"CKAExplorer got an unexpected keyword argument {option!r}.{hint} It "
-                f"takes autostart and {', '.join(allowed)}."
+                f"CKAExplorer got an unexpected keyword argument {option!r}."
+                f"{did_you_mean(option, allowed)} It takes {', '.join(allowed)}."
             )
             raise TypeError(msg)
 

@@ -170,10 +170,11 @@ class CKA:
         Raises:
             ValueError: If the loader yields nothing, only batches of fewer than four
                 examples, or pairs that do not match.
-            TypeError: If a batch holds no tensor.
+            TypeError: If a batch holds no tensor, or `callback` is no function.
             RuntimeError: If memory runs out.
             FileNotFoundError: If there is no folder for the checkpoint.
         """
+        check_callback(callback)
         steps = self._steps(
             loader,
             loader2,
@@ -287,6 +288,16 @@ def check_tolerance(stop_when_stable: float | None) -> None:
             f"{stop_when_stable!r}."
         )
         raise ValueError(msg)
+
+
+def check_callback(callback: object) -> None:
+    """Raise TypeError for what cannot be called after a batch."""
+    if callback is not None and not callable(callback):
+        msg = (
+            "Expected `callback` to be a function of (batch, total, matrix), or None, "
+            f"got {callback!r}."
+        )
+        raise TypeError(msg)
 
 
 def _check_model(model: object, argument: str) -> None:

@@ -6,6 +6,7 @@ of their own. ``protocol.ts`` is the other half of this file.
 """
 
 import contextlib
+import functools
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -38,12 +39,13 @@ if TYPE_CHECKING:
 
 PROTOCOL = 2
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
+THEMES = ("auto", "light", "dark")
 CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
 """Traits that a page may ask to be set."""
 
 PAGE_TRAITS = (
     *("_protocol", "_key", "_meta", "_trees", "_figure", "_axes", "_message", "status"),
-    *("_code", "stop_when_stable"),
+    *("_code", "stop_when_stable", "theme"),
     *("_snapshot", "_matrix", "_stderr", "_history"),
     *CHOICES,
 )
@@ -71,14 +73,18 @@ class CKAExplorer(anywidget.AnyWidget):
         loader2: Other inputs for model 2, of the same examples in the same order.
         autostart: Start when shown. A run that would take longer than two minutes, or
             most of the free memory, holds and waits for its Resume button or `run`.
+        theme: ``"light"``, ``"dark"``, or ``"auto"``: as the page around is.
         cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
-            ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint`` of its
-            `compare`. ``model1_name`` and ``model2_name`` are, if not given, those of
-            the variables that hold the models where this is called.
+            ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint``,
+            ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` are, if
+            not given, those of the variables that hold the models where this is called.
+            The callback is called in the thread of the run. StopIteration from it ends
+            the run; another exception is shown, once, and the run goes on.
 
     Raises:
-        TypeError: If an option is unknown.
+        TypeError: If an option is unknown or of the wrong kind.
         ValueError: If a layer does not exist.
+        TraitError: If there is no such theme.
 
     Example:
         >>> from torch import nn, randn
@@ -110,6 +116,8 @@ class CKAExplorer(anywidget.AnyWidget):
     """Colors of the map."""
     color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
     """Values of the first and the last color, or ``"fit"``."""
+    theme = traitlets.Enum(THEMES, THEMES[0]).tag(sync=True)
+    """``"light"``, ``"dark"``, or ``"auto"``: as the page around is."""
 
     stop_when_stable = traitlets.Float(None, allow_none=True).tag(sync=True)
     """A run ends when no standard error is above it; None lets it end by itself."""
@@ -139,18 +147,24 @@ class CKAExplorer(anywidget.AnyWidget):
         loader2: Iterable[Any] | None = None,
         *,
         autostart: bool = True,
+        theme: str = THEMES[0],
         **cka_options: Any,
     ) -> None:
         options = {**_names(model1, model2), **cka_options}
         comparison = Live(model1, model2, loader, loader2, options)
-        self._set_up(comparison, autostart=autostart)
+        self._set_up(comparison, autostart=autostart, theme=theme)
 
     @classmethod
-    def from_result(cls, result: "CKAResult") -> Self:
+    def from_result(cls, result: "CKAResult", *, theme: str = THEMES[0]) -> Self:
         """An explorer of a saved result; no models are needed.
+
+        Args:
+            result: The result.
+            theme: As above.
 
         Raises:
             TypeError: If it is no result, but a path to one, say.
+            TraitError: If there is no such theme.
         """
         given: object = result
         if not isinstance(given, CKAResult):
@@ -160,17 +174,18 @@ class CKAExplorer(anywidget.AnyWidget):
             )
             raise TypeError(msg)
         explorer = cls.__new__(cls)
-        explorer._set_up(Saved(result), autostart=False)  # noqa: SLF001 a constructor
+        saved = Saved(result)
+        explorer._set_up(saved, autostart=False, theme=theme)  # noqa: SLF001 a constructor
         explorer._session.show_saved(result)  # noqa: SLF001 likewise
         return explorer
 
-    def _set_up(self, comparison: Comparison, *, autostart: bool) -> None:
+    def _set_up(self, comparison: Comparison, *, autostart: bool, theme: str) -> None:
         self._still = Still(self._look)
         self._autostart = autostart
         self._appeared = False
         self._session = Session(comparison, self._put, self.send)
         self._desk = Desk(self._handle)
-        super().__init__(**self._first_traits(comparison))
+        super().__init__(**self._first_traits(comparison), theme=theme)
         self._session.chosen.clear()
         self.on_msg(self._receive)
         self.observe(self._take_layers, list(SIDES))
@@ -184,7 +199,7 @@ class CKAExplorer(anywidget.AnyWidget):
         return {
             "_key": uuid.uuid4().hex,
             "_runtime": shared_runtime(),
-            "_figure": _figures.figure_json(_figures.explorer_figure()),
+            "_figure": _figure(),
             "_trees": comparison.trees(),
             "_meta": {
                 "name1": name1,
@@ -244,6 +259,8 @@ class CKAExplorer(anywidget.AnyWidget):
 
         Raises:
             TimeoutError: If the run has not ended by then. It goes on.
+            RuntimeError: If the run's own thread, in a callback say, would wait for
+                itself.
         """
         session = self._session
         if session.is_saved and session.runs.untouched:
@@ -282,16 +299,21 @@ class CKAExplorer(anywidget.AnyWidget):
     def save_html(self, path: str | Path) -> None:
         """Write one self-contained file: hover, zoom and trends work without a network.
 
+        It is light, unless `theme` is ``"dark"``.
+
         Args:
             path: Where to; a file that is there is replaced.
         """
         name1, name2 = self._session.comparison.names
-        state = {**self.get_state(PAGE_TRAITS), **self._session.still()}
+        theme = "dark" if self.theme == "dark" else "light"
+        still = self._session.still()
+        state = {**self.get_state(PAGE_TRAITS), **still, "theme": theme}
         if state["_snapshot"] is not None:
             state |= self._session.frames.with_whole_history(state["_snapshot"])
         page = _report.page(
             state,
             title=f"{self.metric.upper()} of {name1} and {name2}",
+            theme=theme,
             module=page_code(),
             style=str(self._css),
             bokehjs=bokehjs_gz(),
@@ -530,6 +552,12 @@ def _leave_replies_to_the_page(comm: Any) -> None:
     versions have no such note.
     """
     getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+
+
+@functools.cache
+def _figure() -> dict[str, Any]:
+    """The page's empty figures, the same for all explorers; they take time to make."""
+    return _figures.figure_json(_figures.explorer_figure())
 
 
 def _names(*models: "nn.Module | None") -> dict[str, str]:

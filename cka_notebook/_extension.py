@@ -30,12 +30,8 @@ class Extension(Running):
         layers2: Sequence[str],
     ) -> None:
         super().__init__(list(layers1), list(layers2), inner.total)
-        self.names, self.metric, self.describe = (
-            inner.names,
-            inner.metric,
-            inner.describe,
-        )
-        self.estimate = inner.estimate
+        self.names, self.metric = inner.names, inner.metric
+        self.provenance, self.estimate = inner.provenance, inner.estimate
         self.inner = inner
         self.known = known
         self.follow()

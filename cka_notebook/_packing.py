@@ -117,7 +117,7 @@ class Packing:
         if not (z.is_cpu and _is_ordinary(varies, top)):  # a look waits for the device
             scale = _scale(top * varies)
             z *= (varies / scale).unsqueeze(-1)
-        norm = torch.linalg.vector_norm(z.view(len(z), -1, self._b), dim=2)
+        norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
         norm = norm.to(sums_dtype(z.device)).square().sum(1).mul_(2)
         return PackedGrams(z, scale, trace * varies, excess / trace, norm)
 
@@ -194,7 +194,7 @@ class Squares(Packing):
     """Gram matrices of few examples, whole: one block each, and nothing to compute."""
 
     def __init__(self, n: int) -> None:
-        self._n = self._b = self.padded = n
+        self._n = self._height = self.padded = n
         self.length = n * n
 
     def blocks(self, row: Tensor) -> list[Tensor]:

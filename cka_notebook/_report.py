@@ -33,6 +33,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
+:root {{ color-scheme: {theme}; }}
 body {{ margin: 1rem; }}
 {style}
 </style>
@@ -79,6 +80,7 @@ def page(
     state: Mapping[str, Any],
     *,
     title: str,
+    theme: str,
     module: str,
     style: str,
     bokehjs: bytes,
@@ -89,6 +91,7 @@ def page(
     Args:
         state: Traits by name; bytes stay bytes. Its ``_runtime`` is replaced.
         title: Title of the page, any text.
+        theme: ``"light"`` or ``"dark"``, the paper around.
         module: The widget's JavaScript.
         style: The widget's CSS.
         bokehjs: BokehJS, compressed by gzip.
@@ -97,6 +100,7 @@ def page(
     values = {**state, "_runtime": "IPY_MODEL_bokehjs"}
     return PAGE.format(
         title=html.escape(title),
+        theme=theme,
         style=style.replace("</", "<\\/"),
         state=_script_json(values),
         bokehjs=base64.b64encode(bokehjs).decode(),

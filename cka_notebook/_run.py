@@ -144,7 +144,7 @@ class Run:
         lengths = [length(x) for x in self.loaders if x is not None]
         running = Running(names1, names2, _total(lengths, max_batches))
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
-        running.describe, running.start = self._provenance, self.start
+        running.provenance, running.start = self._provenance(), self.start
         running.estimate = self._estimate(running)
         self.restrict(running)
         running.notes += self._notes()
@@ -219,6 +219,7 @@ class Run:
                 return True
             # A comprehension's frame would hold the run in the traceback of an error.
             grams = list(map(self._grams, (0, 1), calls))
+        running.provenance["masked"] = any(pool.masked for pool in self.pools)
         first, second = self.sides
         running.add(grams[0].subset(first), grams[-1].subset(second), n)
         return True
@@ -320,9 +321,8 @@ class Run:
             "cka_notebook": version("cka-notebook"),
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "pool": self.pools[0].describe(),
-            "masked": any(pool.masked for pool in self.pools),
+            "masked": False,
             "model1": models[0],
             "model2": models[1],
             "loader1": loader_facts(loader),

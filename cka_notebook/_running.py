@@ -1,5 +1,6 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,9 @@ from ._result import CKAResult
 from ._words import counted, some
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ._estimate import Estimate
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""
@@ -34,7 +35,7 @@ class Running:
         skipped: Batches that were too small.
         examples: Examples in the sums.
         notes: Sentences a reader should know.
-        describe: Makes the provenance of a result.
+        provenance: What a result says of how it came about.
         names: What the two models are called.
         metric: Name of the measure.
         scatters: Model, name and scatter of the layers watched for random batches.
@@ -52,7 +53,7 @@ class Running:
         self.total = total
         self.batches = self.skipped = self.examples = 0
         self.notes: list[str] = []
-        self.describe: Callable[[], dict[str, Any]] = dict
+        self.provenance: dict[str, Any] = {}
         self.names = ("model1", "model2")
         self.metric = "cka"
         self.scatters: list[tuple[str, str, Scatter]] = []
@@ -123,7 +124,7 @@ class Running:
             notes=[*self.notes, *dict.fromkeys(reasons)],
             undefined1=undefined1,
             undefined2=undefined2,
-            provenance=self.describe(),
+            provenance={**self.provenance, "finished": time.strftime(TIME_FORMAT)},
             sums=self.sums.to("cpu", copy=True),
         )
 

@@ -113,6 +113,9 @@ class Runs:
 
         Returns:
             The worker, or None on timeout.
+
+        Raises:
+            RuntimeError: If called in the thread of the run.
         """
         worker = self._worker
         held_back = worker is not None and self.cautious and worker.paused
@@ -120,6 +123,12 @@ class Runs:
             self.start()
         self.cautious = False
         worker = self._worker
+        if worker is not None and worker.is_here and not worker.ended.is_set():
+            msg = (
+                "Expected to wait in another thread than that of the run, which would "
+                "wait for itself. In a callback, `result` is what there is so far."
+            )
+            raise RuntimeError(msg)
         try:
             ended = worker is not None and worker.wait(timeout)
         except KeyboardInterrupt:

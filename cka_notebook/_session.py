@@ -16,6 +16,7 @@ from ._frames import NO_SNAPSHOT, Frames, Progress, axes
 from ._publisher import Send
 from ._rows import SIDES, Side
 from ._runs import Runs
+from ._words import counted
 from ._worker import Outcome, Worker
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Session:
         self._asked_for: dict[Side, Any] = {}
         self._warm_at = 0.0
         self._catches_up = False
+        self._callback_failed = False
         self._result: CKAResult | None = None
         self._complete: CKAResult | None = None
         self._kept: Kept | None = None
@@ -200,6 +202,7 @@ class Session:
 
     def begins(self, worker: Worker, state: "Running") -> None:
         """A probe is done: shapes, order and layers are known."""
+        self._callback_failed = False
         self.frames.begin(worker.epoch, state)
         self._set_computing(state.layers1, state.layers2)
         self._put({**NO_SNAPSHOT, "_trees": self.comparison.trees()})
@@ -219,7 +222,7 @@ class Session:
             self._say_what_is_done(state)
         self.frames.take(worker.seconds, state)
         self._hold_if_long(worker, state)
-        return not self._is_stable(state)
+        return self._call_back(state) and not self._is_stable(state)
 
     def pauses(self, worker: Worker, state: "Running") -> None:
         """The run holds; the page gets all that it needs to draw by itself."""
@@ -251,6 +254,31 @@ class Session:
             self.say("error", words(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
+
+    def _call_back(self, state: "Running") -> bool:
+        """Whether the user's own callback lets the run go on; it may not break it."""
+        callback = self.comparison.callback
+        if callback is None or state.catching_up:
+            return True
+        try:
+            callback(state.done, state.total, state.matrix())
+        except StopIteration:
+            state.finish()
+            done = counted(state.done, "batch")
+            self.say("note", f"Ended by its callback after {done}.")
+            return False
+        except Exception as error:
+            self._say_once_that_it_failed(error, state.done)
+        return True
+
+    def _say_once_that_it_failed(self, error: Exception, batch: int) -> None:
+        if not self._callback_failed:
+            self._callback_failed = True
+            what = f"{type(error).__name__}: {words(error)}".rstrip(".")
+            self.say(
+                "error",
+                f"The callback failed at batch {batch} ({what}). The run goes on.",
+            )
 
     def _say_what_is_done(self, state: "Running") -> None:
         """Words while new layers catch up with the others, and none afterwards."""

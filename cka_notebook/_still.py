@@ -9,13 +9,12 @@ import base64
 import contextlib
 import html
 import os
-import sys
 import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._cell import outlet
+from ._cell import front_end, outlet
 
 VARIABLE = "CKA_NOTEBOOK_RENDERER"
 RENDERERS = ("widget", "html", "png", "none")
@@ -137,4 +136,4 @@ class Still:
 
 def _shows_both() -> bool:
     """Whether this front end hides no picture beside a widget."""
-    return "VSCODE_PID" in os.environ or "google.colab" in sys.modules
+    return front_end() in ("VS Code", "Google Colab")

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import nbformat
 
+THIN_SPACE = "\u202f"
+"""Between thousands."""
+
 SECONDS = 90
 """Patience with one step of a page, in a browser that shares its machine."""
 
@@ -27,15 +30,17 @@ CHROMIUM_OPTIONS = (
 
 
 SETUP = """
-import time, torch
+import threading, torch
 from torch import nn
-from cka_notebook import CKAExplorer
+from cka_notebook import CKAExplorer, _session
 
+_session.LONG_RUN = float("inf")  # A run does not hold by itself, however long.
 torch.set_num_threads(1)
 torch.manual_seed(0)
 
 class Slow:
-    "Batches that take their time, so that there is something to see."
+    "Batches that take their time, so that there is something to see, until hurried."
+    hurry = threading.Event()
     def __init__(self, count, seconds):
         self.count, self.seconds = count, seconds
     def __len__(self):
@@ -43,7 +48,7 @@ class Slow:
     def __iter__(self):
         generator = torch.Generator().manual_seed(1)
         for _ in range(self.count):
-            time.sleep(self.seconds)
+            self.hurry.wait(self.seconds)
             yield torch.randn(24, 12, generator=generator)
 
 def net(depth):
@@ -58,6 +63,12 @@ explorer = CKAExplorer(
 """
 
 SHOW = f"{MAKE}explorer\n"
+
+HURRY = "Slow.hurry.set()"
+"""What is left of a run takes no time any more."""
+
+LONG = 5000
+"""Batches that do not end by themselves while a test looks at them, however slowly."""
 
 SHOW_TO_THE_END = f"{MAKE}display(explorer)\nexplorer.wait(60);\n"
 """A run that is over when its cell is, for who hears nothing after a cell."""
@@ -315,7 +326,7 @@ class Page:
     @property
     def batch(self):
         """Number of the batch that is shown, or 0."""
-        first = self.progress.split("/")[0]
+        first = self.progress.split("/")[0].replace(THIN_SPACE, "")
         return int(first) if first.isdigit() else 0
 
     def image(self):
@@ -329,6 +340,11 @@ class Page:
     def history(self):
         """Batches of the curve of the marked cell, with its standard error there."""
         return dict(self.page.evaluate(HISTORY))
+
+    def point_at(self, row, col):
+        """Move the mouse to a cell of the map."""
+        place = self.until(lambda: self._resting_place(row, col), "a still map")
+        self.page.mouse.move(*place)
 
     def click_cell(self, row, col):
         """Click a cell of the map with the mouse."""
@@ -379,6 +395,11 @@ class Notebook(Page):
     def executed(self):
         """Execution count and outputs of all code cells."""
         return self.page.evaluate(EXECUTED)
+
+    def answer(self, index):
+        """What a cell says when it is run."""
+        self.run(index)
+        return self.text(index).strip()
 
     def text(self, index):
         """What a cell has printed or returned, as text."""

@@ -158,6 +158,13 @@ def test_small_batches_are_said_when_the_callback_ends_the_run():
     assert (result.batches, result.skipped) == (1, 1)
 
 
+def test_a_callback_that_cannot_be_called_is_refused_before_any_work():
+    stream = iter(zoo.batches_of(5))
+    with pytest.raises(TypeError, match=r"function of \(batch, total, matrix\)"):
+        compare(zoo.mlp(), batches=stream, callback="print")
+    assert len(list(stream)) == 5
+
+
 def test_a_run_that_was_ended_before_any_batch_counted_is_an_error():
     def stop(*_):
         raise StopIteration

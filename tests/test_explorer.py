@@ -560,11 +560,13 @@ def test_wait_says_where_the_run_is_when_time_is_up():
 
 def test_unknown_options_are_refused_with_the_allowed_ones():
     with pytest.raises(
-        TypeError, match=r"'layers1'.*takes autostart and .*model1_layers"
+        TypeError, match=r"'layers1'.*takes autocast, autostart, .*model1_layers.*theme"
     ):
         make(layers1=["0"])
     with pytest.raises(TypeError, match="Did you mean 'max_batches'"):
         make(max_batch=3)
+    with pytest.raises(TypeError, match=r"function of \(batch, total, matrix\).*got 3"):
+        make(callback=3)
 
 
 def test_unknown_layers_are_refused_with_the_nearest():
@@ -598,6 +600,123 @@ def test_what_a_page_asks_wrongly_is_answered_in_words():
     ):
         line.page(nonsense)
     assert explorer.wait(60).batches == 6
+
+
+# A callback of the user's
+
+
+def test_a_callback_is_called_as_that_of_the_engine_in_the_thread_of_the_run():
+    seen, threads = [], set()
+
+    def look(*given):
+        seen.append(given)
+        threads.add(threading.current_thread().name)
+
+    explorer, _ = make(callback=look)
+    explorer.wait(60)
+    models = explorer._session.comparison._models._strong
+    expected = []
+    CKA(*models, model1_layers="all", model2_layers="all").compare(
+        explorer._session.comparison._loader,
+        progress=False,
+        callback=lambda *given: expected.append(given),
+    )
+    assert threads == {"cka-engine"}
+    assert [given[:2] for given in seen] == [(batch, 6) for batch in range(1, 7)]
+    for (*_, matrix), (*_, other) in zip(seen, expected, strict=True):
+        assert torch.equal(matrix, other)
+
+
+def test_a_callback_may_call_the_models_and_ask_the_explorer():
+    model, results = net(), []
+
+    def look(batch, *_):
+        model(torch.randn(3, 6))
+        results.append(explorer.result.batches == explorer.progress.batches == batch)
+        with pytest.raises(RuntimeError, match="wait for itself"):
+            explorer.wait()
+
+    data = batches()
+    options = {"model1_layers": "all", "callback": look}
+    explorer = CKAExplorer(model, None, data, **options)
+    result = explorer.wait(60)
+    assert explorer._message["text"] == ""
+    assert results == [True] * 6
+    expected = CKA(model, model1_layers="all").compare(data, progress=False)
+    assert torch.equal(result.matrix, expected.matrix)
+
+
+def test_an_exception_of_the_callback_is_shown_once_and_the_run_goes_on():
+    seen = []
+
+    def fail(batch, *_):
+        seen.append(batch)
+        if batch > 1:
+            raise ValueError(f"no room for {batch}.")
+
+    explorer, line = make(callback=fail)
+    assert explorer.wait(60).batches == 6
+    assert explorer.status == "done"
+    assert seen == [1, 2, 3, 4, 5, 6]
+    shown = [message["text"] for message in line.values("_message") if message["text"]]
+    failed = "The callback failed at batch 2 (ValueError: no room for 2)."
+    assert shown == [f"{failed} The run goes on."]
+    assert explorer._message["kind"] == "error"
+    explorer.run()
+    explorer.wait(60)
+    texts = [message["text"] for message in line.values("_message")]
+    assert texts.count(shown[0]) == 2, "once in each run"
+
+
+def test_stop_iteration_from_the_callback_ends_the_run_and_is_said():
+    def stop(batch, *_):
+        if batch == 2:
+            raise StopIteration
+
+    explorer, _ = make([torch.randn(2, 6), *batches()], callback=stop)
+    result = explorer.wait(60)
+    assert (result.batches, result.skipped, explorer.status) == (1, 1, "done")
+    assert explorer._message["text"] == "Ended by its callback after 2 batches."
+    assert any("fewer than 4" in note for note in result.notes)
+
+
+def test_a_slow_callback_does_not_deafen_the_explorer():
+    inside, goes = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        assert goes.wait(60)
+
+    explorer, line = make(callback=wait)
+    explorer.run()
+    assert inside.wait(60)
+    line.page({"kind": "view", "palette": "viridis"})
+    until(lambda: explorer.palette == "viridis")
+    line.page({"kind": "command", "name": "pause"})
+    goes.set()
+    until(lambda: explorer.status == "paused")
+    assert explorer.progress.batches < 6
+    line.page({"kind": "command", "name": "resume"})
+    assert explorer.wait(60).batches == 6
+
+
+def test_layers_that_catch_up_are_no_batches_to_the_callback():
+    loader, seen = Gate(batches(6)), []
+    look = lambda batch, _, matrix: seen.append((batch, *matrix.shape))  # noqa: E731
+    explorer, _ = make(loader, callback=look, model1_layers=["0"])
+    explorer.run()
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.pause()
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+    held = explorer.progress.batches
+    explorer.layers1 = ["0", "2"]
+    explorer.resume()
+    loader.let(40)
+    explorer.wait(60)
+    before = [(batch, 1, 4) for batch in range(1, held + 1)]
+    assert seen == [*before, *((batch, 2, 4) for batch in range(held, 7))]
 
 
 # Choices, both ways
@@ -891,6 +1010,11 @@ def test_two_explorers_share_one_model_that_carries_code_and_bokehjs(comms):
     assert first._key != second._key
 
 
+def test_the_figures_of_the_page_are_made_once_for_all_explorers():
+    (first, _), (second, _) = make(), make()
+    assert first._figure is second._figure
+
+
 def test_no_comm_remembers_which_shell_has_sent_last():
     explorer, line = make()
     assert "_reply_subshell_id" not in vars(line), "after opening"
@@ -1060,6 +1184,76 @@ def test_the_saved_page_holds_everything_and_hostile_names_are_text(tmp_path):
     assert module == page_code()
     assert base64.b64decode(scripts_of(page)["bokehjs"])[:2] == b"\x1f\x8b"
     assert re.findall(r"<[^>]*(?:src|href)=", page) == []
+
+
+@pytest.mark.parametrize(
+    ("theme", "saved"), [("auto", "light"), ("light", "light"), ("dark", "dark")]
+)
+def test_a_saved_page_is_light_unless_dark_was_asked_for(tmp_path, theme, saved):
+    result = wire_examples.result()
+    explorer = CKAExplorer.from_result(result, theme=theme)
+    explorer.save_html(tmp_path / "map.html")
+    page = (tmp_path / "map.html").read_text(encoding="utf-8")
+    assert json.loads(scripts_of(page)["state"])["theme"] == saved
+    assert f"color-scheme: {saved}; }}" in page
+    assert explorer.theme == theme
+
+
+def test_a_theme_reaches_the_page_and_a_wrong_one_names_those_there_are():
+    explorer, line = make(autostart=False, theme="dark")
+    explorer.theme = "auto"
+    assert line.values("theme") == ["dark", "auto"]
+    known = r"'theme'.*\['auto', 'light', 'dark'\].*'blue'"
+    with pytest.raises(traitlets.TraitError, match=known):
+        explorer.theme = "blue"
+    assert explorer.theme == "auto"
+    with pytest.raises(traitlets.TraitError, match=known):
+        make(theme="blue")
+
+
+class Scans(torch.utils.data.Dataset):
+    """A data set as people have them: files in folders, examples with names."""
+
+    def __init__(self, root):
+        self.root = root
+        self.files = [f"{root}/patient-{k}.dcm" for k in range(12)]
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return {"x": torch.full((6,), 0.123456 + index), "name": self.files[index]}
+
+
+class OnScans(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = net()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_what_is_handed_on_has_the_class_of_the_data_but_neither_paths_nor_samples(
+    tmp_path,
+):
+    loader = torch.utils.data.DataLoader(Scans(tmp_path / "secret"), 6)
+    explorer = CKAExplorer(
+        OnScans(), None, loader, forward=lambda model, batch: model(batch["x"]),
+        checkpoint=tmp_path / "secret.safetensors",
+    )  # fmt: skip
+    result = explorer.wait(60)
+    assert result.provenance["loader1"]["dataset"] == "Scans"
+    result.save(tmp_path / "result.safetensors")
+    explorer.save_html(tmp_path / "page.html")
+    saved = (tmp_path / "result.safetensors").read_bytes()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    state = scripts_of(page)["state"].encode()
+    held = (tmp_path / "secret.safetensors").read_bytes()
+    for handed in (saved, state, held, explorer.code.encode()):
+        assert b"secret" not in handed
+        assert b"patient" not in handed
+        assert np.float32(0.123456).tobytes() not in handed
 
 
 def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):

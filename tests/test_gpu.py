@@ -29,6 +29,7 @@ def test_the_matrix_of_a_gpu_is_that_of_float64_on_a_cpu():
         loader, progress=False
     )
     assert next(model1.parameters()).device.type == "cpu"
+    assert ours.provenance["model1"]["devices"] == ["cuda:0"], "where it was computed"
     assert (ours.matrix - exact.matrix).abs().max() < 1e-4
 
 

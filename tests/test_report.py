@@ -64,6 +64,7 @@ def test_no_text_of_a_page_becomes_a_tag():
     made = page(
         {"name": hostile, "data": b"\x00\xff", "none": None},
         title=f"{hostile}&",
+        theme="light",
         module="export default {};",
         style="/* </style><b> */",
         bokehjs=b"gz",
@@ -80,6 +81,6 @@ def test_no_text_of_a_page_becomes_a_tag():
 
 
 def test_a_page_refuses_numbers_that_json_does_not_have():
-    options = {"title": "", "module": "", "style": "", "bokehjs": b"", "version": ""}
+    texts = dict.fromkeys(("title", "theme", "module", "style", "version"), "")
     with pytest.raises(ValueError, match="JSON compliant"):
-        page({"value": float("nan")}, **options)
+        page({"value": float("nan")}, **texts, bokehjs=b"")

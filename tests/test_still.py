@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from comm_double import RecordingComm, until
-from lab import MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
+from lab import HURRY, MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
 from torch import nn
 
 from cka_notebook import CKAExplorer, _still
@@ -208,9 +208,10 @@ def test_any_word_of_a_page_is_an_answer(outputs, monkeypatch):
 def test_a_page_that_cannot_load_widgets_shows_the_reason_and_then_the_map(
     page, server
 ):
-    slow = MAKE.format(count=8, seconds=0.5)
+    slow = MAKE.format(count=8, seconds=600)
     patient = IMPATIENT.replace("0.1", "1.0")
-    server.add("unable.ipynb", [SETUP, slow + patient, "explorer.wait(60).batches"])
+    ends = f"{HURRY}; explorer.wait(60).batches"
+    server.add("unable.ipynb", [SETUP, slow + patient, ends])
     page.route("**/anywidget/**", lambda route: route.abort())
     notebook = Notebook(page, server, "unable.ipynb")
     notebook.run(0)
@@ -228,11 +229,13 @@ def test_a_page_that_cannot_load_widgets_shows_the_reason_and_then_the_map(
 
 @pytest.mark.browser
 def test_lab_hides_the_picture_beside_the_widget_and_saves_it(page, server):
-    server.add("still.ipynb", [SETUP, SHOW.format(count=8, seconds=0.2), "1 + 1"])
+    slow = SHOW.format(count=8, seconds=600)
+    server.add("still.ipynb", [SETUP, slow, "1 + 1", HURRY])
     notebook = Notebook(page, server, "still.ipynb")
     notebook.run(0)
     notebook.run(1)
     notebook.run(2)
+    notebook.run(3)
     notebook.until(lambda: notebook.status == "done", "the end of the run")
     picture = page.locator(".jp-OutputArea-child img")
     notebook.until(picture.count, "the picture")

@@ -107,7 +107,11 @@ def test_running_a_cell_twenty_times_leaves_memory_as_it_was(page, server):
 
 def rerun(notebook, times):
     for _ in range(times):
+        if notebook.explorer.count():
+            notebook.explorer.evaluate("(element) => element.classList.add('old')")
         notebook.run(1)
+        old = notebook.page.locator(".cka.old")
+        notebook.until(lambda old=old: not old.count(), "the old view to go")
         notebook.until(lambda: notebook.status == "done", "the end of the run")
         notebook.until(notebook.image, "the map")
 

@@ -1,6 +1,6 @@
 /** BokehJS of exactly one version, evaluated once a page, from wherever it can be had. */
 
-import { imported } from "./module.ts";
+import { imported, onceAPage } from "./module.ts";
 import { gzipOf, type Model, runtimeOf } from "./protocol.ts";
 import { type Session, wordsOf } from "./session.ts";
 
@@ -22,7 +22,6 @@ export interface ViewManager extends Iterable<{ model: { document: unknown } }> 
   clear(): void;
 }
 
-const LOADED = Symbol.for("cka_notebook.bokehjs");
 const KERNEL_TIMEOUT_MS = 20000;
 
 /** The page's own Bokeh if it is of that version, else ours, loaded at most once. */
@@ -33,15 +32,9 @@ export function loadBokeh(
 ): Promise<Bokeh> {
   const present = presentBokeh(version);
   if (present) return Promise.resolve(present);
-  const page = globalThis as { [LOADED]?: Map<string, Promise<Bokeh>> };
-  page[LOADED] ??= new Map();
-  const loaded = page[LOADED];
-  const begun = loaded.get(version);
-  if (begun) return begun;
-  const promise = fetched(model, session, version).then(evaluated);
-  loaded.set(version, promise);
-  promise.catch(() => loaded.delete(version));
-  return promise;
+  return onceAPage("bokehjs", version, async () =>
+    evaluated(await zippedFor(model, session, version)),
+  );
 }
 
 /** Bokeh keeps each version that was ever loaded under its number. */
@@ -51,7 +44,7 @@ function presentBokeh(version: string): Bokeh | null {
   return bokeh.version === version ? bokeh : (bokeh[version] ?? null);
 }
 
-async function fetched(
+async function zippedFor(
   model: Model,
   session: Session,
   version: string,

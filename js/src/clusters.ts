@@ -2,8 +2,8 @@
 
 import type { Matrix } from "./matrix.ts";
 
-const NOTHING_ALIKE = 2;
 /** Distance of rows that have no defined column in common. */
+const NOTHING_ALIKE = 2;
 
 /** A row, or two clusters that were joined at the height of their distance. */
 export interface Cluster {

@@ -263,10 +263,8 @@ export class Controls {
 /** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · mean 0.614 · …" */
 export function progressWords(frame: Frame, isSelf = false): string {
   const { batch, total, examples, skipped, seconds, rate, gpu, maxStderr } = frame;
-  const batches =
-    total === null
-      ? plural(batch, "batch", "batches")
-      : `${count(batch)}/${count(total)} batches`;
+  const of = total === null ? "" : `${count(batch)}/`;
+  const batches = of + plural(total ?? batch, "batch", "batches");
   const parts = [batches, plural(examples, "example")];
   if (skipped > 0) parts.push(`${count(skipped)} skipped`);
   if (rate > 0 && !frame.final) parts.push(`${count(rate)} examples/s`);

@@ -3,7 +3,7 @@
  * and so is small: it finds the page's code, which is evaluated once a page.
  */
 
-import { imported } from "./module.ts";
+import { imported, onceAPage } from "./module.ts";
 import { CUSTOM_MESSAGE, FORGOTTEN, type Model, pageCodeOf, say } from "./protocol.ts";
 
 interface Hooks {
@@ -11,24 +11,17 @@ interface Hooks {
   render(props: { model: Model; el: HTMLElement }): () => void;
 }
 
-declare const BUILD: string;
 /** Tells the code of one build from that of another; put in by `build.mjs`. */
-const LOADED = Symbol.for("cka_notebook.code");
+declare const BUILD: string;
 const KERNEL_TIMEOUT_MS = 20000;
 
 function loaded(model: Model): Promise<Hooks> {
-  const page = globalThis as { [LOADED]?: Map<string, Promise<Hooks>> };
-  page[LOADED] ??= new Map();
-  const builds = page[LOADED];
-  const begun = builds.get(BUILD);
-  if (begun) return begun;
-  const promise = fetched(model).then((code) => imported(code) as Promise<Hooks>);
-  builds.set(BUILD, promise);
-  promise.catch(() => builds.delete(BUILD));
-  return promise;
+  return onceAPage("code", BUILD, async () => {
+    return (await imported(await codeFor(model))) as Hooks;
+  });
 }
 
-async function fetched(model: Model): Promise<string> {
+async function codeFor(model: Model): Promise<string> {
   try {
     const code = await pageCodeOf(model);
     if (code) return code;

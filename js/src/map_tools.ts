@@ -154,8 +154,8 @@ export class MapTools {
       this.high.value = String(range[1]);
     }
     const [low, high] = limits;
-    setText(this.lowText, short(low));
-    setText(this.highText, short(high));
+    setText(this.lowText, limitText(low));
+    setText(this.highText, limitText(high));
   }
 
   /** The mean of what is marked; none where nothing is. */
@@ -238,8 +238,8 @@ export class MapTools {
     if (mode === "unit") this.handlers.range([0, 1]);
     else if (mode === "fit") this.handlers.range("fit");
     else {
-      this.low.value = short(this.limits[0]);
-      this.high.value = short(this.limits[1]);
+      this.low.value = limitText(this.limits[0]);
+      this.high.value = limitText(this.limits[1]);
       this.manualChanged();
       this.low.focus();
     }
@@ -268,7 +268,7 @@ function decimal(label: string, changed: () => void): HTMLInputElement {
   });
 }
 
-function short(number: number): string {
+function limitText(number: number): string {
   return Number.isInteger(number)
     ? String(number)
     : value(number, 2).replace("\u2212", "-");

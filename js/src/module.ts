@@ -1,4 +1,25 @@
-/** JavaScript that comes as text, evaluated as a module of its own. */
+/** JavaScript that comes as text, evaluated once a page as a module of its own. */
+
+/**
+ * What was made under that name and key on this page, or else is made now; what fails is
+ * made anew the next time.
+ */
+export function onceAPage<T>(
+  name: string,
+  key: string,
+  make: () => Promise<T>,
+): Promise<T> {
+  const page = globalThis as { [made: symbol]: Map<string, Promise<T>> | undefined };
+  const symbol = Symbol.for(`cka_notebook.${name}`);
+  const all = page[symbol] ?? new Map<string, Promise<T>>();
+  page[symbol] = all;
+  const known = all.get(key);
+  if (known) return known;
+  const promise = make();
+  all.set(key, promise);
+  promise.catch(() => all.delete(key));
+  return promise;
+}
 
 export async function imported(...source: string[]): Promise<unknown> {
   const url = URL.createObjectURL(new Blob(source, { type: "text/javascript" }));

@@ -5,8 +5,8 @@ import type { Axes, Side } from "./protocol.ts";
 import type { Session } from "./session.ts";
 import { shownName } from "./words.ts";
 
-const GRAVE = /unrelated|not random|mixes examples/;
 /** These put the whole map in doubt: they come first. */
+const GRAVE = /unrelated|not random|mixes examples/;
 const NAMED = 3;
 
 export class Notes {

@@ -26,6 +26,7 @@ export interface WholeModel {
 export type Side = 1 | 2;
 export type Status = "idle" | "running" | "paused" | "stopped" | "done" | "error";
 export type CommandName = "run" | "pause" | "resume" | "stop" | "restart";
+export type Tone = "light" | "dark";
 export type ColorRange = "fit" | readonly [number, number];
 export type Focus = readonly [string, string] | null;
 
@@ -142,6 +143,7 @@ export const CHANGED = {
   metric: "change:metric",
   palette: "change:palette",
   colorRange: "change:color_range",
+  theme: "change:theme",
 } as const;
 
 /** Large values of no use to a page once the model is closed. */
@@ -157,8 +159,8 @@ export const FORGOTTEN = [
 ] as const;
 
 export const CUSTOM_MESSAGE = "msg:custom";
-export const CONNECTION = ["comm_live_update", "comm:close"];
 /** Said by the front end when a kernel is restarted, found again, or lets go. */
+export const CONNECTION = ["comm_live_update", "comm:close"];
 
 type Bytes = ArrayBuffer | ArrayBufferView;
 type Wire = Record<string, unknown>;
@@ -296,6 +298,12 @@ export function colorRangeOf(model: Model): ColorRange {
   return Array.isArray(range) && range.length === 2
     ? [Number(range[0]), Number(range[1])]
     : [0, 1];
+}
+
+/** Light or dark, if that was asked for; null follows the page around. */
+export function toneOf(model: Model): Tone | null {
+  const theme = model.get("theme");
+  return theme === "light" || theme === "dark" ? theme : null;
 }
 
 export function messageOf(model: Model): Message {

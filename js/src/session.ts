@@ -38,7 +38,9 @@ import {
   say,
   snapshotOf,
   statusOf,
+  type Tone,
   toleranceOf,
+  toneOf,
   treesOf,
 } from "./protocol.ts";
 import { Tree } from "./tree_model.ts";
@@ -52,7 +54,8 @@ export type Change =
   | "status"
   | "message"
   | "tolerance"
-  | "colors";
+  | "colors"
+  | "theme";
 
 /** A frame with the names of its rows and columns. */
 export interface Shown {
@@ -60,15 +63,15 @@ export interface Shown {
   readonly axes: Axes;
 }
 
-export const PAINT_WITHIN_MS = 250;
 /** Hidden tabs have no animation frames; the newest frame is applied all the same. */
+export const PAINT_WITHIN_MS = 250;
 export const ANSWER_WITHIN_MS = 4000;
-export const ECHO_MS = 1500;
 /** For that long the page's own choice wins over what the kernel echoes. */
-const READY_AFTER_MS = 300;
+export const ECHO_MS = 1500;
 /** Time for a first view, so that usually one message says both. */
-const SETTLED_MS = 50;
+const READY_AFTER_MS = 300;
 /** Models learn of a lost kernel one after the other. */
+const SETTLED_MS = 50;
 export const UNDO_STEPS = 20;
 export const MAX_PINS = 8;
 
@@ -130,6 +133,10 @@ export class Session {
 
   get metric(): string {
     return metricOf(this.model);
+  }
+
+  get tone(): Tone | null {
+    return toneOf(this.model);
   }
 
   get code(): readonly string[] {
@@ -317,6 +324,7 @@ export class Session {
     this.on(CHANGED.metric, () => this.tell("colors"));
     this.on(CHANGED.palette, () => this.echo("palette", () => this.readColors()));
     this.on(CHANGED.colorRange, () => this.echo("colorRange", () => this.readColors()));
+    this.on(CHANGED.theme, () => this.tell("theme"));
     for (const event of CONNECTION) this.on(event, () => this.connectionChanged());
     this.on(CUSTOM_MESSAGE, (content: unknown, buffers?: ArrayBufferView[]) =>
       this.receive(content, buffers ?? []),

@@ -12,8 +12,8 @@ import {
 import type { Session } from "./session.ts";
 import { shownName, textAt, valueAt } from "./words.ts";
 
-export const MAX_WHOLE = 60;
 /** Beyond that many layers on a side, one row of the map is a table by itself. */
+export const MAX_WHOLE = 60;
 const REFRESH_MS = 400;
 
 export class MapTable {

@@ -1,4 +1,6 @@
-/** Light or dark, as the page around is, and the colors that the charts take from it. */
+/** Light or dark, as asked for or as the page around is, and the colors of the charts. */
+
+import type { Tone } from "./protocol.ts";
 
 export interface Theme {
   readonly dark: boolean;
@@ -86,11 +88,25 @@ export function themeOf(root: HTMLElement): Theme {
   return theme;
 }
 
-/** Marks the root light or dark, now and at each change of the page's theme. */
-export function followTheme(root: HTMLElement, changed: () => void): () => void {
+export interface Follower {
+  /** To be called when another theme is asked for. */
+  readonly apply: () => void;
+  readonly stop: () => void;
+}
+
+/**
+ * Marks the root light or dark, now and at each change of the page's theme.
+ *
+ * Asked for one of them by `wanted`, it is that one, whatever the page around is.
+ */
+export function followTheme(
+  root: HTMLElement,
+  wanted: () => Tone | null,
+  changed: () => void,
+): Follower {
   let last = "";
   const apply = () => {
-    root.dataset.theme = isDark(root) ? "dark" : "light";
+    root.dataset.theme = wanted() ?? (isDark(root) ? "dark" : "light");
     const now = JSON.stringify(themeOf(root));
     if (now !== last) {
       last = now;
@@ -111,9 +127,10 @@ export function followTheme(root: HTMLElement, changed: () => void): () => void 
   const media = matchMedia(DARK);
   media.addEventListener("change", soon);
   soon();
-  return () => {
+  const stop = () => {
     observer.disconnect();
     media.removeEventListener("change", soon);
     late.forEach(clearTimeout);
   };
+  return { apply, stop };
 }

@@ -15,7 +15,11 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   set(root, { "aria-roledescription": "CKA explorer", "aria-label": "CKA explorer" });
   parent.append(root);
   let panel: MapPanel | null = null;
-  const stopTheme = followTheme(root, () => panel?.themeChanged());
+  const theme = followTheme(
+    root,
+    () => session.tone,
+    () => panel?.themeChanged(),
+  );
   panel = new MapPanel(session, root, figureOf(model)?.palettes ?? {});
   const side = new TreeSide(session, root);
   const controls = new Controls(session, side.toggle);
@@ -29,6 +33,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     if (change === "layers" || change === "frame") controls.updateLayers();
     if (change === "message") controls.updateMessage();
     if (change === "tolerance") controls.updateTolerance();
+    if (change === "theme") theme.apply();
     if (change === "frame") {
       controls.updateProgress();
       controls.notes.update();
@@ -44,7 +49,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     gone.abort();
     unsubscribe();
     stopSizes();
-    stopTheme();
+    theme.stop();
     panel?.destroy();
     root.remove();
   };

@@ -72,7 +72,7 @@ export function summaryWords(session: Session, view: MapView): string {
   const batch = view.shown?.frame.batch ?? 0;
   return (
     `CKA of ${rows} layers of ${names[0]} by ${cols} layers of ${names[1]} ` +
-    `after ${batch} batches. Arrow keys move, Enter shows the trends of a cell.`
+    `after ${plural(batch, "batch", "batches")}. Arrow keys move, Enter shows the trends of a cell.`
   );
 }
 

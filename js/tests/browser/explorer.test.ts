@@ -47,6 +47,7 @@ async function live(page: Page, frames = 5): Promise<void> {
 afterEach(() => {
   for (const page of open.splice(0)) page.close();
   document.body.removeAttribute("data-jp-theme-light");
+  document.body.removeAttribute("style");
 });
 
 test("frames become colors, row 0 at the top, bright for similar", async () => {
@@ -236,6 +237,24 @@ test("a theme that changes is followed without drawing anew", async () => {
 });
 
 test.each([
+  ["dark", "true", "rgb(227, 230, 234)"],
+  ["light", "false", "rgb(29, 33, 39)"],
+])("%s by wish wins over the page around until it is taken back", async (...given) => {
+  const [theme, isPageLight, text] = given;
+  document.body.dataset.jpThemeLight = isPageLight;
+  document.body.style.setProperty("--jp-ui-font-color1", "rgb(1, 2, 3)");
+  const page = await ready({ theme });
+  await live(page);
+  const root = page.element.querySelector(".cka") as HTMLElement;
+  const shown = () => [root.dataset.theme, getComputedStyle(root).color];
+  expect(shown()).toEqual([theme, text]);
+  page.model.put({ theme: "auto" });
+  expect(root.dataset.theme).not.toBe(theme);
+  page.model.put({ theme });
+  expect(shown()).toEqual([theme, text]);
+});
+
+test.each([
   ["rgb(250, 250, 250)", "light"],
   ["color(srgb 1 1 1)", "light"],
   ["color(display-p3 0.1 0.1 0.1)", "dark"],
@@ -243,7 +262,6 @@ test.each([
   document.body.style.background = paper;
   const page = await ready();
   expect((page.element.querySelector(".cka") as HTMLElement).dataset.theme).toBe(theme);
-  document.body.style.background = "";
 });
 
 test("a second view shows the same cell, and closing it leaves the first", async () => {

@@ -5,11 +5,11 @@ import { INK } from "../../src/picture.ts";
 
 const css = readFileSync("src/styles.css", "utf-8");
 
-/** The custom properties of a rule; the fallback where the front end may set a color. */
+/** The custom properties of a rule that are colors. */
 function tokens(selector: string): Record<string, string> {
   const start = css.indexOf(`${selector} {`);
   const body = css.slice(start, css.indexOf("\n}", start));
-  const found = body.matchAll(/--cka-([\w-]+):[^;]*?(#[0-9a-f]{6})\)?;/g);
+  const found = body.matchAll(/--cka-([\w-]+): (#[0-9a-f]{6});/g);
   return Object.fromEntries([...found].map(([, name, color]) => [name, color]));
 }
 

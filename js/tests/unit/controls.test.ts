@@ -71,6 +71,16 @@ test("what took long to compute is thrown away only when asked twice", () => {
   expect(model.sentOf("command")).toEqual([{ kind: "command", name: "restart" }]);
 });
 
+test("what took not long is thrown away at the first click", () => {
+  begin({ status: "running" });
+  model.message(...wireFrame({ seq: 30, rows: 11, cols: 15 }));
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+  const buttons = controls.element.querySelectorAll<HTMLElement>(".cka-buttons button");
+  expect([...buttons].at(-1)?.textContent).toBe("Restart");
+  [...buttons].at(-1)?.click();
+  expect(model.sentOf("command")).toEqual([{ kind: "command", name: "restart" }]);
+});
+
 test("the tolerance of the constructor is in the field, and Python may change it", () => {
   begin({ stop_when_stable: 0.005 });
   expect(field().value).toBe("0.005");

@@ -4,7 +4,9 @@ import { FORGOTTEN } from "../../src/protocol.ts";
 import { FakeModel, stateOf } from "../fake.ts";
 
 const evaluated = vi.hoisted(() => vi.fn());
-vi.mock("../../src/module.ts", () => ({ imported: evaluated }));
+vi.mock(import("../../src/module.ts"), async (original) => {
+  return { ...(await original()), imported: evaluated };
+});
 
 const settled = () => vi.advanceTimersByTimeAsync(0);
 let done: string[];

@@ -350,6 +350,7 @@ describe("words", () => {
         "largest \u00b1\u202f0.004",
     );
     expect(progressWords(frame, true)).toContain("mean 0.500 \u00b7 largest");
+    expect(progressWords({ ...frame, batch: 1, total: 1 })).toMatch(/^1\/1 batch /);
     expect(progressWords({ ...frame, rows: 1, cols: 4 })).not.toContain("diagonal");
     expect(progressWords({ ...frame, total: null, maxStderr: null, skipped: 2 })).toBe(
       "37 batches \u00b7 4\u202f736 examples \u00b7 2 skipped \u00b7 " +
