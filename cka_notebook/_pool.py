@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -74,9 +75,7 @@ class Pooling:
     def describe(self) -> dict[str, str]:
         """The choices in words, for the record."""
         return {
-            pattern: getattr(choice, "__name__", repr(choice))
-            if callable(choice)
-            else choice
+            pattern: _name(choice) if callable(choice) else choice
             for pattern, choice in self._choices.items()
         }
 
@@ -121,6 +120,13 @@ class Pooling:
         fitting = (mask for mask in masks if mask.shape == x.shape[:2])
         mask = next(fitting, None) if x.ndim == 3 else None
         return mask.to(x.device) if mask is not None else None
+
+
+def _name(pool: Callable[[Tensor], Tensor]) -> str:
+    """What a function is called, the same in every process."""
+    while isinstance(pool, partial):
+        pool = pool.func
+    return getattr(pool, "__name__", type(pool).__name__)
 
 
 def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """From activations to features: tokens, positions, masks, per layer."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -158,6 +160,8 @@ def test_choices_are_described_for_the_record():
 
     assert Pooling({"a": middle, "b": "cls"}).describe() == {"a": "middle", "b": "cls"}
     assert Pooling("mean").describe() == {"*": "mean"}
+    assert Pooling(partial(middle)).describe() == {"*": "middle"}
+    assert Pooling(torch.nn.Flatten()).describe() == {"*": "Flatten"}
 
 
 def test_whether_padding_was_left_out_is_known():
