@@ -10,9 +10,9 @@ import { readout, shownName, textAt } from "./words.ts";
 
 const HOW_TO =
   "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
+/** Longer names are shortened in the middle: the end tells layers apart. */
 const ROW_LIMIT = 56;
 const COLUMN_LIMIT = 36;
-/** Longer names are shortened in the middle: the end tells layers apart. */
 
 /** A layer of one axis against those of the other. */
 interface Trend {

@@ -12,11 +12,11 @@ import type { FigureJson } from "./protocol.ts";
 import type { Theme } from "./theme.ts";
 
 const TOP = 6;
-const RIGHT = 10;
 /** Borders where nothing is drawn but the end of an axis. */
+const RIGHT = 10;
 
-export const ABOVE_NUMBER = 0.2;
 /** Where a mark stands in a cell that bears a number. */
+export const ABOVE_NUMBER = 0.2;
 
 export type FigureName = "map" | "row_trend" | "column_trend" | "history";
 

@@ -29,11 +29,11 @@ export interface LayerTreeHandlers {
 }
 
 const ROW_HEIGHT = 24;
-const SPARE_ROWS = 4;
 /** Drawn above and below what is in sight, so that quick scrolling shows no gaps. */
+const SPARE_ROWS = 4;
 const VIEWPORT_ROWS = 14;
-const OPEN_LINES = 40;
 /** So many lines are opened at first; more would be a list, not a tree. */
+const OPEN_LINES = 40;
 const TYPE_AHEAD_MS = 700;
 
 export class LayerTree {

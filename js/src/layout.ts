@@ -7,17 +7,17 @@ const MAX_FRAME_HEIGHT = 560;
 const MIN_FRAME_HEIGHT = 200;
 const AXIS_TITLE = 24;
 const TICK = 9;
+/** Room so that the last tick label and the frame's outline are not cut. */
 const FRAME_RIGHT = 10;
 const FRAME_TOP = 6;
-/** Room so that the last tick label and the frame's outline are not cut. */
-const BRACKETS = 20;
 /** Brackets with the names of blocks, between an axis title and its labels. */
-const BRACKETS_FROM = 440;
+const BRACKETS = 20;
 /** In less width than that the map needs the room of the row brackets. */
+const BRACKETS_FROM = 440;
 const DENDROGRAM = 26;
+/** Row labels may take that many pixels, or that share of the width. */
 const LABELS = 100;
 const LABEL_SHARE = 0.2;
-/** Row labels may take that many pixels, or that share of the width. */
 const WIDE_DETAILS = 620;
 const LEAST_CHARACTERS = 8;
 

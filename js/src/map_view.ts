@@ -56,10 +56,10 @@ export interface Cell {
   readonly col: number;
 }
 
-const MAX_CLUSTERED = 600;
 /** Average linkage is cubic: beyond that it would stop the page for seconds. */
-const MAX_PENDING = 4_000_000;
+const MAX_CLUSTERED = 600;
 /** With more cells than that, layers that are not computed yet are not drawn. */
+const MAX_PENDING = 4_000_000;
 
 /** A layer of an axis and where the frame has it, or -1. */
 interface Entry {

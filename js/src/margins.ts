@@ -9,16 +9,16 @@ import type { Branch } from "./clusters.ts";
 import { svg } from "./dom.ts";
 import { widest } from "./layout.ts";
 
-const TITLE = 9;
 /** From the outer edge to the middle of a title, */
-const BLOCK = 27;
+const TITLE = 9;
 /** to the middle of a block's name, */
-const BRACKET = 37;
+const BLOCK = 27;
 /** and to the back of its bracket. */
+const BRACKET = 37;
 const HOOK = 3;
 const GAP = 1.5;
-const LEAST_BRACKET = 7;
 /** Brackets that are shorter on the screen are left out. */
+const LEAST_BRACKET = 7;
 const LINE_HEIGHT = 12;
 const FONT_PX = 11;
 const BESIDE_FRAME = 4;

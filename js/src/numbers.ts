@@ -18,8 +18,8 @@ interface Surroundings {
 }
 
 const MIN_WIDTH = 28;
-const MIN_HEIGHT = 15;
 /** A line of 11 px text needs no more height than that. */
+const MIN_HEIGHT = 15;
 
 export function numbersFor(view: MapView | null, around: Surroundings): Numbers {
   const numbers: Numbers = { x: [], y: [], text: [], color: [] };

@@ -37,6 +37,7 @@ export interface Drawn {
   readonly font: string;
 }
 
+/** The light colors of our css: what is printed is light, whatever the page is. */
 export const INK = {
   raised: "#ffffff",
   text: "#1d2127",
@@ -44,7 +45,6 @@ export const INK = {
   line: "#d5d9e0",
   control: "#7f8793",
 } as const;
-/** The light colors of our css: what is printed is light, whatever the page is. */
 
 const HALO = "#06141f";
 const PNG_SCALE = 2;
@@ -53,8 +53,8 @@ const BAR = 12;
 const GAP = 6;
 const KEY = 16;
 const TICK = 3;
-const KEPT_MS = 60_000;
 /** A download may ask first where to put the file. */
+const KEPT_MS = 60_000;
 
 /** Saves what is drawn as a file of that name, in light colors. */
 export async function savePicture(

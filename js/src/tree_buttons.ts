@@ -6,8 +6,8 @@ import type { Tree } from "./tree_model.ts";
 
 type Commit = (chosen: Uint8Array) => void;
 
-export const FIRST_CHIPS = 6;
 /** Rarer classes wait behind a button. */
+export const FIRST_CHIPS = 6;
 
 const PRESETS = {
   auto: "The layers chosen by default: blocks, stem, final norm and head",

@@ -28,8 +28,8 @@ export interface Line {
   readonly siblings: number;
 }
 
-const MIN_RUN = 3;
 /** Two alike siblings are read faster than a folded line. */
+const MIN_RUN = 3;
 
 export class Tree {
   readonly columns: TreeColumns;

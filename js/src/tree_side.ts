@@ -6,10 +6,10 @@ import { LayerTree } from "./layer_tree.ts";
 import type { Side } from "./protocol.ts";
 import type { Change, Session } from "./session.ts";
 
-const NARROW = 720;
 /** Below this width in pixels the trees stand above the map. */
-const TINY = 560;
+const NARROW = 720;
 /** And below this one they would push it out of sight: they fold until asked for. */
+const TINY = 560;
 
 export class TreeSide {
   readonly element: HTMLElement;

@@ -8,8 +8,8 @@ import type { Theme } from "./theme.ts";
 
 const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
 const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
-const LEAST_PADDING = 0.01;
 /** As a share of the lower chart's height. */
+const LEAST_PADDING = 0.01;
 const HALF_A_DOT = 0.03;
 
 type LineOf = (view: MapView, cell: Cell) => Line;
