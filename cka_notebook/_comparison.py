@@ -229,6 +229,7 @@ class Saved:
         self.names = result.name1, result.name2
         self.same = False
         self.metric = result.metric
+        self._is_difference = result.is_difference
         self._layers: dict[Side, list[str]] = {
             "layers1": list(result.layers1),
             "layers2": list(result.layers2),
@@ -276,7 +277,9 @@ class Saved:
         """There is nothing to let go of."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
-        """The call that would repeat this comparison, given the models."""
+        """The call that would repeat this comparison, if there is one."""
+        if self._is_difference:
+            return []  # of two comparisons
         names = dict(zip(NAMES, self.names, strict=True))
         run = {"stop_when_stable": tolerance}
         options = {**names, "metric": metric}

@@ -177,6 +177,8 @@ class CKAExplorer(anywidget.AnyWidget):
         saved = Saved(result)
         explorer._set_up(saved, autostart=False, theme=theme)  # noqa: SLF001 a constructor
         explorer._session.show_saved(result)  # noqa: SLF001 likewise
+        if result.is_difference:
+            explorer.palette, explorer.color_range = _figures.DIVERGING, "fit"
         return explorer
 
     def _set_up(self, comparison: Comparison, *, autostart: bool, theme: str) -> None:
@@ -293,7 +295,9 @@ class CKAExplorer(anywidget.AnyWidget):
 
     @property
     def code(self) -> str:
-        """The Python call that repeats exactly this comparison."""
+        """The Python call that repeats exactly this comparison, if there is one."""
+        if not self._code:
+            return ""
         return with_layers(self._code, list(self.layers1), list(self.layers2))
 
     def save_html(self, path: str | Path) -> None:
@@ -312,7 +316,7 @@ class CKAExplorer(anywidget.AnyWidget):
             state |= self._session.frames.with_whole_history(state["_snapshot"])
         page = _report.page(
             state,
-            title=f"{self.metric.upper()} of {name1} and {name2}",
+            title=f"{self.metric.replace('cka', 'CKA')} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
             style=str(self._css),
@@ -350,7 +354,7 @@ class CKAExplorer(anywidget.AnyWidget):
             return Look(repr(self), None)
         matrix, limits = result.matrix.numpy(), self.color_range
         if limits == "fit":
-            limits = _figures.fitted_range(matrix)
+            limits = _figures.fitted_range(matrix, self.palette)
         colors = _figures.PALETTES[self.palette]
         picture = _report.png(matrix, colors, limits, is_still=True)
         return Look(repr(self), picture)
@@ -384,7 +388,7 @@ class CKAExplorer(anywidget.AnyWidget):
     @traitlets.validate("metric")
     def _check_metric(self, proposal: Any) -> Any:
         known = metrics.names()
-        if proposal["value"] not in known:
+        if proposal["value"] not in (*known, self._session.comparison.metric):
             msg = f"Expected `metric` to be one of {known}, got {proposal['value']!r}."
             raise traitlets.TraitError(msg)
         return proposal["value"]

@@ -169,7 +169,7 @@ def _color_indices(
     part = np.clip((matrix - low) / ((high - low) or 1.0), 0.0, 1.0)
     known = np.isfinite(matrix)
     index = np.where(known, part, 0.0) * (PALETTE_STEPS - 1)
-    index = np.where(matrix < 0, BELOW, index.round())
+    index = np.where((matrix < 0) & (low >= 0), BELOW, index.round())
     return np.where(known, index, UNDEFINED).astype(np.uint8)
 
 

@@ -14,6 +14,9 @@ from .metrics import MinibatchCKA
 if TYPE_CHECKING:
     import pandas as pd
 
+DIFFERENCE = " difference"
+"""What the measure of a difference of two results ends with."""
+
 FORMAT = "cka_notebook.result/1"
 """Kind and version of the files that `CKAResult.save` writes."""
 
@@ -81,6 +84,59 @@ class CKAResult:
             f"{self.metric}, {counted(self.examples, 'example')} in "
             f"{counted(self.batches, 'batch')})"
         )
+
+    def __sub__(self, other: Self) -> Self:
+        """What changed from another result to this one, on the layers of both.
+
+        A fine-tuned model less its base, say, or one data set less another. Layers are
+        matched by name and keep the order of this result. The standard errors are those
+        of independent results; of the same batches the difference is more certain.
+
+        Returns:
+            A result of values between -2 and 2 that cannot be merged. Figures and
+            explorers show it in two colors around 0.
+
+        Raises:
+            ValueError: If the measures differ, or no rows or no columns are shared.
+
+        Example:
+            >>> layers = ("a", "b"), ("x",)
+            >>> before = CKAResult(torch.eye(2, 1), torch.full((2, 1), 0.25), *layers)
+            >>> after = CKAResult(torch.ones(2, 1), torch.zeros(2, 1), *layers)
+            >>> (after - before).matrix.tolist(), (after - before).metric
+            ([[0.0], [1.0]], 'cka difference')
+        """
+        if not isinstance(other, CKAResult):
+            return NotImplemented
+        if self.metric != other.metric or self.is_difference:
+            msg = (
+                "Expected two results of one measure to subtract, got "
+                f"{self.metric!r} and {other.metric!r}."
+            )
+            raise ValueError(msg)
+        layers1 = _shared("rows", self.layers1, other.layers1)
+        layers2 = _shared("columns", self.layers2, other.layers2)
+        mine, theirs = (x._subset(layers1, layers2) for x in (self, other))  # noqa: SLF001 our own kind
+        return replace(
+            mine,
+            matrix=mine.matrix - theirs.matrix,
+            stderr=torch.hypot(mine.stderr, theirs.stderr),
+            name1=_change(self.name1, other.name1),
+            name2=_change(self.name2, other.name2),
+            metric=self.metric + DIFFERENCE,
+            examples=min(self.examples, other.examples),
+            batches=min(self.batches, other.batches),
+            skipped=0,
+            notes=[_left_out(self, other), *dict.fromkeys([*self.notes, *other.notes])],
+            undefined1=mine.undefined1 | theirs.undefined1,
+            undefined2=mine.undefined2 | theirs.undefined2,
+            provenance={"minuend": self.provenance, "subtrahend": other.provenance},
+        )
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether this is one result less another."""
+        return self.metric.endswith(DIFFERENCE)
 
     def row(self, layer: str | int) -> Tensor:
         """One layer of model 1 against all of model 2, ``(L2,)``."""
@@ -243,6 +299,21 @@ class CKAResult:
             **facts,
         )
 
+    def _subset(self, layers1: tuple[str, ...], layers2: tuple[str, ...]) -> Self:
+        """Some rows and columns, without running sums."""
+        rows = torch.tensor([self.layers1.index(name) for name in layers1])
+        columns = torch.tensor([self.layers2.index(name) for name in layers2])
+        return replace(
+            self,
+            matrix=self.matrix[rows][:, columns],
+            stderr=self.stderr[rows][:, columns],
+            layers1=layers1,
+            layers2=layers2,
+            undefined1={k: v for k, v in self.undefined1.items() if k in layers1},
+            undefined2={k: v for k, v in self.undefined2.items() if k in layers2},
+            sums=None,
+        )
+
     def _facts(self) -> dict[str, Any]:
         names = (
             "layers1 layers2 name1 name2 metric examples batches skipped notes "
@@ -265,6 +336,34 @@ def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
         f"{some(names)}."
     )
     raise ValueError(msg)
+
+
+def _shared(
+    what: str, mine: tuple[str, ...], theirs: tuple[str, ...]
+) -> tuple[str, ...]:
+    found = tuple(name for name in mine if name in theirs)
+    if not found:
+        msg = (
+            f"Expected results with {what} in common to subtract, got {some(mine)} and "
+            f"{some(theirs)}. Compare layers of the same names."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _change(mine: str, theirs: str) -> str:
+    """What a model is called in a difference."""
+    return mine if mine == theirs else f"{mine} \u2212 {theirs}"
+
+
+def _left_out(mine: CKAResult, theirs: CKAResult) -> str:
+    """A sentence on what a difference is of, and which layers it lacks."""
+    alone = sorted(
+        {*mine.layers1} ^ {*theirs.layers1} | {*mine.layers2} ^ {*theirs.layers2}
+    )
+    text = f"{mine.name1} x {mine.name2} less {theirs.name1} x {theirs.name2}"
+    rest = f", without {some(alone)}, which only one of them has" if alone else ""
+    return f"{text}{rest}."
 
 
 def _left_undefined(

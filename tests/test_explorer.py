@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import comm
@@ -1142,6 +1143,19 @@ def test_a_saved_result_is_shown_without_models(tmp_path):
     with pytest.raises(RuntimeError, match="got a saved result"):
         shown.run()
     assert shown._repr_mimebundle_()[0]["image/png"]
+
+
+def test_a_difference_is_shown_in_two_colors_around_0_and_repeats_no_call():
+    explorer, _ = make()
+    result = explorer.wait(60)
+    less = replace(result, matrix=result.matrix + 0.25)
+    shown = CKAExplorer.from_result(result - less)
+    assert (shown.palette, shown.color_range) == ("puor", "fit")
+    assert shown.metric == "cka difference"
+    assert shown.code == ""
+    colors = _figures.PALETTES["puor"]
+    expected = png((result - less).matrix.numpy(), colors, (-0.25, 0.25), is_still=True)
+    assert shown._look().picture == expected
 
 
 def test_the_picture_of_the_map_is_small_and_has_the_colors_of_its_values():

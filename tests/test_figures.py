@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,22 @@ def test_heatmap_range_is_fixed_unless_asked_otherwise(result):
 @pytest.mark.parametrize("example", FITS, ids=lambda example: str(example["values"]))
 def test_a_fitted_range_is_that_of_the_page(example):
     values = np.array(example["values"], dtype=float)
-    assert _figures.fitted_range(values) == pytest.approx(tuple(example["range"]))
+    found = _figures.fitted_range(values, example.get("palette", ""))
+    assert found == pytest.approx(tuple(example["range"]))
+
+
+def test_a_difference_has_two_colors_around_0(result):
+    less = replace(result, matrix=result.matrix - 0.25)
+    plot = plot_cka_heatmap(result - less)
+    mapper = plot.select_one(LinearColorMapper)
+    assert (mapper.low, mapper.high) == (-0.25, 0.25)
+    assert mapper.palette == list(_figures.PALETTES["puor"])
+    assert "(CKA difference)" in plot.title.text
+    manual = plot_cka_heatmap(less - result, color_range=(-0.1, 0.1))
+    image = source_data(manual, "cka_matrix")["image"][0]
+    assert np.nanmin(image) == np.float32(-0.1), "no color but those of the palette"
+    trend = plot_cka_trend(less - result, list(result.layers1)[:1])
+    assert (trend.y_range.start, trend.y_range.end) == (-0.25, 0.25)
 
 
 def test_only_negative_values_fall_below_a_range_and_hover_says_what_they_are():

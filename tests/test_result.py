@@ -32,6 +32,58 @@ def small():
     )
 
 
+def other():
+    """Of some of the same layers, in another order."""
+    matrix = torch.tensor([[0.25, 0.125], [0.5, torch.nan]], dtype=torch.float64)
+    stderr = torch.full((2, 2), 0.25).double()
+    return CKAResult(matrix, stderr, ("c", "a"), ("w", "x"), name2="tuned")
+
+
+def test_a_difference_is_of_the_layers_of_both():
+    change = small() - other()
+    assert (change.layers1, change.layers2) == (("a", "c"), ("x",))
+    assert change.matrix.isnan().tolist() == [[True], [False]]
+    assert change.matrix[1, 0].item() == pytest.approx(0.2 - 0.125)
+    assert change.stderr.tolist() == [[0.25], [0.25]]
+    assert (change.name1, change.name2) == ("model1", "model2 \u2212 tuned")
+    assert change.is_difference
+    assert not small().is_difference
+    [note] = change.notes
+    assert note == (
+        "model1 x model2 less model1 x tuned, "
+        "without 'b', 'w', 'y', ..., which only one of them has."
+    )
+
+
+def test_independent_errors_of_a_difference_add_in_squares():
+    result = result_of()
+    change = result_of(seed=1) - result
+    expected = (result.stderr.square() + result_of(seed=1).stderr.square()).sqrt()
+    torch.testing.assert_close(change.stderr, expected)
+    assert (result - result).matrix.nan_to_num().abs().max() == 0
+
+
+def test_a_difference_is_kept_in_a_file_and_merges_with_nothing(tmp_path):
+    change = small() - other()
+    change.save(tmp_path / "change.safetensors")
+    kept = CKAResult.load(tmp_path / "change.safetensors")
+    assert kept.is_difference
+    torch.testing.assert_close(
+        kept.matrix, change.matrix, rtol=0, atol=0, equal_nan=True
+    )
+    with pytest.raises(ValueError, match="got one without running sums"):
+        kept.merge(change)
+
+
+def test_what_cannot_be_subtracted_is_refused():
+    with pytest.raises(ValueError, match=r"rows in common .* got 'a', 'b', 'c' and"):
+        small() - result_of()
+    with pytest.raises(ValueError, match="of one measure to subtract, got 'cka' and"):
+        small() - (small() - other())
+    with pytest.raises(TypeError):
+        small() - 1
+
+
 def test_rows_and_columns_by_name_and_by_number():
     result = small()
     assert torch.equal(result.row("c"), result.matrix[2])

@@ -2,10 +2,11 @@
 
 from .page import explorer_figure, figure_json
 from .results import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
-from .shared import BELOW_ZERO, PALETTES, fitted_range
+from .shared import BELOW_ZERO, DIVERGING, PALETTES, fitted_range
 
 __all__ = [
     "BELOW_ZERO",
+    "DIVERGING",
     "PALETTES",
     "explorer_figure",
     "figure_json",

@@ -25,6 +25,7 @@ from bokeh.plotting import figure
 
 from .shared import (
     BELOW_ZERO,
+    DIVERGING,
     LABEL_FONT_SIZE,
     NOTHING,
     PALETTES,
@@ -64,14 +65,30 @@ class Map:
     name1: str
     name2: str
     metric: str
+    is_difference: bool
+
+    @property
+    def measure(self) -> str:
+        """The name of the measure as it is written in figures."""
+        return self.metric.replace("cka", "CKA")
+
+    @property
+    def palette(self) -> str:
+        """The colors it has if nobody chooses others."""
+        return DIVERGING if self.is_difference else "magma"
+
+    @property
+    def range(self) -> tuple[float, float] | str:
+        """Likewise the values of the first and the last of them."""
+        return "fit" if self.is_difference else (0.0, 1.0)
 
 
 def limits(
-    values: NDArray[np.float64], wanted: tuple[float, float] | str
+    values: NDArray[np.float64], wanted: tuple[float, float] | str, palette: str = ""
 ) -> tuple[float, float]:
     """Lowest and highest value drawn."""
     if wanted == "fit":
-        return fitted_range(values)
+        return fitted_range(values, palette)
     low, high = (np.nan, np.nan) if isinstance(wanted, str) else wanted
     if not low < high:
         msg = f"Expected a range as (low, high) or 'fit', got {wanted!r}."
@@ -92,7 +109,7 @@ def map_figure(shown: Map, title: str | None, origin: str) -> figure:
     bottom, top = (rows - 0.5, -0.5) if origin == "upper" else (-0.5, rows - 0.5)
     height = int(min(1.4 * MAP_PIXELS, max(0.5 * MAP_PIXELS, square)))
     plot = figure(
-        title=title or f"{shown.name1} x {shown.name2} ({shown.metric.upper()})",
+        title=title or f"{shown.name1} x {shown.name2} ({shown.measure})",
         x_range=Range1d(start=-0.5, end=columns - 0.5, bounds="auto"),
         y_range=Range1d(start=bottom, end=top, bounds="auto"),
         frame_width=MAP_PIXELS,
@@ -148,8 +165,8 @@ def draw_image(
 ) -> None:
     low, high = limits
     values = shown.values
-    # Nothing but negative values has the color below the range.
-    drawable = np.where((values >= 0) & (values < low), low, values)
+    # Below a range that is not for them, negative values have a color; others none.
+    drawable = np.where(((values >= 0) | (low < 0)) & (values < low), low, values)
     mapper = LinearColorMapper(
         palette=palette,
         low=low,
@@ -187,7 +204,7 @@ def _hover(shown: Map, drawn: Any) -> HoverTool:
         tooltips=[
             (shown.name1, "$y{name}"),
             (shown.name2, "$x{name}"),
-            (shown.metric.upper(), "@value{0.0000} \u00b1 @stderr{0.0000}"),
+            (shown.measure, "@value{0.0000} \u00b1 @stderr{0.0000}"),
         ],
         formatters={"$y": named(shown.layers1), "$x": named(shown.layers2)},
     )
@@ -265,7 +282,7 @@ def trend_figure(
 ) -> figure:
     what = "layer by layer" if diagonal else f"against {shown.name2}"
     plot = figure(
-        title=title or f"{shown.name1} {what} ({shown.metric.upper()})",
+        title=title or f"{shown.name1} {what} ({shown.measure})",
         x_range=Range1d(start=-0.5, end=len(names) - 0.5, bounds="auto"),
         y_range=Range1d(start=limits[0], end=limits[1]),
         frame_width=MAP_PIXELS,
@@ -277,7 +294,7 @@ def trend_figure(
         plot.xaxis[0], names, shown.name1 if diagonal else shown.name2, MAP_PIXELS
     )
     plot.xaxis[0].major_label_orientation = math.pi / 2
-    plot.yaxis[0].axis_label = shown.metric.upper()
+    plot.yaxis[0].axis_label = shown.measure
     return plot
 
 

@@ -28,12 +28,12 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
     layers1: Sequence[str] | None = None,
     layers2: Sequence[str] | None = None,
     title: str | None = None,
-    palette: str = "magma",
+    palette: str | None = None,
     annot: bool = False,
     mask_upper: bool = False,
     mask_below: float | None = None,
     origin: str = "upper",
-    color_range: tuple[float, float] | str = (0.0, 1.0),
+    color_range: tuple[float, float] | str | None = None,
 ) -> figure:
     """A heatmap with names, values and errors on hover.
 
@@ -47,13 +47,15 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
             its rows.
         layers2: The same of the columns.
         title: Above the map; by default both names and the measure.
-        palette: One of `PALETTES`.
+        palette: One of `PALETTES`; by default magma, and of a difference of two results
+            the two colors of PuOr around 0.
         annot: Write the values into the cells.
         mask_upper: Leave out what is above the diagonal, which a symmetric map repeats.
         mask_below: Leave out values below that.
         origin: Where the first row is: ``"upper"``, or ``"lower"`` as in torch_cka.
         color_range: Values of the first and the last color, or ``"fit"``, which goes
-            from the least to the largest value shown, but never below 0.
+            from the least to the largest value shown, but never below 0, and in PuOr as
+            far to both sides of it. By default 0 to 1; of a difference, ``"fit"``.
 
     Raises:
         ValueError: If a layer is not in the result, names and matrix do not fit, or
@@ -72,7 +74,8 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
     hidden |= shown.values < (-np.inf if mask_below is None else mask_below)
     holes = np.isnan(shown.values) & ~hidden
     shown = replace(shown, values=np.where(hidden, np.nan, shown.values))
-    limits = drawing.limits(shown.values, color_range)
+    palette = palette or shown.palette
+    limits = drawing.limits(shown.values, color_range or shown.range, palette)
     colors = drawing.colors(palette)
     plot = drawing.map_figure(shown, title, origin)
     drawing.draw_image(plot, shown, colors, limits)
@@ -90,7 +93,7 @@ def plot_cka_trend(
     layers1: Sequence[str] | None = None,
     layers2: Sequence[str] | None = None,
     title: str | None = None,
-    value_range: tuple[float, float] | str = (0.0, 1.0),
+    value_range: tuple[float, float] | str | None = None,
 ) -> figure:
     """Lines with bands of one standard error: a layer against all of the other model.
 
@@ -103,7 +106,8 @@ def plot_cka_trend(
         layers1: As in `plot_cka_heatmap`.
         layers2: As in `plot_cka_heatmap`.
         title: Above the lines.
-        value_range: Ends of the axis, or ``"fit"``.
+        value_range: Ends of the axis, or ``"fit"``; by default as in
+            `plot_cka_heatmap`.
 
     Raises:
         ValueError: If a layer is unknown, `along` is another word, or the diagonal is
@@ -121,13 +125,14 @@ def plot_cka_trend(
     if along == "columns":
         shown = Map(
             *(shown.values.T, shown.stderr.T, shown.layers2, shown.layers1),
-            *(shown.name2, shown.name1, shown.metric),
+            *(shown.name2, shown.name1, shown.metric, shown.is_difference),
         )
     if isinstance(layers, str):
         layers = [layers]
     lines = _diagonal(shown) if layers is None else _rows(shown, layers)
     names = shown.layers1 if layers is None else shown.layers2
-    limits = drawing.limits(np.concatenate([line for _, line, _ in lines]), value_range)
+    values = np.concatenate([line for _, line, _ in lines])
+    limits = drawing.limits(values, value_range or shown.range, shown.palette)
     plot = drawing.trend_figure(shown, names, title, limits, diagonal=layers is None)
     for k, (label, values, stderr) in enumerate(lines):
         drawing.draw_line(plot, label, values, stderr, names, k)
@@ -199,6 +204,7 @@ def _map_of(
         str(getattr(source, "name1", "model1")),
         str(getattr(source, "name2", "model2")),
         str(getattr(source, "metric", "cka")),
+        bool(getattr(source, "is_difference", False)),
     )
 
 

@@ -21,8 +21,12 @@ PALETTES: Final[dict[str, Sequence[str]]] = {
     "cividis": bokeh.palettes.Cividis256,
     "inferno": bokeh.palettes.Inferno256,
     "greys": bokeh.palettes.Greys256,
+    "puor": bokeh.palettes.interp_palette(bokeh.palettes.PuOr11, 256),
 }
 """The palettes offered, dark for 0 and bright for 1; none is a rainbow."""
+
+DIVERGING: Final = "puor"
+"""The palette of differences: white for 0, and a color for each side."""
 
 BELOW_ZERO: Final = "#2a9d8f"
 """Unbiased CKA may fall below 0: those cells have a color that no palette has."""
@@ -38,16 +42,24 @@ FLAT: Final = 1e-6
 """Values that differ by less are one, and have no range of their own."""
 
 
-def fitted_range(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+def fitted_range(
+    values: NDArray[np.floating[Any]], palette: str = ""
+) -> tuple[float, float]:
     """The range that just holds values, as the page fits it: never from below 0.
 
-    Values that are all alike are in the middle of theirs.
+    Values that are all alike are in the middle of theirs. A diverging palette has 0 in
+    the middle.
 
     Example:
         >>> fitted_range(np.array([0.25, np.nan, 0.75])), fitted_range(np.array([-0.5]))
         ((0.25, 0.75), (0.0, 0.05))
+        >>> fitted_range(np.array([0.25, -0.5]), DIVERGING)
+        (-0.5, 0.5)
     """
     known = values[~np.isnan(values)]
+    if palette == DIVERGING:
+        most = float(np.abs(known).max(initial=0.0))
+        return (-most, most) if most > FLAT else (-1.0, 1.0)
     if known.size == 0:
         return 0.0, 1.0
     low = max(0.0, float(known.min()))

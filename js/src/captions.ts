@@ -65,6 +65,7 @@ export class Captions {
       "Copy the Python call that compares these layers again",
       () => codeText(session),
     );
+    code.hidden = session.code.length === 0;
     const actions = [this.copy, code, ...saveButtons(save)];
     this.readout = h(
       "div",

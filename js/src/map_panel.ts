@@ -229,7 +229,7 @@ export class MapPanel {
     surface.setHoles("undefined", holes);
     surface.setHoles("pending", pending);
     this.tools.setKeys(
-      hasNegative(view),
+      hasNegative(view) && this.limits[0] >= 0,
       holes.left.length > 0,
       pending.left.length > 0,
     );
@@ -304,7 +304,7 @@ export class MapPanel {
   }
 
   private get limits(): [number, number] {
-    return limits(this.view, this.session.colorRange);
+    return limits(this.view, this.session.colorRange, this.session.palette);
   }
 
   private get palette(): readonly string[] {

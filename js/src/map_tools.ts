@@ -3,7 +3,7 @@
 import { copyButton } from "./copying.ts";
 import { h, icon, set, setText } from "./dom.ts";
 import { value } from "./format.ts";
-import type { Options } from "./map_view.ts";
+import { DIVERGING, type Options } from "./map_view.ts";
 import type { MarkKind } from "./marks.ts";
 import type { Mask, Order } from "./matrix.ts";
 import type { ColorRange } from "./protocol.ts";
@@ -168,6 +168,11 @@ export class MapTools {
   }
 
   setPalette(name: string, colors: readonly string[]): void {
+    const offered = [...this.palette.options].map(({ value }) => value);
+    if (name === DIVERGING && !offered.includes(name)) {
+      // Offered only where it was chosen: for a difference.
+      this.palette.append(h("option", { value: name }, "PuOr"));
+    }
     this.palette.value = name;
     const stops = colors.filter((_, k) => k % 15 === 0);
     if (stops.length > 1) {

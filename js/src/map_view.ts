@@ -56,6 +56,8 @@ export interface Cell {
   readonly col: number;
 }
 
+/** The palette of differences: white for 0, and a color for each side. */
+export const DIVERGING = "puor";
 /** Average linkage is cubic: beyond that it would stop the page for seconds. */
 const MAX_CLUSTERED = 600;
 /** With more cells than that, layers that are not computed yet are not drawn. */
@@ -202,17 +204,31 @@ export function isPending({ rows, columns }: MapView, { row, col }: Cell): boole
   return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
 }
 
-/** Values of the first and the last color; a fitted range holds what is shown. */
-export function limits(view: MapView | null, range: ColorRange): [number, number] {
+/**
+ * Values of the first and the last color; a fitted range holds what is shown, and that
+ * of diverging colors has 0 in the middle.
+ */
+export function limits(
+  view: MapView | null,
+  range: ColorRange,
+  palette = "",
+): [number, number] {
   if (range !== "fit") return [range[0], range[1]];
   const found = view && extent(imageOf(view, Number.NEGATIVE_INFINITY));
+  if (palette === DIVERGING) {
+    const most = found ? Math.max(-found[0], found[1]) : 0;
+    return most > 1e-6 ? [-most, most] : [-1, 1];
+  }
   if (!found) return [0, 1];
   const low = Math.max(0, found[0]);
   const high = Math.max(low, found[1]);
   return high - low > 1e-6 ? [low, high] : [Math.max(0, low - 0.05), high + 0.05];
 }
 
-/** What the image glyph gets: masked cells left out, nothing but negatives below zero. */
+/**
+ * What the image glyph gets: masked cells left out, and below the range nothing but
+ * negatives, if it is not for them.
+ */
 export function imageOf(view: MapView, low: number): Float32Array {
   const { rows, cols, values } = view.values;
   const image = Float32Array.from(values);
@@ -221,7 +237,7 @@ export function imageOf(view: MapView, low: number): Float32Array {
       const at = row * cols + col;
       const value = image[at] as number;
       if (view.hides(row, col)) image[at] = Number.NaN;
-      else if (value >= 0 && value < low) image[at] = low;
+      else if ((value >= 0 || low < 0) && value < low) image[at] = low;
     }
   }
   return image;

@@ -182,13 +182,13 @@ describe("colors", () => {
     expect(limits(null, "fit")).toEqual([0, 1]);
   });
 
-  test.each(fits)("$values are fitted as in Python", ({ values, range }) => {
+  test.each(fits)("$values are fitted as in Python", ({ values, range, palette }) => {
     const numbers = Float32Array.from(
       values as (number | null)[],
       (value) => value ?? Number.NaN,
     );
     const matrix = { rows: 1, cols: values.length, values: numbers };
-    const found = limits({ ...viewOf(), values: matrix }, "fit");
+    const found = limits({ ...viewOf(), values: matrix }, "fit", palette);
     found.forEach((end, k) => {
       expect(end).toBeCloseTo(range[k] as number, 6);
     });
@@ -204,6 +204,11 @@ describe("colors", () => {
     expect(image[0]).toBeNaN();
     expect(image[1]).toBe(0.5);
     expect(image[2]).toBe(-0.125);
+  });
+
+  test("colors that go below zero are for negative values, too", () => {
+    expect(imageOf(viewOf(), -1)[2]).toBe(-0.125);
+    expect(imageOf(viewOf(), -0.0625)[2]).toBe(-0.0625);
   });
 
   test("a value below zero that is left out needs no color", () => {
