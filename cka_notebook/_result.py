@@ -127,7 +127,9 @@ class CKAResult:
             examples=min(self.examples, other.examples),
             batches=min(self.batches, other.batches),
             skipped=0,
-            notes=[_left_out(self, other), *dict.fromkeys([*self.notes, *other.notes])],
+            notes=list(
+                dict.fromkeys([*_left_out(self, other), *mine.notes, *other.notes])
+            ),
             undefined1=mine.undefined1 | theirs.undefined1,
             undefined2=mine.undefined2 | theirs.undefined2,
             provenance={"minuend": self.provenance, "subtrahend": other.provenance},
@@ -356,14 +358,12 @@ def _change(mine: str, theirs: str) -> str:
     return mine if mine == theirs else f"{mine} \u2212 {theirs}"
 
 
-def _left_out(mine: CKAResult, theirs: CKAResult) -> str:
-    """A sentence on what a difference is of, and which layers it lacks."""
+def _left_out(mine: CKAResult, theirs: CKAResult) -> list[str]:
+    """A sentence on which layers a difference lacks, if it lacks any."""
     alone = sorted(
         {*mine.layers1} ^ {*theirs.layers1} | {*mine.layers2} ^ {*theirs.layers2}
     )
-    text = f"{mine.name1} x {mine.name2} less {theirs.name1} x {theirs.name2}"
-    rest = f", without {some(alone)}, which only one of them has" if alone else ""
-    return f"{text}{rest}."
+    return [f"Left out, for one result alone has them: {some(alone)}"] if alone else []
 
 
 def _left_undefined(

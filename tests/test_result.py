@@ -49,10 +49,8 @@ def test_a_difference_is_of_the_layers_of_both():
     assert change.is_difference
     assert not small().is_difference
     [note] = change.notes
-    assert note == (
-        "model1 x model2 less model1 x tuned, "
-        "without 'b', 'w', 'y', ..., which only one of them has."
-    )
+    assert note == "Left out, for one result alone has them: 'b', 'w', 'y', ..."
+    assert (small() - small()).notes == []
 
 
 def test_independent_errors_of_a_difference_add_in_squares():
