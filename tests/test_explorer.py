@@ -365,15 +365,20 @@ def test_stop_keeps_the_result_so_far():
     assert line.frames[-1].arrays()[0].tobytes() == floats(result.matrix).tobytes()
 
 
-def test_a_paused_run_can_be_stopped():
-    loader = Gate(batches(6))
-    explorer, _ = make(loader)
-    explorer.run()
+def pause_midway(explorer, loader):
+    """Let three batches through, and one more, after which the run holds."""
     loader.let(3)
     until(lambda: explorer.progress.batches == 3)
     explorer.pause()
     loader.let(1)
     until(lambda: explorer.status == "paused")
+
+
+def test_a_paused_run_can_be_stopped():
+    loader = Gate(batches(6))
+    explorer, _ = make(loader)
+    explorer.run()
+    pause_midway(explorer, loader)
     explorer.stop()
     assert explorer.wait(60).batches == explorer.progress.batches
     assert explorer.status == "stopped"
@@ -706,11 +711,7 @@ def test_layers_that_catch_up_are_no_batches_to_the_callback():
     look = lambda batch, _, matrix: seen.append((batch, *matrix.shape))  # noqa: E731
     explorer, _ = make(loader, callback=look, model1_layers=["0"])
     explorer.run()
-    loader.let(3)
-    until(lambda: explorer.progress.batches == 3)
-    explorer.pause()
-    loader.let(1)
-    until(lambda: explorer.status == "paused")
+    pause_midway(explorer, loader)
     held = explorer.progress.batches
     explorer.layers1 = ["0", "2"]
     explorer.resume()
@@ -771,11 +772,7 @@ def test_layers_chosen_in_a_pause_are_computed_when_it_ends():
     loader = Gate(batches(6))
     explorer, _ = make(loader, model1_layers=["0", "1"])
     explorer.run()
-    loader.let(3)
-    until(lambda: explorer.progress.batches == 3)
-    explorer.pause()
-    loader.let(1)
-    until(lambda: explorer.status == "paused")
+    pause_midway(explorer, loader)
     explorer.layers1 = ["0"]
     assert not explorer._session.runs.stale, "part of what is computed"
     explorer.layers1 = ["0", "3"]
@@ -826,11 +823,7 @@ def test_restart_begins_again_from_zero_even_in_a_pause():
     loader = Gate(batches(6))
     explorer, line = make(loader)
     explorer.run()
-    loader.let(3)
-    until(lambda: explorer.progress.batches == 3)
-    explorer.pause()
-    loader.let(1)
-    until(lambda: explorer.status == "paused")
+    pause_midway(explorer, loader)
     line.page({"kind": "command", "name": "restart"})
     loader.let(20)
     result = explorer.wait(60)
@@ -1274,11 +1267,7 @@ def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
     loader = Gate(batches(6))
     explorer, _ = make(loader)
     explorer.run()
-    loader.let(3)
-    until(lambda: explorer.progress.batches == 3)
-    explorer.pause()
-    loader.let(1)
-    until(lambda: explorer.status == "paused")
+    pause_midway(explorer, loader)
     explorer.save_html(tmp_path / "map.html")
     page = (tmp_path / "map.html").read_text(encoding="utf-8")
     state = json.loads(scripts_of(page)["state"])
