@@ -229,7 +229,7 @@ export class MapPanel {
     surface.setHoles("undefined", holes);
     surface.setHoles("pending", pending);
     this.tools.setKeys(
-      hasNegative(view) && this.limits[0] >= 0,
+      hasNegative(view, this.limits[0]),
       holes.left.length > 0,
       pending.left.length > 0,
     );

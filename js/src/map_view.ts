@@ -243,9 +243,9 @@ export function imageOf(view: MapView, low: number): Float32Array {
   return image;
 }
 
-/** Whether a cell that is shown is below zero. */
-export function hasNegative(view: MapView): boolean {
-  return imageOf(view, 0).some((value) => value < 0);
+/** Whether a cell is shown as below zero: in colors from 0 or above, not from below. */
+export function hasNegative(view: MapView, low: number): boolean {
+  return low >= 0 && imageOf(view, 0).some((value) => value < 0);
 }
 
 export interface Box {

@@ -321,7 +321,7 @@ function legend(drawn: Drawn): SVGElement {
 
 function keys({ view, colors }: Drawn, x: number, foot: number): SVGElement[] {
   const known = [
-    [hasNegative(view) && colors.limits[0] >= 0, colors.below, "below 0"],
+    [hasNegative(view, colors.limits[0]), colors.below, "below 0"],
     [undefinedBoxes(view).left.length > 0, "url(#undefined)", "undefined"],
     [pendingBoxes(view).left.length > 0, "url(#pending)", "not computed"],
   ] as const;

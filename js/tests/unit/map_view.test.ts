@@ -212,8 +212,9 @@ describe("colors", () => {
   });
 
   test("a value below zero that is left out needs no color", () => {
-    expect(hasNegative(viewOf())).toBe(true);
-    expect(hasNegative(viewOf({ mask: "threshold", threshold: 0 }))).toBe(false);
+    expect(hasNegative(viewOf(), 0)).toBe(true);
+    expect(hasNegative(viewOf(), -1)).toBe(false);
+    expect(hasNegative(viewOf({ mask: "threshold", threshold: 0 }), 0)).toBe(false);
   });
 
   test("undefined rows are one box, masked cells none", () => {
