@@ -55,10 +55,10 @@ class Progress(NamedTuple):
 
 
 class _Coming(NamedTuple):
-    """A frame whose numbers are on their way."""
+    """A frame whose numbers are on their way; ``cost`` is what asking for them took."""
 
     numbers: Readback
-    started: float
+    cost: float
     progress: Progress
     skipped: int
     gpu: list[int] | None
@@ -117,9 +117,11 @@ class Frames:
         sends = self.publisher.wants()
         if not state.batches or self._coming or not (sends or keeps):
             return
+        started = time.perf_counter()
+        numbers = Readback(state.matrix(), state.stderr())
         self._coming = _Coming(
-            Readback(state.matrix(), state.stderr()),
-            time.perf_counter(),
+            numbers,
+            time.perf_counter() - started,
             self.progress(seconds, state),
             state.skipped,
             gpu_memory(state.device) if sends else None,
@@ -135,14 +137,15 @@ class Frames:
         if coming is None or not coming.numbers.has_come:
             return
         self._coming = None
+        started = time.perf_counter()
         matrix, stderr = coming.numbers.values()
-        self._max_stderr = largest(stderr)
         if coming.keeps:
-            cost = time.perf_counter() - coming.started
             moment = Moment(coming.progress.batches, matrix, stderr)
+            # Batches that ran while the numbers came are no cost.
+            cost = coming.cost + time.perf_counter() - started
             self._history.add(moment, cost=cost)
         if coming.sends:
-            self._gpu = coming.gpu
+            self._gpu, self._max_stderr = coming.gpu, largest(stderr)
             progress = coming.progress._replace(max_stderr=self._max_stderr)
             header = self._header(
                 progress, coming.skipped, catching_up=coming.catching_up

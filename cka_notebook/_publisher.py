@@ -42,7 +42,7 @@ HISTORY_BYTES = 4_000_000
 HISTORY_CELL_BYTES = 3
 """On the wire a cell of a snapshot is two bytes of value and one of error."""
 
-HISTORY_SHARE = 0.01
+HISTORY_SHARE = 0.005
 """Snapshots for the convergence of a cell may take this share of a run's time."""
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from ._running import Running
 
 Outcome = Literal["done", "stopped", "error"]
-POLL = 0.1
-"""Seconds between looks at the clock while waiting, so that interrupts get through."""
+POLL = 0.5
+"""Seconds between looks up from a wait, so that interrupts get through on Windows.
+
+Each look takes the interpreter from the thread that computes, and cools its caches.
+"""
 
 EXIT_PATIENCE = 5.0
 """Seconds that the end of the process waits for the batches at work."""
@@ -296,6 +299,7 @@ class Worker:
         self._stop_clock()
         self._answer()
         self._holding = True
+        self._answered.set()
         self._watcher.pauses(self, state)
         while not self._going.wait(POLL):
             pass
@@ -322,6 +326,7 @@ class Worker:
             self._watcher.ends(self, outcome)
         finally:
             self.ended.set()
+            self._answered.set()
 
 
 @atexit.register

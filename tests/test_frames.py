@@ -1,5 +1,6 @@
 """What of a run goes to the page."""
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -102,6 +103,28 @@ def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
     assert header["batch"] == 3
     assert header["seconds"] == 1.0
     assert buffers[0] == first.tobytes()
+
+
+def test_a_map_kept_costs_what_it_took_to_make_and_not_to_come(monkeypatch, slow):
+    now, costs = [0.0], []
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(_frames, "time", clock)
+    add = lambda *_, cost: costs.append(cost)  # noqa: E731
+    monkeypatch.setattr(_frames.History, "add", add)
+    state = running(3)
+    matrix = state.matrix()
+
+    def computed():
+        now[0] += 3.0
+        return matrix
+
+    state.matrix = computed
+    frames, _ = begun(state)
+    frames.take(1.0, state)
+    now[0] += 100.0
+    slow[0].there = True
+    frames.take(2.0, state)
+    assert costs == [3.0]
 
 
 def test_a_frame_that_comes_after_the_last_one_is_dropped(slow):

@@ -39,7 +39,11 @@ class WatchedExplorer(CKAExplorer):
 
 
 def measure(rounds: int, batches: int = BATCHES) -> dict[str, Any]:
-    """Processor and wall time of a run, watched and not, in alternating rounds."""
+    """Processor and wall time of a run, watched and not.
+
+    Each round takes one of them, the other twice, and the first again, so that a
+    machine that gets slower or faster meanwhile favors neither.
+    """
     torch.manual_seed(0)
     pair = tuple(mlp(WIDTH, DEPTH, WIDTH).eval() for _ in range(2))
     loader = [torch.randn(EXAMPLES, WIDTH)] * batches
@@ -48,32 +52,50 @@ def measure(rounds: int, batches: int = BATCHES) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         _alone(pair, loader[:10])
         for _ in range(rounds):
-            alone.append(_alone(pair, loader))
-            times, sent = _watched(pair, loader)
-            watched.append(times)
-            frames += sent
+            first = _alone(pair, loader)
+            seen = [_watched(pair, loader) for _ in range(2)]
+            alone.append(_sum(first, _alone(pair, loader)))
+            watched.append(_sum(*(times for times, _ in seen)))
+            frames += sum(sent for _, sent in seen)
     return {
         "batches": batches,
-        "alone": _milliseconds(alone, batches),
-        "watched": _milliseconds(watched, batches),
-        "frames": frames / rounds,
+        "alone": _milliseconds(alone, 2 * batches),
+        "watched": _milliseconds(watched, 2 * batches),
+        "ratio": _ratios(watched, alone),
+        "frames": frames / (2 * rounds),
     }
 
 
 def markdown(found: dict[str, Any]) -> str:
     """The cost in a sentence."""
-    alone, watched = found["alone"], found["watched"]
+    alone, watched, ratio = found["alone"], found["watched"], found["ratio"]
     return (
         f"Live: {alone['processor']:.2f} ms of processor time a batch alone, "
         f"{watched['processor']:.2f} ms with {found['frames']:.0f} frames sent during "
-        f"{found['batches']} batches; on the wall {alone['wall']:.2f} and "
-        f"{watched['wall']:.2f} ms."
+        f"{found['batches']} batches, {_more(ratio['processor'])} more; on the wall "
+        f"{alone['wall']:.2f} and {watched['wall']:.2f} ms, {_more(ratio['wall'])}."
     )
+
+
+def _more(ratio: float) -> str:
+    return f"{100 * (ratio - 1):.1f} %"
+
+
+def _sum(*times: Times) -> Times:
+    processor, wall = map(sum, zip(*times, strict=True))
+    return processor, wall
 
 
 def _milliseconds(times: list[Times], batches: int) -> dict[str, float]:
     processor, wall = (median(list(values)) for values in zip(*times, strict=True))
     return {"processor": 1e3 * processor / batches, "wall": 1e3 * wall / batches}
+
+
+def _ratios(watched: list[Times], alone: list[Times]) -> dict[str, float]:
+    """Medians over rounds, of which each is compared with itself alone."""
+    pairs = list(zip(watched, alone, strict=True))
+    processor, wall = (median([w[k] / a[k] for w, a in pairs]) for k in (0, 1))
+    return {"processor": processor, "wall": wall}
 
 
 def _alone(pair: tuple[nn.Module, ...], loader: list[Tensor]) -> Times:
