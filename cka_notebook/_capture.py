@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import hsic
-from ._grams import GramBuffer, Grams
+from ._grams import GramBuffer, Grams, Group
 from ._guard import exact, reduces_float32
 from ._layers import LayerTree
 from ._nodes import Layer, Output
@@ -66,6 +66,7 @@ class Capture(_Uncopied):
             self._rows.setdefault(layer.module, []).append((row, layer))
         self._wanted = set(range(len(layers)))
         self._plain: dict[nn.Module, _Plain] = {}
+        self._due: dict[nn.Module, _Plain] = {}
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
         self._reduced: dict[str, bool] = {}
@@ -80,7 +81,7 @@ class Capture(_Uncopied):
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._plain = [], {}
         self._buffer.release()
         self._clear(0)
 
@@ -96,6 +97,12 @@ class Capture(_Uncopied):
         if self._reduced["cpu"] or examples != self._buffer.examples:
             self._plain = {}
         self._buffer.begin(examples)
+        shifts = self._buffer.shifts
+        self._due = {
+            module: plain
+            for module, plain in self._plain.items()
+            if shifts.get(plain.row) == "none"
+        }
         self._thread = threading.get_ident()
 
     def finish(self) -> Grams:
@@ -133,12 +140,13 @@ class Capture(_Uncopied):
         """Take what a module returned; torch calls this after each forward pass."""
         if threading.get_ident() != self._thread:
             return
+        plain = self._due.pop(module, None)
+        if plain is not None and plain.suits(output):
+            self._calls[module] = 1
+            self._index[plain.row] = self._buffer.again(output, plain.row, plain.group)
+            return
         call = self._calls.get(module, 0)
         self._calls[module] = call + 1
-        plain = self._plain.get(module)
-        if plain is not None and call == 0 and plain.suits(output):
-            self._index[plain.row] = self._buffer.add(output, plain.row)
-            return
         for row, layer in self._rows[module]:
             if layer.call == call and row in self._wanted:
                 self._reduce(row, layer, output)
@@ -176,8 +184,10 @@ class Capture(_Uncopied):
         """Remember a layer whose output was its features, as a (n, p) tensor."""
         module = self._layers[row].module
         alone = len(self._rows[module]) == 1 and row not in self._scatters
-        if made.ndim == 2 and made.is_cpu and alone:
-            self._plainer[module] = _Plain(row, made.shape, made.dtype)
+        works = hsic.working_dtype(made.dtype) is made.dtype
+        if made.ndim == 2 and made.is_cpu and alone and works:
+            group = self._buffer.group(made)
+            self._plainer[module] = _Plain(row, made.shape, made.dtype, group)
 
     def _gram(self, row: int, features: Tensor) -> int:
         """Index of the Gram matrix of these features."""
@@ -206,13 +216,14 @@ class _Plain(NamedTuple):
     """A layer whose output needs no look, as long as it is as it was.
 
     Hooks of small layers take longer to ask what an output is than to multiply it. What
-    was a ``(n, p)`` tensor on a CPU, of one layer alone, is taken as it is the next
-    time.
+    was a ``(n, p)`` tensor on a CPU, of one layer alone, is multiplied as it is the
+    next time, if it needs no shift.
     """
 
     row: int
     shape: torch.Size
     dtype: torch.dtype
+    group: Group
 
     def suits(self, output: Any) -> bool:
         """Whether this output is of the same kind."""

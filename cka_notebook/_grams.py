@@ -82,7 +82,7 @@ class GramBuffer:
         self.examples = 0
         self._capacity = capacity
         self._shifts: dict[int, hsic.Shift] = {}
-        self._groups: dict[tuple[torch.device, torch.dtype], _Group] = {}
+        self._groups: dict[tuple[torch.device, torch.dtype], Group] = {}
         self._count = 0
 
     def begin(self, examples: int) -> None:
@@ -98,11 +98,7 @@ class GramBuffer:
         """Reduce activations ``(n, p)``; returns the index of their Gram matrix."""
         index = self._count
         self._count += 1
-        key = rows.device, hsic.working_dtype(rows.dtype)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = _Group(self.examples, *key, self._capacity)
-        shift = self._shifts.get(layer)
+        group, shift = self.group(rows), self._shifts.get(layer)
         try:
             group.add(rows, index, layer, shift)
         except torch.OutOfMemoryError:
@@ -111,6 +107,27 @@ class GramBuffer:
         if group.full:
             self._flush(group)
         return index
+
+    def again(self, rows: Tensor, layer: int, group: "Group") -> int:
+        """The same for what is known to go unshifted to a group on a CPU.
+
+        As short as can be: for small layers, what Python does takes as long as what
+        torch does.
+        """
+        index = self._count
+        self._count = index + 1
+        group.multiply(rows, index, layer)
+        if group.full:
+            self._flush(group)
+        return index
+
+    def group(self, rows: Tensor) -> "Group":
+        """Where the Gram matrix of these activations goes."""
+        key = rows.device, hsic.working_dtype(rows.dtype)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(self.examples, *key, self._capacity)
+        return group
 
     @property
     def device(self) -> torch.device:
@@ -151,7 +168,7 @@ class GramBuffer:
         """Give the memory back."""
         self._groups = {}
 
-    def _flush(self, group: "_Group") -> None:
+    def _flush(self, group: "Group") -> None:
         """U-center what has gathered, and learn from it."""
         pending = group.pending()
         if not pending:
@@ -182,13 +199,14 @@ class GramBuffer:
                 self._shifts[layer] = "row"
 
 
-class _Group:
+class Group:
     """The Gram matrices of one device and dtype; the last few wait to be U-centered."""
 
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
         self.on_cpu, self._dtype = device.type == "cpu", dtype
+        self._examples = examples
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         self._packing = packing(examples, device, dtype)
         length = self._packing.length
@@ -222,15 +240,11 @@ class _Group:
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
     ) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
-        slot = len(self._layers)
-        blocks = self._place(len(self.indices) if self._whole is None else slot)
         if shift == "none" and rows.dtype is self._dtype:
-            lower_product(rows, blocks, first=True)
-            if WHOLE < len(rows) >= rows.shape[1]:
-                # Narrow features are read sooner than the matrix of their products.
-                torch.mv(rows, rows.sum(0), out=self._sums[slot, : len(rows)])
-                self._summed += 1
-        elif self.on_cpu and shift is not None:
+            self.multiply(rows, index, layer)
+            return
+        slot, blocks = len(self._layers), self._place()
+        if self.on_cpu and shift is not None:
             hsic.lower_gram(rows, blocks, self._room(rows), shift)
         else:
             self._has_moments = True
@@ -238,6 +252,17 @@ class _Group:
                 self._of_trace[slot] = _second_moment(rows)
             moment = hsic.lower_gram(rows, blocks, self._room(rows), "mean")
             self._of_mean[slot] = 0 if moment is None else moment
+        self.indices.append(index)
+        self._layers.append(layer)
+
+    def multiply(self, rows: Tensor, index: int, layer: int) -> None:
+        """Take the Gram matrix of these activations as they are, in our dtype."""
+        lower_product(rows, self._place(), first=True)
+        if self._examples > WHOLE and self._examples >= rows.shape[1]:
+            # Narrow features are read sooner than the matrix of their products.
+            sums = self._sums[len(self._layers), : self._examples]
+            torch.mv(rows, rows.sum(0), out=sums)
+            self._summed += 1
         self.indices.append(index)
         self._layers.append(layer)
 
@@ -282,12 +307,13 @@ class _Group:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _place(self, slot: int) -> list[Tensor]:
-        """Where the Gram matrix of a slot goes."""
-        for new in range(len(self._places), slot + 1):
-            whole = self._whole
+    def _place(self) -> list[Tensor]:
+        """Where the next Gram matrix goes."""
+        whole = self._whole
+        slot = len(self.indices if whole is None else self._layers)
+        if slot == len(self._places):
             self._places.append(
-                self._packing.blocks(self._z[new]) if whole is None else [whole[new]]
+                self._packing.blocks(self._z[slot]) if whole is None else [whole[slot]]
             )
         return self._places[slot]
 

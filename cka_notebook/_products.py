@@ -46,7 +46,10 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
             _by_onednn(product, part, blocks, first)
             return
     if len(blocks) == 1:
-        _whole_product(part, blocks[0], first)
+        if part.is_cpu and first:
+            torch.mm(part, part.T, out=blocks[0])
+        else:
+            _whole_product(part, blocks[0], first)
         return
     # `narrow` takes half the time of a slice, which counts where layers are small.
     n, top, turned = len(part), 0, part.T

@@ -27,6 +27,9 @@ WATCHED = 4
 EVERY_BATCH, THEN_EVERY = 16, 4
 """The first batches are all looked at, then one of so many."""
 
+FOLDED = 32
+"""Sums of so many batches are kept before they are added up."""
+
 RUNS, RUN_LENGTH = 16, 32
 """Of a wide layer, so many runs of so many features are looked at."""
 
@@ -42,6 +45,9 @@ class Scatter:
         self.batches = 0
         self.examples = 0
         self._origin: Tensor | None = None
+        self._sums: list[Tensor] = []
+        self._norms: list[Tensor] = []
+        self._counts: list[int] = []
 
     def add(self, rows: Tensor) -> None:
         """Take the features of one batch, ``(n, p)``; of late batches only some."""
@@ -51,18 +57,19 @@ class Scatter:
         some = _some(rows)
         if self._origin is None:
             self._origin = some.mean(0, dtype=torch.float32)
-            sums = torch.zeros_like(self._origin, dtype=sums_dtype(rows.device))
-            self._sum, self._of_sums, self._of_all = sums, sums.clone(), sums.clone()
+            self._sum = torch.zeros_like(self._origin, dtype=sums_dtype(rows.device))
+            self._of_sums = self._of_all = self._sum.new_zeros(())
         if some.shape[1:] != self._origin.shape or some.device != self._origin.device:
             return
-        # Sums of each feature: few operations, each of them a launch or a cold cache.
+        # Few operations, each of them a launch or a cold cache; the rest in `_fold`.
         away = some - self._origin
-        total = away.sum(0)
-        self._sum += total
-        self._of_sums.addcmul_(total, total, value=1 / len(rows))
-        self._of_all += away.square_().sum(0)
+        self._sums.append(away.sum(0))
+        self._norms.append(torch.linalg.vector_norm(away))
+        self._counts.append(len(rows))
         self.batches += 1
         self.examples += len(rows)
+        if len(self._counts) == FOLDED:
+            self._fold()
 
     def rho(self) -> float:
         """Scatter between batches over that within, about 1; NaN if unknown.
@@ -72,11 +79,24 @@ class Scatter:
         spare = self.examples - self.batches
         if self.batches < MIN_BATCHES or spare < 1:
             return nan
-        of_sums = self._of_sums.sum()
-        between = of_sums - self._sum.square().sum() / self.examples
-        within = self._of_all.sum() - of_sums
+        self._fold()
+        between = self._of_sums - self._sum.square().sum() / self.examples
+        within = self._of_all - self._of_sums
         ratio = between / (self.batches - 1) / (within / spare)
         return float(ratio)
+
+    def _fold(self) -> None:
+        """Add up what was kept of the last batches."""
+        if not self._counts:
+            return
+        dtype = self._sum.dtype
+        sums = torch.stack(self._sums).to(dtype)
+        counts = torch.tensor(self._counts, dtype=dtype)
+        counts = counts.to(sums.device, non_blocking=True)
+        self._sum += sums.sum(0)
+        self._of_sums = self._of_sums + (sums.square().sum(1) / counts).sum()
+        self._of_all = self._of_all + torch.stack(self._norms).to(dtype).square().sum()
+        self._sums, self._norms, self._counts = [], [], []
 
     def sigmas(self) -> float:
         """How surprising `rho` is, in standard deviations of a normal variable.

@@ -20,7 +20,7 @@ from .clocks import ClockedLoader, Peak, median
 Job = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ROUND_SECONDS = 1.0
-MOST_BATCHES = 8
+MOST_BATCHES = 48
 """A round of one contender lasts about so long, but has no more batches than this."""
 
 
