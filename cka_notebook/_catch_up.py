@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._extension import Extension, missing, shared
-from ._result import CKAResult
+from ._extension import Extension, missing
+from ._result import CKAResult, shared
 from ._running import Running
 from ._words import counted
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ._result import CKAResult
+from ._result import CKAResult, shared
 from ._running import Running
 from ._words import counted
 
@@ -140,11 +140,3 @@ def extended(
                 state = Extension(inner, known, layers1, layers2)
             state.follow()
             yield state
-
-
-def shared(layers: Sequence[str], part: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Where the layers of a part are: in the whole, and in the part."""
-    place = {name: i for i, name in enumerate(part)}
-    pairs = [(i, place[name]) for i, name in enumerate(layers) if name in place]
-    both = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
-    return both[:, 0], both[:, 1]

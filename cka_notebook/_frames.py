@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from ._codes import Floats, error_codes, value_codes
-from ._extension import shared
 from ._publisher import Header, History, Moment, Publisher, Send, Sent
 from ._readback import Readback, floats
+from ._result import shared
 
 if TYPE_CHECKING:
     from ._result import CKAResult

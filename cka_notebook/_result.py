@@ -1,5 +1,6 @@
 """A CKA matrix that knows its axes, its uncertainty and where it came from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -114,9 +115,12 @@ class CKAResult:
                 f"{self.metric!r} and {other.metric!r}."
             )
             raise ValueError(msg)
-        layers1 = _shared("rows", self.layers1, other.layers1)
-        layers2 = _shared("columns", self.layers2, other.layers2)
-        mine, theirs = (x._subset(layers1, layers2) for x in (self, other))  # noqa: SLF001 our own kind
+        rows, their_rows = shared(self.layers1, other.layers1)
+        columns, their_columns = shared(self.layers2, other.layers2)
+        _check_shared("rows", rows, self.layers1, other.layers1)
+        _check_shared("columns", columns, self.layers2, other.layers2)
+        mine = self._subset(rows, columns)
+        theirs = other._subset(their_rows, their_columns)
         return replace(
             mine,
             matrix=mine.matrix - theirs.matrix,
@@ -301,14 +305,14 @@ class CKAResult:
             **facts,
         )
 
-    def _subset(self, layers1: tuple[str, ...], layers2: tuple[str, ...]) -> Self:
-        """Some rows and columns, without running sums."""
-        rows = torch.tensor([self.layers1.index(name) for name in layers1])
-        columns = torch.tensor([self.layers2.index(name) for name in layers2])
+    def _subset(self, rows: Tensor, columns: Tensor) -> Self:
+        """The rows and columns at these places, without running sums."""
+        layers1 = tuple(self.layers1[i] for i in rows.tolist())
+        layers2 = tuple(self.layers2[i] for i in columns.tolist())
         return replace(
             self,
-            matrix=self.matrix[rows][:, columns],
-            stderr=self.stderr[rows][:, columns],
+            matrix=self.matrix[rows[:, None], columns],
+            stderr=self.stderr[rows[:, None], columns],
             layers1=layers1,
             layers2=layers2,
             undefined1={k: v for k, v in self.undefined1.items() if k in layers1},
@@ -327,6 +331,19 @@ class CKAResult:
         return facts
 
 
+def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Where the layers of both are, in the order of the first: in the first, in others.
+
+    Example:
+        >>> shared(["a", "b", "c"], ["c", "b"])
+        (tensor([1, 2]), tensor([1, 0]))
+    """
+    place = {name: i for i, name in enumerate(others)}
+    pairs = [(i, place[name]) for i, name in enumerate(layers) if name in place]
+    both = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
 def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
     if isinstance(layer, int):
         return layer
@@ -340,17 +357,15 @@ def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
     raise ValueError(msg)
 
 
-def _shared(
-    what: str, mine: tuple[str, ...], theirs: tuple[str, ...]
-) -> tuple[str, ...]:
-    found = tuple(name for name in mine if name in theirs)
-    if not found:
+def _check_shared(
+    what: str, places: Tensor, mine: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    if not len(places):
         msg = (
             f"Expected results with {what} in common to subtract, got {some(mine)} and "
             f"{some(theirs)}. Compare layers of the same names."
         )
         raise ValueError(msg)
-    return found
 
 
 def _change(mine: str, theirs: str) -> str:

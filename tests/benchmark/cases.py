@@ -144,6 +144,7 @@ CASES = {
     ),
     "resnet64-n512": Case("ResNet-18 x 34, 64 px", *RESNETS, images(64), 512),
     "resnet224-n32": Case("ResNet-18 x 34, 224 px", *RESNETS, images(224), 32),
+    "resnet224-n128": Case("ResNet-18 x 34, 224 px", *RESNETS, images(224), 128),
     "resnet64-n128-self": Case(
         "ResNet-18 x itself, 64 px", resnet18, None, images(64), 128
     ),
