@@ -4,12 +4,12 @@ Inside the hook an activation is reduced to its packed Gram matrix. What happens
 tensor afterwards, such as an in-place ReLU or ``out += identity``, cannot change it.
 """
 
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -103,7 +103,7 @@ class Capture(_Uncopied):
             for module, plain in self._plain.items()
             if shifts.get(plain.row) == "none"
         }
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
 
     def finish(self) -> Grams:
         """The Gram matrices of that forward pass."""
@@ -138,11 +138,13 @@ class Capture(_Uncopied):
 
     def __call__(self, module: nn.Module, _: Any, output: Any) -> None:
         """Take what a module returned; torch calls this after each forward pass."""
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             return
         plain = self._due.pop(module, None)
         if plain is not None and plain.suits(output):
             self._calls[module] = 1
+            if plain.scatter is not None:
+                plain.scatter.add(output)
             self._index[plain.row] = self._buffer.again(output, plain.row, plain.group)
             return
         call = self._calls.get(module, 0)
@@ -183,11 +185,12 @@ class Capture(_Uncopied):
     def _note_plain(self, row: int, made: Tensor) -> None:
         """Remember a layer whose output was its features, as a (n, p) tensor."""
         module = self._layers[row].module
-        alone = len(self._rows[module]) == 1 and row not in self._scatters
+        alone = len(self._rows[module]) == 1
         works = hsic.working_dtype(made.dtype) is made.dtype
         if made.ndim == 2 and made.is_cpu and alone and works:
             group = self._buffer.group(made)
-            self._plainer[module] = _Plain(row, made.shape, made.dtype, group)
+            scatter = self._scatters.get(row)
+            self._plainer[module] = _Plain(row, made.shape, made.dtype, group, scatter)
 
     def _gram(self, row: int, features: Tensor) -> int:
         """Index of the Gram matrix of these features."""
@@ -224,6 +227,7 @@ class _Plain(NamedTuple):
     shape: torch.Size
     dtype: torch.dtype
     group: Group
+    scatter: Scatter | None
 
     def suits(self, output: Any) -> bool:
         """Whether this output is of the same kind."""
@@ -342,10 +346,10 @@ def _observe(
     tree: LayerTree, run: Callable[[int | None], int], count: int | None
 ) -> tuple[int, list[_Call]]:
     calls: list[_Call] = []
-    thread = threading.get_ident()
+    thread = get_ident()
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        if threading.get_ident() == thread:
+        if get_ident() == thread:
             calls.append(_describe(module, tensor_of(output), count))
 
     with _hooked(tree, note):
