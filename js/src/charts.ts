@@ -87,6 +87,7 @@ export interface Surface {
   setImage(image: Float32Array, rows: number, cols: number): void;
   setHoles(kind: "undefined" | "pending", boxes: Box): void;
   setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void;
+  setMarks(marks: Marks, hasNumbers: boolean): void;
   setTicks(rows: TicksOf, columns: TicksOf): void;
   setColors(palette: readonly string[], low: number, high: number): void;
   setGeometry(geometry: Geometry): void;

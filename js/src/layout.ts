@@ -18,8 +18,10 @@ const DENDROGRAM = 26;
 /** Row labels may take that many pixels, or that share of the width. */
 const LABELS = 100;
 const LABEL_SHARE = 0.2;
+/** They get so many in any width: it is the map that gives way. */
+const LEAST_LABELS = 50;
 const WIDE_DETAILS = 620;
-const LEAST_CHARACTERS = 8;
+const LEAST_CHARACTERS = 4;
 
 /** Whether the convergence plot stands beside the words. */
 export function isWide(width: number): boolean {
@@ -32,11 +34,12 @@ export function hasRowBrackets(width: number): boolean {
 }
 
 /** Room for row labels beside the least of maps, and no more than a map can spare. */
-export function labelRoom(width: number): number {
+export function labelRoom(width: number, rowTree: boolean): number {
   const brackets = hasRowBrackets(width) ? BRACKETS : 0;
-  const left =
-    width - asideOf(width) - FRAME_RIGHT - MIN_FRAME - TICK - AXIS_TITLE - brackets;
-  return Math.min(left, Math.max(LABELS, LABEL_SHARE * width));
+  const map = width - asideOf(width) - rightOf(rowTree) - MIN_FRAME;
+  const left = map - TICK - AXIS_TITLE - brackets;
+  const most = Math.max(LABELS, LABEL_SHARE * width);
+  return Math.max(LEAST_LABELS, Math.min(left, most));
 }
 
 /** The most characters with which all names fit, and never so few that they say nothing. */
@@ -45,13 +48,24 @@ export function fittingLimit(
   room: number,
   most: number,
 ): number {
-  let limit = most;
-  while (limit > LEAST_CHARACTERS && pixelsOf(limit) > room) limit -= 2;
-  return limit;
+  if (most <= LEAST_CHARACTERS || pixelsOf(most) <= room) return most;
+  let [least, tooMany] = [LEAST_CHARACTERS, most];
+  while (tooMany - least > 1) {
+    const middle = (least + tooMany) >> 1;
+    if (pixelsOf(middle) <= room) least = middle;
+    else tooMany = middle;
+  }
+  return least;
 }
 
+/** The trend beside the map has a share of the width, larger where that is small. */
 function asideOf(width: number): number {
-  return Math.round(Math.min(190, Math.max(84, width * 0.22)));
+  const narrow = Math.min(84, width / 4);
+  return Math.round(Math.min(190, Math.max(60, narrow, width * 0.22)));
+}
+
+function rightOf(rowTree: boolean): number {
+  return FRAME_RIGHT + (rowTree ? DENDROGRAM : 0);
 }
 
 export interface Sizes {
@@ -75,10 +89,9 @@ export function geometryFor(width: number, sizes: Sizes): Geometry {
   const columnBrackets = sizes.columnBlocks;
   const beside = AXIS_TITLE + (rowBrackets ? BRACKETS : 0);
   const below = AXIS_TITLE + (columnBrackets ? BRACKETS : 0);
-  const right = FRAME_RIGHT + (sizes.rowTree ? DENDROGRAM : 0);
+  const right = rightOf(sizes.rowTree);
   const top = FRAME_TOP + (sizes.columnTree ? DENDROGRAM : 0);
-  const wanted = Math.ceil(sizes.rowLabel) + TICK + beside;
-  const left = Math.max(52, Math.min(wanted, width - aside - right - MIN_FRAME));
+  const left = Math.max(52, Math.ceil(sizes.rowLabel) + TICK + beside);
   const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + below);
   const map = width - aside;
   const frame = Math.max(60, map - left - right);

@@ -337,7 +337,7 @@ export class MapPanel {
       isInOrder: options.order === "execution" || options.order === "depth",
     });
     this.tools.setMean(meanAt(view, markedCells(this.marks)));
-    this.charts?.setMarks(this.marks, this.isWritten);
+    this.surface.setMarks(this.marks, this.isWritten);
   }
 
   /** Saves the map as it is now; a picture that cannot be made is said. */

@@ -21,6 +21,7 @@ const GAP = 1.5;
 const LEAST_BRACKET = 7;
 const LINE_HEIGHT = 12;
 const FONT_PX = 11;
+export const TITLE_PX = 12;
 const BESIDE_FRAME = 4;
 
 export type Span = readonly [from: number, to: number];
@@ -146,8 +147,11 @@ export class Margins {
     const { left, top, right, bottom, width, height } = geometry;
     const frame = Math.max(1, width - left - right);
     const foot = top + height + bottom;
+    const { title } = axes.columns;
+    const half = ((TITLE_PX / FONT_PX) * this.widthOf(title)) / 2;
+    const middle = Math.min(left + frame / 2, width - half);
     this.element.replaceChildren(
-      text(axes.columns.title, left + frame / 2, foot - TITLE, "cka-axis-title"),
+      text(title, middle, foot - TITLE, "cka-axis-title"),
       text(axes.rows.title, TITLE, top + height / 2, "cka-axis-title", true),
       ...this.brackets(this.blocks.rows, window.rows, height, {
         at: (along, away) => [away, top + along],

@@ -1,4 +1,4 @@
-/** Which cells are marked: best matches, or the best path. Pure functions. */
+/** Which cells are marked, and how: best matches, or the best path. Pure functions. */
 
 import type { Cell, MapView } from "./map_view.ts";
 import { bestMatches, picked } from "./matrix.ts";
@@ -25,6 +25,41 @@ export function marksOf(
   if (kind === "none") return none;
   const path = pathCells(view);
   return isInOrder ? { ...none, path } : { ...none, ofRows: path };
+}
+
+/** What is drawn over the colors of cells has a dark rim, to be seen on all of them. */
+export const HALO = "#06141f";
+const INK = "#ffffff";
+
+/** A line of marks as the d of an SVG path. */
+export interface Stroke {
+  readonly d: string;
+  readonly stroke: string;
+  readonly width: number;
+  readonly fill: string;
+}
+
+/**
+ * The marks as `_figures` has BokehJS draw them: squares with room for the dots, and a
+ * line. The places are of cells, in pixels.
+ */
+export function strokesOf(
+  { ofRows, ofColumns, path }: Marks,
+  placeOf: (cell: Cell) => readonly [x: number, y: number],
+): Stroke[] {
+  const at = (cell: Cell) => placeOf(cell).join(" ");
+  const line = path.map((cell, k) => `${k > 0 ? "L" : "M"}${at(cell)}`).join("");
+  const squares = ofColumns.map((cell) => `M${at(cell)}m-6-6h12v12h-12z`).join("");
+  const dots = ofRows.map((cell) => `M${at(cell)}m-3 0a3 3 0 1 0 6 0a3 3 0 1 0-6 0z`);
+  const rimmed = (d: string, rim: number, width: number) => [
+    { d, stroke: HALO, width: rim, fill: "none" },
+    { d, stroke: INK, width, fill: "none" },
+  ];
+  return [
+    ...rimmed(line, 4, 2),
+    ...rimmed(squares, 3.5, 1.5),
+    { d: dots.join(""), stroke: HALO, width: 1, fill: INK },
+  ].filter(({ d }) => d !== "");
 }
 
 /** Each marked pair once. */

@@ -12,7 +12,7 @@ import {
   undefinedBoxes,
 } from "./map_view.ts";
 import type { Window } from "./margins.ts";
-import type { Marks } from "./marks.ts";
+import { HALO, type Marks, strokesOf } from "./marks.ts";
 import type { Numbers } from "./numbers.ts";
 import type { Plan } from "./plan.ts";
 import { paint, partsOf } from "./sketch.ts";
@@ -46,7 +46,6 @@ export const INK = {
   control: "#7f8793",
 } as const;
 
-const HALO = "#06141f";
 const PNG_SCALE = 2;
 const LEGEND = 92;
 const BAR = 12;
@@ -231,27 +230,12 @@ function marks(drawn: Drawn): SVGElement[] {
   const { x, y } = frameOf(drawn);
   const lift = drawn.numbers.text.length > 0 ? ABOVE_NUMBER : 0.5;
   const at = ({ row, col }: Cell) => [x(col + 0.5), y(row + lift)] as const;
-  const { path, ofColumns, ofRows } = drawn.marks;
-  const line = (stroke: string, width: number) => ({
-    ...{ stroke, "stroke-width": width, fill: "none", "stroke-linejoin": "round" },
-  });
-  const points = path.map((cell) => at(cell).join(",")).join(" ");
-  const both = [line(HALO, 4), line("#ffffff", 2)];
-  const square = (cell: Cell, ink: object) => {
-    const [middle, level] = at(cell);
-    const place = { x: middle - 6, y: level - 6, width: 12, height: 12 };
-    return svg("rect", { ...place, ...ink });
-  };
-  return [
-    ...both.flatMap((ink) => (points ? [svg("polyline", { points, ...ink })] : [])),
-    ...[line(HALO, 3.5), line("#ffffff", 1.5)].flatMap((ink) =>
-      ofColumns.map((cell) => square(cell, ink)),
-    ),
-    ...ofRows.map((cell) => {
-      const [cx, cy] = at(cell);
-      return svg("circle", { cx, cy, r: 3, fill: "#ffffff", stroke: HALO });
+  return strokesOf(drawn.marks, at).map(({ width, ...line }) =>
+    svg("path", {
+      ...{ class: "mark", ...line },
+      ...{ "stroke-width": width, "stroke-linejoin": "round" },
     }),
-  ];
+  );
 }
 
 function axes(drawn: Drawn): SVGElement {

@@ -5,6 +5,7 @@ import type { Geometry } from "./charts.ts";
 import {
   commonPrefix,
   depthTicks,
+  ellipsis,
   MAX_CHARACTERS,
   shortLabel,
   type TicksOf,
@@ -20,7 +21,7 @@ import {
   widest,
 } from "./layout.ts";
 import type { AxisView, MapView, Options } from "./map_view.ts";
-import { type Axis, bracketsOf, type MarginPlan } from "./margins.ts";
+import { type Axis, bracketsOf, type MarginPlan, TITLE_PX } from "./margins.ts";
 import type { Session } from "./session.ts";
 import { shownName } from "./words.ts";
 
@@ -60,12 +61,20 @@ export function planFor(
     isDepth
       ? depthAxis(session, axis, flip && axis === rows)
       : namedAxis(session, axis, names);
+  const { width: whole, height } = geometry;
   return {
     depth: isDepth ? (flip ? "up" : "down") : null,
-    rows: axisOf(rows, labels.rows),
-    columns: axisOf(columns, labels.columns),
+    rows: titled(axisOf(rows, labels.rows), height, family),
+    columns: titled(axisOf(columns, labels.columns), whole, family),
     geometry,
   };
+}
+
+/** The axis with its title cut to so many pixels, in which both titles never meet. */
+function titled(axis: AxisPlan, pixels: number, family: string): AxisPlan {
+  const cut = (limit: number) => ellipsis(axis.title, limit);
+  const pixelsOf = (limit: number) => widest([cut(limit)], `${TITLE_PX}px ${family}`);
+  return { ...axis, title: cut(fittingLimit(pixelsOf, pixels, axis.title.length)) };
 }
 
 /** Names of both axes, cut so that those of the rows leave room for the map. */
@@ -76,8 +85,9 @@ function fittingLabels(
   font: string,
 ): { rows: string[]; columns: string[] } {
   const [ofRows, ofColumns] = [labelsOf(session, rows), labelsOf(session, columns)];
+  const room = labelRoom(width, rows.branches.length > 0);
   const rowPixels = (limit: number) => widest(ofRows(limit), font);
-  const limit = fittingLimit(rowPixels, labelRoom(width), MAX_CHARACTERS);
+  const limit = fittingLimit(rowPixels, room, MAX_CHARACTERS);
   return { rows: ofRows(limit), columns: ofColumns(limit) };
 }
 

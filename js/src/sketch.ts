@@ -7,21 +7,21 @@ import type { Geometry, Handlers, Surface } from "./charts.ts";
 import { h } from "./dom.ts";
 import type { TicksOf } from "./labels.ts";
 import type { Box, Cell } from "./map_view.ts";
+import { HALO, type Marks, strokesOf } from "./marks.ts";
 import type { Theme } from "./theme.ts";
 
 const FONT_PX = 11;
 const TICK = 3;
 const LABEL_GAP = 6;
 const HATCH_STEP = 8;
-const HALO = "#06141f";
-const MARKS = {
+const MARKERS = {
   hover: { halo: 3, width: 1, color: "#ffffff" },
   pins: { halo: 4, width: 2, color: "#ffffff" },
   focus: { halo: 5, width: 2.5, color: "#5ce1ff" },
 } as const;
 
 type Kind = "undefined" | "pending";
-type Mark = keyof typeof MARKS;
+type Marker = keyof typeof MARKERS;
 type SketchHandlers = Pick<Handlers, "tap" | "hover">;
 
 const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
@@ -29,7 +29,7 @@ const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
 export class Sketch implements Surface {
   readonly element = h("canvas", { class: "cka-sketch", "aria-hidden": "true" });
   private readonly image = document.createElement("canvas");
-  private readonly marks: Record<Mark, readonly Cell[]> = {
+  private readonly markers: Record<Marker, readonly Cell[]> = {
     hover: [],
     pins: [],
     focus: [],
@@ -39,6 +39,7 @@ export class Sketch implements Surface {
     pending: NO_BOXES,
   };
   private readonly abort = new AbortController();
+  private marks: Marks | null = null;
   private values: Float32Array = Float32Array.of(Number.NaN);
   private size = { rows: 1, cols: 1 };
   private ticks: { rows: TicksOf; columns: TicksOf } | null = null;
@@ -80,8 +81,14 @@ export class Sketch implements Surface {
     this.soon();
   }
 
-  setMarker(name: Mark, cells: readonly Cell[]): void {
-    this.marks[name] = cells;
+  setMarker(name: Marker, cells: readonly Cell[]): void {
+    this.markers[name] = cells;
+    this.soon();
+  }
+
+  /** In the middle of cells: no number is written here that they would hide. */
+  setMarks(marks: Marks): void {
+    this.marks = marks;
     this.soon();
   }
 
@@ -127,6 +134,7 @@ export class Sketch implements Surface {
     this.drawImage(context);
     this.drawHoles(context, theme);
     this.drawMarks(context);
+    this.drawMarkers(context);
     this.drawAxes(context, theme);
   }
 
@@ -186,9 +194,32 @@ export class Sketch implements Surface {
   }
 
   private drawMarks(context: CanvasRenderingContext2D): void {
+    if (!this.marks) return;
+    const { x, y, width, height } = this.box;
+    const middleOf = ({ row, col }: Cell) => {
+      const [left, top, wide, tall] = this.pixels(col, row, 1, 1);
+      return [left + wide / 2, top + tall / 2] as const;
+    };
+    context.save();
+    context.beginPath();
+    context.rect(x, y, width, height);
+    context.clip();
+    context.lineJoin = "round";
+    for (const line of strokesOf(this.marks, middleOf)) {
+      const path = new Path2D(line.d);
+      context.fillStyle = line.fill;
+      if (line.fill !== "none") context.fill(path);
+      context.strokeStyle = line.stroke;
+      context.lineWidth = line.width;
+      context.stroke(path);
+    }
+    context.restore();
+  }
+
+  private drawMarkers(context: CanvasRenderingContext2D): void {
     for (const name of ["hover", "pins", "focus"] as const) {
-      const { halo, width, color } = MARKS[name];
-      for (const { row, col } of this.marks[name]) {
+      const { halo, width, color } = MARKERS[name];
+      for (const { row, col } of this.markers[name]) {
         const cell = this.pixels(col, row, 1, 1);
         context.strokeStyle = HALO;
         context.lineWidth = halo;

@@ -12,6 +12,7 @@ import {
   type Page,
   pause,
   point,
+  press,
   secondView,
   show,
   until,
@@ -446,8 +447,9 @@ test("no BokehJS anywhere: the plain map stays, is read and clicked", async () =
   expect(text(page, ".cka-focus-value")).toBe("0.500");
 });
 
-test("until BokehJS is there the map is drawn plainly, in the very same place", async () => {
-  const model = makeModel();
+/** A page that gets BokehJS when it is told to. */
+function late(state: Record<string, unknown> = {}): [Page, arrive: () => void] {
+  const model = makeModel(state);
   const { widget_manager: manager } = model;
   delete (globalThis as Record<symbol, unknown>)[Symbol.for("cka_notebook.bokehjs")];
   let arrive = () => {};
@@ -462,6 +464,11 @@ test("until BokehJS is there the map is drawn plainly, in the very same place", 
   };
   const page = show(model);
   open.push(page);
+  return [page, () => arrive()];
+}
+
+test("until BokehJS is there the map is drawn plainly, in the very same place", async () => {
+  const [page, arrive] = late();
   feed(page, { seq: 1 });
   await until(() => acks(page).length === 1, "ack");
   await pause(100);
@@ -481,6 +488,40 @@ test("until BokehJS is there the map is drawn plainly, in the very same place", 
   expect(look("map")).toEqual(plain);
   expect(page.element.querySelector(".cka-sketch")).toBeNull();
   expect(Math.abs(page.element.clientHeight - height)).toBeLessThan(4);
+});
+
+test.each([
+  ["as executed", "execution", [], [4, 8, 13, 14]],
+  ["from below", "execution", ["Flip"], [1, 2, 4, 8]],
+  ["by depth, turned, from below", "depth", ["Transpose", "Flip"], [7, 11, 13, 14]],
+  ["by name, as cells", "name", [], [1, 4, 6, 7, 9, 13]],
+])("the best path is drawn plainly, too: %s", async (_, order, buttons, found) => {
+  const names = { layers1: ["a", "d", "c", "b"], layers2: ["x", "y", "z", "w"] };
+  const axes = { epoch: 1, ...names, undefined1: {}, undefined2: {}, notes: [] };
+  const [page, arrive] = late({ ...names, _axes: axes });
+  const edit = (matrix: Float32Array) => {
+    matrix.fill(0.25);
+    for (const at of [0, 4, 8, 13, 14, 15]) matrix[at] = 0.75;
+  };
+  feed(page, { seq: 1, edit });
+  await until(() => acks(page).length === 1, "ack");
+  choose(page, "Order of the layers", order);
+  for (const label of buttons) press(page, label);
+  // A line ends in the middle of a corner, so that it may or may not be seen there.
+  const cells = [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14];
+  const look = (slot: string) =>
+    cells.map((at) => `${colorAt(page, Math.floor(at / 4), at % 4, slot)}`);
+  await pause(100);
+  const before = look("sketch");
+  choose(page, "Marks on the map", "path");
+  await pause(100);
+  const covered = (slot: string) =>
+    look(slot).flatMap((color, k) => (color === before[k] ? [] : [cells[k]]));
+  expect(covered("sketch")).toEqual(found);
+  arrive();
+  await drawn(page);
+  await until(() => colorAt(page, 0, 0)[3] === 255, "the map of BokehJS");
+  expect(covered("map")).toEqual(found);
 });
 
 test("a page loads BokehJS once, apart from the page's own", async () => {

@@ -133,17 +133,18 @@ test("numbers, marks and brackets are saved as they are shown, the rest is not",
     for (const at of [0, 5, 10, 15]) matrix[at] = 0.75;
   });
   const before = (await drawing(page))[1];
-  expect(before.querySelector("polyline, circle[r='3']")).toBeNull();
+  expect(before.querySelector(".mark")).toBeNull();
   expect(words(before).filter((word) => word === "0.50")).toHaveLength(1);
   press(page, "Numbers");
   choose(page, "Marks on the map", "path");
   const [, parsed] = await drawing(page);
   expect(words(parsed).filter((word) => word === "0.50")).toHaveLength(12 + 1);
   expect(words(parsed).filter((word) => word === "0")).toHaveLength(2);
-  const points = parsed.querySelector("polyline")?.getAttribute("points") ?? "";
-  expect(points.split(" ")).toHaveLength(4);
+  const line = parsed.querySelector(".mark")?.getAttribute("d") ?? "";
+  expect(line.match(/[ML]/g)).toEqual(["M", "L", "L", "L"]);
   choose(page, "Marks on the map", "matches");
-  expect((await drawing(page))[1].querySelectorAll("circle[r='3']")).toHaveLength(4);
+  const dots = [...(await drawing(page))[1].querySelectorAll(".mark")].at(-1);
+  expect(dots?.getAttribute("d")?.match(/M/g)).toHaveLength(4);
 });
 
 test("what is zoomed away is cut off in the drawing, with its labels", async () => {
