@@ -271,6 +271,10 @@ def test_numbers_are_read_on_every_color(result):
     data = source_data(plot_cka_heatmap(result, annot=True), "numbers")
     assert data["text"] == ["1.00", "0.50", "0.25", "-0.12"]
     assert data["color"] == ["black", "white", "white", "black"]
+    less = replace(result, matrix=torch.zeros_like(result.matrix)) - result
+    data = source_data(plot_cka_heatmap(less, annot=True), "numbers")
+    assert data["text"][0] == "-1.00"
+    assert data["color"][0] == "white", "on the dark end of two colors"
 
 
 def test_layers_of_a_result_are_picked_in_the_order_asked_for(result):

@@ -269,7 +269,7 @@ def _ink(number: float, palette: Sequence[str], limits: tuple[float, float]) -> 
     color = palette[round(share * (len(palette) - 1))]
     red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-    return "black" if luminance > 0.18 or number < 0 else "white"
+    return "black" if luminance > 0.18 or number < 0 <= low else "white"
 
 
 def trend_figure(

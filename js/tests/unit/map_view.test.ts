@@ -227,6 +227,16 @@ describe("colors", () => {
     expect(undefinedBoxes(viewOf({ mask: "lower" })).left).toEqual([]);
   });
 
+  test("numbers are read on both ends of diverging colors", () => {
+    const ends = { limits: [-0.125, 0.125], palette: ["#000000", "#ffffff"] } as const;
+    const window = {
+      rows: [1, 2] as [number, number],
+      cols: [0, 1] as [number, number],
+    };
+    const around = { cell: { width: 30, height: 20 }, window, ...ends };
+    expect(numbersFor(viewOf(), around).color).toEqual(["#ffffff"]);
+  });
+
   test("best matches are of rows and of columns, never masked, and of others", () => {
     const both = [
       { row: 0, col: 0 },
