@@ -460,9 +460,12 @@ test("until BokehJS is there the map is drawn plainly, in the very same place", 
       return (manager as NonNullable<typeof manager>).get_model(id);
     },
   };
+  model.state.metric = "cka difference";
   const page = show(model);
   open.push(page);
-  feed(page, { seq: 1 });
+  const { layers2 } = model.state._axes as Record<string, string[]>;
+  const grey = 4 * (layers2?.length ?? 0) + 9;
+  feed(page, { seq: 1, edit: (_, stderr) => stderr.fill(0, grey, grey + 1) });
   await until(() => acks(page).length === 1, "ack");
   await pause(100);
   const places = [
@@ -475,6 +478,7 @@ test("until BokehJS is there the map is drawn plainly, in the very same place", 
   const height = page.element.clientHeight;
   const plain = look("sketch");
   expect(plain.every((color) => color[3] === 255)).toBe(true);
+  expect(plain[2]).toEqual([119, 119, 119, 255]);
   arrive();
   await drawn(page);
   await until(() => colorAt(page, 0, 0)[3] === 255, "the map of BokehJS");
