@@ -274,6 +274,8 @@ export interface Box {
   readonly bottom: number[];
 }
 
+export const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
+
 /** Computed cells without a value. */
 export function undefinedBoxes(view: MapView): Box {
   const { cols, values } = view.values;
@@ -289,6 +291,7 @@ export function pendingBoxes(view: MapView): Box {
 
 /** Cells of a difference that say nothing. */
 export function exactBoxes(view: MapView): Box {
+  if (!view.isDifference) return NO_BOXES; // A frame of a run pays for no look at them.
   return boxesOf(view, (row, col) => isExact(view, { row, col }));
 }
 

@@ -6,7 +6,7 @@
 import type { Geometry, Handlers, Surface } from "./charts.ts";
 import { h } from "./dom.ts";
 import type { TicksOf } from "./labels.ts";
-import type { Box, BoxKind, Cell } from "./map_view.ts";
+import { type Box, type BoxKind, type Cell, NO_BOXES } from "./map_view.ts";
 import type { Theme } from "./theme.ts";
 
 const FONT_PX = 11;
@@ -22,8 +22,6 @@ const MARKS = {
 
 type Mark = keyof typeof MARKS;
 type SketchHandlers = Pick<Handlers, "tap" | "hover">;
-
-const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
 
 export class Sketch implements Surface {
   readonly element = h("canvas", { class: "cka-sketch", "aria-hidden": "true" });
