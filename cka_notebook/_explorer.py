@@ -356,7 +356,10 @@ class CKAExplorer(anywidget.AnyWidget):
         if limits == "fit":
             limits = _figures.fitted_range(matrix, self.palette)
         colors = _figures.PALETTES[self.palette]
-        picture = _report.png(matrix, colors, limits, is_still=True)
+        greyed = _figures.exact_cells(
+            matrix, result.stderr.numpy(), is_difference=result.is_difference
+        )
+        picture = _report.png(matrix, colors, limits, greyed=greyed, is_still=True)
         return Look(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._figures import BELOW_ZERO
+from ._figures import BELOW_ZERO, EXACT
 
 PNG_PIXELS = 400
 """Width or height of the longer side of a preview, about."""
@@ -20,11 +20,11 @@ PNG_CELLS = 160
 """A preview of more layers shows evenly spaced ones, and so stays below 60 kB."""
 
 UNDEFINED_COLOR = (160, 160, 160)
-PALETTE_STEPS = 254
+PALETTE_STEPS = 253
 """Colors of the map, of the 256 that a PNG can name."""
 
-BELOW, UNDEFINED = 254, 255
-"""The other two: for values below zero, and for cells without one."""
+GREY, BELOW, UNDEFINED = 253, 254, 255
+"""The other three: for cells to be greyed, for values below zero, and for none."""
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -115,6 +115,7 @@ def png(
     palette: Sequence[str],
     limits: tuple[float, float],
     *,
+    greyed: NDArray[np.bool_] | None = None,
     is_still: bool = False,
 ) -> bytes:
     """A small picture of a map in the colors of the page; undefined cells are gray.
@@ -123,6 +124,7 @@ def png(
         matrix: Shape (L1, L2); NaN where undefined.
         palette: Colors as ``"#rrggbb"``, for the low end first.
         limits: Values of the first and the last color.
+        greyed: Where the value is of no account, shape (L1, L2); None for nowhere.
         is_still: It stands beside a widget, by whose page it is known and hidden.
 
     Example:
@@ -130,9 +132,12 @@ def png(
         >>> picture[1:4], len(picture) < 2000
         (b'PNG', True)
     """
-    few = matrix[np.ix_(*(_spread(size) for size in matrix.shape))]
-    scale = max(1, round(PNG_PIXELS / max(few.shape)))
-    pixels = _color_indices(few, limits).repeat(scale, 0).repeat(scale, 1)
+    few = np.ix_(*(_spread(size) for size in matrix.shape))
+    indices = _color_indices(matrix[few], limits)
+    if greyed is not None:
+        indices[greyed[few]] = GREY
+    scale = max(1, round(PNG_PIXELS / max(indices.shape)))
+    pixels = indices.repeat(scale, 0).repeat(scale, 1)
     height, width = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     return b"".join(
@@ -176,8 +181,8 @@ def _color_indices(
 def _color_table(palette: Sequence[str]) -> bytes:
     places = np.linspace(0, len(palette) - 1, PALETTE_STEPS).round().astype(int)
     colors = [bytes.fromhex(palette[place].removeprefix("#")) for place in places]
-    below = bytes.fromhex(BELOW_ZERO.removeprefix("#"))
-    return b"".join(colors) + below + bytes(UNDEFINED_COLOR)
+    others = [bytes.fromhex(color.removeprefix("#")) for color in (EXACT, BELOW_ZERO)]
+    return b"".join(colors + others) + bytes(UNDEFINED_COLOR)
 
 
 def _scanlines(pixels: NDArray[np.uint8]) -> bytes:

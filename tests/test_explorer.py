@@ -1147,8 +1147,15 @@ def test_a_difference_is_shown_in_two_colors_around_0_and_repeats_no_call():
     assert shown.metric == "cka difference"
     assert shown.code == ""
     colors = _figures.PALETTES["puor"]
-    expected = png((result - less).matrix.numpy(), colors, (-0.25, 0.25), is_still=True)
+    difference = (result - less).matrix.numpy()
+    expected = png(difference, colors, (-0.25, 0.25), is_still=True)
     assert shown._look().picture == expected
+    exact = [replace(r, stderr=torch.zeros_like(r.stderr)) for r in (result, less)]
+    look = CKAExplorer.from_result(exact[0] - exact[1])._look()
+    greyed = np.full(difference.shape, fill_value=True)
+    assert look.picture == png(
+        difference, colors, (-0.25, 0.25), greyed=greyed, is_still=True
+    )
 
 
 def test_the_picture_of_the_map_is_small_and_has_the_colors_of_its_values():

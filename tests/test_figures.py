@@ -1,9 +1,11 @@
 """The page's figures and the figures of results, without a browser."""
 
 import base64
+import copy
 import gzip
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from bokeh.models import (
     LinearColorMapper,
     Range1d,
 )
+from torch import nn
 
 from cka_notebook import (
+    CKA,
     CKAResult,
     _figures,
     plot_cka_comparison,
@@ -105,7 +109,7 @@ def page():
         *("map_source", "focus_source", "hover_source", "pins_source"),
         *("row_source", "column_source", "history_source", "undefined_source"),
         *("row_band_source", "column_band", "history_band_source", "path_source"),
-        "pending_source",
+        *("pending_source", "exact_source"),
         *("columns_range", "rows_range", "value_range", "color_mapper"),
         *("columns_ticker", "rows_ticker", "columns_axis", "rows_axis"),
         *("row_matches", "column_matches"),
@@ -200,6 +204,51 @@ def test_a_difference_has_two_colors_around_0(result):
     assert (trend.y_range.start, trend.y_range.end) == (-0.25, 0.25)
 
 
+def test_cells_of_a_difference_without_an_error_are_grey(result):
+    errors = torch.tensor([[5e-9, 0.01, NAN], [NAN, 1e-4, 0.0]]).double()
+    plain = replace(result, stderr=errors)
+    less = plain - replace(result, stderr=torch.zeros(2, 3).double())
+    plot = plot_cka_heatmap(less, annot=True)
+    boxes = {"left": [-0.5], "right": [0.5], "top": [-0.5], "bottom": [0.5]}
+    assert source_data(plot, "exact_source") == boxes, "neither rare nor undefined ones"
+    assert plot.select_one({"name": "exact"}).fill_color == _figures.EXACT
+    assert source_data(plot, "numbers")["text"][0] == "0.00", "the value stays"
+    assert source_data(plot_cka_heatmap(plain), "exact_source")["left"] == []
+    masked = plot_cka_heatmap(less, mask_below=0.1)
+    assert source_data(masked, "exact_source")["left"] == []
+
+
+def test_layers_with_themselves_are_grey_in_a_difference_of_two_results():
+    torch.manual_seed(0)
+    loader = [torch.randn(16, 8) for _ in range(6)]
+    layers = [nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)]
+    models = [nn.Sequential(*layers), nn.Sequential(*copy.deepcopy(layers))]
+    with torch.no_grad():
+        models[1][0].weight += torch.randn(8, 8)
+    first, second = (CKA(m, m).compare(loader, progress=False) for m in models)
+    difference = second - first
+    cells = _figures.exact_cells(
+        difference.matrix.numpy(), difference.stderr.numpy(), is_difference=True
+    )
+    np.testing.assert_array_equal(cells, np.eye(len(cells), dtype=bool))
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_every_eye_tells_that_grey_from_each_color_of_a_difference(vision):
+    steps = seen(_figures.PALETTES["puor"], vision)
+    apart = np.linalg.norm(steps - seen([_figures.EXACT], vision), axis=1)
+    assert apart.min() >= 5
+    assert apart[128] >= 40, "the middle, where these cells would be"
+
+
+def test_the_page_and_the_figures_have_one_grey():
+    css = Path(_figures.__file__).parents[1] / "static" / "widget.css"
+    colors = re.findall(r"--cka-exact:\s*([^;}]+)", css.read_text())
+    assert {"#" + color[1:] * (6 // len(color[1:])) for color in colors} == {
+        _figures.EXACT
+    }
+
+
 def test_only_negative_values_fall_below_a_range_and_hover_says_what_they_are():
     plot = plot_cka_heatmap(np.array([[0.25, -0.125]]), color_range=(0.5, 1.0))
     assert source_data(plot, "cka_matrix")["image"][0].tolist() == [[0.5, -0.125]]
@@ -271,6 +320,10 @@ def test_numbers_are_read_on_every_color(result):
     data = source_data(plot_cka_heatmap(result, annot=True), "numbers")
     assert data["text"] == ["1.00", "0.50", "0.25", "-0.12"]
     assert data["color"] == ["black", "white", "white", "black"]
+    less = replace(result, matrix=torch.zeros_like(result.matrix)) - result
+    data = source_data(plot_cka_heatmap(less, annot=True), "numbers")
+    assert data["text"][0] == "-1.00"
+    assert data["color"][0] == "white", "on the dark end of two colors"
 
 
 def test_layers_of_a_result_are_picked_in_the_order_asked_for(result):

@@ -46,6 +46,16 @@ def test_each_cell_has_the_color_of_its_value_and_undefined_ones_are_gray():
     assert tuple(cells[1, 2]) == UNDEFINED_COLOR
 
 
+def test_cells_to_be_greyed_are_neither_of_their_value_nor_undefined():
+    matrix = np.array([[0.0, 0.5], [np.nan, 0.0]])
+    picture = pixels(png(matrix, GRAYS, (0.0, 1.0), greyed=np.eye(2, dtype=bool)))
+    scale = picture.shape[0] // 2
+    cells = picture[scale // 2 :: scale, scale // 2 :: scale]
+    assert cells[0, 0].tolist() == cells[1, 1].tolist() == [0x77] * 3
+    assert tuple(cells[1, 0]) == UNDEFINED_COLOR
+    assert abs(int(cells[0, 1, 0]) - 128) <= 1
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (600, 600), (3, 900)])
 def test_a_picture_is_small_whatever_it_shows(shape):
     noise = np.random.default_rng(0).random(shape)

@@ -2,12 +2,14 @@
 
 from .page import explorer_figure, figure_json
 from .results import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
-from .shared import BELOW_ZERO, DIVERGING, PALETTES, fitted_range
+from .shared import BELOW_ZERO, DIVERGING, EXACT, PALETTES, exact_cells, fitted_range
 
 __all__ = [
     "BELOW_ZERO",
     "DIVERGING",
+    "EXACT",
     "PALETTES",
+    "exact_cells",
     "explorer_figure",
     "figure_json",
     "fitted_range",

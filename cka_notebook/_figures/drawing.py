@@ -30,7 +30,9 @@ from .shared import (
     NOTHING,
     PALETTES,
     add,
+    exact_cells,
     fitted_range,
+    greyed,
     hatched,
 )
 
@@ -211,23 +213,26 @@ def _hover(shown: Map, drawn: Any) -> HoverTool:
 
 
 def draw_holes(plot: figure, holes: NDArray[np.bool_]) -> None:
-    """Undefined cells, hatched; whole rows as one stretch each."""
+    """Undefined cells, hatched."""
+    add(plot, "undefined_source", hatched(), **_boxes(holes))
+
+
+def draw_exact(plot: figure, shown: Map) -> None:
+    """Cells of a difference that say nothing, greyed."""
+    cells = exact_cells(shown.values, shown.stderr, is_difference=shown.is_difference)
+    add(plot, "exact_source", greyed(), **_boxes(cells))
+
+
+def _boxes(cells: NDArray[np.bool_]) -> dict[str, list[float]]:
+    """Edges of cells; whole rows as one stretch each."""
     left, right, top, bottom = [], [], [], []
-    for row, line in enumerate(holes):
+    for row, line in enumerate(cells):
         for start, end in _stretches(line):
             left.append(start - 0.5)
             right.append(end - 0.5)
             top.append(row - 0.5)
             bottom.append(row + 0.5)
-    add(
-        plot,
-        "undefined_source",
-        hatched(),
-        left=left,
-        right=right,
-        top=top,
-        bottom=bottom,
-    )
+    return {"left": left, "right": right, "top": top, "bottom": bottom}
 
 
 def _stretches(line: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -269,7 +274,7 @@ def _ink(number: float, palette: Sequence[str], limits: tuple[float, float]) -> 
     color = palette[round(share * (len(palette) - 1))]
     red, green, blue = (int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-    return "black" if luminance > 0.18 or number < 0 else "white"
+    return "black" if luminance > 0.18 or number < 0 <= low else "white"
 
 
 def trend_figure(

@@ -34,7 +34,7 @@ from bokeh.models import (
 from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
-from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, hatched
+from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, greyed, hatched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +101,7 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
     edges = _empty("left", "right", "top", "bottom")
     add(plot, "undefined_source", hatched(), **edges)
     add(plot, "pending_source", hatched("pending", ".", strength=0.5), **edges)
+    add(plot, "exact_source", greyed(), **edges)
     numbers = Text(
         text="text",
         text_color="color",

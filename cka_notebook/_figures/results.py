@@ -39,7 +39,8 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
 
     Undefined cells are hatched, values below 0 have a color of
     their own, and the colors mean the same in every figure unless `color_range` says
-    otherwise.
+    otherwise. Of a difference of two results, cells whose standard error is 0 are grey:
+    equal by construction, they say nothing.
 
     Args:
         result: A `CKAResult`, or a matrix of shape ``(L1, L2)``. Not modified.
@@ -80,6 +81,7 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
     plot = drawing.map_figure(shown, title, origin)
     drawing.draw_image(plot, shown, colors, limits)
     drawing.draw_holes(plot, holes)
+    drawing.draw_exact(plot, shown)
     if annot:
         drawing.draw_numbers(plot, shown.values, colors, limits)
     return plot

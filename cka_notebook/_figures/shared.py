@@ -31,6 +31,9 @@ DIVERGING: Final = "puor"
 BELOW_ZERO: Final = "#2a9d8f"
 """Unbiased CKA may fall below 0: those cells have a color that no palette has."""
 
+EXACT: Final = "#777777"
+"""Likewise the cells of a difference that say nothing; see `exact_cells`."""
+
 NOTHING: Final = "rgba(0, 0, 0, 0)"
 """Cells without a value are left open; hatching is drawn over them."""
 
@@ -65,6 +68,43 @@ def fitted_range(
     low = max(0.0, float(known.min()))
     high = max(low, float(known.max()))
     return (low, high) if high - low > FLAT else (max(0.0, low - 0.05), high + 0.05)
+
+
+NO_ERROR: Final = 1e-7
+"""Rounding leaves errors of about 1e-8 of layers with themselves."""
+
+
+def exact_cells(
+    values: NDArray[np.floating[Any]],
+    stderr: NDArray[np.floating[Any]],
+    *,
+    is_difference: bool,
+) -> NDArray[np.bool_]:
+    """Where a difference has no error: equal by construction, it says nothing.
+
+    Such are layers with themselves in both results. A map of one result has none.
+
+    Example:
+        >>> values = np.array([[0.0, 0.0, 0.1]])
+        >>> stderr = np.array([[0.0, np.nan, 1e-4]])
+        >>> exact_cells(values, stderr, is_difference=True)
+        array([[ True, False, False]])
+    """
+    cells: NDArray[np.bool_] = (stderr < NO_ERROR) & ~np.isnan(values)
+    return cells & is_difference
+
+
+def greyed() -> Quad:
+    """One grey for those."""
+    return Quad(
+        left="left",
+        right="right",
+        top="top",
+        bottom="bottom",
+        fill_color=EXACT,
+        line_color=None,
+        name="exact",
+    )
 
 
 def hatched(name: str = "undefined", pattern: str = "/", strength: float = 1.0) -> Quad:

@@ -5,7 +5,7 @@
 
 import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
 import type { TicksOf } from "./labels.ts";
-import type { Box, Cell } from "./map_view.ts";
+import type { Box, BoxKind, Cell } from "./map_view.ts";
 import type { Span, Window } from "./margins.ts";
 import type { Marks } from "./marks.ts";
 import type { FigureJson } from "./protocol.ts";
@@ -85,7 +85,7 @@ export interface Handlers {
 /** What the map is drawn on: BokehJS, or a plain canvas as long as there is none. */
 export interface Surface {
   setImage(image: Float32Array, rows: number, cols: number): void;
-  setHoles(kind: "undefined" | "pending", boxes: Box): void;
+  setBoxes(kind: BoxKind, boxes: Box): void;
   setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void;
   setMarks(marks: Marks, hasNumbers: boolean): void;
   setTicks(rows: TicksOf, columns: TicksOf): void;
@@ -203,7 +203,7 @@ export class Charts implements Surface {
     if (resized) this.resetZoom();
   }
 
-  setHoles(kind: "undefined" | "pending", boxes: Box): void {
+  setBoxes(kind: BoxKind, boxes: Box): void {
     this.source(`${kind}_source`).data = { ...boxes };
   }
 

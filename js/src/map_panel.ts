@@ -8,10 +8,11 @@ import { cellText, copyText, metricName, pairsText } from "./copying.ts";
 import { Details } from "./details.ts";
 import { h, painted, setText } from "./dom.ts";
 import { isWide } from "./layout.ts";
-import { MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
+import { type KeyName, MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
 import {
   type Cell,
   cellOf,
+  exactBoxes,
   hasNegative,
   imageOf,
   limits,
@@ -224,15 +225,19 @@ export class MapPanel {
     const { view, surface } = this;
     if (this.options.order === "clustered") this.options.clustered = view.clustered;
     this.drawMissing();
-    const holes = undefinedBoxes(view);
-    const pending = pendingBoxes(view);
-    surface.setHoles("undefined", holes);
-    surface.setHoles("pending", pending);
-    this.tools.setKeys(
-      hasNegative(view, this.limits[0]),
-      holes.left.length > 0,
-      pending.left.length > 0,
-    );
+    const boxes = {
+      undefined: undefinedBoxes(view),
+      pending: pendingBoxes(view),
+      exact: exactBoxes(view),
+    };
+    const isShown: Partial<Record<KeyName, boolean>> = {
+      below: hasNegative(view, this.limits[0]),
+    };
+    for (const kind of ["undefined", "pending", "exact"] as const) {
+      surface.setBoxes(kind, boxes[kind]);
+      isShown[kind] = boxes[kind].left.length > 0;
+    }
+    this.tools.setKeys(isShown);
     this.drawColors();
     this.drawLabels();
     this.drawFocus();
@@ -346,7 +351,10 @@ export class MapPanel {
     if (!plan) return;
     const drawn = {
       ...{ view, plan, window, marks, margins: margins.element, font: theme.font },
-      colors: { palette: this.palette, below: theme.below, limits: this.limits },
+      colors: {
+        ...{ palette: this.palette, limits: this.limits },
+        ...{ below: theme.below, exact: theme.exact },
+      },
       numbers: charts ? this.numbers(charts) : { x: [], y: [], text: [], color: [] },
       metric: metricName(session),
     };

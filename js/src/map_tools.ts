@@ -3,7 +3,7 @@
 import { copyButton } from "./copying.ts";
 import { h, icon, set, setText } from "./dom.ts";
 import { value } from "./format.ts";
-import { DIVERGING, type Options } from "./map_view.ts";
+import { type BoxKind, DIVERGING, type Options } from "./map_view.ts";
 import type { MarkKind } from "./marks.ts";
 import type { Mask, Order } from "./matrix.ts";
 import type { ColorRange } from "./protocol.ts";
@@ -51,7 +51,13 @@ const MASKS: Record<Mask, string> = {
   threshold: "None below",
 };
 
+const EXACT_HELP =
+  "Grey cells are equal by construction, such as a layer with itself in both results";
+
 export const THRESHOLD = 0.5;
+
+/** What of the map the color bar does not show. */
+export type KeyName = "below" | BoxKind;
 
 export class MapTools {
   readonly element: HTMLElement;
@@ -71,9 +77,12 @@ export class MapTools {
   private readonly metric = h("span", { class: "cka-metric" });
   private readonly lowText = h("span");
   private readonly highText = h("span");
-  private readonly below = h("span", { class: "cka-key" });
-  private readonly undefinedKey = h("span", { class: "cka-key" });
-  private readonly pendingKey = h("span", { class: "cka-key" });
+  private readonly keys: Readonly<Record<KeyName, HTMLElement>> = {
+    below: key("cka-below", "below 0"),
+    exact: key("cka-exact", "standard error 0", EXACT_HELP),
+    undefined: key("cka-hatched", "undefined", "Hover a hatched cell for the reason"),
+    pending: key("cka-dotted", "not computed yet"),
+  };
   private limits: readonly [number, number] = [0, 1];
 
   constructor(handlers: ToolHandlers) {
@@ -180,10 +189,10 @@ export class MapTools {
     }
   }
 
-  setKeys(hasBelow: boolean, hasUndefined: boolean, hasPending: boolean): void {
-    this.pendingKey.hidden = !hasPending;
-    this.below.hidden = !hasBelow;
-    this.undefinedKey.hidden = !hasUndefined;
+  setKeys(isShown: Partial<Record<KeyName, boolean>>): void {
+    for (const [name, element] of Object.entries(this.keys)) {
+      element.hidden = !isShown[name as KeyName];
+    }
   }
 
   setZoomed(zoomed: boolean): void {
@@ -200,14 +209,7 @@ export class MapTools {
   }
 
   private makeLegend(): HTMLElement {
-    const below = h("span", { class: "cka-swatch cka-below" });
-    this.below.append(below, "below 0");
-    const hatched = h("span", { class: "cka-swatch cka-hatched" });
-    this.undefinedKey.append(hatched, "undefined");
-    set(this.undefinedKey, { title: "Hover a hatched cell for the reason" });
-    const dotted = h("span", { class: "cka-swatch cka-dotted" });
-    this.pendingKey.append(dotted, "not computed yet");
-    this.setKeys(false, false, false);
+    this.setKeys({});
     return h(
       "div",
       { class: "cka-legend", "aria-hidden": "true" },
@@ -215,9 +217,7 @@ export class MapTools {
       this.lowText,
       h("div", { class: "cka-scale" }, this.gradient, this.needle),
       this.highText,
-      this.below,
-      this.undefinedKey,
-      this.pendingKey,
+      ...Object.values(this.keys),
     );
   }
 
@@ -256,6 +256,11 @@ export class MapTools {
     for (const input of [this.low, this.high]) set(input, { "aria-invalid": !valid });
     if (valid) this.handlers.range([low, high]);
   }
+}
+
+function key(swatch: string, words: string, title?: string): HTMLElement {
+  const sample = h("span", { class: `cka-swatch ${swatch}` });
+  return h("span", { class: "cka-key", title }, sample, words);
 }
 
 function numberIn({ value }: HTMLInputElement): number {

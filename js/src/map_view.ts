@@ -43,6 +43,8 @@ export interface MapView {
   readonly columns: AxisView;
   readonly values: Matrix;
   readonly stderr: Matrix;
+  /** Whether values are those of one result less those of another. */
+  readonly isDifference: boolean;
   /** Layers of both models before any flip, to be kept while frames come in. */
   readonly clustered: readonly [Clustered, Clustered];
   /** Whether the mask leaves a cell out. */
@@ -50,6 +52,9 @@ export interface MapView {
   /** Null before the first frame: then no cell is computed. */
   readonly shown: Shown | null;
 }
+
+/** What the measure of a difference of two results ends with, as the kernel has it. */
+const DIFFERENCE = " difference";
 
 export interface Cell {
   readonly row: number;
@@ -101,6 +106,7 @@ export function mapView(session: Session, options: Options): MapView {
     columns: axis(options.transpose ? 1 : 2),
     values,
     stderr: cut(errors),
+    isDifference: session.metric.endsWith(DIFFERENCE),
     clustered: [namesOf(sorted[0]), namesOf(sorted[1])],
     hides: hiding(options, values),
     shown,
@@ -204,6 +210,16 @@ export function isPending({ rows, columns }: MapView, { row, col }: Cell): boole
   return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
 }
 
+/** Rounding leaves errors of about 1e-8 of layers with themselves. */
+const NO_ERROR = 1e-7;
+
+/** Whether a cell is a difference without an error, such as of a layer with itself. */
+export function isExact(view: MapView, { row, col }: Cell): boolean {
+  const at = row * view.values.cols + col;
+  const isKnown = !Number.isNaN(view.values.values[at]);
+  return view.isDifference && isKnown && (view.stderr.values[at] as number) < NO_ERROR;
+}
+
 /**
  * Values of the first and the last color; a fitted range holds what is shown, and that
  * of diverging colors has 0 in the middle.
@@ -248,12 +264,17 @@ export function hasNegative(view: MapView, low: number): boolean {
   return low >= 0 && imageOf(view, 0).some((value) => value < 0);
 }
 
+/** What cells may be that the colors of values do not show. */
+export type BoxKind = "undefined" | "pending" | "exact";
+
 export interface Box {
   readonly left: number[];
   readonly right: number[];
   readonly top: number[];
   readonly bottom: number[];
 }
+
+export const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
 
 /** Computed cells without a value. */
 export function undefinedBoxes(view: MapView): Box {
@@ -266,6 +287,12 @@ export function undefinedBoxes(view: MapView): Box {
 /** Cells that wait to be computed. */
 export function pendingBoxes(view: MapView): Box {
   return boxesOf(view, (row, col) => isPending(view, { row, col }));
+}
+
+/** Cells of a difference that say nothing. */
+export function exactBoxes(view: MapView): Box {
+  if (!view.isDifference) return NO_BOXES; // A frame of a run pays for no look at them.
+  return boxesOf(view, (row, col) => isExact(view, { row, col }));
 }
 
 /** Cells as few boxes: equal stretches of rows that follow each other are one. */

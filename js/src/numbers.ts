@@ -41,8 +41,8 @@ export function numbersFor(view: MapView | null, around: Surroundings): Numbers 
 
 /** Black or white, whichever is read better on the cell's color. */
 function inkOn(number: number, { limits, palette }: Surroundings): string {
-  if (number < 0) return "#000000";
   const [low, high] = limits;
+  if (number < 0 && low >= 0) return "#000000";
   const share = Math.max(0, Math.min(1, (number - low) / (high - low)));
   const color = palette[Math.round(share * (palette.length - 1))] ?? "#000000";
   return luminance(color) > 0.18 ? "#000000" : "#ffffff";

@@ -4,7 +4,9 @@ import { ABOVE_NUMBER } from "./charts.ts";
 import { h, set, svg } from "./dom.ts";
 import { value } from "./format.ts";
 import {
+  type Box,
   type Cell,
+  exactBoxes,
   hasNegative,
   imageOf,
   type MapView,
@@ -29,6 +31,7 @@ export interface Drawn {
   readonly colors: {
     readonly palette: readonly string[];
     readonly below: string;
+    readonly exact: string;
     readonly limits: readonly [number, number];
   };
   readonly numbers: Numbers;
@@ -149,7 +152,7 @@ function definitions({ colors: { palette } }: Drawn): SVGElement {
 /** What lies in the frame, cut off at its edges. */
 function inside(drawn: Drawn): SVGElement {
   const { left, top, width, height, scale } = frameOf(drawn);
-  const { window, view } = drawn;
+  const { window, view, colors } = drawn;
   const cells = svg(
     "g",
     {
@@ -164,8 +167,9 @@ function inside(drawn: Drawn): SVGElement {
     "svg",
     { x: left, y: top, width, height, overflow: "hidden" },
     cells,
-    ...holes(drawn, "undefined", undefinedBoxes(view)),
-    ...holes(drawn, "pending", pendingBoxes(view)),
+    ...boxes(drawn, "url(#undefined)", undefinedBoxes(view)),
+    ...boxes(drawn, "url(#pending)", pendingBoxes(view)),
+    ...boxes(drawn, colors.exact, exactBoxes(view)),
     ...numbers(drawn),
     ...marks(drawn),
   );
@@ -197,21 +201,17 @@ function cellPaths({ view, colors }: Drawn): SVGElement[] {
   return [...found].map(([fill, list]) => svg("path", { fill, d: list.join("") }));
 }
 
-function holes(
-  drawn: Drawn,
-  kind: "undefined" | "pending",
-  boxes: ReturnType<typeof undefinedBoxes>,
-): SVGElement[] {
+function boxes(drawn: Drawn, fill: string, edges: Box): SVGElement[] {
   const { x, y } = frameOf(drawn);
-  return boxes.left.map((left, k) => {
+  return edges.left.map((left, k) => {
     const [right = 0, top = 0, bottom = 0] = [
-      boxes.right[k],
-      boxes.top[k],
-      boxes.bottom[k],
+      edges.right[k],
+      edges.top[k],
+      edges.bottom[k],
     ];
     const corner = { x: x(left), y: y(top) };
     const size = { width: x(right) - x(left), height: y(bottom) - y(top) };
-    return svg("rect", { ...corner, ...size, fill: `url(#${kind})` });
+    return svg("rect", { ...corner, ...size, fill });
   });
 }
 
@@ -306,6 +306,7 @@ function legend(drawn: Drawn): SVGElement {
 function keys({ view, colors }: Drawn, x: number, foot: number): SVGElement[] {
   const known = [
     [hasNegative(view, colors.limits[0]), colors.below, "below 0"],
+    [exactBoxes(view).left.length > 0, colors.exact, "std. error 0"],
     [undefinedBoxes(view).left.length > 0, "url(#undefined)", "undefined"],
     [pendingBoxes(view).left.length > 0, "url(#pending)", "not computed"],
   ] as const;

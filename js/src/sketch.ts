@@ -6,7 +6,7 @@
 import type { Geometry, Handlers, Surface } from "./charts.ts";
 import { h } from "./dom.ts";
 import type { TicksOf } from "./labels.ts";
-import type { Box, Cell } from "./map_view.ts";
+import { type Box, type BoxKind, type Cell, NO_BOXES } from "./map_view.ts";
 import { HALO, type Marks, strokesOf } from "./marks.ts";
 import type { Theme } from "./theme.ts";
 
@@ -20,11 +20,8 @@ const MARKERS = {
   focus: { halo: 5, width: 2.5, color: "#5ce1ff" },
 } as const;
 
-type Kind = "undefined" | "pending";
 type Marker = keyof typeof MARKERS;
 type SketchHandlers = Pick<Handlers, "tap" | "hover">;
-
-const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
 
 export class Sketch implements Surface {
   readonly element = h("canvas", { class: "cka-sketch", "aria-hidden": "true" });
@@ -34,9 +31,10 @@ export class Sketch implements Surface {
     pins: [],
     focus: [],
   };
-  private readonly holes: Record<Kind, Box> = {
+  private readonly boxes: Record<BoxKind, Box> = {
     undefined: NO_BOXES,
     pending: NO_BOXES,
+    exact: NO_BOXES,
   };
   private readonly abort = new AbortController();
   private marks: Marks | null = null;
@@ -76,8 +74,8 @@ export class Sketch implements Surface {
     this.soon();
   }
 
-  setHoles(kind: Kind, boxes: Box): void {
-    this.holes[kind] = boxes;
+  setBoxes(kind: BoxKind, boxes: Box): void {
+    this.boxes[kind] = boxes;
     this.soon();
   }
 
@@ -132,7 +130,7 @@ export class Sketch implements Surface {
     this.element.style.height = `${full}px`;
     context.setTransform(scale, 0, 0, scale, 0, 0);
     this.drawImage(context);
-    this.drawHoles(context, theme);
+    this.drawBoxes(context, theme);
     this.drawMarks(context);
     this.drawMarkers(context);
     this.drawAxes(context, theme);
@@ -169,9 +167,9 @@ export class Sketch implements Surface {
     context.drawImage(this.image, x, y, width, height);
   }
 
-  private drawHoles(context: CanvasRenderingContext2D, theme: Theme): void {
-    for (const kind of ["undefined", "pending"] as const) {
-      const boxes = this.holes[kind];
+  private drawBoxes(context: CanvasRenderingContext2D, theme: Theme): void {
+    for (const kind of ["undefined", "pending", "exact"] as const) {
+      const boxes = this.boxes[kind];
       context.save();
       context.beginPath();
       boxes.left.forEach((left, k) => {
@@ -182,13 +180,18 @@ export class Sketch implements Surface {
         ];
         context.rect(...this.pixels(left, top, right - left, bottom - top));
       });
-      context.fillStyle = context.strokeStyle = theme.muted;
-      const strength = kind === "pending" ? 0.5 : 1;
-      context.globalAlpha = 0.12 * strength;
-      context.fill();
-      context.globalAlpha = 0.5 * strength;
-      context.clip();
-      if (boxes.left.length > 0) hatch(context, this.box, kind);
+      if (kind === "exact") {
+        context.fillStyle = theme.exact;
+        context.fill();
+      } else if (boxes.left.length > 0) {
+        context.fillStyle = context.strokeStyle = theme.muted;
+        const strength = kind === "pending" ? 0.5 : 1;
+        context.globalAlpha = 0.12 * strength;
+        context.fill();
+        context.globalAlpha = 0.5 * strength;
+        context.clip();
+        hatch(context, this.box, kind);
+      }
       context.restore();
     }
   }
@@ -285,7 +288,7 @@ export class Sketch implements Surface {
 function hatch(
   context: CanvasRenderingContext2D,
   box: { x: number; y: number; width: number; height: number },
-  kind: Kind,
+  kind: Exclude<BoxKind, "exact">,
 ): void {
   const { x, y, width, height } = box;
   context.lineWidth = 1;

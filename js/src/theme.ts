@@ -12,6 +12,7 @@ export interface Theme {
   readonly column: string;
   readonly history: string;
   readonly below: string;
+  readonly exact: string;
   readonly pins: readonly string[];
   readonly font: string;
 }
@@ -81,6 +82,7 @@ export function themeOf(root: HTMLElement): Theme {
     column: color("column"),
     history: color("history"),
     below: color("below"),
+    exact: color("exact"),
     pins: [1, 2, 3, 4, 5, 6, 7, 8].map((k) => color(`pin${k}`)),
     font: getComputedStyle(root).fontFamily,
   };

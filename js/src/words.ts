@@ -1,7 +1,7 @@
 /** What is said about a cell: the readout, the spoken words, the best matches. */
 
 import { digitsOf, layerName, plural, plusMinus, shape, value } from "./format.ts";
-import { type Cell, isPending, type MapView, pairOf } from "./map_view.ts";
+import { type Cell, isExact, isPending, type MapView, pairOf } from "./map_view.ts";
 import { bestMatch, columnOf, rankOf, rowOf } from "./matrix.ts";
 import type { Side } from "./protocol.ts";
 import type { Session } from "./session.ts";
@@ -142,7 +142,8 @@ export function spoken(session: Session, view: MapView, cell: Cell): string {
   if (Number.isNaN(number)) return `${names}, ${reasonFor(session, view, cell)}`;
   const sign = number < 0 ? "minus " : "";
   const error = errorAt(view, cell);
-  const tail = Number.isNaN(error) ? "" : ` plus or minus ${error.toFixed(3)}`;
+  const spread = Number.isNaN(error) ? "" : ` plus or minus ${error.toFixed(3)}`;
+  const tail = isExact(view, cell) ? ", standard error 0" : spread;
   return `${names}, ${sign}${Math.abs(number).toFixed(2)}${tail}`;
 }
 

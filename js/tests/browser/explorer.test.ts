@@ -468,8 +468,10 @@ function late(state: Record<string, unknown> = {}): [Page, arrive: () => void] {
 }
 
 test("until BokehJS is there the map is drawn plainly, in the very same place", async () => {
-  const [page, arrive] = late();
-  feed(page, { seq: 1 });
+  const [page, arrive] = late({ metric: "cka difference" });
+  const { layers2 } = page.model.state._axes as Record<string, string[]>;
+  const grey = 4 * (layers2?.length ?? 0) + 9;
+  feed(page, { seq: 1, edit: (_, stderr) => stderr.fill(0, grey, grey + 1) });
   await until(() => acks(page).length === 1, "ack");
   await pause(100);
   const places = [
@@ -482,6 +484,7 @@ test("until BokehJS is there the map is drawn plainly, in the very same place", 
   const height = page.element.clientHeight;
   const plain = look("sketch");
   expect(plain.every((color) => color[3] === 255)).toBe(true);
+  expect(plain[2]).toEqual([119, 119, 119, 255]);
   arrive();
   await drawn(page);
   await until(() => colorAt(page, 0, 0)[3] === 255, "the map of BokehJS");

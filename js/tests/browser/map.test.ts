@@ -22,7 +22,7 @@ const open: Page[] = [];
 
 async function shown(
   state: Record<string, unknown> = {},
-  edit?: (matrix: Float32Array) => void,
+  edit?: (matrix: Float32Array, stderr: Float32Array) => void,
 ): Promise<Page> {
   const page = await ready(state);
   open.push(page);
@@ -95,6 +95,30 @@ test("the drawing that is saved has the colors of the cells and all words as tex
   expect(parsed.querySelector("img, script, foreignObject, [onerror]")).toBeNull();
   expect(parsed.querySelector("svg > rect")?.getAttribute("fill")).toBe("#ffffff");
   expect(parsed.documentElement.getAttribute("fill")).toBe("#1d2127");
+});
+
+test("cells of a difference without an error are grey, and the key says so", async () => {
+  const state = { ...small(), metric: "cka difference", palette: "puor" };
+  const edit = (matrix: Float32Array, stderr: Float32Array) => {
+    SIX(matrix);
+    stderr.set([0, 0.1, 0.1, 0, Number.NaN, 0.1]);
+  };
+  const page = await shown(state, edit);
+  const key = page.element.querySelector(".cka-key:has(.cka-exact)");
+  expect(key).toMatchObject({ hidden: false, textContent: "standard error 0" });
+  for (const row of [0, 1]) {
+    expect(colorAt(page, row, 0)).toEqual([119, 119, 119, 255]);
+  }
+  expect(colorAt(page, 0, 1)).not.toEqual([119, 119, 119, 255]);
+  const [, parsed] = await drawing(page);
+  const grey = parsed.querySelectorAll("svg > svg > rect[fill='rgb(119, 119, 119)']");
+  expect(grey).toHaveLength(1);
+  expect(words(parsed)).toContain("std. error 0");
+  const plain = await shown(small(), edit);
+  expect(plain.element.querySelector(".cka-key:has(.cka-exact)")).toMatchObject({
+    hidden: true,
+  });
+  expect(colorAt(plain, 0, 0)).toEqual([251, 252, 191, 255]);
 });
 
 test("the picture has twice the pixels, and the colors where the cells are", async () => {

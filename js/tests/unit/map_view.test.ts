@@ -3,6 +3,7 @@ import fits from "../../../tests/fits.json";
 import { progressWords } from "../../src/controls.ts";
 import {
   cellOf,
+  exactBoxes,
   frameIndex,
   hasNegative,
   imageOf,
@@ -31,8 +32,8 @@ function viewOf(options: Partial<Options> = {}): MapView {
   return mapView(session, { ...PLAIN, ...options }) as MapView;
 }
 
-beforeEach(() => {
-  vi.useFakeTimers();
+/** A session that shows the values with these errors. */
+function show(errors: readonly number[], metric = "cka"): void {
   const axes = {
     epoch: 1,
     layers1: LAYERS1,
@@ -43,17 +44,24 @@ beforeEach(() => {
   };
   const model = new FakeModel({
     ...stateOf(),
+    metric,
     layers1: LAYERS1,
     layers2: LAYERS2,
     _axes: axes,
   });
+  session?.close();
   session = new Session(model);
   const edit = (matrix: Float32Array, stderr: Float32Array) => {
     matrix.set(VALUES);
-    stderr.set([0.01, 0.02, 0.03, 0.04, Number.NaN, Number.NaN]);
+    stderr.set(errors);
   };
   model.message(...wireFrame({ seq: 1, batch: 9, rows: 3, cols: 2, edit }));
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
+}
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  show([0.01, 0.02, 0.03, 0.04, Number.NaN, Number.NaN]);
 });
 
 afterEach(() => {
@@ -225,6 +233,36 @@ describe("colors", () => {
       bottom: [3],
     });
     expect(undefinedBoxes(viewOf({ mask: "lower" })).left).toEqual([]);
+  });
+
+  test("of a difference, cells without an error are boxes, however it is drawn", () => {
+    show([5e-9, 1e-4, Number.NaN, 0, 0, Number.NaN], "cka difference");
+    const box = { left: [0, 1], right: [1, 2], top: [0, 1], bottom: [1, 2] };
+    expect(exactBoxes(viewOf())).toEqual(box);
+    expect(exactBoxes(viewOf({ transpose: true }))).toEqual(box);
+    expect(exactBoxes(viewOf({ flip: true })).top).toEqual([1, 2]);
+    expect(exactBoxes(viewOf({ mask: "diagonal" })).left).toEqual([]);
+    expect(spoken(session, viewOf(), { row: 1, col: 1 })).toBe(
+      "layer1.0 by blocks.9, 0.50, standard error 0",
+    );
+    expect(readout(session, viewOf(), { row: 1, col: 1 }).value).toBe(
+      "0.5000 \u00b1\u202f0.0000",
+    );
+  });
+
+  test("the map of one result has no such cells", () => {
+    show([0, 0, 0, 0, Number.NaN, Number.NaN], "cka");
+    expect(exactBoxes(viewOf()).left).toEqual([]);
+  });
+
+  test("numbers are read on both ends of diverging colors", () => {
+    const ends = { limits: [-0.125, 0.125], palette: ["#000000", "#ffffff"] } as const;
+    const window = {
+      rows: [1, 2] as [number, number],
+      cols: [0, 1] as [number, number],
+    };
+    const around = { cell: { width: 30, height: 20 }, window, ...ends };
+    expect(numbersFor(viewOf(), around).color).toEqual(["#ffffff"]);
   });
 
   test("best matches are of rows and of columns, never masked, and of others", () => {
