@@ -199,7 +199,8 @@ def test_a_difference_has_two_colors_around_0(result):
     assert "(CKA difference)" in plot.title.text
     manual = plot_cka_heatmap(less - result, color_range=(-0.1, 0.1))
     image = source_data(manual, "cka_matrix")["image"][0]
-    assert np.nanmin(image) == np.float32(-0.1), "no color but those of the palette"
+    assert np.nanmin(image) == pytest.approx(-0.1)
+    assert float(np.nanmin(image)) >= -0.1, "no color but those of the palette"
     trend = plot_cka_trend(less - result, list(result.layers1)[:1])
     assert (trend.y_range.start, trend.y_range.end) == (-0.25, 0.25)
 
@@ -307,6 +308,17 @@ def test_masked_cells_are_neither_drawn_nor_hatched():
     assert np.isnan(image[np.triu_indices(3, 1)]).all()
     assert len(source_data(plot, "numbers")["text"]) == 6
     assert source_data(plot, "undefined_source")["left"] == []
+
+
+@pytest.mark.parametrize("wanted", ["fit", (0.7, 1.0)])
+def test_no_positive_value_falls_below_a_range_in_float32(result, wanted):
+    least = torch.full_like(result.matrix, 0.7)
+    least[0, 0] = 0.9
+    plot = plot_cka_heatmap(replace(result, matrix=least), color_range=wanted)
+    low = plot.select_one(LinearColorMapper).low
+    image = plot.select_one({"name": "cka_matrix"}).data["image"][0]
+    assert low == 0.7
+    assert (image.astype(np.float64) >= low).all()
 
 
 def test_values_below_a_threshold_are_left_out_and_undefined_ones_are_not(result):

@@ -168,7 +168,11 @@ def draw_image(
     low, high = limits
     values = shown.values
     # Below a range that is not for them, negative values have a color; others none.
-    drawable = np.where(((values >= 0) | (low < 0)) & (values < low), low, values)
+    drawable = values.astype(np.float32)
+    least = np.float32(low)
+    if least < np.float64(low):
+        least = np.nextafter(least, np.float32(np.inf))
+    drawable[((values >= 0) | (low < 0)) & (drawable < least)] = least
     mapper = LinearColorMapper(
         palette=palette,
         low=low,
@@ -179,7 +183,7 @@ def draw_image(
     rows, columns = values.shape
     source = ColumnDataSource(
         {
-            "image": [drawable.astype(np.float32)],
+            "image": [drawable],
             "value": [values.astype(np.float32)],
             "stderr": [shown.stderr.astype(np.float32)],
             "x": [-0.5],

@@ -248,15 +248,22 @@ export function limits(
 export function imageOf(view: MapView, low: number): Float32Array {
   const { rows, cols, values } = view.values;
   const image = Float32Array.from(values);
+  const least = float32AtLeast(low);
   for (let row = 0; row < rows; row++) {
     for (let col = 0; col < cols; col++) {
       const at = row * cols + col;
       const value = image[at] as number;
       if (view.hides(row, col)) image[at] = Number.NaN;
-      else if ((value >= 0 || low < 0) && value < low) image[at] = low;
+      else if ((value >= 0 || low < 0) && value < low) image[at] = least;
     }
   }
   return image;
+}
+
+/** The float32 at or right above a number: what is rounded down lies below the range. */
+function float32AtLeast(value: number): number {
+  const rounded = Math.fround(value);
+  return rounded < value ? Math.fround(value + Math.abs(value) * 2 ** -23) : rounded;
 }
 
 /** Whether a cell is shown as below zero: in colors from 0 or above, not from below. */

@@ -219,6 +219,16 @@ describe("colors", () => {
     expect(imageOf(viewOf(), -0.0625)[2]).toBe(-0.0625);
   });
 
+  test("what is drawn at the least color is not below it in float32", () => {
+    for (const low of [0.7, 0.1, 1e-3, -0.7]) {
+      const [first, second] = imageOf(viewOf(), low);
+      expect(first).toBeGreaterThanOrEqual(low);
+      expect(second).toBeGreaterThanOrEqual(low);
+      expect(second).toBeLessThan(low + 1);
+    }
+    expect(imageOf(viewOf(), 0.7)[1]).toBeCloseTo(0.7, 6);
+  });
+
   test("a value below zero that is left out needs no color", () => {
     expect(hasNegative(viewOf(), 0)).toBe(true);
     expect(hasNegative(viewOf(), -1)).toBe(false);
