@@ -30,7 +30,7 @@ from ._session import Session, words
 from ._source import with_layers
 from ._still import Look, Still, forms
 from ._variables import names_of
-from ._words import counted
+from ._words import counted, written
 from ._worker import Surroundings
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ class CKAExplorer(anywidget.AnyWidget):
             state |= self._session.frames.with_whole_history(state["_snapshot"])
         page = _report.page(
             state,
-            title=f"{self.metric.replace('cka', 'CKA')} of {name1} and {name2}",
+            title=f"{written(self.metric)} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
             style=str(self._css),

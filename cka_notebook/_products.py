@@ -46,7 +46,7 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
             _by_onednn(product, part, blocks, first)
             return
     if len(blocks) == 1:
-        if part.is_cpu and first:
+        if part.is_cpu and first:  # the shortest way, for hooks of small layers
             torch.mm(part, part.T, out=blocks[0])
         else:
             _whole_product(part, blocks[0], first)
@@ -106,9 +106,7 @@ def fastest(
 
 
 def _whole_product(part: Tensor, out: Tensor, first: bool) -> None:
-    if part.is_cpu:
-        _product(part, part.T, out, first)
-    elif part.is_cuda and part.dtype == torch.float32 and part.numel() >= SPLIT_NUMBERS:
+    if part.is_cuda and part.dtype == torch.float32 and part.numel() >= SPLIT_NUMBERS:
         made = _gpu_product(part.device)(part)
         out.copy_(made) if first else out.add_(made)
     else:

@@ -29,6 +29,16 @@ def some(names: Sequence[str]) -> str:
     return f"{listed}, ..." if len(names) > SHOWN else listed
 
 
+def written(metric: str) -> str:
+    """The name of a measure as titles and hover texts write it.
+
+    Example:
+        >>> written("cka difference")
+        'CKA difference'
+    """
+    return metric.replace("cka", "CKA")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question with the names nearest to a wrong one, or nothing if none is near.
 

@@ -23,6 +23,8 @@ from bokeh.models.annotations import ColorBar
 from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
+from cka_notebook._words import written
+
 from .shared import (
     BELOW_ZERO,
     DIVERGING,
@@ -72,7 +74,7 @@ class Map:
     @property
     def measure(self) -> str:
         """The name of the measure as it is written in figures."""
-        return self.metric.replace("cka", "CKA")
+        return written(self.metric)
 
     @property
     def palette(self) -> str:
