@@ -185,7 +185,7 @@ class Capture(_Uncopied):
     def _note_plain(self, row: int, made: Tensor) -> None:
         """Remember a layer whose output was its features, as a (n, p) tensor."""
         module = self._layers[row].module
-        alone = len(self._rows[module]) == 1
+        alone = [layer.call for _, layer in self._rows[module]] == [0]
         works = hsic.working_dtype(made.dtype) is made.dtype
         if made.ndim == 2 and made.is_cpu and alone and works:
             group = self._buffer.group(made)

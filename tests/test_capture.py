@@ -81,6 +81,14 @@ def test_each_call_of_a_shared_module_has_its_own_row():
     assert_right(result, model1, model2, batches)
 
 
+def test_a_later_call_of_a_shared_module_is_right_on_its_own():
+    model1, model2 = both(zoo.SharedActivation)
+    batches = zoo.batches_of(6)
+    names = ["first", "act#1", "third"]
+    result = compare(model1, model2, batches, model1_layers=names, model2_layers=names)
+    assert_right(result, model1, model2, batches)
+
+
 def test_a_tied_module_s_calls_are_right_under_both_names():
     model = zoo.Tied()
     batches = zoo.batches_of(features=8)
