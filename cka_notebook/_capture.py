@@ -103,6 +103,7 @@ class Capture(_Uncopied):
             for module, plain in self._plain.items()
             if shifts.get(plain.row) == "none"
         }
+        self._calls = dict.fromkeys(self._due, 1)  # once they came, another is second
         self._thread = get_ident()
 
     def finish(self) -> Grams:
@@ -141,13 +142,15 @@ class Capture(_Uncopied):
         if get_ident() != self._thread:
             return
         plain = self._due.pop(module, None)
-        if plain is not None and plain.suits(output):
-            self._calls[module] = 1
+        if plain is None:
+            call = self._calls.get(module, 0)
+        elif plain.suits(output):
             if plain.scatter is not None:
                 plain.scatter.add(output)
             self._index[plain.row] = self._buffer.again(output, plain.row, plain.group)
             return
-        call = self._calls.get(module, 0)
+        else:
+            call = 0
         self._calls[module] = call + 1
         for row, layer in self._rows[module]:
             if layer.call == call and row in self._wanted:
@@ -220,7 +223,8 @@ class _Plain(NamedTuple):
 
     Hooks of small layers take longer to ask what an output is than to multiply it. What
     was a ``(n, p)`` tensor on a CPU, of one layer alone, is multiplied as it is the
-    next time, if it needs no shift.
+    next time, if it needs no shift. Autocast is not asked for: it leaves products alone
+    that are written to a tensor at hand.
     """
 
     row: int
@@ -235,10 +239,9 @@ class _Plain(NamedTuple):
             isinstance(output, Tensor)
             and output.shape == self.shape
             and output.dtype is self.dtype
-            and output.layout is torch.strided
             and output.is_cpu
+            and output.layout is torch.strided
             and not output.requires_grad
-            and not torch.is_autocast_enabled("cpu")
         )
 
 

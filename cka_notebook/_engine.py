@@ -182,6 +182,7 @@ class CKA:
             max_batches=max_batches,
             stop_when_stable=stop_when_stable,
             checkpoint=checkpoint,
+            alone=callback is None,
         )
         with closing(steps):
             running = next(steps)
@@ -228,11 +229,14 @@ class CKA:
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
         kept: Kept | None = None,
+        alone: bool = False,
     ) -> Generator["Running", None, None]:
         """The running state: before any batch, with the layers known, then after each.
 
         Closing the generator removes all hooks and restores the models. A run of which
-        something is ``kept`` goes on from there, after other layers have caught up.
+        something is ``kept`` goes on from there, after other layers have caught up. One
+        that is ``alone``, with nobody's code between its batches, keeps its random
+        streams in place from the first to the last.
         """
         if loader2 is loader and paired:
             loader2 = None
@@ -256,6 +260,8 @@ class CKA:
                 yield from _catch_up(run, late)
                 late.join(running)
                 yield running
+            if alone:
+                stack.enter_context(run.random)
             while max_batches is None or running.done < max_batches:
                 if not run.step(running):
                     break

@@ -104,7 +104,7 @@ class GramBuffer:
         except torch.OutOfMemoryError:
             group.shrink()
             group.add(rows, index, layer, shift)
-        if group.full:
+        if len(group.waiting) == group.size:
             self._flush(group)
         return index
 
@@ -116,8 +116,13 @@ class GramBuffer:
         """
         index = self._count
         self._count = index + 1
-        group.multiply(rows, index, layer)
-        if group.full:
+        if group.squares:
+            torch.mm(rows, rows.t(), out=group.squares[len(group.indices)])
+            group.indices.append(index)
+            group.waiting.append(layer)
+        else:
+            group.multiply(rows, index, layer)
+        if len(group.waiting) == group.size:
             self._flush(group)
         return index
 
@@ -170,13 +175,13 @@ class GramBuffer:
 
     def _flush(self, group: "Group") -> None:
         """U-center what has gathered, and learn from it."""
-        pending = group.pending()
+        pending = group.waiting
         if not pending:
             return
         packed, raw = group.center()
         if group.on_cpu:
-            moved = packed.trace * (1 + packed.offset)
-            raw = moved if raw is None else torch.where(raw > 0, raw, moved)
+            shifted = packed.moment
+            raw = shifted if raw is None else torch.where(raw > 0, raw, shifted)
             self._decide(pending, raw, packed)
 
     def _decide(self, layers: list[int], raw: Tensor, packed: PackedGrams) -> None:
@@ -186,7 +191,9 @@ class GramBuffer:
         known = {self._shifts.get(layer) for layer in layers}
         if known == {"none"} and (kappa < 2 * SHIFT * n).all():
             return
-        both = zip(kappa.tolist(), packed.offset.tolist(), strict=True)
+        # Squared distance of the shift from the mean, in variances.
+        offsets = packed.moment / packed.trace - 1
+        both = zip(kappa.tolist(), offsets.tolist(), strict=True)
         for layer, (k, offset) in zip(layers, both, strict=True):
             shift = self._shifts.get(layer)
             if shift is None and k < SHIFT * n:
@@ -200,7 +207,14 @@ class GramBuffer:
 
 
 class Group:
-    """The Gram matrices of one device and dtype; the last few wait to be U-centered."""
+    """The Gram matrices of one device and dtype; the last few wait to be U-centered.
+
+    Attributes:
+        indices: Which of the batch's matrices they are.
+        waiting: Layers of those that are not U-centered yet.
+        size: So many are U-centered together.
+        squares: Where whole matrices go, on a CPU; empty if they go there in blocks.
+    """
 
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
@@ -210,31 +224,29 @@ class Group:
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         self._packing = packing(examples, device, dtype)
         length = self._packing.length
-        self._size = _group_size(length * dtype.itemsize, capacity, on_cpu=self.on_cpu)
+        self.size = _group_size(length * dtype.itemsize, capacity, on_cpu=self.on_cpu)
         self._step = max(256, of_scratch // (examples * dtype.itemsize))
         self._z = torch.zeros(capacity, length, dtype=dtype, device=device)
         self._whole: Tensor | None = None
         if not self.on_cpu and examples > WHOLE:
-            self._whole = self._z.new_empty(self._size, examples, examples)
+            self._whole = self._z.new_empty(self.size, examples, examples)
+        self.squares: list[Tensor] = []
+        if self.on_cpu and examples <= WHOLE:
+            self.squares = list(self._z.view(capacity, examples, examples))
         self._places: list[list[Tensor]] = []
         self._scratch = self._z.new_empty(0)
         self._widths: dict[int, Tensor] = {}
-        self._of_trace, self._of_mean = self._z.new_zeros(2, self._size).unbind()
+        self._of_trace, self._of_mean = self._z.new_zeros(2, self.size).unbind()
         self._has_moments = False
-        self._sums = self._z.new_zeros(self._size, self._packing.padded)
+        self._sums = self._z.new_zeros(self.size, self._packing.padded)
         self.begin()
 
     def begin(self) -> None:
         """Begin a batch."""
         self.indices: list[int] = []
-        self._layers: list[int] = []
+        self.waiting: list[int] = []
         self._summed = 0
         self._done: list[PackedGrams] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time to U-center."""
-        return len(self._layers) == self._size
 
     def add(
         self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
@@ -243,7 +255,7 @@ class Group:
         if shift == "none" and rows.dtype is self._dtype:
             self.multiply(rows, index, layer)
             return
-        slot, blocks = len(self._layers), self._place()
+        slot, blocks = len(self.waiting), self._place()
         if self.on_cpu and shift is not None:
             hsic.lower_gram(rows, blocks, self._room(rows), shift)
         else:
@@ -253,26 +265,22 @@ class Group:
             moment = hsic.lower_gram(rows, blocks, self._room(rows), "mean")
             self._of_mean[slot] = 0 if moment is None else moment
         self.indices.append(index)
-        self._layers.append(layer)
+        self.waiting.append(layer)
 
     def multiply(self, rows: Tensor, index: int, layer: int) -> None:
         """Take the Gram matrix of these activations as they are, in our dtype."""
         lower_product(rows, self._place(), first=True)
         if self._examples > WHOLE and self._examples >= rows.shape[1]:
             # Narrow features are read sooner than the matrix of their products.
-            sums = self._sums[len(self._layers), : self._examples]
+            sums = self._sums[len(self.waiting), : self._examples]
             torch.mv(rows, rows.sum(0), out=sums)
             self._summed += 1
         self.indices.append(index)
-        self._layers.append(layer)
-
-    def pending(self) -> list[int]:
-        """Layers that are not U-centered yet."""
-        return self._layers
+        self.waiting.append(layer)
 
     def center(self) -> tuple[PackedGrams, Tensor | None]:
         """U-center those, and their raw second moments where any is known."""
-        count = len(self._layers)
+        count = len(self.waiting)
         z = self._z[len(self.indices) - count : len(self.indices)]
         if self._whole is not None:
             self._packing.take(self._whole[:count], z)
@@ -285,7 +293,7 @@ class Group:
             self._of_mean.zero_()
             self._has_moments = False
         self._done.append(packed)
-        self._layers = []
+        self.waiting = []
         self._summed = 0
         return packed, raw
 
@@ -310,7 +318,7 @@ class Group:
     def _place(self) -> list[Tensor]:
         """Where the next Gram matrix goes."""
         whole = self._whole
-        slot = len(self.indices if whole is None else self._layers)
+        slot = len(self.indices if whole is None else self.waiting)
         if slot == len(self._places):
             self._places.append(
                 self._packing.blocks(self._z[slot]) if whole is None else [whole[slot]]

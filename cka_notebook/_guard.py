@@ -18,7 +18,7 @@ class OwnRandom:
 
     They start where the global streams of torch, numpy and Python are, so seeding works
     as expected, and leave those untouched, so comparing models changes nothing else in
-    a notebook.
+    a notebook. A block inside another costs nothing.
     """
 
     def __init__(self, devices: list[torch.device]) -> None:
@@ -40,6 +40,8 @@ class OwnRandom:
 
     def save(self) -> dict[str, torch.Tensor]:
         """The run's own streams, as tensors."""
+        if self._depth:
+            self._mine = self._get()
         version, words, gauss = self._mine[0]
         name, keys, position, has_gauss, cached = self._mine[1]
         del version, name  # of the one kind that both have
@@ -64,6 +66,8 @@ class OwnRandom:
         state = "MT19937", keys, int(position), int(has_gauss), cached
         count = len(self._mine) - 2
         self._mine = [python, state, *(saved[f"torch{i}"] for i in range(count))]
+        if self._depth:
+            self._set(self._mine)
 
     def _get(self) -> list[Any]:
         cuda = [torch.cuda.get_rng_state(index) for index in self._cuda]

@@ -38,15 +38,15 @@ class PackedGrams(NamedTuple):
         scale: Shape ``(g,)``: what ``z`` was divided by, so that no square overflows.
         trace: Shape ``(g,)``, of the centered Gram matrices; not finite if an
             activation was not, 0 if the layer is constant.
-        offset: Shape ``(g,)``: squared distance of the shift from the mean, in
-            variances.
+        moment: Shape ``(g,)``: the trace before centering, of features as they were
+            shifted.
         norm: Shape ``(g,)``, float64 where there is any: ``<U(K), U(K)> / scale ** 2``.
     """
 
     z: Tensor
     scale: Tensor
     trace: Tensor
-    offset: Tensor
+    moment: Tensor
     norm: Tensor
 
 
@@ -104,22 +104,24 @@ class Packing:
         n = self._n
         diagonal = self._diagonals(z)
         rows = (self._row_sums(z) if sums is None else sums) - diagonal
-        total, traces = rows.sum(-1), diagonal.sum(-1)
-        excess = (traces + total) / n
-        trace = traces - excess
+        total, moment = rows.sum(-1), diagonal.sum(-1)
+        trace = moment - (moment + total) / n
         # A constant layer leaves only rounding errors behind: no variance.
-        varies = ~(trace <= CONSTANT * (traces + n * moments))
+        constant = trace <= torch.add(moment, moments, alpha=n).mul_(CONSTANT)
         top = diagonal.amax(-1)
         # Off the diagonal, U is K less this number of the row and that of the column.
-        a = rows.sub_((total / (2 * (n - 1))).unsqueeze(-1)).div_(n - 2)
+        a = rows.sub_(total.unsqueeze(-1), alpha=0.5 / (n - 1)).div_(n - 2)
         self._subtract(z, a)
         scale = torch.ones_like(trace)
-        if not (z.is_cpu and _is_ordinary(varies, top)):  # a look waits for the device
+        # A look waits for the device.
+        if not (z.is_cpu and _is_ordinary(constant, top)):
+            varies = ~constant
             scale = _scale(top * varies)
             z *= (varies / scale).unsqueeze(-1)
+            trace *= varies
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
-        norm = norm.to(sums_dtype(z.device)).square().sum(1).mul_(2)
-        return PackedGrams(z, scale, trace * varies, excess / trace, norm)
+        norm = norm.to(sums_dtype(z.device)).square_().sum(1).mul_(2)
+        return PackedGrams(z, scale, trace, moment, norm)
 
     def _places(self) -> list[tuple[int, int, int]]:
         """Pair, row in its rectangle, and first example of each block with any."""
@@ -227,7 +229,7 @@ def _scale(top: Tensor) -> Tensor:
     return torch.where(extreme, top, 1.0)
 
 
-def _is_ordinary(varies: Tensor, top: Tensor) -> bool:
+def _is_ordinary(constant: Tensor, top: Tensor) -> bool:
     """Whether there is nothing to scale, and no constant layer."""
     low, high = top.aminmax()
-    return bool(varies.all()) and 1 / SAFE <= low.item() <= high.item() <= SAFE
+    return 1 / SAFE <= low.item() <= high.item() <= SAFE and not constant.any()

@@ -2,6 +2,7 @@
 
 import time
 from functools import lru_cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -228,10 +229,10 @@ class Running:
             known = self._problems[side]
             for row, problem in given.problems.items():
                 known.setdefault(row, f"{problem} in batch {self.done}")
-            wrong, bad = ~torch.isfinite(given.traces), self._bad[side]
-            if bad is not None and wrong.is_cpu and not wrong.any():
+            traces, bad = given.traces, self._bad[side]
+            if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
                 continue  # as nearly always; on a GPU a look would wait
-            wrong = _spread(wrong, given.index)
+            wrong = _spread(~torch.isfinite(traces), given.index)
             if bad is None:
                 bad = torch.full(wrong.shape, -1.0)
             bad = bad.to(wrong.device)
@@ -301,6 +302,8 @@ def _settle_equals(xy: Tensor, xx: Tensor, grams1: Grams, grams2: Grams) -> None
         xy.diagonal().copy_(xx)
         return
     if xy.is_cuda:  # where all products are float64, and a look would wait
+        return
+    if not {*grams1.traces.tolist()} & {*grams2.traces.tolist()}:
         return
     alike = (grams1.traces[:, None] == grams2.traces) & (
         grams1.scales[:, None] == grams2.scales
