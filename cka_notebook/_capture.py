@@ -55,9 +55,17 @@ class Capture(_Uncopied):
     Args:
         layers: The layers, in the order of the rows.
         features: For each layer, what is made of its activations before the Gram.
+        buffer: Where the Gram matrices gather.
+        first: The number of the first layer there.
     """
 
-    def __init__(self, layers: Sequence[Layer], features: Sequence[Features]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        features: Sequence[Features],
+        buffer: GramBuffer,
+        first: int = 0,
+    ) -> None:
         self._layers = layers
         self._features = features
         self._scatters = {row: Scatter() for row in watched(len(layers))}
@@ -70,7 +78,7 @@ class Capture(_Uncopied):
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
         self._reduced: dict[str, bool] = {}
-        self._buffer = GramBuffer(len(layers))
+        self._buffer, self._first, self._size = buffer, first, 0
         self._clear(0)
 
     def __enter__(self) -> Self:
@@ -91,38 +99,38 @@ class Capture(_Uncopied):
         self._plain = {}
 
     def begin(self, examples: int) -> None:
-        """Expect the forward pass of one batch, in this thread."""
+        """Expect the forward pass of one batch, in this thread.
+
+        The buffer has begun that batch.
+        """
         self._clear(examples)
         self._reduced = {kind: reduces_float32(kind) for kind in ("cpu", "cuda")}
-        if self._reduced["cpu"] or examples != self._buffer.examples:
+        if self._reduced["cpu"] or examples != self._size:
             self._plain = {}
-        self._buffer.begin(examples)
+        self._size = examples
         shifts = self._buffer.shifts
         self._due = {
             module: plain
             for module, plain in self._plain.items()
-            if shifts.get(plain.row) == "none"
+            if shifts.get(plain.number) == "none"
         }
-        self._calls = dict.fromkeys(self._due, 1)  # once they came, another is second
+        self._calls.update(dict.fromkeys(self._due, 1))  # another call is the second
         self._thread = get_ident()
 
-    def finish(self) -> Grams:
-        """The Gram matrices of that forward pass."""
+    def finish(self) -> None:
+        """No longer expect it."""
         self._thread = None
+        self._stop = self._buffer.count
+        self._plain.update(self._plainer)
+
+    def part(self, grams: Grams) -> Grams:
+        """This model's of what the buffer gave for all of the batch."""
         for row, layer in enumerate(self._layers):
             if self._index[row] < 0 and row in self._wanted:
                 self._problems.setdefault(row, _missing(layer))
-        with exact(self._buffer.device):
-            packed = self._buffer.finish()
-        grams = Grams(*packed, self._index, self._problems)
-        self._plain.update(self._plainer)
+        part = grams.part(self._start, self._stop, self._index, self._problems)
         self._clear(0)
-        return grams
-
-    @property
-    def shifts(self) -> dict[int, hsic.Shift]:
-        """How each layer's features will be shifted; part of what a run remembers."""
-        return self._buffer.shifts
+        return part
 
     @property
     def scatters(self) -> list[tuple[str, Scatter]]:
@@ -131,6 +139,7 @@ class Capture(_Uncopied):
 
     def _clear(self, examples: int) -> None:
         self._examples = examples
+        self._start = self._stop = self._buffer.count
         self._calls: dict[nn.Module, int] = {}
         self._index = [-1] * len(self._layers)
         self._problems: dict[int, str] = {}
@@ -147,7 +156,9 @@ class Capture(_Uncopied):
         elif plain.suits(output):
             if plain.scatter is not None:
                 plain.scatter.add(output)
-            self._index[plain.row] = self._buffer.again(output, plain.row, plain.group)
+            self._index[plain.row] = self._buffer.again(
+                output, plain.number, plain.group
+            )
             return
         else:
             call = 0
@@ -193,7 +204,10 @@ class Capture(_Uncopied):
         if made.ndim == 2 and made.is_cpu and alone and works:
             group = self._buffer.group(made)
             scatter = self._scatters.get(row)
-            self._plainer[module] = _Plain(row, made.shape, made.dtype, group, scatter)
+            number = self._first + row
+            self._plainer[module] = _Plain(
+                row, number, made.shape, made.dtype, group, scatter
+            )
 
     def _gram(self, row: int, features: Tensor) -> int:
         """Index of the Gram matrix of these features."""
@@ -201,7 +215,7 @@ class Capture(_Uncopied):
         scatter = self._scatters.get(row)
         if scatter is not None:
             scatter.add(rows)
-        return self._buffer.add(rows, row)
+        return self._buffer.add(rows, self._first + row)
 
     def _same_as_before(self, found: Tensor, features: Features) -> int | None:
         """Gram of the very same tensor, handed on by an Identity or a container.
@@ -228,6 +242,7 @@ class _Plain(NamedTuple):
     """
 
     row: int
+    number: int
     shape: torch.Size
     dtype: torch.dtype
     group: Group

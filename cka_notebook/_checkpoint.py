@@ -16,7 +16,7 @@ from ._guard import OwnRandom
 from ._nested import tensors
 from ._running import Running
 
-FORMAT = "cka_notebook.checkpoint/1"
+FORMAT = "cka_notebook.checkpoint/2"
 SECONDS = 30.0
 """Between two writes; a kill loses at most so much work."""
 

@@ -58,17 +58,17 @@ class Estimate:
     @classmethod
     def of_memory(
         cls,
-        layers: Sequence[int],
+        layers: int,
         grid: tuple[int, int],
         examples: int,
         *,
         on_cpu: bool,
     ) -> "Estimate":
-        """Of so many layers in each forward pass, and of a grid of pairs."""
+        """Of so many layers of both models, and of a grid of pairs."""
         rows, columns = grid
-        grams = sum(held(examples, n, on_cpu=on_cpu) for n in layers)
+        grams = held(examples, layers, on_cpu=on_cpu)
         sums = 5 * rows * columns + 2 * (rows + columns)
-        return cls(sum(layers), examples, grams + FLOAT64 * sums)
+        return cls(layers, examples, grams + FLOAT64 * sums)
 
     def with_time(
         self, batches: int | None, loading: float, passes: Sequence[Timing]

@@ -1,4 +1,4 @@
-"""Where Gram matrices gather during a forward pass, a few layers at a time."""
+"""Where Gram matrices gather during forward passes, a few layers at a time."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from . import hsic
+from ._guard import exact
 from ._packing import WHOLE, PackedGrams, packing
 from ._products import ONEDNN_WIDTH, lower_product
 
@@ -36,7 +37,7 @@ OUTLYING = 8.0
 
 @dataclass(slots=True)
 class Grams:
-    """What one forward pass of one model gave.
+    """What the forward passes of one batch gave, of one model or of both.
 
     Attributes:
         z: Packed U-centered Gram matrices, ``(u, m)``; equal tensors share one.
@@ -53,6 +54,20 @@ class Grams:
     norms: Tensor
     index: list[int]
     problems: dict[int, str]
+
+    def part(
+        self, start: int, stop: int, index: list[int], problems: dict[int, str]
+    ) -> "Grams":
+        """Those of one model, which are in a row; ``index`` is of all."""
+        held = slice(start, stop)
+        return Grams(
+            self.z[held],
+            self.scales[held],
+            self.traces[held],
+            self.norms[held],
+            [row - start if row >= 0 else row for row in index],
+            problems,
+        )
 
     def subset(self, rows: "Sequence[int]") -> "Grams":
         """The Gram matrices of some layers, in another order."""
@@ -75,30 +90,34 @@ class GramBuffer:
     by its first example, or by the mean again where that one lies far off.
 
     Args:
-        capacity: The largest number of Gram matrices of one forward pass.
+        capacity: The largest number of Gram matrices of one batch.
+
+    Attributes:
+        shifts: How each layer's features will be shifted, by number.
+        count: Gram matrices of this batch so far.
     """
 
     def __init__(self, capacity: int) -> None:
         self.examples = 0
         self._capacity = capacity
-        self._shifts: dict[int, hsic.Shift] = {}
+        self.shifts: dict[int, hsic.Shift] = {}
         self._groups: dict[tuple[torch.device, torch.dtype], Group] = {}
-        self._count = 0
+        self.count = 0
 
     def begin(self, examples: int) -> None:
         """Expect the Gram matrices of a batch of so many examples."""
         if examples != self.examples:
             self._groups = {}
         self.examples = examples
-        self._count = 0
+        self.count = 0
         for group in self._groups.values():
             group.begin()
 
     def add(self, rows: Tensor, layer: int) -> int:
         """Reduce activations ``(n, p)``; returns the index of their Gram matrix."""
-        index = self._count
-        self._count += 1
-        group, shift = self.group(rows), self._shifts.get(layer)
+        index = self.count
+        self.count += 1
+        group, shift = self.group(rows), self.shifts.get(layer)
         try:
             group.add(rows, index, layer, shift)
         except torch.OutOfMemoryError:
@@ -114,8 +133,8 @@ class GramBuffer:
         As short as can be: for small layers, what Python does takes as long as what
         torch does.
         """
-        index = self._count
-        self._count = index + 1
+        index = self.count
+        self.count = index + 1
         if group.squares:
             torch.mm(rows, rows.t(), out=group.squares[len(group.indices)])
             group.indices.append(index)
@@ -134,15 +153,10 @@ class GramBuffer:
             group = self._groups[key] = Group(self.examples, *key, self._capacity)
         return group
 
-    @property
-    def device(self) -> torch.device:
-        """Where the Gram matrices go: to the first group's."""
-        return next((key[0] for key in self._groups), torch.device("cpu"))
-
     def finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``.
 
-        The first group's device is where all of them go, the matrices in its dtype.
+        The first group's device is where all of them go, in the widest of their dtypes.
         """
         for group in self._groups.values():
             self._flush(group)
@@ -153,21 +167,14 @@ class GramBuffer:
         parts = [group.packed() for group in used]
         if len(parts) == 1:
             return parts[0]
+        home = parts[0][0].device
         order = torch.tensor([i for group in used for i in group.indices]).argsort()
-        z = parts[0][0]
-        order = order.to(z.device)
-        packed = torch.cat([part[0].to(z) for part in parts])[order]
-        # In the widest of their dtypes: a float64 scale may be no float32.
-        scales, traces, norms = (
-            torch.cat([part[c].to(z.device) for part in parts])[order]
-            for c in (1, 2, 3)
+        order = order.to(home)
+        packed, scales, traces, norms = (
+            torch.cat([part.to(home) for part in column])[order]
+            for column in zip(*parts, strict=True)
         )
         return packed, scales, traces, norms
-
-    @property
-    def shifts(self) -> dict[int, hsic.Shift]:
-        """How each layer's features will be shifted, by row."""
-        return self._shifts
 
     def release(self) -> None:
         """Give the memory back."""
@@ -178,7 +185,8 @@ class GramBuffer:
         pending = group.waiting
         if not pending:
             return
-        packed, raw = group.center()
+        with exact(group.device):
+            packed, raw = group.center()
         if group.on_cpu:
             shifted = packed.moment
             raw = shifted if raw is None else torch.where(raw > 0, raw, shifted)
@@ -188,22 +196,22 @@ class GramBuffer:
         """How to shift these layers' features from the next batch on."""
         n = self.examples
         kappa = raw / (packed.scale * packed.norm.sqrt())
-        known = {self._shifts.get(layer) for layer in layers}
+        known = {self.shifts.get(layer) for layer in layers}
         if known == {"none"} and (kappa < 2 * SHIFT * n).all():
             return
         # Squared distance of the shift from the mean, in variances.
         offsets = packed.moment / packed.trace - 1
         both = zip(kappa.tolist(), offsets.tolist(), strict=True)
         for layer, (k, offset) in zip(layers, both, strict=True):
-            shift = self._shifts.get(layer)
+            shift = self.shifts.get(layer)
             if shift is None and k < SHIFT * n:
-                self._shifts[layer] = "none"
+                self.shifts[layer] = "none"
             elif shift is None and not k < float("inf"):
                 continue  # constant so far
             elif shift in (None, "row"):
-                self._shifts[layer] = "mean" if offset > OUTLYING else "row"
+                self.shifts[layer] = "mean" if offset > OUTLYING else "row"
             elif shift == "none" and not k < 2 * SHIFT * n:
-                self._shifts[layer] = "row"
+                self.shifts[layer] = "row"
 
 
 class Group:
@@ -219,7 +227,8 @@ class Group:
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
-        self.on_cpu, self._dtype = device.type == "cpu", dtype
+        self.device, self._dtype = device, dtype
+        self.on_cpu = device.type == "cpu"
         self._examples = examples
         of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         self._packing = packing(examples, device, dtype)

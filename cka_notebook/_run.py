@@ -18,7 +18,7 @@ from ._checkpoint import Checkpoint, digest, digest_tensors
 from ._dispatch import is_dispatched
 from ._estimate import Estimate, Timing
 from ._files import PathLike
-from ._grams import Grams
+from ._grams import GramBuffer, Grams
 from ._guard import OwnRandom, eager, evaluating
 from ._inputs import Call, Caller, Forward
 from ._layers import Choices, LayerTree
@@ -85,6 +85,7 @@ class Run:
         self.random = OwnRandom([caller.device for caller in self.callers])
         self.modules = [list(caller.model.modules()) for caller in self.callers]
         self.pools = [Pooling(plan.pool), Pooling(plan.pool)]
+        self.buffer = GramBuffer(0)
         self.captures: list[Capture] = []
         self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
         self.settings: dict[str, Any] = {}
@@ -136,10 +137,10 @@ class Run:
         found1, found2 = plan.tree1.find(names1), plan.tree2.find(names2)
         if self.once:
             union = list({x.name: x for x in [*found1, *found2]}.values())
-            self.captures = [self._capture(union, 0)]
+            self.captures = self._capture(union)
             self.places = 2 * [_places(union)]
         else:
-            self.captures = [self._capture(found1, 0), self._capture(found2, 1)]
+            self.captures = self._capture(found1, found2)
             self.places = [_places(found1), _places(found2)]
         lengths = [length(x) for x in self.loaders if x is not None]
         running = Running(names1, names2, _total(lengths, max_batches))
@@ -188,8 +189,8 @@ class Run:
         if anew or not self.checkpoint.found:
             return
         memory = self.checkpoint.resume(running, self.random, self.settings)
-        for capture, shifts in zip(self.captures, memory["shifts"], strict=True):
-            capture.shifts.update({int(row): how for row, how in shifts.items()})
+        shifts = memory["shifts"].items()
+        self.buffer.shifts.update({int(number): how for number, how in shifts})
         after = self.random.save()
         with self.random:
             for _ in range(running.done):
@@ -199,11 +200,8 @@ class Run:
     def keep(self, running: Running, *, now: bool = False) -> None:
         """Write the checkpoint, if there is one and it is time."""
         if self.checkpoint is not None and self.settings:
-            shifts = [
-                {str(row): how for row, how in capture.shifts.items()}
-                for capture in self.captures
-            ]
-            memory = {"shifts": shifts}
+            shifts = self.buffer.shifts.items()
+            memory = {"shifts": {str(number): how for number, how in shifts}}
             self.checkpoint.save(running, self.random, self.settings, memory, now=now)
 
     def step(self, running: Running) -> bool:
@@ -217,8 +215,7 @@ class Run:
             if n < hsic.MIN_EXAMPLES:
                 running.skip()
                 return True
-            # A comprehension's frame would hold the run in the traceback of an error.
-            grams = list(map(self._grams, (0, 1), calls))
+            grams = self._grams(calls)
         running.provenance["masked"] = any(pool.masked for pool in self.pools)
         first, second = self.sides
         running.add(grams[0].subset(first), grams[-1].subset(second), n)
@@ -228,9 +225,15 @@ class Run:
         """Let go of the loader's iterator, and so of its worker processes."""
         self.batches = iter(())
 
-    def _capture(self, layers: list[Layer], side: int) -> Capture:
-        pool = self.pools[side]
-        return Capture(layers, [pool.features(layer.name) for layer in layers])
+    def _capture(self, *sides: list[Layer]) -> list[Capture]:
+        """Captures of these layers of one model or of both, into one buffer."""
+        self.buffer = GramBuffer(sum(map(len, sides)))
+        captures, first = [], 0
+        for pool, layers in zip(self.pools, sides, strict=False):
+            features = [pool.features(layer.name) for layer in layers]
+            captures.append(Capture(layers, features, self.buffer, first))
+            first += len(layers)
+        return captures
 
     def _calls(self, pair: tuple[Any, Any], number: int) -> list[Call]:
         first = self.callers[0].prepare(pair[0], number)
@@ -245,13 +248,19 @@ class Run:
             first, second = (caller.take(call, n) for caller, call in pairs)
         return [first, second]
 
-    def _grams(self, side: int, call: Call) -> Grams:
-        capture = self.captures[side]
-        self.pools[side].begin(call.mask, call.decoder_mask)
-        capture.begin(call.examples)
-        with _saying_where(self.callers[side], call):
-            self._forward(side, call)
-            return capture.finish()
+    def _grams(self, calls: list[Call]) -> list[Grams]:
+        """The Gram matrices of one batch, of each model that runs."""
+        self.buffer.begin(calls[0].examples)
+        for side, call in enumerate(calls):
+            capture = self.captures[side]
+            self.pools[side].begin(call.mask, call.decoder_mask)
+            capture.begin(call.examples)
+            with _saying_where(self.callers[side], call):
+                self._forward(side, call)
+                capture.finish()
+                if call is calls[-1]:
+                    grams = Grams(*self.buffer.finish(), [], {})
+        return [capture.part(grams) for capture in self.captures]
 
     def _forward(self, side: int, call: Call) -> None:
         caller, dtype = self.callers[side], self.plan.autocast
@@ -277,7 +286,7 @@ class Run:
         on_cpu = all(caller.device.type == "cpu" for caller in self.callers)
         layers = [len(place) for place in self.places[: len(self.captures)]]
         grid = len(running.layers1), len(running.layers2)
-        memory = Estimate.of_memory(layers, grid, self.examples, on_cpu=on_cpu)
+        memory = Estimate.of_memory(sum(layers), grid, self.examples, on_cpu=on_cpu)
         # Other processes load while this one computes.
         alone = not any(getattr(x, "num_workers", 0) for x in self.loaders)
         passes = [

@@ -525,12 +525,13 @@ def test_a_layer_that_keeps_its_rows_as_the_batch_grows_is_undefined():
     assert result.undefined1 == {"turning": reason}
 
 
-def test_autocast_that_begins_in_a_later_batch_rounds_no_gram(monkeypatch):
+@pytest.mark.parametrize(("size", "width"), [(32, 64), (64, 32), (64, 80)])
+def test_autocast_that_begins_in_a_later_batch_rounds_no_gram(monkeypatch, size, width):
     monkeypatch.setattr(_grams, "GROUP_BYTES", 1)  # so that each is U-centered at once
 
     def forward(model, batch):
         nonlocal batches
-        batches += len(batch) == 64
+        batches += len(batch) == size
         layers = list(model)
         hidden = layers[0](batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=batches > 5):
@@ -540,9 +541,10 @@ def test_autocast_that_begins_in_a_later_batch_rounds_no_gram(monkeypatch):
     def run():
         torch.manual_seed(0)
         # Their outputs are float32 in autocast, too.
-        model = nn.Sequential(nn.Linear(10, 32), *[nn.Hardtanh() for _ in range(9)])
+        layers = [nn.Linear(10, width), *[nn.Hardtanh() for _ in range(9)]]
+        model = nn.Sequential(*layers)
         return compare(
-            model, batches=zoo.batches_of(6, 64), forward=forward, **ALL
+            model, batches=zoo.batches_of(6, size), forward=forward, **ALL
         ).matrix
 
     batches = -1000
@@ -588,6 +590,24 @@ def test_float64_models_are_right_to_float64():
     result = compare(model1, model2, batches, **ALL)
     # The product of all pairs is made in float64, of Gram matrices in float64.
     assert_right(result, model1, model2, batches, atol=1e-9)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_models_of_two_dtypes_are_compared_in_the_wider_one(first):
+    models = zoo.mlp(), zoo.mlp().double()
+    batches = zoo.batches_of()
+
+    def forward(model, batch):
+        return model(batch.to(next(model.parameters()).dtype))
+
+    result = compare(models[first], models[1 - first], batches, forward=forward, **ALL)
+    same = compare(
+        models[first].double(),
+        models[1 - first].double(),
+        [x.double() for x in batches],
+        **ALL,
+    )
+    torch.testing.assert_close(result.matrix, same.matrix, rtol=0, atol=FLOAT32)
 
 
 def test_tolerance_of_this_file_is_that_of_the_design():
