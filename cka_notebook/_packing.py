@@ -37,7 +37,7 @@ class PackedGrams(NamedTuple):
         z: Shape ``(g, m)``; ``<U(K), U(L)>`` is ``2 * z1 @ z2 * scale1 * scale2``.
         scale: Shape ``(g,)``: what ``z`` was divided by, so that no square overflows.
         trace: Shape ``(g,)``, of the centered Gram matrices; not finite if an
-            activation was not, 0 if the layer is constant.
+            activation was not, 0 if no two examples differ from the others.
         moment: Shape ``(g,)``: the trace before centering, of features as they were
             shifted.
         norm: Shape ``(g,)``, float64 where there is any: ``<U(K), U(K)> / scale ** 2``.
@@ -106,21 +106,24 @@ class Packing:
         rows = (self._row_sums(z) if sums is None else sums) - diagonal
         total, moment = rows.sum(-1), diagonal.sum(-1)
         trace = moment - (moment + total) / n
-        # A constant layer leaves only rounding errors behind: no variance.
-        constant = trace <= torch.add(moment, moments, alpha=n).mul_(CONSTANT)
         top = diagonal.amax(-1)
         # Off the diagonal, U is K less this number of the row and that of the column.
         a = rows.sub_(total.unsqueeze(-1), alpha=0.5 / (n - 1)).div_(n - 2)
         self._subtract(z, a)
         scale = torch.ones_like(trace)
-        # A look waits for the device.
-        if not (z.is_cpu and _is_ordinary(constant, top)):
-            varies = ~constant
-            scale = _scale(top * varies)
-            z *= (varies / scale).unsqueeze(-1)
-            trace *= varies
+        if not (z.is_cpu and _is_ordinary(top)):  # a look waits for the device
+            scale = _scale(top)
+            z /= scale.unsqueeze(-1)
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
         norm = norm.to(sums_dtype(z.device)).square_().sum(1).mul_(2)
+        # A constant layer leaves only rounding errors behind, and so does one with a
+        # single example unlike all others, which U-centering makes zero.
+        nothing = trace <= torch.add(moment, moments, alpha=n).mul_(CONSTANT)
+        rounding = torch.finfo(z.dtype).eps * n**0.5
+        nothing |= norm.sqrt().mul_(scale) <= trace * rounding
+        if not z.is_cpu or nothing.any():
+            z.masked_fill_(nothing.unsqueeze(-1), 0)
+            trace, norm = trace.masked_fill(nothing, 0), norm.masked_fill(nothing, 0)
         return PackedGrams(z, scale, trace, moment, norm)
 
     def _places(self) -> list[tuple[int, int, int]]:
@@ -229,7 +232,7 @@ def _scale(top: Tensor) -> Tensor:
     return torch.where(extreme, top, 1.0)
 
 
-def _is_ordinary(constant: Tensor, top: Tensor) -> bool:
-    """Whether there is nothing to scale, and no constant layer."""
+def _is_ordinary(top: Tensor) -> bool:
+    """Whether there is nothing to scale."""
     low, high = top.aminmax()
-    return 1 / SAFE <= low.item() <= high.item() <= SAFE and not constant.any()
+    return 1 / SAFE <= low.item() <= high.item() <= SAFE

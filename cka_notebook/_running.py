@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
+NO_VARIANCE = (
+    "the same for every example, or for all but one in a batch: no variance to compare"
+)
+
 MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""
 
@@ -255,7 +259,7 @@ class Running:
                     "square)"
                 )
             elif norms[row] == 0:
-                reasons[name] = "the same for every example: no variance to compare"
+                reasons[name] = NO_VARIANCE
         return reasons
 
 

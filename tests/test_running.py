@@ -7,7 +7,7 @@ from reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._running import Running
+from cka_notebook._running import NO_VARIANCE, Running
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -24,14 +24,32 @@ def test_constant_and_dead_layers_are_nan_with_the_reason_and_no_others():
     model = zoo.Dead()
     batches = zoo.batches_of()
     result = compare(model, batches=batches, **ALL)
-    reason = "the same for every example: no variance to compare"
-    assert result.undefined1 == {"constant": reason, "dead": reason}
+    assert result.undefined1 == {"constant": NO_VARIANCE, "dead": NO_VARIANCE}
     assert result.undefined2 == result.undefined1
     alive = result.layers1.index("alive")
     blank = result.matrix.isnan()
     assert blank.sum() == blank.numel() - 1
     assert abs(result.matrix[alive, alive] - 1) <= EXACT
     assert result.stderr.isnan().sum() == blank.sum()
+
+
+@pytest.mark.parametrize("size", [5, 32, 64, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_layer_with_one_example_unlike_all_others_is_undefined(size, dtype):
+    class NearlyDead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Identity(), nn.Identity()
+
+        def forward(self, x):
+            rows = torch.arange(len(x))[:, None]
+            self.one(x * (rows == 3) + 0.7)
+            return self.two(x * ((rows == 2) | (rows == 3)) + 0.7)
+
+    batches = [x.to(dtype) for x in zoo.batches_of(5, size)]
+    result = compare(NearlyDead(), batches=batches, **ALL)
+    assert result.undefined1 == {"one": NO_VARIANCE}
+    assert result.matrix[1, 1] == pytest.approx(1, abs=EXACT)
 
 
 def test_an_undefined_layer_of_one_model_blanks_a_row_only():

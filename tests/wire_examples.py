@@ -15,6 +15,7 @@ from torch import nn
 from cka_notebook import CKA, CKAResult, _frames
 from cka_notebook._comparison import Live
 from cka_notebook._frames import Frames, axes, floats, in_passing
+from cka_notebook._running import NO_VARIANCE
 from cka_notebook._source import with_layers
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>")
@@ -79,7 +80,7 @@ STDERR = torch.tensor(
     ],
     dtype=torch.float64,
 )
-UNDEFINED = {"blocks.1": "the same for every example: no variance to compare"}
+UNDEFINED = {"blocks.1": NO_VARIANCE}
 NOTES = ["1 batch of fewer than 4 examples left out."]
 
 
