@@ -1,5 +1,7 @@
 """What CKA does not depend on, and what no model or batch may break."""
 
+import random
+
 import pytest
 import torch
 import zoo
@@ -269,6 +271,30 @@ def test_any_tree_of_modules_is_right_layer_by_layer_and_left_as_found(inner, se
     if defined:
         kept = compare(model, batches=batches, model1_layers=defined)
         assert_right(kept, model, model, batches, atol=1e-4)
+
+
+@quick
+@given(trees, seeds, st.sampled_from([9, 33, 50]))
+def test_any_choice_of_layers_gives_what_all_layers_give(inner, seed, n):
+    torch.manual_seed(seed)
+    for module in inner.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    model = nn.Sequential(nn.Linear(10, 6), inner, nn.Linear(6, 3))
+    # Enough of them for all that a run learns from its first ones.
+    batches = [draw(seed + i, n, 10) for i in range(6)]
+    whole = compare(model, batches=batches, model1_layers="all")
+    dice = random.Random(seed)
+    count = len(whole.layers1)
+    rows = dice.sample(range(count), dice.randint(1, min(3, count)))
+    names = [whole.layers1[row] for row in rows]
+    part = compare(
+        model, batches=batches, model1_layers=names, model2_layers=names[::-1]
+    )
+    expected = whole.matrix[rows][:, rows[::-1]]
+    torch.testing.assert_close(
+        part.matrix, expected, rtol=0, atol=FLOAT32, equal_nan=True
+    )
 
 
 @quick
