@@ -80,6 +80,14 @@ def vectors(
     return ask
 
 
+def one_far_away() -> Question:
+    """In each batch of 16, one example is far from all others."""
+    x = torch.randn(64, 10)
+    x[::16] += 1000
+    pair = [models.nearly_dead_relu().eval() for _ in range(2)]
+    return Question(*pair, loader(x), ["0", "1"], ["0", "1"])
+
+
 def copies() -> Question:
     model = models.mlp().eval()
     data = loader(torch.randn(64, 10))
@@ -300,6 +308,7 @@ NUMBERS = {
     "constant": Case(
         "A dead ReLU among the layers", vectors(models.dead_relu, ["0", "2.1", "2.2"])
     ),
+    "single": Case("A ReLU that fires for one example a batch", one_far_away),
 }
 
 STRUCTURES = {

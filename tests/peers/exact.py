@@ -3,6 +3,7 @@
 The models run once more, before any contender has touched them.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from . import reference
+
+ROUNDING = 1e-12
+"""An HSIC below this share of the squared Gram matrices is 0 in all but float64."""
 
 Grams = dict[str, list[Tensor]]
 """For each call of each module its Gram matrices, one a batch."""
@@ -36,7 +40,11 @@ class Exact:
         xy = sum(reference.hsic1(K, L) for K, L in pairs)
         xx = sum(reference.hsic1(K, K) for K, _ in pairs)
         yy = sum(reference.hsic1(L, L) for _, L in pairs)
-        return float(xy / (xx * yy).sqrt())
+        none = [
+            bool(own <= ROUNDING * sum(K.square().sum() for K in grams))
+            for own, grams in ((xx, self.grams1[row]), (yy, self.grams2[column]))
+        ]
+        return math.nan if any(none) else float(xy / (xx * yy).sqrt())
 
     def biased(self, row: str, column: str) -> float:
         """The mean over batches of biased CKA, which simtorch estimates."""

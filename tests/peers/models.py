@@ -31,6 +31,15 @@ def dead_relu() -> nn.Sequential:
     return nn.Sequential(nn.Linear(10, 10), nn.Tanh(), model)
 
 
+def nearly_dead_relu() -> nn.Sequential:
+    """The ReLU gives zeros but for examples that are far away."""
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU())
+    with torch.no_grad():
+        model[0].weight.abs_()
+        model[0].bias.fill_(-100.0)
+    return model
+
+
 def shifted_mlp(offset: float) -> nn.Sequential:
     """Features far from zero: their mean is `offset`, their spread stays below 1."""
     model = mlp()
