@@ -37,7 +37,7 @@ class PackedGrams(NamedTuple):
         z: Shape ``(g, m)``; ``<U(K), U(L)>`` is ``2 * z1 @ z2 * scale1 * scale2``.
         scale: Shape ``(g,)``: what ``z`` was divided by, so that no square overflows.
         trace: Shape ``(g,)``, of the centered Gram matrices; not finite if an
-            activation was not, 0 if no two examples differ from the others.
+            activation was not, 0 if U-centering leaves nothing.
         moment: Shape ``(g,)``: the trace before centering, of features as they were
             shifted.
         norm: Shape ``(g,)``, float64 where there is any: ``<U(K), U(K)> / scale ** 2``.
@@ -116,8 +116,8 @@ class Packing:
             z /= scale.unsqueeze(-1)
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
         norm = norm.to(sums_dtype(z.device)).square_().sum(1).mul_(2)
-        # A constant layer leaves only rounding errors behind, and so does one with a
-        # single example unlike all others, which U-centering makes zero.
+        # A constant layer leaves only rounding errors behind, and so does one where no
+        # two examples differ alike: U-centering makes both zero.
         nothing = trace <= torch.add(moment, moments, alpha=n).mul_(CONSTANT)
         rounding = torch.finfo(z.dtype).eps * n**0.5
         nothing |= norm.sqrt().mul_(scale) <= trace * rounding

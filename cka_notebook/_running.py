@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 NO_VARIANCE = (
-    "the same for every example, or for all but one in a batch: no variance to compare"
+    "the same for every example, or each differs in its own way: no variance to compare"
 )
+"""In both cases U-centering makes the Gram matrix zero."""
 
 MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""

@@ -35,21 +35,22 @@ def test_constant_and_dead_layers_are_nan_with_the_reason_and_no_others():
 
 @pytest.mark.parametrize("size", [5, 32, 64, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_layer_with_one_example_unlike_all_others_is_undefined(size, dtype):
-    class NearlyDead(nn.Module):
+def test_a_layer_where_no_two_examples_differ_alike_is_undefined(size, dtype):
+    class Unlike(nn.Module):
         def __init__(self):
             super().__init__()
-            self.one, self.two = nn.Identity(), nn.Identity()
+            self.one, self.two, self.own = (nn.Identity() for _ in range(3))
 
         def forward(self, x):
             rows = torch.arange(len(x))[:, None]
             self.one(x * (rows == 3) + 0.7)
+            self.own(torch.eye(len(x), dtype=x.dtype) * (1 + x[:, :1].abs()))
             return self.two(x * ((rows == 2) | (rows == 3)) + 0.7)
 
     batches = [x.to(dtype) for x in zoo.batches_of(5, size)]
-    result = compare(NearlyDead(), batches=batches, **ALL)
-    assert result.undefined1 == {"one": NO_VARIANCE}
-    assert result.matrix[1, 1] == pytest.approx(1, abs=EXACT)
+    result = compare(Unlike(), batches=batches, **ALL)
+    assert result.undefined1 == {"one": NO_VARIANCE, "own": NO_VARIANCE}
+    assert result.row("two")[result.layers2.index("two")] == pytest.approx(1, abs=EXACT)
 
 
 def test_an_undefined_layer_of_one_model_blanks_a_row_only():
