@@ -13,7 +13,7 @@ from . import metrics
 from ._catch_up import CatchUp, Kept, OtherBatchesError, catch_up_of
 from ._distributed import is_distributed, merge_ranks
 from ._files import PathLike
-from ._guard import placed
+from ._guard import lent, placed
 from ._inputs import Forward
 from ._layers import Choices, LayerTree
 from ._loaders import check_loaders
@@ -182,7 +182,6 @@ class CKA:
             max_batches=max_batches,
             stop_when_stable=stop_when_stable,
             checkpoint=checkpoint,
-            alone=callback is None,
         )
         with closing(steps):
             running = next(steps)
@@ -191,7 +190,8 @@ class CKA:
                 for _ in steps:
                     bar.update(running.batches + running.skipped - bar.n)
                     if callback is not None:
-                        callback(running.done, running.total, running.matrix())
+                        with lent():
+                            callback(running.done, running.total, running.matrix())
             except StopIteration:
                 pass
             finally:
@@ -229,14 +229,13 @@ class CKA:
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
         kept: Kept | None = None,
-        alone: bool = False,
     ) -> Generator["Running", None, None]:
         """The running state: before any batch, with the layers known, then after each.
 
         Closing the generator removes all hooks and restores the models. A run of which
-        something is ``kept`` goes on from there, after other layers have caught up. One
-        that is ``alone``, with nobody's code between its batches, keeps its random
-        streams in place from the first to the last.
+        something is ``kept`` goes on from there, after other layers have caught up. The
+        run's random streams stay in place from its first batch on: `lent` is for what
+        is not the run's.
         """
         if loader2 is loader and paired:
             loader2 = None
@@ -260,8 +259,7 @@ class CKA:
                 yield from _catch_up(run, late)
                 late.join(running)
                 yield running
-            if alone:
-                stack.enter_context(run.random)
+            stack.enter_context(run.random)
             while max_batches is None or running.done < max_batches:
                 if not run.step(running):
                     break

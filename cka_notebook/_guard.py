@@ -2,6 +2,7 @@
 
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,7 +19,7 @@ class OwnRandom:
 
     They start where the global streams of torch, numpy and Python are, so seeding works
     as expected, and leave those untouched, so comparing models changes nothing else in
-    a notebook. A block inside another costs nothing.
+    a notebook. A block inside another costs nothing; `lent` interrupts them.
     """
 
     def __init__(self, devices: list[torch.device]) -> None:
@@ -29,14 +30,24 @@ class OwnRandom:
     def __enter__(self) -> None:
         self._depth += 1
         if self._depth == 1:
-            self._theirs = self._get()
-            self._set(self._mine)
+            self._before, _of_thread.streams = _of_thread.streams, self
+            self.take()
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._mine = self._get()
-            self._set(self._theirs)
+            _of_thread.streams = self._before
+            self.give_back()
+
+    def take(self) -> None:
+        """Put the run's own streams in the place of the global ones."""
+        self._theirs = self._get()
+        self._set(self._mine)
+
+    def give_back(self) -> None:
+        """Put the global streams back."""
+        self._mine = self._get()
+        self._set(self._theirs)
 
     def save(self) -> dict[str, torch.Tensor]:
         """The run's own streams, as tensors."""
@@ -80,6 +91,31 @@ class OwnRandom:
         torch.set_rng_state(states[2])
         for index, state in zip(self._cuda, states[3:], strict=True):
             torch.cuda.set_rng_state(state, index)
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """The user's random streams, while code of hers runs between two batches."""
+    own = _of_thread.streams
+    if own is None:
+        yield
+        return
+    _of_thread.streams = None
+    own.give_back()
+    try:
+        yield
+    finally:
+        own.take()
+        _of_thread.streams = own
+
+
+class _OfThread(threading.local):
+    """The streams of a run that this thread has in place, if any."""
+
+    streams: OwnRandom | None = None
+
+
+_of_thread = _OfThread()
 
 
 @contextmanager

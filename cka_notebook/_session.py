@@ -13,6 +13,7 @@ from ._comparison import Comparison, Saved
 from ._estimate import about
 from ._extension import extended, missing
 from ._frames import NO_SNAPSHOT, Frames, Progress, axes
+from ._guard import lent
 from ._publisher import Send
 from ._rows import SIDES, Side
 from ._runs import Runs
@@ -261,7 +262,8 @@ class Session:
         if callback is None or state.catching_up:
             return True
         try:
-            callback(state.done, state.total, state.matrix())
+            with lent():
+                callback(state.done, state.total, state.matrix())
         except StopIteration:
             state.finish()
             done = counted(state.done, "batch")

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
+from ._guard import lent
+
 if TYPE_CHECKING:
     from ._result import CKAResult
     from ._running import Running
@@ -267,7 +269,10 @@ class Worker:
         with contextlib.closing(self._steps()) as steps:
             for state in steps:
                 first, self.state = self.state is None, state
-                if not self._goes_on(state, first=first):
+                # Observers of traits run in this thread if it is the only one.
+                with contextlib.nullcontext() if self._threaded else lent():
+                    goes_on = self._goes_on(state, first=first)
+                if not goes_on:
                     return "done"
                 if self._stopping.is_set():
                     return "stopped"
@@ -301,8 +306,9 @@ class Worker:
         self._holding = True
         self._answered.set()
         self._watcher.pauses(self, state)
-        while not self._going.wait(POLL):
-            pass
+        with lent():
+            while not self._going.wait(POLL):
+                pass
         self._holding = False
         self._since = time.monotonic()
         if not self._stopping.is_set():

@@ -11,12 +11,13 @@ import zoo
 from reference import differences, snapshot
 from torch import nn
 
-from cka_notebook import _guard
+from cka_notebook import CKA, CKAExplorer, _guard
 from cka_notebook._guard import (
     OwnRandom,
     eager,
     evaluating,
     exact,
+    lent,
     placed,
     reduces_float32,
 )
@@ -69,6 +70,35 @@ def test_nested_use_does_not_swap_back_early():
             draws()
         draws()
     assert torch.equal(torch.get_rng_state(), outside)
+
+
+def test_lent_streams_are_the_user_s_and_the_own_go_on_after_them():
+    reset()
+    expected = [draws() for _ in range(2)]
+    reset()
+    own = OwnRandom([CPU])
+    with own:
+        inside = [draws()]
+        with lent(), lent():
+            outside = draws()
+            with OwnRandom([CPU]), lent():
+                draws()
+        inside.append(draws())
+    assert inside == expected
+    assert outside == expected[0]
+    with lent():
+        assert draws() != expected[1]
+
+
+def test_streams_that_are_saved_or_loaded_inside_are_those_in_place():
+    reset()
+    own = OwnRandom([CPU])
+    with own:
+        draws()
+        saved = own.save()
+        following = draws()
+        own.load(saved)
+        assert draws() == following
 
 
 def test_the_global_streams_come_back_after_an_exception():
@@ -218,3 +248,40 @@ def test_older_torch_has_one_setting_for_all(monkeypatch, kind):
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+class Noisy(nn.Module):
+    """Draws a random number in every forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(10, 4)
+
+    def forward(self, x):
+        return self.body(x + torch.rand(1))
+
+
+def by_compare(model, batches, callback):
+    CKA(model, model1_layers="all").compare(batches, callback=callback, progress=False)
+
+
+def by_explorer(model, batches, callback, **options):
+    explorer = CKAExplorer(model, model, batches, autostart=False, callback=callback)
+    explorer.run(**options)
+    explorer.wait()
+    explorer.close()
+
+
+def by_blocked_explorer(model, batches, callback):
+    by_explorer(model, batches, callback, block=True)
+
+
+@pytest.mark.parametrize("run", [by_compare, by_explorer, by_blocked_explorer])
+def test_a_callback_draws_from_the_user_s_streams(run):
+    model, batches = Noisy(), zoo.batches_of(5)
+    reset()
+    expected = [draws() for _ in range(6)]
+    found = []
+    reset()
+    run(model, batches, lambda *_: found.append(draws()))
+    assert [*found, draws()] == expected
