@@ -123,14 +123,17 @@ class Capture(_Uncopied):
         self._stop = self._buffer.count
         self._plain.update(self._plainer)
 
-    def part(self, grams: Grams) -> Grams:
-        """This model's of what the buffer gave for all of the batch."""
+    def grams(self, *packed: Tensor) -> Grams:
+        """This model's of what the buffer gave for the batch: it is in a row there."""
         for row, layer in enumerate(self._layers):
             if self._index[row] < 0 and row in self._wanted:
                 self._problems.setdefault(row, _missing(layer))
-        part = grams.part(self._start, self._stop, self._index, self._problems)
+        start, problems = self._start, self._problems
+        index = [max(place - start, -1) for place in self._index]
+        held = slice(start, self._stop)
+        z, scales, traces, norms = (values[held] for values in packed)
         self._clear(0)
-        return part
+        return Grams(z, scales, traces, norms, index, problems)
 
     @property
     def scatters(self) -> list[tuple[str, Scatter]]:

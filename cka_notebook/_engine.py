@@ -255,11 +255,11 @@ class CKA:
                 stack.enter_context(capture)
             run.resume(running, anew=late is not None)
             stack.callback(run.keep, running, now=True)
+            stack.enter_context(run.random)
             if late is not None:
                 yield from _catch_up(run, late)
                 late.join(running)
                 yield running
-            stack.enter_context(run.random)
             while max_batches is None or running.done < max_batches:
                 if not run.step(running):
                     break

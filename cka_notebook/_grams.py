@@ -37,7 +37,7 @@ OUTLYING = 8.0
 
 @dataclass(slots=True)
 class Grams:
-    """What the forward passes of one batch gave, of one model or of both.
+    """What one forward pass of one model gave.
 
     Attributes:
         z: Packed U-centered Gram matrices, ``(u, m)``; equal tensors share one.
@@ -54,20 +54,6 @@ class Grams:
     norms: Tensor
     index: list[int]
     problems: dict[int, str]
-
-    def part(
-        self, start: int, stop: int, index: list[int], problems: dict[int, str]
-    ) -> "Grams":
-        """Those of one model, which are in a row; ``index`` is of all."""
-        held = slice(start, stop)
-        return Grams(
-            self.z[held],
-            self.scales[held],
-            self.traces[held],
-            self.norms[held],
-            [row - start if row >= 0 else row for row in index],
-            problems,
-        )
 
     def subset(self, rows: "Sequence[int]") -> "Grams":
         """The Gram matrices of some layers, in another order."""

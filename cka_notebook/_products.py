@@ -46,10 +46,7 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
             _by_onednn(product, part, blocks, first)
             return
     if len(blocks) == 1:
-        if part.is_cpu and first:  # the shortest way, for hooks of small layers
-            torch.mm(part, part.T, out=blocks[0])
-        else:
-            _whole_product(part, blocks[0], first)
+        _whole_product(part, blocks[0], first)
         return
     # `narrow` takes half the time of a slice, which counts where layers are small.
     n, top, turned = len(part), 0, part.T

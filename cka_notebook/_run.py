@@ -205,17 +205,19 @@ class Run:
             self.checkpoint.save(running, self.random, self.settings, memory, now=now)
 
     def step(self, running: Running) -> bool:
-        """Take one batch through both models; False when the loader has ended."""
-        with self.random:
-            pair = next(self.batches, None)
-            if pair is None:
-                return False
-            calls = self._calls(pair, running.done + 1)
-            n = calls[0].examples
-            if n < hsic.MIN_EXAMPLES:
-                running.skip()
-                return True
-            grams = self._grams(calls)
+        """Take one batch through both models; False when the loader has ended.
+
+        The run's random streams are in place.
+        """
+        pair = next(self.batches, None)
+        if pair is None:
+            return False
+        calls = self._calls(pair, running.done + 1)
+        n = calls[0].examples
+        if n < hsic.MIN_EXAMPLES:
+            running.skip()
+            return True
+        grams = self._grams(calls)
         running.provenance["masked"] = any(pool.masked for pool in self.pools)
         first, second = self.sides
         running.add(grams[0].subset(first), grams[-1].subset(second), n)
@@ -257,10 +259,10 @@ class Run:
             capture.begin(call.examples)
             with _saying_where(self.callers[side], call):
                 self._forward(side, call)
-                capture.finish()
-                if call is calls[-1]:
-                    grams = Grams(*self.buffer.finish(), [], {})
-        return [capture.part(grams) for capture in self.captures]
+            capture.finish()
+        with _saying_where(self.callers[side], call):
+            packed = self.buffer.finish()
+        return [capture.grams(*packed) for capture in self.captures]
 
     def _forward(self, side: int, call: Call) -> None:
         caller, dtype = self.callers[side], self.plan.autocast

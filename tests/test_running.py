@@ -24,7 +24,11 @@ def test_constant_and_dead_layers_are_nan_with_the_reason_and_no_others():
     model = zoo.Dead()
     batches = zoo.batches_of()
     result = compare(model, batches=batches, **ALL)
-    assert result.undefined1 == {"constant": NO_VARIANCE, "dead": NO_VARIANCE}
+    reason = (
+        "the same for every example, or each differs in its own way: "
+        "no variance to compare"
+    )
+    assert result.undefined1 == {"constant": reason, "dead": reason}
     assert result.undefined2 == result.undefined1
     alive = result.layers1.index("alive")
     blank = result.matrix.isnan()
