@@ -36,7 +36,7 @@ from cka_notebook import (
     _session,
 )
 from cka_notebook._explorer import PROTOCOL
-from cka_notebook._report import png
+from cka_notebook._figures.png import png
 from cka_notebook._runtime import Runtime, page_code
 from cka_notebook._source import with_layers
 

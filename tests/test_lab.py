@@ -16,7 +16,7 @@ from lab import HURRY, LONG, SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execu
 from PIL import Image
 from torch import nn
 
-from cka_notebook import CKAExplorer, _figures, _publisher
+from cka_notebook import CKAExplorer, _figures, _history
 
 pytestmark = pytest.mark.browser
 
@@ -321,7 +321,7 @@ def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(
     page, tmp_path, monkeypatch
 ):
     # How many maps are kept is else a matter of how fast this machine is just now.
-    monkeypatch.setattr(_publisher, "HISTORY_SHARE", 1e9)
+    monkeypatch.setattr(_history, "HISTORY_SHARE", 1e9)
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
     loader = [torch.randn(32, 8) for _ in range(40)]
     known = {}
