@@ -9,8 +9,8 @@ from functools import partial
 
 import pytest
 import torch
-import zoo
-from reference import EXACT, FLOAT32, assert_right, compare, hooks_on
+from support import zoo
+from support.reference import EXACT, FLOAT32, assert_right, compare, hooks_on
 from torch import nn
 
 from cka_notebook import CKA, _grams, _products

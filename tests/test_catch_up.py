@@ -4,9 +4,9 @@ import comm
 import numpy as np
 import pytest
 import torch
-from comm_double import Gate, RecordingComm, until
+from support.doubles import Gate, RecordingComm, until
+from support.zoo import ThreeLinear
 from torch.utils.data import DataLoader, TensorDataset
-from zoo import ThreeLinear
 
 from cka_notebook import CKA, CKAExplorer, _history, _running, _session
 from cka_notebook._run import Run

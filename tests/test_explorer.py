@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-import wire_examples
-from comm_double import Gate, RecordingComm, until
+from support import wire_examples
+from support.doubles import Gate, RecordingComm, until
 from torch import nn
 
 from cka_notebook import (

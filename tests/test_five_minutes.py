@@ -8,8 +8,8 @@ import nbformat
 import numpy as np
 import pytest
 from bokeh.palettes import Magma256
-from lab import CHARTS, Notebook, Page
 from PIL import Image
+from support.lab import CHARTS, Notebook, Page
 
 pytestmark = pytest.mark.browser
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import hsic1
+from support.reference import hsic1
 
 from cka_notebook import _grams, _pairs, _products, hsic
 

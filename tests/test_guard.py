@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-import zoo
-from reference import differences, snapshot
+from support import zoo
+from support.reference import differences, snapshot
 from torch import nn
 
 from cka_notebook import CKA, CKAExplorer, _precision

@@ -4,7 +4,7 @@ import dcor
 import numpy as np
 import pytest
 import torch
-from reference import hsic1, hsic1_pairs
+from support.reference import hsic1, hsic1_pairs
 
 from cka_notebook import _products, hsic
 

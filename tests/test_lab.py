@@ -11,9 +11,18 @@ import ipykernel
 import numpy as np
 import pytest
 import torch
-import wire_examples
-from lab import HURRY, LONG, SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
 from PIL import Image
+from support import wire_examples
+from support.lab import (
+    HURRY,
+    LONG,
+    SETUP,
+    SHOW,
+    SHOW_TO_THE_END,
+    Notebook,
+    Page,
+    execute,
+)
 from torch import nn
 
 from cka_notebook import CKAExplorer, _figures, _history

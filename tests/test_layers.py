@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
+from support import zoo
 from torch import nn
 
 from cka_notebook._layers import LayerTree

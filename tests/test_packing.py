@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import hsic1, minibatch_cka
+from support.reference import hsic1, minibatch_cka
 
 from cka_notebook import _pairs, _products
 from cka_notebook._packing import PackedGrams, packing

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torchinfo
 import transformers as hf
-import zoo
-from configs import SMALL, gpt2_config
+from support import zoo
+from support.configs import SMALL, gpt2_config
 from torch import nn
 
 from cka_notebook._layers import LayerTree

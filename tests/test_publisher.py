@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from comm_double import until
+from support.doubles import until
 
 from cka_notebook._history import HISTORY_SHARE, History, Moment
 from cka_notebook._publisher import (

@@ -12,8 +12,8 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from comm_double import RecordingComm, until
-from lab import HURRY, MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
+from support.doubles import RecordingComm, until
+from support.lab import HURRY, MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
 from torch import nn
 
 from cka_notebook import CKAExplorer, _still
