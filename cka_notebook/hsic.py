@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ._products import lower_gram, working_dtype
+from cka_notebook._grams.products import lower_gram, working_dtype
 
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf", "cosine"]

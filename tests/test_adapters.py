@@ -20,7 +20,7 @@ from support.reference import (
 from support.texts import LENGTHS, padded, words
 from torch import nn
 
-from cka_notebook._layers import LayerTree
+from cka_notebook._models.layer_tree import LayerTree
 
 PREFIX = "base_model.model."
 """What PEFT puts in front of the names of the model that it adapts by LoRA."""

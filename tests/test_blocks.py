@@ -7,9 +7,9 @@ from support import zoo
 from support.reference import compare
 from torch import nn
 
-from cka_notebook._blocks import thinned
-from cka_notebook._layers import LayerTree
-from cka_notebook._nodes import Output
+from cka_notebook._models.blocks import thinned
+from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.nodes import Output
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from support import zoo
 from support.reference import EXACT, FLOAT32, assert_right, compare, hooks_on
 from torch import nn
 
-from cka_notebook import CKA, _grams, _products
+from cka_notebook import CKA
+from cka_notebook._grams import buffer, products
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -527,7 +528,7 @@ def test_a_layer_that_keeps_its_rows_as_the_batch_grows_is_undefined():
 
 @pytest.mark.parametrize(("size", "width"), [(32, 64), (64, 32), (64, 80)])
 def test_autocast_that_begins_in_a_later_batch_rounds_no_gram(monkeypatch, size, width):
-    monkeypatch.setattr(_grams, "GROUP_BYTES", 1)  # so that each is U-centered at once
+    monkeypatch.setattr(buffer, "GROUP_BYTES", 1)  # so that each is U-centered at once
 
     def forward(model, batch):
         nonlocal batches
@@ -564,21 +565,21 @@ def test_a_pool_of_the_user_is_asked_about_each_batch():
 
 
 def test_identical_outputs_share_one_gram_in_every_batch(monkeypatch):
-    products = []
-    lower = _grams.lower_product
+    made = []
+    lower = buffer.lower_product
 
     def counted(part, blocks, *, first):
-        products.append(len(part))
+        made.append(len(part))
         lower(part, blocks, first=first)
 
-    monkeypatch.setattr(_grams, "lower_product", counted)
-    monkeypatch.setattr(_products, "lower_product", counted)
+    monkeypatch.setattr(buffer, "lower_product", counted)
+    monkeypatch.setattr(products, "lower_product", counted)
     layers = [nn.Linear(10, 10), nn.Dropout(), nn.Tanh(), nn.Identity()] * 3
     counts = []
     compare(
         nn.Sequential(*layers),
         batches=zoo.batches_of(5),
-        callback=lambda *_: counts.append(len(products)),
+        callback=lambda *_: counts.append(len(made)),
         **ALL,
     )
     assert counts == [6, 12, 18, 24, 30]

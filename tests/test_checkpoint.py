@@ -12,16 +12,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cka_notebook import CKA, _checkpoint
+from cka_notebook import CKA
+from cka_notebook._engine import checkpoint
 
 SCRIPT = """
     import sys, time
     import torch
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
-    from cka_notebook import CKA, _checkpoint
+    from cka_notebook import CKA
+    from cka_notebook._engine import checkpoint
 
-    _checkpoint.SECONDS = 0.0
+    checkpoint.SECONDS = 0.0
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model1 = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
@@ -150,7 +152,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
 
 
 def test_the_file_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(_checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     path = tmp_path / "run"
     there = []
     CKA(*models()).compare(

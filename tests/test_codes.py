@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cka_notebook._codes import error_codes, value_codes
+from cka_notebook._page.codes import error_codes, value_codes
 
 
 @pytest.mark.parametrize(("kind", "steps"), [(np.uint8, 254), (np.uint16, 65534)])

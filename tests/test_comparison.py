@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from cka_notebook import CKAResult
-from cka_notebook._comparison import Live, Saved, describe_loader
-from cka_notebook._rows import choose_rows, columns_of
-from cka_notebook._source import with_layers
+from cka_notebook._widget.comparison import Live, Saved, describe_loader
+from cka_notebook._widget.saved_tree import choose_rows, columns_of
+from cka_notebook._widget.source import with_layers
 
 
 def net():

@@ -4,7 +4,7 @@ import threading
 
 from support.doubles import until
 
-from cka_notebook._desk import Desk
+from cka_notebook._widget.mailbox import Desk
 
 
 def test_messages_are_handled_in_order_by_one_other_thread():

@@ -8,19 +8,21 @@ import comm
 import pytest
 
 import cka_notebook
-from cka_notebook import _cell, _doctor, doctor
-from cka_notebook._still import VARIABLE
+from cka_notebook import doctor
+from cka_notebook._notebook import cell
+from cka_notebook._notebook import doctor as doctor_module
+from cka_notebook._notebook.fallback import VARIABLE
 
 
 @pytest.fixture
 def notebook(monkeypatch):
     """A kernel whose comms reach a page."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(_cell, "_shell", lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setattr(cell, "_shell", lambda: SimpleNamespace(kernel=object()))
     create = lambda **_: None  # noqa: E731
     create.__module__ = "ipykernel.ipkernel"
     monkeypatch.setattr(comm, "create_comm", create)
-    for variable in _cell.VARIABLES:
+    for variable in cell.VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 
@@ -32,7 +34,7 @@ def installed(monkeypatch, **others):
             raise PackageNotFoundError(name)
         return others.get(name) or version(name)
 
-    monkeypatch.setattr(_doctor, "version", version_of)
+    monkeypatch.setattr(doctor_module, "version", version_of)
 
 
 def test_it_prints_what_it_returns_and_a_notebook_shows_it_once(capsys):
@@ -55,7 +57,7 @@ def test_it_names_the_versions_and_the_devices():
 
 
 def test_outside_of_a_notebook_it_says_so_and_what_works_there(monkeypatch):
-    monkeypatch.setattr(_cell, "_shell", lambda: None)
+    monkeypatch.setattr(cell, "_shell", lambda: None)
     report = doctor()
     assert "none: no notebook" in report
     assert "not shown: there is no notebook\n- Show the explorer in" in report

@@ -9,22 +9,23 @@ from support import zoo
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cka_notebook import CKA, _run
-from cka_notebook._estimate import Estimate, Timing, about, size
-from cka_notebook._frames import gpu_memory
+from cka_notebook import CKA
+from cka_notebook._engine import run
+from cka_notebook._engine.estimate import Estimate, Timing, about, size
+from cka_notebook._page.frames import gpu_memory
 
 
 @contextlib.contextmanager
 def probed(loader, *models, **options):
     """The state before the first batch, the run, and what comes after."""
-    runs, made = [], _run.Run.__init__
+    runs, made = [], run.Run.__init__
 
     def noting(self, *args, **kwargs):
         runs.append(self)
         made(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run.Run, "__init__", noting)
+        patch.setattr(run.Run, "__init__", noting)
         steps = CKA(*models, **options)._steps(loader)
         with contextlib.closing(steps):
             yield next(steps), runs[0], steps
@@ -90,7 +91,7 @@ class Clock:
 
 def test_the_time_of_a_run_follows_from_its_probe(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(_run, "time", clock)
+    monkeypatch.setattr(run, "time", clock)
 
     def loader():
         while True:
@@ -113,7 +114,7 @@ def test_the_time_of_a_run_follows_from_its_probe(monkeypatch):
 
 def test_loading_in_other_processes_takes_no_time_of_this_one(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(_run, "time", clock)
+    monkeypatch.setattr(run, "time", clock)
     loader = DataLoader(torch.randn(40, 6), 20)
     loader.__dict__["num_workers"] = 1
 

@@ -24,21 +24,15 @@ from support import wire_examples
 from support.doubles import Gate, RecordingComm, until
 from torch import nn
 
-from cka_notebook import (
-    CKA,
-    CKAExplorer,
-    CKAResult,
-    _cell,
-    _comparison,
-    _figures,
-    _frames,
-    _running,
-    _session,
-)
-from cka_notebook._explorer import PROTOCOL
+from cka_notebook import CKA, CKAExplorer, CKAResult, _figures
+from cka_notebook._engine import state
 from cka_notebook._figures.png import png
-from cka_notebook._runtime import Runtime, page_code
-from cka_notebook._source import with_layers
+from cka_notebook._notebook import cell
+from cka_notebook._page import frames
+from cka_notebook._page.runtime import Runtime, page_code
+from cka_notebook._widget import comparison, session
+from cka_notebook._widget.explorer import PROTOCOL
+from cka_notebook._widget.source import with_layers
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -53,9 +47,9 @@ def comms(monkeypatch):
         return opened[-1]
 
     monkeypatch.setattr(comm, "create_comm", create_comm)
-    monkeypatch.setattr("cka_notebook._runtime._shared", [])
+    monkeypatch.setattr("cka_notebook._page.runtime._shared", [])
     made = []
-    monkeypatch.setattr(_cell, "supersede", made.append)
+    monkeypatch.setattr(cell, "supersede", made.append)
     yield opened
     for explorer in made:
         explorer.close()
@@ -412,7 +406,7 @@ def test_memory_of_a_gpu_is_in_every_frame_but_the_last(monkeypatch):
         asked.append(device.type)
         return [3 << 30, 80 << 30]
 
-    monkeypatch.setattr(_frames, "gpu_memory", memory)
+    monkeypatch.setattr(frames, "gpu_memory", memory)
     loader = Gate(batches(6))
     explorer, line = make(loader)
     explorer.run()
@@ -902,7 +896,7 @@ def test_a_tolerance_ends_the_run_when_all_is_stable():
     explorer._handle({"kind": "tolerance", "value": 0.5})
     result = explorer.wait(60)
     assert explorer.status == "done"
-    assert result.batches == _running.MIN_STABLE
+    assert result.batches == state.MIN_STABLE
     text = "Stable: no standard error above 0.5 after 8 batches."
     assert explorer._message["text"] == text
     assert any("Stopped after 8 batches" in note for note in result.notes)
@@ -910,7 +904,7 @@ def test_a_tolerance_ends_the_run_when_all_is_stable():
 
 
 def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
-    monkeypatch.setattr(_session, "LONG_RUN", 0.0)
+    monkeypatch.setattr(session, "LONG_RUN", 0.0)
     explorer, _ = make()
     explorer._repr_mimebundle_()
     until(lambda: explorer.status == "paused")
@@ -921,7 +915,7 @@ def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
 
 
 def test_a_run_nobody_asked_for_holds_when_it_would_hardly_fit(monkeypatch):
-    monkeypatch.setattr(_comparison, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(comparison, "free_bytes", lambda _: 1000)
     data = torch.utils.data.TensorDataset(torch.randn(40, 6))
     loader = torch.utils.data.DataLoader(data, batch_size=10)
     explorer, _ = make(loader)
@@ -934,13 +928,13 @@ def test_a_run_nobody_asked_for_holds_when_it_would_hardly_fit(monkeypatch):
 
 
 def test_the_free_memory_of_this_machine_can_be_told():
-    free = _comparison.free_bytes(None)
+    free = comparison.free_bytes(None)
     assert free is None or free > 1_000_000
 
 
 def test_a_run_that_was_asked_for_never_holds(monkeypatch):
-    monkeypatch.setattr(_session, "LONG_RUN", 0.0)
-    monkeypatch.setattr(_comparison, "free_bytes", lambda _: 0)
+    monkeypatch.setattr(session, "LONG_RUN", 0.0)
+    monkeypatch.setattr(comparison, "free_bytes", lambda _: 0)
     explorer, line = make()
     explorer.run()
     explorer.wait(60)
@@ -981,7 +975,7 @@ def test_a_page_that_comes_after_the_end_has_everything_in_traits():
 
 
 def test_traits_keep_a_part_of_the_history_and_the_kernel_tells_all_of_it(monkeypatch):
-    monkeypatch.setattr(_frames, "SAVED_HISTORY_BYTES", 2 * 48)
+    monkeypatch.setattr(frames, "SAVED_HISTORY_BYTES", 2 * 48)
     explorer, line = make(Gate(batches(6), open_=True))
     explorer.wait(60)
     assert len(explorer._history) <= 2 * 48
@@ -1036,9 +1030,9 @@ def test_closing_stops_the_run_and_leaves_no_comm_open(comms):
 
 
 def test_running_a_cell_again_closes_what_it_had_made(monkeypatch):
-    execution = _cell.Execution("cell-1", "first")
-    monkeypatch.setattr(_cell, "current_execution", lambda: execution)
-    monkeypatch.setattr(_cell, "_made", {})
+    execution = cell.Execution("cell-1", "first")
+    monkeypatch.setattr(cell, "current_execution", lambda: execution)
+    monkeypatch.setattr(cell, "_made", {})
 
     class Thing:
         closed = False
@@ -1051,9 +1045,9 @@ def test_running_a_cell_again_closes_what_it_had_made(monkeypatch):
     supersede(one)
     supersede(two)
     assert not one.closed, "two explorers of one execution live side by side"
-    execution = _cell.Execution("cell-2", "second")
+    execution = cell.Execution("cell-2", "second")
     supersede(other)
-    execution = _cell.Execution("cell-1", "third")
+    execution = cell.Execution("cell-1", "third")
     supersede(three)
     assert one.closed
     assert two.closed
@@ -1061,7 +1055,7 @@ def test_running_a_cell_again_closes_what_it_had_made(monkeypatch):
     assert not three.closed
 
 
-_SUPERSEDE = _cell.supersede
+_SUPERSEDE = cell.supersede
 
 
 # What stays behind

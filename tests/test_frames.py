@@ -8,9 +8,10 @@ import pytest
 import torch
 from support.wire_examples import running
 
-from cka_notebook import CKAResult, _frames
-from cka_notebook._frames import Frames, Progress
-from cka_notebook._readback import Readback, floats
+from cka_notebook import CKAResult
+from cka_notebook._page import frames as frames_module
+from cka_notebook._page.frames import Frames, Progress
+from cka_notebook._page.readback import Readback, floats
 
 LAYERS = tuple(f"layer{k}" for k in range(501))
 NAN = float("nan")
@@ -83,7 +84,7 @@ class Slow(Readback):
 @pytest.fixture
 def slow(monkeypatch):
     """All numbers that were asked for, which come when they come."""
-    monkeypatch.setattr(_frames, "Readback", Slow)
+    monkeypatch.setattr(frames_module, "Readback", Slow)
     monkeypatch.setattr(Slow, "made", [])
     return Slow.made
 
@@ -108,9 +109,9 @@ def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
 def test_a_map_kept_costs_what_it_took_to_make_and_not_to_come(monkeypatch, slow):
     now, costs = [0.0], []
     clock = SimpleNamespace(perf_counter=lambda: now[0])
-    monkeypatch.setattr(_frames, "time", clock)
+    monkeypatch.setattr(frames_module, "time", clock)
     add = lambda *_, cost: costs.append(cost)  # noqa: E731
-    monkeypatch.setattr(_frames.History, "add", add)
+    monkeypatch.setattr(frames_module.History, "add", add)
     state = running(3)
     matrix = state.matrix()
 

@@ -4,20 +4,24 @@ import pytest
 import torch
 from support.reference import hsic1
 
-from cka_notebook import _grams, _pairs, _products, hsic
+from cka_notebook import hsic
+from cka_notebook._grams import buffer as buffer_module
+from cka_notebook._grams import pairs
+from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.products import lower_gram
 
 
 def reduced(layers, capacity=None, batches=1):
-    buffer = _grams.GramBuffer(capacity or len(layers))
+    buffer = GramBuffer(capacity or len(layers))
     for _ in range(batches):
         buffer.begin(len(layers[0]))
         indices = [buffer.add(x, row) for row, x in enumerate(layers)]
         z, scales, traces, norms = buffer.finish()
-    return buffer, _grams.Grams(z, scales, traces, norms, indices, {})
+    return buffer, Grams(z, scales, traces, norms, indices, {})
 
 
 def products(grams):
-    return _pairs.pair_products(grams.z, grams.z) * (
+    return pairs.pair_products(grams.z, grams.z) * (
         grams.scales[:, None] * grams.scales
     )
 
@@ -40,7 +44,7 @@ def test_groups_of_any_size_give_the_hsic_of_all_pairs(n, monkeypatch):
     layers = [torch.randn(n, p) for p in (3, 50, 7, 11, 2)]
     expected = by_definition(layers)
     for size in (1, 2 * n * n * 4, 1 << 20):
-        monkeypatch.setattr(_grams, "GROUP_BYTES", size)
+        monkeypatch.setattr(buffer_module, "GROUP_BYTES", size)
         made = products(reduced(layers)[1])
         assert largest_error(made, expected) < 1e-5
 
@@ -80,7 +84,7 @@ def test_a_first_example_far_from_all_others_calls_for_the_exact_mean():
 
 
 def test_features_that_drift_away_are_shifted_again():
-    buffer = _grams.GramBuffer(1)
+    buffer = GramBuffer(1)
     for offset in (0, 0, 1e4, 1e4):
         buffer.begin(32)
         buffer.add(torch.randn(32, 40) + offset, 0)
@@ -91,7 +95,7 @@ def test_features_that_drift_away_are_shifted_again():
 def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
     x = torch.randn(8, 3000)
     expected = products(reduced([x])[1])
-    lower, calls = _products.lower_gram, []
+    lower, calls = lower_gram, []
 
     def fails_once(rows, out, scratch, shift):
         calls.append(scratch.shape[1])
@@ -99,8 +103,8 @@ def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
             raise torch.OutOfMemoryError
         return lower(rows, out, scratch, shift)
 
-    monkeypatch.setattr(_grams, "lower_gram", fails_once)
-    monkeypatch.setattr(_grams, "SCRATCH_BYTES", 8 * 4 * 2000)
+    monkeypatch.setattr(buffer_module, "lower_gram", fails_once)
+    monkeypatch.setattr(buffer_module, "SCRATCH_BYTES", 8 * 4 * 2000)
     made = products(reduced([x])[1])
     assert calls == [2000, 1000]
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)

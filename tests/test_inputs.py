@@ -7,7 +7,7 @@ import torch
 from support import zoo
 from torch import nn
 
-from cka_notebook._inputs import Caller, model_device
+from cka_notebook._inputs.calls import Caller, model_device
 
 Point = namedtuple("Point", "left right label")
 

@@ -18,8 +18,8 @@ from support.reference import (
 from torch import nn
 
 from cka_notebook import CKA, hsic
-from cka_notebook._layers import LayerTree
-from cka_notebook._nested import list_length, mapped, move, tensors
+from cka_notebook._inputs.nested import list_length, mapped, move, tensors
+from cka_notebook._models.layer_tree import LayerTree
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

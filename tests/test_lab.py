@@ -25,7 +25,8 @@ from support.lab import (
 )
 from torch import nn
 
-from cka_notebook import CKAExplorer, _figures, _history
+from cka_notebook import CKAExplorer, _figures
+from cka_notebook._page import history
 
 pytestmark = pytest.mark.browser
 
@@ -330,7 +331,7 @@ def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(
     page, tmp_path, monkeypatch
 ):
     # How many maps are kept is else a matter of how fast this machine is just now.
-    monkeypatch.setattr(_history, "HISTORY_SHARE", 1e9)
+    monkeypatch.setattr(history, "HISTORY_SHARE", 1e9)
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
     loader = [torch.randn(32, 8) for _ in range(40)]
     known = {}

@@ -9,9 +9,9 @@ import torch
 from support import zoo
 from torch import nn
 
-from cka_notebook._layers import LayerTree
-from cka_notebook._probe import probe
-from cka_notebook._rows import choose_rows, columns_of
+from cka_notebook._capture.probe import probe
+from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._widget.saved_tree import choose_rows, columns_of
 
 GLOBS = json.loads(Path(__file__).with_name("globs.json").read_text("utf-8"))
 """What globs take and leave; the tests of the page read the same file."""

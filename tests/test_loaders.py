@@ -12,7 +12,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from cka_notebook._loaders import (
+from cka_notebook._inputs.loaders import (
     batches,
     check_loaders,
     length,

@@ -8,7 +8,7 @@ import torch
 from support import zoo
 from torch import nn
 
-from cka_notebook._nested import (
+from cka_notebook._inputs.nested import (
     as_mapping,
     describe,
     list_length,

@@ -5,13 +5,8 @@ import torch
 from support import zoo
 from torch import nn
 
-from cka_notebook._layers import LayerTree
-from cka_notebook._nodes import (
-    bare_name,
-    expects_tokens_first,
-    unwrap,
-    walk,
-)
+from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.nodes import bare_name, expects_tokens_first, unwrap, walk
 
 
 def test_wrappers_are_looked_through():

@@ -13,8 +13,8 @@ from support.reference import assert_right, compare, hooks_on
 from support.texts import words
 from torch import nn
 
-from cka_notebook._dispatch import is_dispatched
-from cka_notebook._guard import placed
+from cka_notebook._engine.borrowed import placed
+from cka_notebook._models.offloading import is_dispatched
 
 MAP = {"0": "cpu", "1": "cpu", "2": "disk", "3": "disk", "4": "disk"}
 
@@ -118,7 +118,9 @@ def test_a_transformer_is_loaded_in_parts_and_compared(tmp_path):
     batches = [words(seed=seed) for seed in range(2)]
     result = compare(plain, away, batches)
     assert result.layers1 == result.layers2
-    assert torch.equal(result.matrix, compare(plain, batches=batches).matrix)
+    here = compare(plain, batches=batches).matrix
+    # Weights from a file are mapped, at addresses that a product may round otherwise.
+    torch.testing.assert_close(result.matrix, here, atol=1e-6, rtol=0)
     assert standing(away) == before
 
 

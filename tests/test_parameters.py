@@ -8,10 +8,10 @@ from support import zoo
 from support.configs import SMALL, gpt2_config
 from torch import nn
 
-from cka_notebook._layers import LayerTree
-from cka_notebook._nodes import walk
-from cka_notebook._parameters import parameters_of
-from cka_notebook._probe import probe
+from cka_notebook._capture.probe import probe
+from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.nodes import walk
+from cka_notebook._models.parameters import parameters_of
 
 EXAMPLES = 4
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cka_notebook import CKAResult
-from cka_notebook._path import best_path
+from cka_notebook._results.best_path import best_path
 
 EXAMPLES = json.loads(Path(__file__).with_name("paths.json").read_text())
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from cka_notebook._pool import Pooling
+from cka_notebook._inputs.pooling import Pooling
 
 TOKENS = torch.randn(6, 5, 4)
 IMAGE = torch.randn(6, 3, 4, 4)

@@ -14,7 +14,7 @@ from support.reference import (
 )
 from torch import nn
 
-from cka_notebook._checkpoint import digest
+from cka_notebook._engine.checkpoint import digest
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 

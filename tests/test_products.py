@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cka_notebook import _products
+from cka_notebook._grams import products
 
 FLOAT32 = 1e-6
 
@@ -16,7 +16,7 @@ def bfloat16(monkeypatch):
         assert left.dtype == right.dtype == torch.bfloat16
         return left.float() @ right.float()
 
-    monkeypatch.setattr(_products, "_bfloat16_product", product)
+    monkeypatch.setattr(products, "_bfloat16_product", product)
 
 
 def cosine_error(made, x):
@@ -35,13 +35,13 @@ def test_a_split_product_is_as_exact_as_float32(p, kind):
     elif kind == "lengths":
         x *= torch.logspace(-6, 6, 48)[:, None]
     # A single bfloat16 product is wrong by a hundred times as much.
-    assert cosine_error(_products.split_product(x), x) < 4 * FLOAT32
+    assert cosine_error(products.split_product(x), x) < 4 * FLOAT32
     assert cosine_error(x.bfloat16().float() @ x.bfloat16().float().T, x) > 1e-5
 
 
 def test_long_sums_are_float64_except_where_there_is_none():
-    assert _products.sums_dtype(torch.device("cuda")) == torch.float64
-    assert _products.sums_dtype(torch.device("mps")) == torch.float32
+    assert products.sums_dtype(torch.device("cuda")) == torch.float64
+    assert products.sums_dtype(torch.device("mps")) == torch.float32
 
 
 def trial():
@@ -66,7 +66,7 @@ def test_the_fastest_exact_product_is_taken():
 
     seconds = {plain: 3.0, other: 2.0, rounded: 1.0, absent: 0.5}
     candidates = [plain, rounded, absent, other]
-    choose = _products.fastest(candidates, trial(), lambda f, _: seconds[f])
+    choose = products.fastest(candidates, trial(), lambda f, _: seconds[f])
     assert choose is other
 
 
@@ -75,7 +75,7 @@ def test_a_slower_product_is_not_taken_however_exact():
         return plain(x)
 
     seconds = {plain: 1.0, slow: 2.0}
-    assert _products.fastest([plain, slow], trial(), lambda f, _: seconds[f]) is plain
+    assert products.fastest([plain, slow], trial(), lambda f, _: seconds[f]) is plain
 
 
 def test_onednn_is_believed_only_if_it_multiplies(monkeypatch):
@@ -83,22 +83,22 @@ def test_onednn_is_believed_only_if_it_multiplies(monkeypatch):
         def _linear_pointwise(self, x, y, *_):
             return 2 * x @ y.T
 
-    _products._onednn_product.cache_clear()
+    products._onednn_product.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Wrong())
-    assert _products._onednn_product() is None
+    assert products._onednn_product() is None
     monkeypatch.setattr(torch.ops, "mkldnn", None)
-    _products._onednn_product.cache_clear()
-    assert _products._onednn_product() is None
-    _products._onednn_product.cache_clear()
+    products._onednn_product.cache_clear()
+    assert products._onednn_product() is None
+    products._onednn_product.cache_clear()
 
 
 @pytest.mark.parametrize("n", [20, 70, 300])
 def test_wide_layers_are_multiplied_as_well_as_narrow_ones(n):
-    x = torch.randn(n, _products.ONEDNN_WIDTH)
+    x = torch.randn(n, products.ONEDNN_WIDTH)
     made = torch.full((n, n), torch.nan)
     blocks = [made[top:, top : top + 32] for top in range(0, n, 32)]
-    _products.lower_product(x, blocks, first=True)
-    _products.lower_product(x, blocks, first=False)
+    products.lower_product(x, blocks, first=True)
+    products.lower_product(x, blocks, first=False)
     expected = (2 * x.double() @ x.double().T).tril()
     error = (made.tril() - expected).abs().max() / expected.max()
     assert error < FLOAT32

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from support.doubles import until
 
-from cka_notebook._history import HISTORY_SHARE, History, Moment
-from cka_notebook._publisher import (
+from cka_notebook._page.history import HISTORY_SHARE, History, Moment
+from cka_notebook._page.publisher import (
     ACK_TIMEOUT,
     BLIND_INTERVAL,
     INTERVAL,

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cka_notebook import CKA
-from cka_notebook._randomness import SIGMAS, TOO_LARGE, Scatter, note_on, watched
+from cka_notebook._capture.shuffling import SIGMAS, TOO_LARGE, Scatter, note_on, watched
 
 
 def scatter_of(batches):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cka_notebook._figures.png import UNDEFINED_COLOR, png
-from cka_notebook._report import page
+from cka_notebook._page.html import page
 
 GRAYS = [f"#{value:02x}{value:02x}{value:02x}" for value in range(256)]
 

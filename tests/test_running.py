@@ -7,7 +7,7 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._running import NO_VARIANCE, Running
+from cka_notebook._engine.state import NO_VARIANCE, Running
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 

@@ -16,18 +16,19 @@ from support.doubles import RecordingComm, until
 from support.lab import HURRY, MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
 from torch import nn
 
-from cka_notebook import CKAExplorer, _still
+from cka_notebook import CKAExplorer
 from cka_notebook._figures.png import png
-from cka_notebook._runtime import STATIC
-from cka_notebook._still import NO_ANSWER, Look, Still, forms, renderer
+from cka_notebook._notebook import fallback
+from cka_notebook._notebook.fallback import NO_ANSWER, Look, Still, forms, renderer
+from cka_notebook._page.runtime import STATIC
 
 LOOK = Look("CKAExplorer(A <x> B)", png(np.eye(2), ["#000000", "#ffffff"], (0, 1)))
 
 QUICK = SHOW_TO_THE_END.format(count=4, seconds=0.05)
 
 IMPATIENT = """
-import cka_notebook._still
-cka_notebook._still.PATIENCE = 0.1
+from cka_notebook._notebook import fallback
+fallback.PATIENCE = 0.1
 display(explorer)
 explorer._still._timer.join()
 """
@@ -37,7 +38,9 @@ explorer._still._timer.join()
 def outputs(monkeypatch):
     """What is sent to the notebook: pairs of a message's type and its content."""
     sent = []
-    monkeypatch.setattr(_still, "outlet", lambda: lambda *sending: sent.append(sending))
+    monkeypatch.setattr(
+        fallback, "outlet", lambda: lambda *sending: sent.append(sending)
+    )
     return sent
 
 
@@ -82,7 +85,7 @@ def test_outside_of_a_kernel_nothing_is_sent():
 
 
 def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
-    monkeypatch.setattr(_still, "PATIENCE", 0.0)
+    monkeypatch.setattr(fallback, "PATIENCE", 0.0)
     Still(lambda: LOOK).appears()
     _, content = until(lambda: outputs)[0]
     assert NO_ANSWER in content["data"]["text/plain"]

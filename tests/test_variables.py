@@ -9,7 +9,7 @@ from support import zoo
 from torch import nn
 
 from cka_notebook import CKAExplorer
-from cka_notebook._variables import names_of
+from cka_notebook._notebook.variables import names_of
 
 held = zoo.mlp()
 _hidden = zoo.mlp()

@@ -6,7 +6,7 @@ import json
 import pytest
 from support.lab import Notebook, execute
 
-from cka_notebook._runtime import STATIC, bokehjs_gz
+from cka_notebook._page.runtime import STATIC, bokehjs_gz
 
 FIVE = """
 import torch
