@@ -4,12 +4,12 @@ import threading
 
 from support.doubles import until
 
-from cka_notebook._widget.mailbox import Desk
+from cka_notebook._widget.mailbox import Mailbox
 
 
 def test_messages_are_handled_in_order_by_one_other_thread():
     seen = []
-    desk = Desk(lambda message: seen.append((message, threading.current_thread())))
+    desk = Mailbox(lambda message: seen.append((message, threading.current_thread())))
     for number in range(100):
         desk.put({"number": number})
     until(lambda: len(seen) == 100)
@@ -21,7 +21,7 @@ def test_messages_are_handled_in_order_by_one_other_thread():
 
 def test_the_thread_ends_when_nothing_comes_and_another_takes_over():
     seen = []
-    desk = Desk(lambda _: seen.append(threading.current_thread()), idle=0.01)
+    desk = Mailbox(lambda _: seen.append(threading.current_thread()), idle=0.01)
     desk.put({})
     until(lambda: seen and not seen[0].is_alive())
     desk.put({})
@@ -35,6 +35,6 @@ def test_without_threads_messages_are_handled_where_they_arrive(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     seen = []
-    desk = Desk(lambda message: seen.append((message, threading.current_thread())))
+    desk = Mailbox(lambda message: seen.append((message, threading.current_thread())))
     desk.put({"number": 1})
     assert seen == [({"number": 1}, threading.current_thread())]

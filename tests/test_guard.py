@@ -12,7 +12,7 @@ from support.reference import differences, snapshot
 from torch import nn
 
 from cka_notebook import CKA, CKAExplorer
-from cka_notebook._engine.borrowed import OwnRandom, eager, evaluating, lent, placed
+from cka_notebook._engine.borrowed import RandomStreams, eager, evaluating, lent, placed
 from cka_notebook._grams import precision
 from cka_notebook._grams.precision import exact, reduces_float32
 
@@ -33,7 +33,7 @@ def test_a_run_draws_from_streams_of_its_own_and_leaves_the_global_ones():
     reset()
     expected = [draws() for _ in range(2)]
     reset()
-    own = OwnRandom([CPU])
+    own = RandomStreams([CPU])
     first = draws()
     with own:
         inside = draws()
@@ -47,7 +47,7 @@ def test_the_own_streams_go_on_where_they_were():
     reset()
     expected = [draws() for _ in range(3)]
     reset()
-    own = OwnRandom([CPU])
+    own = RandomStreams([CPU])
     inside = []
     for _ in range(3):
         with own:
@@ -57,7 +57,7 @@ def test_the_own_streams_go_on_where_they_were():
 
 def test_nested_use_does_not_swap_back_early():
     reset()
-    own = OwnRandom([CPU])
+    own = RandomStreams([CPU])
     outside = torch.get_rng_state()
     with own:
         with own:
@@ -70,12 +70,12 @@ def test_lent_streams_are_the_user_s_and_the_own_go_on_after_them():
     reset()
     expected = [draws() for _ in range(2)]
     reset()
-    own = OwnRandom([CPU])
+    own = RandomStreams([CPU])
     with own:
         inside = [draws()]
         with lent(), lent():
             outside = draws()
-            with OwnRandom([CPU]), lent():
+            with RandomStreams([CPU]), lent():
                 draws()
         inside.append(draws())
     assert inside == expected
@@ -86,7 +86,7 @@ def test_lent_streams_are_the_user_s_and_the_own_go_on_after_them():
 
 def test_streams_that_are_saved_or_loaded_inside_are_those_in_place():
     reset()
-    own = OwnRandom([CPU])
+    own = RandomStreams([CPU])
     with own:
         draws()
         saved = own.save()
@@ -96,7 +96,7 @@ def test_streams_that_are_saved_or_loaded_inside_are_those_in_place():
 
 
 def test_the_global_streams_come_back_after_an_exception():
-    own, before = OwnRandom([CPU]), torch.get_rng_state()
+    own, before = RandomStreams([CPU]), torch.get_rng_state()
 
     def interrupted():
         draws()

@@ -7,13 +7,13 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._engine.state import NO_VARIANCE, Running
+from cka_notebook._engine.state import NO_VARIANCE, RunState
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
 
 def test_before_any_batch_everything_is_undefined_without_a_reason_yet():
-    running = Running(["a"], ["b", "c"], 5)
+    running = RunState(["a"], ["b", "c"], 5)
     assert running.matrix().isnan().all()
     assert running.stderr().isnan().all()
     assert running.matrix().shape == (1, 2)

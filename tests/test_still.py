@@ -19,10 +19,16 @@ from torch import nn
 from cka_notebook import CKAExplorer
 from cka_notebook._figures.png import png
 from cka_notebook._notebook import fallback
-from cka_notebook._notebook.fallback import NO_ANSWER, Look, Still, forms, renderer
+from cka_notebook._notebook.fallback import (
+    NO_ANSWER,
+    Fallback,
+    Preview,
+    forms,
+    renderer,
+)
 from cka_notebook._page.runtime import STATIC
 
-LOOK = Look("CKAExplorer(A <x> B)", png(np.eye(2), ["#000000", "#ffffff"], (0, 1)))
+LOOK = Preview("CKAExplorer(A <x> B)", png(np.eye(2), ["#000000", "#ffffff"], (0, 1)))
 
 QUICK = SHOW_TO_THE_END.format(count=4, seconds=0.05)
 
@@ -56,7 +62,7 @@ def executed(tmp_path, *cells):
 
 
 def test_the_first_end_makes_an_output_and_the_next_ones_replace_it(outputs):
-    still = Still(lambda: LOOK)
+    still = Fallback(lambda: LOOK)
     still.appears()
     still.answered()
     still.refresh()
@@ -68,7 +74,7 @@ def test_the_first_end_makes_an_output_and_the_next_ones_replace_it(outputs):
 
 
 def test_a_cell_that_shows_the_explorer_later_has_an_output_of_its_own(outputs):
-    still = Still(lambda: LOOK)
+    still = Fallback(lambda: LOOK)
     for _ in range(2):
         still.appears()
         still.refresh()
@@ -78,7 +84,7 @@ def test_a_cell_that_shows_the_explorer_later_has_an_output_of_its_own(outputs):
 
 
 def test_outside_of_a_kernel_nothing_is_sent():
-    still = Still(lambda: LOOK)
+    still = Fallback(lambda: LOOK)
     still.appears()
     still.refresh()
     assert still._timer is None
@@ -86,7 +92,7 @@ def test_outside_of_a_kernel_nothing_is_sent():
 
 def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
     monkeypatch.setattr(fallback, "PATIENCE", 0.0)
-    Still(lambda: LOOK).appears()
+    Fallback(lambda: LOOK).appears()
     _, content = until(lambda: outputs)[0]
     assert NO_ANSWER in content["data"]["text/plain"]
     assert NO_ANSWER in content["data"]["text/html"]
@@ -94,7 +100,7 @@ def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
 
 
 def test_a_front_end_that_answers_does_not_get_it(outputs):
-    still = Still(lambda: LOOK)
+    still = Fallback(lambda: LOOK)
     still.appears()
     timer = still._timer
     still.answered()
@@ -105,7 +111,7 @@ def test_a_front_end_that_answers_does_not_get_it(outputs):
 
 
 def test_beside_a_widget_there_is_no_text_without_a_picture(outputs):
-    still = Still(lambda: LOOK._replace(picture=None))
+    still = Fallback(lambda: LOOK._replace(picture=None))
     still.appears()
     still.answered()
     still.refresh()
@@ -120,7 +126,7 @@ def test_where_a_picture_cannot_be_hidden_it_is_not_beside_a_widget(
     if name == "google.colab":
         monkeypatch.delenv("VSCODE_PID")
         monkeypatch.setitem(sys.modules, name, object())
-    still = Still(lambda: LOOK)
+    still = Fallback(lambda: LOOK)
     still.appears()
     still.refresh()
     assert len(outputs) == 1, "no page has answered"

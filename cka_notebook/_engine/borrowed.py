@@ -14,7 +14,7 @@ from torch import nn
 from cka_notebook._models.offloading import is_dispatched
 
 
-class OwnRandom:
+class RandomStreams:
     """Random streams of the run's own, swapped in around what it computes.
 
     They start where the global streams of torch, numpy and Python are, so seeding works
@@ -112,7 +112,7 @@ def lent() -> Iterator[None]:
 class _OfThread(threading.local):
     """The streams of a run that this thread has in place, if any."""
 
-    streams: OwnRandom | None = None
+    streams: RandomStreams | None = None
 
 
 _of_thread = _OfThread()

@@ -15,7 +15,7 @@ from cka_notebook._messages import counted
 from cka_notebook._results.result import CKAResult, shared
 
 from .extension import Extension, missing
-from .state import Running
+from .state import RunState
 
 ALIKE = 1e-3
 """Norms of other batches differ by more, those of the same batches by rounding."""
@@ -30,12 +30,12 @@ class OtherBatchesError(Exception):
 
 
 @dataclass(frozen=True)
-class Kept:
+class PausedRun:
     """What is kept of a run that holds, should it go on with other layers.
 
     Attributes:
         result: The result so far, with its running sums.
-        tensors: What `Running.save` gave.
+        tensors: What `RunState.save` gave.
         facts: Likewise.
         start: The random streams with which the run began.
         first: Of its first batch, the h of each layer with itself; None if unknown.
@@ -48,7 +48,7 @@ class Kept:
     first: tuple[Tensor, Tensor] | None
 
     @classmethod
-    def of(cls, state: Running, result: CKAResult) -> "Kept | None":
+    def of(cls, state: RunState, result: CKAResult) -> "PausedRun | None":
         """What is kept of this state; None of one that is itself of two runs."""
         if result.sums is None or not state.start:
             return None
@@ -70,10 +70,10 @@ class CatchUp(Extension):
 
     catching_up = True
 
-    def __init__(self, whole: Running, kept: Kept) -> None:
+    def __init__(self, whole: RunState, kept: PausedRun) -> None:
         everything = list(whole.layers1), list(whole.layers2)
         block = missing(kept.result, *everything) or everything
-        inner = Running(*block, kept.done)
+        inner = RunState(*block, kept.done)
         inner.names, inner.metric = whole.names, whole.metric
         inner.provenance, inner.notes = whole.provenance, list(whole.notes)
         self.kept = kept
@@ -117,7 +117,7 @@ class CatchUp(Extension):
         """Whether the new layers have seen all batches that the others have."""
         return self.inner.done == self.kept.done
 
-    def join(self, whole: Running) -> None:
+    def join(self, whole: RunState) -> None:
         """Give all layers' state the sums that were kept and those that are new."""
         tensors, facts = self.inner.save()
         known, problems = self.kept.tensors, self.kept.facts["problems"]
@@ -184,7 +184,7 @@ class CatchUp(Extension):
                 raise OtherBatchesError
 
 
-def catch_up_of(whole: Running, kept: Kept | None) -> CatchUp | None:
+def catch_up_of(whole: RunState, kept: PausedRun | None) -> CatchUp | None:
     """The state in which new layers catch up; None if no cell was kept for them."""
     if kept is None:
         return None

@@ -14,8 +14,8 @@ from cka_notebook._inputs.nested import tensors
 from cka_notebook._models.offloading import offloaded
 from cka_notebook._results import files
 
-from .borrowed import OwnRandom
-from .state import Running
+from .borrowed import RandomStreams
+from .state import RunState
 
 FORMAT = "cka_notebook.checkpoint/2"
 SECONDS = 30.0
@@ -53,14 +53,14 @@ class Checkpoint:
         """Whether there is a run to go on with."""
         return bool(self._facts)
 
-    def begin(self, random: OwnRandom) -> None:
+    def begin(self, random: RandomStreams) -> None:
         """Put the random streams where the first run began, or note where they are."""
         if self.found:
             random.load(_within(self._tensors, "start."))
         self._start = random.save()
 
     def resume(
-        self, running: Running, random: OwnRandom, settings: dict[str, Any]
+        self, running: RunState, random: RandomStreams, settings: dict[str, Any]
     ) -> dict[str, Any]:
         """Take up the sums; returns what the run itself had to remember.
 
@@ -85,8 +85,8 @@ class Checkpoint:
 
     def save(
         self,
-        running: Running,
-        random: OwnRandom,
+        running: RunState,
+        random: RandomStreams,
         settings: dict[str, Any],
         memory: dict[str, Any],
         *,

@@ -18,10 +18,10 @@ from cka_notebook._results.files import PathLike
 from cka_notebook._results.result import CKAResult
 
 from .borrowed import lent, placed
-from .catch_up import CatchUp, Kept, OtherBatchesError, catch_up_of
+from .catch_up import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .distributed import is_distributed, merge_ranks
 from .run import Run
-from .state import Running
+from .state import RunState
 
 Callback = Callable[[int, int | None, Tensor], object]
 
@@ -229,8 +229,8 @@ class CKA:
         checkpoint: PathLike | None = None,
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
-        kept: Kept | None = None,
-    ) -> Generator["Running", None, None]:
+        kept: PausedRun | None = None,
+    ) -> Generator["RunState", None, None]:
         """The running state: before any batch, with the layers known, then after each.
 
         Closing the generator removes all hooks and restores the models. A run of which
@@ -273,7 +273,7 @@ class CKA:
                 running.finish()
 
 
-def _catch_up(run: Run, late: CatchUp) -> Generator[Running, None, None]:
+def _catch_up(run: Run, late: CatchUp) -> Generator[RunState, None, None]:
     """Take the batches done once more, for new layers; ends before the last state."""
     run.restrict(late.inner)
     while not late.is_through:

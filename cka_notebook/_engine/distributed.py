@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .state import Running
+from .state import RunState
 
 
 def is_distributed() -> bool:
@@ -14,7 +14,7 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def merge_ranks(running: Running) -> None:
+def merge_ranks(running: RunState) -> None:
     """Make the state of every rank that of all of them together.
 
     Every rank must come here, with the same layers.

@@ -10,10 +10,10 @@ from torch import Tensor
 from cka_notebook._messages import counted
 from cka_notebook._results.result import CKAResult, shared
 
-from .state import Running
+from .state import RunState
 
 
-class Extension(Running):
+class Extension(RunState):
     """The state of a run of new layers, with the cells of an earlier result around it.
 
     Args:
@@ -25,7 +25,7 @@ class Extension(Running):
 
     def __init__(
         self,
-        inner: Running,
+        inner: RunState,
         known: CKAResult,
         layers1: Sequence[str],
         layers2: Sequence[str],
@@ -128,11 +128,11 @@ def missing(
 
 
 def extended(
-    steps: Generator[Running, None, None],
+    steps: Generator[RunState, None, None],
     known: CKAResult,
     layers1: Sequence[str],
     layers2: Sequence[str],
-) -> Generator[Running, None, None]:
+) -> Generator[RunState, None, None]:
     """The running states of a missing block, as states of the whole map."""
     state: Extension | None = None
     with closing(steps):

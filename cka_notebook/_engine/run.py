@@ -26,10 +26,10 @@ from cka_notebook._models.nodes import Layer
 from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._results.files import PathLike
 
-from .borrowed import OwnRandom, eager, evaluating
+from .borrowed import RandomStreams, eager, evaluating
 from .checkpoint import Checkpoint, digest, digest_tensors
 from .estimate import Estimate, Timing
-from .state import Running
+from .state import RunState
 
 
 class Plan(Protocol):
@@ -84,7 +84,7 @@ class Run:
         self.once = (
             plan.same and loader2 is None and plan.forwards[0] is plan.forwards[1]
         )
-        self.random = OwnRandom([caller.device for caller in self.callers])
+        self.random = RandomStreams([caller.device for caller in self.callers])
         self.modules = [list(caller.model.modules()) for caller in self.callers]
         self.pools = [Pooling(plan.pool), Pooling(plan.pool)]
         self.buffer = GramBuffer(0)
@@ -130,7 +130,7 @@ class Run:
         layers1: list[str] | None,
         layers2: list[str] | None,
         max_batches: int | None,
-    ) -> Running:
+    ) -> RunState:
         """Resolve the choice of layers and make the captures."""
         plan = self.plan
         names1 = plan.tree1.choose(layers1 if layers1 is not None else plan.choices1)
@@ -145,7 +145,7 @@ class Run:
             self.captures = self._capture(found1, found2)
             self.places = [_places(found1), _places(found2)]
         lengths = [length(x) for x in self.loaders if x is not None]
-        running = Running(names1, names2, _total(lengths, max_batches))
+        running = RunState(names1, names2, _total(lengths, max_batches))
         running.names, running.metric = (plan.name1, plan.name2), plan.metric
         running.provenance, running.start = self._provenance(), self.start
         running.estimate = self._estimate(running)
@@ -158,7 +158,7 @@ class Run:
         ]
         return running
 
-    def restrict(self, running: Running) -> None:
+    def restrict(self, running: RunState) -> None:
         """Compute the layers of this state alone, which are among those chosen."""
         layers = running.layers1, running.layers2
         self.sides = [
@@ -169,7 +169,7 @@ class Run:
         for capture, wanted in zip(self.captures, rows, strict=True):
             capture.only(wanted)
 
-    def resume(self, running: Running, *, anew: bool = False) -> None:
+    def resume(self, running: RunState, *, anew: bool = False) -> None:
         """Go on from the checkpoint, if there is one, past the batches it holds.
 
         Args:
@@ -199,14 +199,14 @@ class Run:
                 next(self.batches, None)
         self.random.load(after)
 
-    def keep(self, running: Running, *, now: bool = False) -> None:
+    def keep(self, running: RunState, *, now: bool = False) -> None:
         """Write the checkpoint, if there is one and it is time."""
         if self.checkpoint is not None and self.settings:
             shifts = self.buffer.shifts.items()
             memory = {"shifts": {str(number): how for number, how in shifts}}
             self.checkpoint.save(running, self.random, self.settings, memory, now=now)
 
-    def step(self, running: Running) -> bool:
+    def step(self, running: RunState) -> bool:
         """Take one batch through both models; False when the loader has ended.
 
         The run's random streams are in place.
@@ -285,7 +285,7 @@ class Run:
         self.passes[side] = call.examples, time.perf_counter() - started
         return call.examples
 
-    def _estimate(self, running: Running) -> Estimate:
+    def _estimate(self, running: RunState) -> Estimate:
         """What the run will take; the time on CPUs only, where launches take none."""
         on_cpu = all(caller.device.type == "cpu" for caller in self.callers)
         layers = [len(place) for place in self.places[: len(self.captures)]]

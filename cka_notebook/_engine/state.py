@@ -29,7 +29,7 @@ MIN_STABLE = 8
 """Standard errors of fewer batches are too uncertain to end a run by."""
 
 
-class Running:
+class RunState:
     """The state of a run: sums so far, and what was skipped or undefined.
 
     Attributes:

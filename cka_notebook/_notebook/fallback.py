@@ -30,7 +30,7 @@ NO_ANSWER = (
 PAGE = '<div class="cka-still"><p>{reason}</p><pre>{text}</pre>{picture}</div>'
 
 
-class Look(NamedTuple):
+class Preview(NamedTuple):
     """What can be seen of an explorer without its widget."""
 
     text: str
@@ -52,7 +52,7 @@ def renderer() -> str:
     return value
 
 
-def forms(look: Look, kind: str, reason: str = "") -> dict[str, str]:
+def forms(look: Preview, kind: str, reason: str = "") -> dict[str, str]:
     """The look by media type, as outputs of notebooks have it.
 
     Args:
@@ -71,7 +71,7 @@ def forms(look: Look, kind: str, reason: str = "") -> dict[str, str]:
     return made
 
 
-class Still:
+class Fallback:
     """The output beside the widget, in the cell that has last shown it.
 
     It is made when there is first something to show, and replaced from then on.
@@ -83,7 +83,7 @@ class Still:
         ValueError: If the environment asks for a renderer that there is not.
     """
 
-    def __init__(self, look: Callable[[], Look]) -> None:
+    def __init__(self, look: Callable[[], Preview]) -> None:
         self.renderer = renderer()
         self._look = look
         self._lock = threading.Lock()

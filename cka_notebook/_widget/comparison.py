@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from cka_notebook._engine.catch_up import Kept
+from cka_notebook._engine.catch_up import PausedRun
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
 from cka_notebook._engine.estimate import Estimate, size
-from cka_notebook._engine.state import Running
+from cka_notebook._engine.state import RunState
 from cka_notebook._inputs.loaders import length
 from cka_notebook._messages import counted, did_you_mean
 from cka_notebook._results.result import CKAResult
@@ -66,8 +66,8 @@ class Comparison(Protocol):
         """Get hold of what a run needs; RuntimeError if it is gone."""
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: Kept | None = None
-    ) -> Generator[Running, None, None]:
+        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+    ) -> Generator[RunState, None, None]:
         """The engine's running states, in layers that were chosen since, if any."""
 
     def too_large(self, estimate: Estimate) -> str | None:
@@ -171,8 +171,8 @@ class Live:
             self._cka = CKA(model1, model2, **{**self._options, "metric": metric})
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: Kept | None = None
-    ) -> Generator[Running, None, None]:
+        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+    ) -> Generator[RunState, None, None]:
         """The engine's running states, in layers that were chosen since, if any.
 
         Args:
@@ -264,8 +264,8 @@ class Saved:
         raise RuntimeError(msg)
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: Kept | None = None
-    ) -> Generator[Running, None, None]:
+        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+    ) -> Generator[RunState, None, None]:
         """Nothing, likewise."""
         del choices, kept
         yield from ()

@@ -22,7 +22,7 @@ from cka_notebook._engine.cka import check_tolerance
 from cka_notebook._figures.png import png
 from cka_notebook._messages import counted, written
 from cka_notebook._notebook import cell
-from cka_notebook._notebook.fallback import Look, Still, forms
+from cka_notebook._notebook.fallback import Fallback, Preview, forms
 from cka_notebook._notebook.variables import names_of
 from cka_notebook._page import html
 from cka_notebook._page.frames import Progress
@@ -37,11 +37,11 @@ from cka_notebook._page.runtime import (
 from cka_notebook._results.result import CKAResult
 
 from .comparison import NAMES, Comparison, Live, Saved
-from .mailbox import Desk
+from .mailbox import Mailbox
 from .saved_tree import SIDES, side_of, unknown_layer
 from .session import Session, words
 from .source import with_layers
-from .worker import Surroundings
+from .worker import CallerContext
 
 if TYPE_CHECKING:
     from torch import nn
@@ -192,11 +192,11 @@ class CKAExplorer(anywidget.AnyWidget):
         return explorer
 
     def _set_up(self, comparison: Comparison, *, autostart: bool, theme: str) -> None:
-        self._still = Still(self._look)
+        self._still = Fallback(self._look)
         self._autostart = autostart
         self._appeared = False
         self._session = Session(comparison, self._put, self.send)
-        self._desk = Desk(self._handle)
+        self._desk = Mailbox(self._handle)
         super().__init__(**self._first_traits(comparison), theme=theme)
         self._session.chosen.clear()
         self.on_msg(self._receive)
@@ -240,7 +240,7 @@ class CKAExplorer(anywidget.AnyWidget):
         Raises:
             RuntimeError: If the models are gone, or there is nothing to compute.
         """
-        self._session.runs.surroundings = Surroundings.here()
+        self._session.runs.surroundings = CallerContext.here()
         self._session.runs.start(block=block)
 
     def pause(self) -> None:
@@ -353,15 +353,15 @@ class CKAExplorer(anywidget.AnyWidget):
         if self._still.renderer != "widget":
             data = {}
         data |= forms(self._look(), self._still.renderer)
-        self._session.runs.surroundings = Surroundings.here()
+        self._session.runs.surroundings = CallerContext.here()
         self._still.appears()
         self._appear()
         return data, metadata
 
-    def _look(self) -> Look:
+    def _look(self) -> Preview:
         result = self._session.ended_result
         if result is None:
-            return Look(repr(self), None)
+            return Preview(repr(self), None)
         matrix, limits = result.matrix.numpy(), self.color_range
         if limits == "fit":
             limits = _figures.fitted_range(matrix, self.palette)
@@ -370,7 +370,7 @@ class CKAExplorer(anywidget.AnyWidget):
             matrix, result.stderr.numpy(), is_difference=result.is_difference
         )
         picture = png(matrix, colors, limits, greyed=greyed, is_still=True)
-        return Look(repr(self), picture)
+        return Preview(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:
         done = self.progress

@@ -13,7 +13,7 @@ IDLE = 30.0
 """Seconds without a message after which the thread ends."""
 
 
-class Desk:
+class Mailbox:
     """Takes messages in whatever thread they come and handles them in one of its own.
 
     A page's messages may arrive in the main thread, in a subshell, or nested in an

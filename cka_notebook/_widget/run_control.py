@@ -4,10 +4,10 @@ import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Protocol
 
-from .worker import Surroundings, Watcher, Worker
+from .worker import CallerContext, Watcher, Worker
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import Running
+    from cka_notebook._engine.state import RunState
 
 
 class Host(Watcher, Protocol):
@@ -16,14 +16,14 @@ class Host(Watcher, Protocol):
     def prepare(self) -> None:
         """Raise RuntimeError if nothing can be computed."""
 
-    def steps(self) -> Generator["Running", None, None]:
+    def steps(self) -> Generator["RunState", None, None]:
         """The engine's running states, for what is chosen now."""
 
     def starts(self) -> None:
         """A run was ordered; it is about to begin."""
 
 
-class Runs:
+class RunControl:
     """Starts workers, and passes orders to the one that is at work.
 
     Args:
@@ -36,7 +36,7 @@ class Runs:
     """
 
     def __init__(self, host: Host) -> None:
-        self.surroundings = Surroundings.here()
+        self.surroundings = CallerContext.here()
         self.cautious = False
         self.stale: set[str] = set()
         self._host = host

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from cka_notebook._engine.borrowed import lent
-from cka_notebook._engine.catch_up import CatchUp, Kept, OtherBatchesError
+from cka_notebook._engine.catch_up import CatchUp, OtherBatchesError, PausedRun
 from cka_notebook._engine.estimate import about
 from cka_notebook._engine.extension import extended, missing
 from cka_notebook._messages import counted
@@ -17,12 +17,12 @@ from cka_notebook._page.frames import NO_SNAPSHOT, Frames, Progress, axes
 from cka_notebook._page.publisher import Send
 
 from .comparison import Comparison, Saved
-from .run_control import Runs
+from .run_control import RunControl
 from .saved_tree import SIDES, Side
 from .worker import Outcome, Worker
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import Running
+    from cka_notebook._engine.state import RunState
     from cka_notebook._results.result import CKAResult
 
 READ_ONCE = (
@@ -60,7 +60,7 @@ class Session:
 
     def __init__(self, comparison: Comparison, put: Put, send: Send) -> None:
         self.comparison = comparison
-        self.runs = Runs(self)
+        self.runs = RunControl(self)
         self.frames = Frames(send)
         self.metric = comparison.metric
         self.chosen: dict[Side, Any] = {}
@@ -73,7 +73,7 @@ class Session:
         self._callback_failed = False
         self._result: CKAResult | None = None
         self._complete: CKAResult | None = None
-        self._kept: Kept | None = None
+        self._kept: PausedRun | None = None
         self._progress = Progress()
 
     @property
@@ -148,7 +148,7 @@ class Session:
         """Raise RuntimeError if nothing can be computed."""
         self.comparison.prepare(self.metric)
 
-    def steps(self) -> Generator["Running", None, None]:
+    def steps(self) -> Generator["RunState", None, None]:
         """The engine's running states, for what is chosen now."""
         self.comparison.prepare(self.metric)
         self._asked_for = dict(self.chosen)
@@ -169,7 +169,7 @@ class Session:
         steps = self.comparison.steps(dict(zip(SIDES, block, strict=True)))
         return extended(steps, known, *wanted.values())
 
-    def _goes_on_from(self, kept: Kept) -> Generator["Running", None, None]:
+    def _goes_on_from(self, kept: PausedRun) -> Generator["RunState", None, None]:
         """The states of a run that goes on with other layers than before its pause."""
         if self.comparison.one_shot:
             yield from self._anew(READ_ONCE)
@@ -180,7 +180,7 @@ class Session:
         self.frames.begin_anew()
         yield from self._anew(OTHER_BATCHES)
 
-    def _anew(self, why: str) -> Generator["Running", None, None]:
+    def _anew(self, why: str) -> Generator["RunState", None, None]:
         """The states of a run from zero, and words that say why."""
         self._kept = None
         with closing(self.comparison.steps(self.chosen)) as steps:
@@ -202,7 +202,7 @@ class Session:
         self._put({"status": "running"})
         self.frames.publisher.start()
 
-    def begins(self, worker: Worker, state: "Running") -> None:
+    def begins(self, worker: Worker, state: "RunState") -> None:
         """A probe is done: shapes, order and layers are known."""
         self._callback_failed = False
         self.frames.begin(worker.epoch, state)
@@ -218,7 +218,7 @@ class Session:
             self._put({"status": "running"})
         self._hold_if_large(worker, state)
 
-    def batch(self, worker: Worker, state: "Running") -> bool:
+    def batch(self, worker: Worker, state: "RunState") -> bool:
         """A batch has been added."""
         if self._catches_up and not state.catching_up:
             self._say_what_is_done(state)
@@ -226,10 +226,10 @@ class Session:
         self._hold_if_long(worker, state)
         return self._call_back(state) and not self._is_stable(state)
 
-    def pauses(self, worker: Worker, state: "Running") -> None:
+    def pauses(self, worker: Worker, state: "RunState") -> None:
         """The run holds; the page gets all that it needs to draw by itself."""
         if worker.result is not None:
-            self._kept = Kept.of(state, worker.result) or self._kept
+            self._kept = PausedRun.of(state, worker.result) or self._kept
             self._show(worker, state, worker.result, final=False)
         self._put({"status": "paused"})
 
@@ -257,7 +257,7 @@ class Session:
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _call_back(self, state: "Running") -> bool:
+    def _call_back(self, state: "RunState") -> bool:
         """Whether the user's own callback lets the run go on; it may not break it."""
         callback = self.comparison.callback
         if callback is None or state.catching_up:
@@ -283,7 +283,7 @@ class Session:
                 f"The callback failed at batch {batch} ({what}). The run goes on.",
             )
 
-    def _say_what_is_done(self, state: "Running") -> None:
+    def _say_what_is_done(self, state: "RunState") -> None:
         """Words while new layers catch up with the others, and none afterwards."""
         self._catches_up = isinstance(state, CatchUp)
         if isinstance(state, CatchUp):
@@ -307,7 +307,7 @@ class Session:
             self.computing[side] = list(names)
 
     def _show(
-        self, worker: Worker, state: "Running", result: "CKAResult", *, final: bool
+        self, worker: Worker, state: "RunState", result: "CKAResult", *, final: bool
     ) -> None:
         """Send a frame that must arrive, and keep all of it in traits."""
         self._put({"_axes": axes(worker.epoch, result)})
@@ -315,7 +315,7 @@ class Session:
         behind = state.catching_up
         self._put(self.frames.hold(progress, result, final=final, catching_up=behind))
 
-    def _hold_if_long(self, worker: Worker, state: "Running") -> None:
+    def _hold_if_long(self, worker: Worker, state: "RunState") -> None:
         """Pause a run that nobody asked for and that would take long.
 
         The first batch warms up; the second tells what one costs.
@@ -330,7 +330,7 @@ class Session:
                 text = f"The other {left} batches would take {about(seconds)}."
                 self.say("note", f"{text} Resume computes them.")
 
-    def _hold_if_large(self, worker: Worker, state: "Running") -> None:
+    def _hold_if_large(self, worker: Worker, state: "RunState") -> None:
         """Hold a run that nobody asked for and that may not fit into memory."""
         if not self.runs.cautious or state.estimate is None:
             return
@@ -339,7 +339,7 @@ class Session:
             worker.pause()
             self.say("note", text)
 
-    def _is_stable(self, state: "Running") -> bool:
+    def _is_stable(self, state: "RunState") -> bool:
         """Whether no standard error is above what was asked for."""
         if self.tolerance is None or not state.is_stable(self.tolerance):
             return False
@@ -350,7 +350,7 @@ class Session:
         return True
 
 
-def estimated(state: "Running") -> str:
+def estimated(state: "RunState") -> str:
     """What the run will take, in words; empty if that is not known."""
     return "" if state.estimate is None else str(state.estimate)
 
