@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--no-tf32", action="store_true", help="CUDA: forward passes without TF32")
     add("--runs", type=int, default=200, help="runs of the coverage simulation")
     add("--install", action="store_true", help="install the peers that are missing")
-    add("--readme", action="store_true", help="put the table into README.md")
+    add("--readme", action="store_true", help="write the tables to both READMEs")
     add("--results", type=Path, default=RESULTS, help="folder of the JSON and the plot")
     return p
 
@@ -66,7 +66,7 @@ def list_cases(options: argparse.Namespace) -> None:
 
 
 def compare_contenders(options: argparse.Namespace) -> None:
-    """All contenders on all cases: the table of the README."""
+    """Measure all contenders on all cases: the tables of the READMEs."""
     report = compare.measure(_settings(options), _say)
     name = "quick" if options.quick else f"{options.device}-{options.dtype}"
     before = options.results / f"{name}.json"
@@ -77,7 +77,8 @@ def compare_contenders(options: argparse.Namespace) -> None:
     text = f"{tables.markdown(report)}\n\n{tables.legend(report)}"
     _write(options, name, report, text, "comparison")
     if options.readme:
-        tables.place(text, "benchmark", "Benchmark")
+        tables.place(text, "benchmark", tables.PAGE)
+        tables.place(tables.headline(report), "benchmark", tables.README)
 
 
 def grow(options: argparse.Namespace) -> None:
