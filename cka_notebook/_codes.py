@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Header = dict[str, Any]
+"""What is sent with some arrays, as JSON."""
+
 Floats = NDArray[np.float32]
 Codes = NDArray[np.unsignedinteger[Any]]
 

@@ -22,6 +22,7 @@ from . import _cell, _figures, _report, metrics
 from ._comparison import NAMES, Comparison, Live, Saved
 from ._desk import Desk
 from ._engine import check_tolerance
+from ._figures.png import png
 from ._frames import Progress
 from ._result import CKAResult
 from ._rows import SIDES, side_of, unknown_layer
@@ -359,7 +360,7 @@ class CKAExplorer(anywidget.AnyWidget):
         greyed = _figures.exact_cells(
             matrix, result.stderr.numpy(), is_difference=result.is_difference
         )
-        picture = _report.png(matrix, colors, limits, greyed=greyed, is_still=True)
+        picture = png(matrix, colors, limits, greyed=greyed, is_still=True)
         return Look(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:

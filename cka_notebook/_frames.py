@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from ._codes import Floats, error_codes, value_codes
-from ._publisher import Header, History, Moment, Publisher, Send, Sent
+from ._codes import Floats, Header, error_codes, value_codes
+from ._history import History, Moment
+from ._publisher import Publisher, Send, Sent
 from ._readback import Readback, floats
 from ._result import shared
 

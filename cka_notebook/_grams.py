@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import hsic
-from ._guard import exact
 from ._packing import WHOLE, PackedGrams, packing
-from ._products import ONEDNN_WIDTH, lower_product
+from ._precision import exact
+from ._products import (
+    ONEDNN_WIDTH,
+    Shift,
+    lower_gram,
+    lower_product,
+    working_dtype,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +91,7 @@ class GramBuffer:
     def __init__(self, capacity: int) -> None:
         self.examples = 0
         self._capacity = capacity
-        self.shifts: dict[int, hsic.Shift] = {}
+        self.shifts: dict[int, Shift] = {}
         self._groups: dict[tuple[torch.device, torch.dtype], Group] = {}
         self.count = 0
 
@@ -133,7 +138,7 @@ class GramBuffer:
 
     def group(self, rows: Tensor) -> "Group":
         """Where the Gram matrix of these activations goes."""
-        key = rows.device, hsic.working_dtype(rows.dtype)
+        key = rows.device, working_dtype(rows.dtype)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(self.examples, *key, self._capacity)
@@ -243,21 +248,19 @@ class Group:
         self._summed = 0
         self._done: list[PackedGrams] = []
 
-    def add(
-        self, rows: Tensor, index: int, layer: int, shift: hsic.Shift | None
-    ) -> None:
+    def add(self, rows: Tensor, index: int, layer: int, shift: Shift | None) -> None:
         """Take the Gram matrix of these activations; None has not been decided yet."""
         if shift == "none" and rows.dtype is self._dtype:
             self.multiply(rows, index, layer)
             return
         slot, blocks = len(self.waiting), self._place()
         if self.on_cpu and shift is not None:
-            hsic.lower_gram(rows, blocks, self._room(rows), shift)
+            lower_gram(rows, blocks, self._room(rows), shift)
         else:
             self._has_moments = True
             if self.on_cpu:
                 self._of_trace[slot] = _second_moment(rows)
-            moment = hsic.lower_gram(rows, blocks, self._room(rows), "mean")
+            moment = lower_gram(rows, blocks, self._room(rows), "mean")
             self._of_mean[slot] = 0 if moment is None else moment
         self.indices.append(index)
         self.waiting.append(layer)
@@ -353,6 +356,6 @@ def _group_size(nbytes: int, capacity: int, *, on_cpu: bool) -> int:
 
 def _second_moment(rows: Tensor) -> Tensor:
     """Trace of the Gram matrix of features as they are."""
-    dtype = hsic.working_dtype(rows.dtype)
+    dtype = working_dtype(rows.dtype)
     norm: Tensor = torch.linalg.vector_norm(rows, dtype=dtype)
     return norm.square()

@@ -7,7 +7,7 @@ before they are used, and public float32 products are there where they fail.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -183,3 +183,56 @@ def _gpu_seconds(product: Product, x: Tensor) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 5e3
+
+
+Shift = Literal["mean", "row", "none"]
+
+
+def lower_gram(
+    rows: Tensor, blocks: Sequence[Tensor], scratch: Tensor, shift: Shift
+) -> Tensor | None:
+    """Linear Gram matrix of shifted features, its lower triangle only.
+
+    Any shift of the features gives the same U-centered matrix; one near their mean
+    keeps float32 from cancelling. Shifted features pass through one small buffer, so no
+    centered or up-cast copy of a large feature map ever exists.
+
+    Args:
+        rows: Shape ``(n, p)``, any real dtype. Not modified.
+        blocks: What is overwritten: neighboring columns of the matrix, one block after
+            the other, each from its diagonal down. One block is the whole matrix.
+        scratch: Shape ``(n, c)``, of the dtype of the blocks.
+        shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
+            good unless that one is far from all others; or ``"none"``.
+
+    Returns:
+        Scalar, ``sum(mean ** 2)`` if that was the shift, else None: examples that are
+        all the same then give exact zeros.
+    """
+    if shift == "none" and rows.dtype == scratch.dtype:
+        lower_product(rows, blocks, first=True)
+        return None
+    if shift != "mean" and rows.shape[1] == scratch.shape[1]:
+        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
+        return None
+    moment = scratch.new_zeros(()) if shift == "mean" else None
+    step = scratch.shape[1]
+    for start in range(0, rows.shape[1], step):
+        part = rows[:, start : start + step]
+        point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
+        if moment is not None:
+            moment += torch.dot(point, point)
+        part = _shifted(part, point, scratch[:, : part.shape[1]])
+        lower_product(part, blocks, first=start == 0)
+    return moment
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which activations of ``dtype`` are centered and multiplied."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
+    if part.dtype == out.dtype:
+        return torch.sub(part, point, out=out)
+    return out.copy_(part).sub_(point)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from . import hsic
-from ._capture import Capture, probe
+from ._capture import Capture
 from ._checkpoint import Checkpoint, digest, digest_tensors
 from ._dispatch import is_dispatched
 from ._estimate import Estimate, Timing
@@ -26,6 +26,7 @@ from ._loaders import batches, empty_loader, length, loader_facts
 from ._nested import describe, tensors
 from ._nodes import Layer
 from ._pool import Pooling, Pools
+from ._probe import probe
 from ._running import Running
 from ._words import some
 

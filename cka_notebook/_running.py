@@ -1,7 +1,6 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
 import time
-from functools import lru_cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from . import hsic, metrics
 from ._grams import Grams
-from ._guard import exact
+from ._pairs import batch_products, spread, sums_device
+from ._precision import exact
 from ._randomness import Scatter, note_on
 from ._result import CKAResult
 from ._words import counted, some
@@ -187,7 +187,7 @@ class Running:
         """Add one batch."""
         self.batches += 1
         self.examples += examples
-        home = _sums_device(grams1.z.device)
+        home = sums_device(grams1.z.device)
         if self._sums is None:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
@@ -195,7 +195,7 @@ class Running:
             self._sums = self._sums.to(home)
         self._note_problems(grams1, grams2)
         with exact(home):
-            xy, xx, yy = _products(grams1, grams2, home)
+            xy, xx, yy = batch_products(grams1, grams2, home)
             self._sums.update(xy, xx, yy)
         if self.batches == 1:
             self.first = xx, yy
@@ -237,7 +237,7 @@ class Running:
             traces, bad = given.traces, self._bad[side]
             if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
                 continue  # as nearly always; on a GPU a look would wait
-            wrong = _spread(~torch.isfinite(traces), given.index)
+            wrong = spread(~torch.isfinite(traces), given.index)
             if bad is None:
                 bad = torch.full(wrong.shape, -1.0)
             bad = bad.to(wrong.device)
@@ -278,69 +278,3 @@ def _many(layers: list[str]) -> str:
     if len(layers) == 1:
         return f"{layers[0]!r} is"
     return f"{len(layers)} layers ({some(layers)}) are"
-
-
-def _products(
-    grams1: Grams, grams2: Grams, home: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The h of one batch for all pairs: ``(L1, L2)``, ``(L1,)``, ``(L2,)``."""
-    z1, z2 = grams1.z.to(home), grams2.z.to(home)
-    s1, s2 = grams1.scales.to(home).double(), grams2.scales.to(home).double()
-    xx, yy = grams1.norms.to(home), grams2.norms.to(home)
-    if not len(z1) or not len(z2):
-        xy = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=home)
-    else:
-        xy = hsic.pair_products(z1, z2)
-        _settle_equals(xy, xx, grams1, grams2)
-    xy, xx, yy = xy * (s1[:, None] * s2), xx * s1.square(), yy * s2.square()
-    rows, columns = grams1.index, grams2.index
-    return _taken(_taken(xy, rows).T, columns).T, _taken(xx, rows), _taken(yy, columns)
-
-
-def _settle_equals(xy: Tensor, xx: Tensor, grams1: Grams, grams2: Grams) -> None:
-    """Give equal Gram matrices the very product that each has with itself.
-
-    A float32 product of all pairs and a sum of squares differ in the seventh digit;
-    identical layers shall have a CKA of exactly 1.
-    """
-    if grams1.z is grams2.z:
-        xy.diagonal().copy_(xx)
-        return
-    if xy.is_cuda:  # where all products are float64, and a look would wait
-        return
-    if not {*grams1.traces.tolist()} & {*grams2.traces.tolist()}:
-        return
-    alike = (grams1.traces[:, None] == grams2.traces) & (
-        grams1.scales[:, None] == grams2.scales
-    )
-    alike &= grams2.traces > 0
-    for i, j in alike.nonzero().tolist():
-        if torch.equal(grams1.z[i], grams2.z[j]):
-            xy[i, j] = xx[i]
-
-
-def _taken(values: Tensor, index: list[int]) -> Tensor:
-    """Rows of each layer; NaN, for good, for a layer without a Gram matrix."""
-    if -1 in index:
-        nothing = values.new_full((1, *values.shape[1:]), torch.nan)
-        values = torch.cat([values, nothing])
-    if index == list(range(len(values))):
-        return values
-    return values[_index(tuple(index), values.device)]
-
-
-def _spread(values: Tensor, index: list[int]) -> Tensor:
-    if not len(values):
-        return values.new_zeros(len(index))
-    return values[_index(tuple(max(0, i) for i in index), values.device)]
-
-
-@lru_cache(maxsize=8)
-def _index(rows: tuple[int, ...], device: torch.device) -> Tensor:
-    """Rows as a tensor; kept, for a copy to a GPU in each batch would wait for it."""
-    return torch.tensor(rows, device=device)
-
-
-def _sums_device(device: torch.device) -> torch.device:
-    """Where float64 exists."""
-    return torch.device("cpu") if device.type == "mps" else device

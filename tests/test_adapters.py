@@ -6,9 +6,9 @@ import peft
 import pytest
 import torch
 import transformers as hf
-import zoo
-from configs import SMALL, gpt2_config, t5_config
-from reference import (
+from support import zoo
+from support.configs import SMALL, gpt2_config, t5_config
+from support.reference import (
     FLOAT32,
     compare,
     differences,
@@ -17,7 +17,7 @@ from reference import (
     minibatch_matrix,
     snapshot,
 )
-from test_texts import LENGTHS, padded, words
+from support.texts import LENGTHS, padded, words
 from torch import nn
 
 from cka_notebook._layers import LayerTree

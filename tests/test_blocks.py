@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 import pytest
-import zoo
-from reference import compare
+from support import zoo
+from support.reference import compare
 from torch import nn
 
 from cka_notebook._blocks import thinned

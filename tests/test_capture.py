@@ -9,11 +9,11 @@ from functools import partial
 
 import pytest
 import torch
-import zoo
-from reference import EXACT, FLOAT32, assert_right, compare, hooks_on
+from support import zoo
+from support.reference import EXACT, FLOAT32, assert_right, compare, hooks_on
 from torch import nn
 
-from cka_notebook import CKA, _grams
+from cka_notebook import CKA, _grams, _products
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -572,7 +572,7 @@ def test_identical_outputs_share_one_gram_in_every_batch(monkeypatch):
         lower(part, blocks, first=first)
 
     monkeypatch.setattr(_grams, "lower_product", counted)
-    monkeypatch.setattr(_grams.hsic, "lower_product", counted)
+    monkeypatch.setattr(_products, "lower_product", counted)
     layers = [nn.Linear(10, 10), nn.Dropout(), nn.Tanh(), nn.Identity()] * 3
     counts = []
     compare(

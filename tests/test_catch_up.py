@@ -4,11 +4,11 @@ import comm
 import numpy as np
 import pytest
 import torch
-from comm_double import Gate, RecordingComm, until
+from support.doubles import Gate, RecordingComm, until
+from support.zoo import ThreeLinear
 from torch.utils.data import DataLoader, TensorDataset
-from zoo import ThreeLinear
 
-from cka_notebook import CKA, CKAExplorer, _publisher, _running, _session
+from cka_notebook import CKA, CKAExplorer, _history, _running, _session
 from cka_notebook._run import Run
 
 ALL = ["first", "second", "third"]
@@ -351,7 +351,7 @@ def history(explorer):
 @pytest.fixture
 def dense(monkeypatch):
     """Every map is kept, whatever it costs."""
-    monkeypatch.setattr(_publisher, "HISTORY_SHARE", float("inf"))
+    monkeypatch.setattr(_history, "HISTORY_SHARE", float("inf"))
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-import zoo
-from reference import EXACT, FLOAT32, assert_right, compare, hooks_on
+from support import zoo
+from support.reference import EXACT, FLOAT32, assert_right, compare, hooks_on
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 

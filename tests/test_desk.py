@@ -2,7 +2,7 @@
 
 import threading
 
-from comm_double import until
+from support.doubles import until
 
 from cka_notebook._desk import Desk
 

@@ -6,8 +6,8 @@ from itertools import islice
 
 import pytest
 import torch
-import zoo
-from reference import EXACT, FLOAT32, assert_right, compare
+from support import zoo
+from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

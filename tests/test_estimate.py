@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-import zoo
+from support import zoo
 from torch import nn
 from torch.utils.data import DataLoader
 

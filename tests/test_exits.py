@@ -8,8 +8,8 @@ import threading
 
 import pytest
 import torch
-import zoo
-from reference import compare, differences, hooks_on, snapshot
+from support import zoo
+from support.reference import compare, differences, hooks_on, snapshot
 from torch.utils.data import DataLoader, TensorDataset
 
 from cka_notebook import CKA

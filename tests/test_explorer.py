@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-import wire_examples
-from comm_double import Gate, RecordingComm, until
+from support import wire_examples
+from support.doubles import Gate, RecordingComm, until
 from torch import nn
 
 from cka_notebook import (
@@ -36,7 +36,7 @@ from cka_notebook import (
     _session,
 )
 from cka_notebook._explorer import PROTOCOL
-from cka_notebook._report import png
+from cka_notebook._figures.png import png
 from cka_notebook._runtime import Runtime, page_code
 from cka_notebook._source import with_layers
 

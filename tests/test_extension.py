@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import ThreeLinear
+from support.zoo import ThreeLinear
 
 from cka_notebook import CKA, CKAExplorer
 

@@ -8,8 +8,8 @@ import nbformat
 import numpy as np
 import pytest
 from bokeh.palettes import Magma256
-from lab import CHARTS, Notebook, Page
 from PIL import Image
+from support.lab import CHARTS, Notebook, Page
 
 pytestmark = pytest.mark.browser
 
@@ -43,9 +43,9 @@ loader = DataLoader(images, 16, shuffle=True, collate_fn=slowly)
 
 EXPLORER = """
 from cka_notebook import CKA, CKAExplorer, CKAResult
-from cka_notebook import _frames, _publisher, _session
+from cka_notebook import _frames, _history, _session
 _session.LONG_RUN = float("inf")  # it does not hold by itself, on a slow machine, too
-_publisher.HISTORY_SHARE = 1e9  # the map after each batch, on a slow machine, too
+_history.HISTORY_SHARE = 1e9  # the map after each batch, on a slow machine, too
 _frames.gpu_memory = lambda device: [int(3.1 * 2**30), 80 * 2**30]  # as on a GPU
 ex = CKAExplorer(base, tuned, loader)
 ex

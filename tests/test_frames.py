@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from wire_examples import running
+from support.wire_examples import running
 
 from cka_notebook import CKAResult, _frames
 from cka_notebook._frames import Frames, Progress

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab import HURRY, SECONDS, SETUP, SHOW, Notebook, Page, Server, notebook_of
+from support.lab import HURRY, SECONDS, SETUP, SHOW, Notebook, Page, Server, notebook_of
 
 pytestmark = pytest.mark.browser
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from zoo import ResNet, mlp
+from support.zoo import ResNet, mlp
 
 from cka_notebook import CKA, _products
 from cka_notebook._readback import Readback

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from reference import hsic1
+from support.reference import hsic1
 
-from cka_notebook import _grams, hsic
+from cka_notebook import _grams, _pairs, _products, hsic
 
 
 def reduced(layers, capacity=None, batches=1):
@@ -17,7 +17,9 @@ def reduced(layers, capacity=None, batches=1):
 
 
 def products(grams):
-    return hsic.pair_products(grams.z, grams.z) * (grams.scales[:, None] * grams.scales)
+    return _pairs.pair_products(grams.z, grams.z) * (
+        grams.scales[:, None] * grams.scales
+    )
 
 
 def by_definition(layers):
@@ -89,7 +91,7 @@ def test_features_that_drift_away_are_shifted_again():
 def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
     x = torch.randn(8, 3000)
     expected = products(reduced([x])[1])
-    lower, calls = hsic.lower_gram, []
+    lower, calls = _products.lower_gram, []
 
     def fails_once(rows, out, scratch, shift):
         calls.append(scratch.shape[1])
@@ -97,7 +99,7 @@ def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
             raise torch.OutOfMemoryError
         return lower(rows, out, scratch, shift)
 
-    monkeypatch.setattr(hsic, "lower_gram", fails_once)
+    monkeypatch.setattr(_grams, "lower_gram", fails_once)
     monkeypatch.setattr(_grams, "SCRATCH_BYTES", 8 * 4 * 2000)
     made = products(reduced([x])[1])
     assert calls == [2000, 1000]

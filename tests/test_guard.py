@@ -7,20 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-import zoo
-from reference import differences, snapshot
+from support import zoo
+from support.reference import differences, snapshot
 from torch import nn
 
-from cka_notebook import CKA, CKAExplorer, _guard
-from cka_notebook._guard import (
-    OwnRandom,
-    eager,
-    evaluating,
-    exact,
-    lent,
-    placed,
-    reduces_float32,
-)
+from cka_notebook import CKA, CKAExplorer, _precision
+from cka_notebook._guard import OwnRandom, eager, evaluating, lent, placed
+from cka_notebook._precision import exact, reduces_float32
 
 CPU = torch.device("cpu")
 
@@ -239,7 +232,7 @@ def test_what_one_kind_of_device_may_reduce_does_not_slow_down_another():
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_older_torch_has_one_setting_for_all(monkeypatch, kind):
-    monkeypatch.setattr(_guard, "_matmul_backend", lambda _: None)
+    monkeypatch.setattr(_precision, "_matmul_backend", lambda _: None)
     torch.set_float32_matmul_precision("medium")
     try:
         assert reduces_float32(kind)

@@ -4,7 +4,7 @@ from collections import UserDict, namedtuple
 
 import pytest
 import torch
-import zoo
+from support import zoo
 from torch import nn
 
 from cka_notebook._inputs import Caller, model_device

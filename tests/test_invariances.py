@@ -4,10 +4,17 @@ import random
 
 import pytest
 import torch
-import zoo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from reference import EXACT, FLOAT32, assert_right, compare, differences, snapshot
+from support import zoo
+from support.reference import (
+    EXACT,
+    FLOAT32,
+    assert_right,
+    compare,
+    differences,
+    snapshot,
+)
 from torch import nn
 
 from cka_notebook import CKA, hsic

@@ -11,12 +11,21 @@ import ipykernel
 import numpy as np
 import pytest
 import torch
-import wire_examples
-from lab import HURRY, LONG, SETUP, SHOW, SHOW_TO_THE_END, Notebook, Page, execute
 from PIL import Image
+from support import wire_examples
+from support.lab import (
+    HURRY,
+    LONG,
+    SETUP,
+    SHOW,
+    SHOW_TO_THE_END,
+    Notebook,
+    Page,
+    execute,
+)
 from torch import nn
 
-from cka_notebook import CKAExplorer, _figures, _publisher
+from cka_notebook import CKAExplorer, _figures, _history
 
 pytestmark = pytest.mark.browser
 
@@ -321,7 +330,7 @@ def test_a_saved_page_shows_how_the_error_of_a_cell_has_narrowed(
     page, tmp_path, monkeypatch
 ):
     # How many maps are kept is else a matter of how fast this machine is just now.
-    monkeypatch.setattr(_publisher, "HISTORY_SHARE", 1e9)
+    monkeypatch.setattr(_history, "HISTORY_SHARE", 1e9)
     model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(3)))
     loader = [torch.randn(32, 8) for _ in range(40)]
     known = {}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import zoo
+from support import zoo
 from torch import nn
 
-from cka_notebook._capture import probe
 from cka_notebook._layers import LayerTree
+from cka_notebook._probe import probe
 from cka_notebook._rows import choose_rows, columns_of
 
 GLOBS = json.loads(Path(__file__).with_name("globs.json").read_text("utf-8"))

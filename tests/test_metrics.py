@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from reference import minibatch_cka, terms
+from support.reference import minibatch_cka, terms
 
 from cka_notebook import hsic, metrics
 

@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 import transformers as hf
-import zoo
-from configs import SMALL, gpt2_config, llama_config, t5_config
-from reference import FLOAT32, assert_right, compare
+from support import zoo
+from support.configs import SMALL, gpt2_config, llama_config, t5_config
+from support.reference import FLOAT32, assert_right, compare
 from torch import nn
 
 TEXT = SMALL | {"num_hidden_layers": 12}

@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-import zoo
+from support import zoo
 from torch import nn
 
 from cka_notebook._nested import (

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import zoo
+from support import zoo
 from torch import nn
 
 from cka_notebook._layers import LayerTree

@@ -6,11 +6,11 @@ import accelerate
 import pytest
 import torch
 import transformers as hf
-import zoo
 from accelerate.hooks import ModelHook, add_hook_to_module
-from configs import SMALL
-from reference import assert_right, compare, hooks_on
-from test_texts import words
+from support import zoo
+from support.configs import SMALL
+from support.reference import assert_right, compare, hooks_on
+from support.texts import words
 from torch import nn
 
 from cka_notebook._dispatch import is_dispatched

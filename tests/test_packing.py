@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from reference import hsic1, minibatch_cka
+from support.reference import hsic1, minibatch_cka
 
-from cka_notebook import hsic
+from cka_notebook import _pairs, _products
 from cka_notebook._packing import PackedGrams, packing
 
 FLOAT32 = 3e-6
@@ -17,18 +17,18 @@ def pair(n=20, p=7, q=5):
 
 
 def packed(x):
-    n, dtype = len(x), hsic.working_dtype(x.dtype)
+    n, dtype = len(x), _products.working_dtype(x.dtype)
     places = packing(n, x.device, dtype)
     z, scratch = torch.zeros(1, places.length, dtype=dtype), x.new_empty(n, 16)
     blocks = places.blocks(z[0])
-    moment = hsic.lower_gram(x.flatten(1), blocks, scratch.to(dtype), "mean")
+    moment = _products.lower_gram(x.flatten(1), blocks, scratch.to(dtype), "mean")
     grams = places.center(z, moment[None])
     return PackedGrams(*(value[0] for value in grams))
 
 
 def product(a, b):
     """<U(K), U(L)> from two packed Gram matrices."""
-    return hsic.pair_products(a.z[None], b.z[None])[0, 0] * a.scale * b.scale
+    return _pairs.pair_products(a.z[None], b.z[None])[0, 0] * a.scale * b.scale
 
 
 @pytest.mark.parametrize("n", [4, 5, 6, 9, 32, 33, 70, 95, 128, 130, 257])
@@ -44,10 +44,10 @@ def test_packed_grams_multiply_like_u_centered_ones(n):
 def test_all_pair_products_at_once_are_those_one_by_one():
     layers = [packed(torch.randn(12, p)) for p in (1, 3, 30)]
     z = torch.stack([layer.z for layer in layers])
-    grid = hsic.pair_products(z, z)
+    grid = _pairs.pair_products(z, z)
     for i, a in enumerate(layers):
         for j, b in enumerate(layers):
-            single = hsic.pair_products(a.z[None], b.z[None])[0, 0]
+            single = _pairs.pair_products(a.z[None], b.z[None])[0, 0]
             assert grid[i, j].item() == pytest.approx(single.item(), rel=FLOAT32)
     norms = torch.stack([layer.norm for layer in layers])
     torch.testing.assert_close(norms, grid.diagonal(), rtol=FLOAT32, atol=0)
@@ -74,7 +74,7 @@ def test_packed_grams_neither_overflow_nor_vanish(exponent):
     assert big.z.isfinite().all()
     own, norm = packed(x), (big.norm.sqrt() * big.scale).item()
     assert norm == pytest.approx(own.norm.sqrt().item() * 100.0**exponent, rel=1e-4)
-    aligned = hsic.pair_products(big.z[None], own.z[None])[0, 0]
+    aligned = _pairs.pair_products(big.z[None], own.z[None])[0, 0]
     assert (aligned / (big.norm * own.norm).sqrt()).item() == pytest.approx(1, abs=1e-4)
 
 
@@ -116,7 +116,7 @@ def test_a_bad_batch_leaves_nothing_behind_in_what_lies_outside_of_the_matrix(n)
     z, scratch = torch.zeros(1, places.length), torch.empty(n, 30)
 
     def norm(x):
-        hsic.lower_gram(x, places.blocks(z[0]), scratch, "none")
+        _products.lower_gram(x, places.blocks(z[0]), scratch, "none")
         return places.center(z, torch.zeros(1)).norm[0]
 
     first = norm(x)

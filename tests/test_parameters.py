@@ -4,14 +4,14 @@ import pytest
 import torch
 import torchinfo
 import transformers as hf
-import zoo
-from configs import SMALL, gpt2_config
+from support import zoo
+from support.configs import SMALL, gpt2_config
 from torch import nn
 
-from cka_notebook._capture import probe
 from cka_notebook._layers import LayerTree
 from cka_notebook._nodes import walk
 from cka_notebook._parameters import parameters_of
+from cka_notebook._probe import probe
 
 EXAMPLES = 4
 

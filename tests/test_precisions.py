@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import zoo
-from reference import (
+from support import zoo
+from support.reference import (
     EXACT,
     FLOAT32,
     activations,

@@ -6,16 +6,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from comm_double import until
+from support.doubles import until
 
+from cka_notebook._history import HISTORY_SHARE, History, Moment
 from cka_notebook._publisher import (
     ACK_TIMEOUT,
     BLIND_INTERVAL,
-    HISTORY_SHARE,
     INTERVAL,
     UNSEEN_INTERVAL,
-    History,
-    Moment,
     Publisher,
 )
 

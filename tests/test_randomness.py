@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-import zoo
-from reference import compare
 from sklearn.datasets import load_digits
+from support import zoo
+from support.reference import compare
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

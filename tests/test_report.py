@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 import pytest
 
-from cka_notebook._report import UNDEFINED_COLOR, page, png
+from cka_notebook._figures.png import UNDEFINED_COLOR, png
+from cka_notebook._report import page
 
 GRAYS = [f"#{value:02x}{value:02x}{value:02x}" for value in range(256)]
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 import torch
-import zoo
-from reference import FLOAT32, compare
 from safetensors.torch import save_file
+from support import zoo
+from support.reference import FLOAT32, compare
 
 from cka_notebook import CKAResult
 

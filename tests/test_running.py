@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import zoo
-from reference import EXACT, FLOAT32, assert_right, compare
+from support import zoo
+from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA

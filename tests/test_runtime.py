@@ -6,7 +6,7 @@ from pathlib import Path
 import bokeh
 import comm
 import pytest
-from comm_double import RecordingComm
+from support.doubles import RecordingComm
 
 from cka_notebook import _runtime
 

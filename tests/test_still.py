@@ -12,12 +12,12 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from comm_double import RecordingComm, until
-from lab import HURRY, MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
+from support.doubles import RecordingComm, until
+from support.lab import HURRY, MAKE, SETUP, SHOW, SHOW_TO_THE_END, Notebook, execute
 from torch import nn
 
 from cka_notebook import CKAExplorer, _still
-from cka_notebook._report import png
+from cka_notebook._figures.png import png
 from cka_notebook._runtime import STATIC
 from cka_notebook._still import NO_ANSWER, Look, Still, forms, renderer
 

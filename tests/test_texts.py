@@ -3,15 +3,15 @@
 import pytest
 import torch
 import transformers as hf
-from configs import SMALL, gpt2_config, llama_config, t5_config
-from reference import FLOAT32, activations, compare, masked_means, minibatch_matrix
-
-
-def words(n=8, length=9, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, 100, (n, length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
+from support.configs import SMALL, gpt2_config, llama_config, t5_config
+from support.reference import (
+    FLOAT32,
+    activations,
+    compare,
+    masked_means,
+    minibatch_matrix,
+)
+from support.texts import LENGTHS, padded, words
 
 TEXT_MODELS = {
     "BERT": lambda: hf.BertModel(hf.BertConfig(**SMALL)),
@@ -22,24 +22,6 @@ TEXT_MODELS = {
         hf.DistilBertConfig(vocab_size=100, dim=16, n_layers=3, n_heads=2)
     ),
 }
-
-
-def padded(batch, lengths, extra=0, seed=1):
-    """The same words, with garbage behind each text's length."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = batch["input_ids"]
-    n, length = len(ids), ids.shape[1] + extra
-    garbage = torch.randint(5, 100, (n, length), generator=generator)
-    garbage[:, : ids.shape[1]] = ids
-    mask = (torch.arange(length) < lengths[:, None]).long()
-    noise = torch.randint(5, 100, (n, length), generator=generator)
-    return {
-        "input_ids": torch.where(mask > 0, garbage, noise),
-        "attention_mask": mask,
-    }
-
-
-LENGTHS = torch.tensor([9, 3, 5, 9, 4, 6, 7, 8])
 
 
 @pytest.mark.parametrize("name", TEXT_MODELS)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import weakref
 
-import zoo
+from support import zoo
 from torch import nn
 
 from cka_notebook import CKAExplorer

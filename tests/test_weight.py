@@ -4,7 +4,7 @@ import base64
 import json
 
 import pytest
-from lab import Notebook, execute
+from support.lab import Notebook, execute
 
 from cka_notebook._runtime import STATIC, bokehjs_gz
 

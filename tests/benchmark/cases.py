@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from support.zoo import BasicBlock
 from torch import Tensor, nn
-from zoo import BasicBlock
 
 from .models import (
     Bert,

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import torch
-import zoo
+from support import zoo
 from torch import Tensor, nn
 from torch.nn import functional
 

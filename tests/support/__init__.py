@@ -1,0 +1,1 @@
+"""What tests share: models, references, doubles, and a browser in a JupyterLab."""
