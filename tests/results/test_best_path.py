@@ -3,15 +3,15 @@
 import itertools
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from support import TESTS
 
 from cka_notebook import CKAResult
 from cka_notebook._results.best_path import best_path
 
-EXAMPLES = json.loads(Path(__file__).with_name("paths.json").read_text())
+EXAMPLES = json.loads((TESTS / "paths.json").read_text())
 
 
 def all_ways(rows, columns, here=(0, 0)):

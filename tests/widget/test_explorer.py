@@ -13,14 +13,13 @@ import sys
 import threading
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import comm
 import numpy as np
 import pytest
 import torch
 import traitlets
-from support import wire_examples
+from support import ROOT, TESTS, wire_examples
 from support.doubles import Gate, RecordingComm, until
 from torch import nn
 
@@ -34,7 +33,7 @@ from cka_notebook._widget import comparison, session
 from cka_notebook._widget.explorer import PROTOCOL
 from cka_notebook._widget.source import with_layers
 
-WIRE = Path(__file__).parent / "wire"
+WIRE = TESTS / "wire"
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +98,7 @@ def test_the_golden_wire_files_are_what_the_kernel_sends(name):
 
 
 def test_both_halves_are_of_one_protocol():
-    page = Path(__file__).parents[1] / "js" / "src" / "protocol.ts"
+    page = ROOT / "js" / "src" / "protocol.ts"
     assert f"PROTOCOL = {PROTOCOL};" in page.read_text(encoding="utf-8")
 
 
@@ -124,7 +123,7 @@ def test_the_kernel_understands_every_golden_message_of_the_page():
 
 
 def test_every_name_of_a_synced_trait_is_known_to_the_page():
-    source = Path(__file__).parents[1] / "js" / "src" / "protocol.ts"
+    source = ROOT / "js" / "src" / "protocol.ts"
     page = source.read_text(encoding="utf-8")
     explorer, _ = make()
     ours = {name for name in explorer.keys if name in CKAExplorer.__dict__}

@@ -2,18 +2,17 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from support import zoo
+from support import TESTS, zoo
 from torch import nn
 
 from cka_notebook._capture.probe import probe
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._widget.saved_tree import choose_rows, columns_of
 
-GLOBS = json.loads(Path(__file__).with_name("globs.json").read_text("utf-8"))
+GLOBS = json.loads((TESTS / "globs.json").read_text("utf-8"))
 """What globs take and leave; the tests of the page read the same file."""
 
 

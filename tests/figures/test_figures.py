@@ -21,6 +21,7 @@ from bokeh.models import (
     LinearColorMapper,
     Range1d,
 )
+from support import TESTS
 from torch import nn
 
 from cka_notebook import (
@@ -33,7 +34,7 @@ from cka_notebook import (
 )
 
 NAN = math.nan
-FITS = json.loads(Path(__file__).with_name("fits.json").read_text())
+FITS = json.loads((TESTS / "fits.json").read_text())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import wire_examples
+from support import ROOT, wire_examples
 from support.lab import (
     HURRY,
     LONG,
@@ -30,7 +30,6 @@ from cka_notebook._page import history
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[1]
 QUICKSTART = "01_quickstart.ipynb"
 
 
