@@ -4,6 +4,8 @@ import pytest
 
 
 class Clock:
+    """A clock that tests set."""
+
     def __init__(self):
         self.now = 100.0
 

@@ -1,4 +1,4 @@
-"""What the page needs to draw the convergence of any cell."""
+"""Earlier maps of a run, from which the page draws the convergence of any cell."""
 
 from itertools import pairwise
 
@@ -52,7 +52,7 @@ def test_a_part_of_a_history_is_denser_where_errors_fall_fastest(clock):
 
 
 @pytest.mark.parametrize("count", range(1, 21))
-def test_a_part_of_a_history_uses_all_of_its_limit(clock, count):
+def test_a_part_of_a_history_uses_its_whole_limit(clock, count):
     history = History(cells=4, clock=clock)
     for batch in range(1, 21):
         history.add(moment(batch), cost=0.0)

@@ -1,4 +1,4 @@
-"""Forms of a map that need no kernel."""
+"""One HTML file that shows an explorer without a kernel."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import pytest
 from cka_notebook._page.html import page
 
 
-def test_no_text_of_a_page_becomes_a_tag():
+def test_no_text_in_a_page_becomes_a_tag():
     hostile = "</script><!--<script>alert(1)</script>"
     made = page(
         {"name": hostile, "data": b"\x00\xff", "none": None},
@@ -29,7 +29,7 @@ def test_no_text_of_a_page_becomes_a_tag():
     assert values["_runtime"] == "IPY_MODEL_bokehjs"
 
 
-def test_a_page_refuses_numbers_that_json_does_not_have():
+def test_a_number_that_json_does_not_have_is_an_error():
     texts = dict.fromkeys(("title", "theme", "module", "style", "version"), "")
     with pytest.raises(ValueError, match="JSON compliant"):
         page({"value": float("nan")}, **texts, bokehjs=b"")

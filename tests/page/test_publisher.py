@@ -1,4 +1,4 @@
-"""Frames out: newest wins, one in flight until acknowledged, the last always sent."""
+"""Sending frames: newest wins, one unacknowledged at a time, the last always goes."""
 
 import contextvars
 import threading
@@ -17,7 +17,7 @@ from cka_notebook._page.publisher import (
 
 
 class Line:
-    """What the publisher sends over."""
+    """The connection to the page: records frames, and blocks while closed."""
 
     def __init__(self):
         self.sent = []
@@ -44,7 +44,7 @@ def line():
 
 @pytest.fixture
 def inline(line, clock):
-    """A publisher without a thread: it sends in `offer`, by the fake clock."""
+    """A publisher without a thread: it sends in `offer`, on the clock of the test."""
     return Publisher(line, clock=clock)
 
 
@@ -101,7 +101,7 @@ def test_a_lost_acknowledgement_stops_frames_for_two_seconds_only(inline, line, 
     inline.offer(*frame(2))
     assert line.batches == [1, 2]
     clock.now += 1.1 * BLIND_INTERVAL
-    assert inline.wants(), "nobody listens, so frames go blindly"
+    assert inline.wants(), "nobody listens, so frames go without acknowledgement"
     inline.offer(*frame(3))
     ack(inline, line)
     clock.now += 1.1 * INTERVAL
@@ -120,7 +120,7 @@ def test_an_acknowledgement_of_an_older_frame_does_not_count(inline, line, clock
     assert not inline.wants()
 
 
-def test_without_a_page_two_frames_a_second_go_and_large_ones_fewer(inline, clock):
+def test_without_a_page_two_frames_go_per_second_and_fewer_large_ones(inline, clock):
     inline.offer(*frame(1))
     clock.now += 0.9 * BLIND_INTERVAL
     assert not inline.wants()
@@ -151,7 +151,7 @@ def test_an_urgent_frame_skips_every_wait_and_is_never_replaced(inline, line):
     assert line.batches == [1, 3]
 
 
-def test_numbers_only_grow_even_when_frames_are_dropped_or_repeated(
+def test_sequence_numbers_grow_even_if_frames_are_dropped_or_repeated(
     inline, line, clock
 ):
     for batch in range(5):
@@ -163,14 +163,14 @@ def test_numbers_only_grow_even_when_frames_are_dropped_or_repeated(
     assert len(numbers) >= 2
 
 
-def test_a_page_that_comes_gets_the_latest_frame_again(inline, line, clock):
+def test_a_page_that_opens_gets_the_latest_frame_again(inline, line, clock):
     inline.offer(*frame(1))
     clock.now += 1.1 * INTERVAL
     inline.greet("other", views=1)
     assert line.batches == [1, 1]
     inline.forget()
     inline.greet("third", views=1)
-    assert line.batches == [1, 1], "a frame of an old run is not repeated"
+    assert line.batches == [1, 1], "the frame of an old run is not repeated"
 
 
 def test_the_newest_waiting_frame_wins(threaded, line):
@@ -184,7 +184,7 @@ def test_the_newest_waiting_frame_wins(threaded, line):
     assert line.batches == [1, 49]
 
 
-def test_finish_sends_what_waits_and_ends_the_thread(threaded, line):
+def test_finish_sends_waiting_frames_and_ends_the_thread(threaded, line):
     threaded.hear("page", views=1)
     threaded.offer(*frame(1))
     until(lambda: line.sent)
@@ -223,7 +223,7 @@ def test_a_failing_line_does_not_end_the_thread(caplog):
     assert "could not be sent" in caplog.text
 
 
-def test_the_thread_belongs_to_the_cell_that_started_it():
+def test_the_thread_belongs_to_the_notebook_cell_that_started_it():
     cell = contextvars.ContextVar("cell", default="none")
     seen = []
     cell.set("In[3]")
@@ -234,7 +234,7 @@ def test_the_thread_belongs_to_the_cell_that_started_it():
     assert seen == ["In[3]"]
 
 
-def test_values_cross_as_little_endian_float32_row_by_row(inline, line):
+def test_values_are_sent_as_little_endian_float32_in_row_major_order(inline, line):
     matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
     inline.offer({"kind": "frame", "batch": 1}, [matrix])
     np.testing.assert_array_equal(line.sent[0][1][0], [0, 3, 1, 4, 2, 5])
