@@ -1,4 +1,4 @@
-"""What the tests of figures draw."""
+"""The result that the tests of figures draw."""
 
 import math
 

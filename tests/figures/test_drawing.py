@@ -1,4 +1,4 @@
-"""The parts of the figures of results: names, maps, numbers, lines."""
+"""Parts of the figures of results: names, maps, numbers, lines."""
 
 import math
 from dataclasses import replace
@@ -17,14 +17,14 @@ def source_data(plot, name):
     return plot.select_one({"name": name}).data
 
 
-def test_only_negative_values_fall_below_a_range_and_hover_says_what_they_are():
+def test_only_negative_values_get_the_color_below_a_range_and_hover_shows_them():
     plot = plot_cka_heatmap(np.array([[0.25, -0.125]]), color_range=(0.5, 1.0))
     assert source_data(plot, "cka_matrix")["image"][0].tolist() == [[0.5, -0.125]]
     assert source_data(plot, "cka_matrix")["value"][0].tolist() == [[0.25, -0.125]]
     assert plot.select_one(LinearColorMapper).low_color == "#2a9d8f"
 
 
-def test_heatmap_labels_lose_their_shared_prefix_and_their_middle():
+def test_labels_lose_their_shared_prefix_and_their_middle():
     long = [f"encoder.layer.{k}.{'x' * 60}.dense" for k in range(3)]
     plot = plot_cka_heatmap(np.eye(3), layers1=long, layers2=["a", "b", "c"])
     formatter = plot.yaxis[0].formatter
@@ -46,7 +46,7 @@ def test_undefined_cells_are_hatched_in_one_stretch_per_row(result):
 
 
 @pytest.mark.parametrize("wanted", ["fit", (0.7, 1.0)])
-def test_no_positive_value_falls_below_a_range_in_float32(result, wanted):
+def test_no_positive_value_is_rounded_below_a_range(result, wanted):
     least = torch.full_like(result.matrix, 0.7)
     least[0, 0] = 0.9
     plot = plot_cka_heatmap(replace(result, matrix=least), color_range=wanted)
@@ -56,17 +56,17 @@ def test_no_positive_value_falls_below_a_range_in_float32(result, wanted):
     assert (image.astype(np.float64) >= low).all()
 
 
-def test_numbers_are_read_on_every_color(result):
+def test_numbers_are_readable_on_every_color(result):
     data = source_data(plot_cka_heatmap(result, annot=True), "numbers")
     assert data["text"] == ["1.00", "0.50", "0.25", "-0.12"]
     assert data["color"] == ["black", "white", "white", "black"]
     less = replace(result, matrix=torch.zeros_like(result.matrix)) - result
     data = source_data(plot_cka_heatmap(less, annot=True), "numbers")
     assert data["text"][0] == "-1.00"
-    assert data["color"][0] == "white", "on the dark end of two colors"
+    assert data["color"][0] == "white", "on the dark end of the palette"
 
 
-def test_the_band_of_a_line_has_a_gap_where_the_line_has_one():
+def test_the_band_of_a_line_has_the_gaps_of_the_line():
     matrix = torch.tensor([[0.5, 0.5, NAN, 0.25, 0.25, 0.25]])
     layers = tuple("abcdef")
     result = CKAResult(matrix, torch.full((1, 6), 0.125), ("x",), layers)

@@ -32,14 +32,14 @@ def test_the_page_finds_each_model_by_its_name(page, name):
     assert page.get_model_by_name(name) is not None
 
 
-def test_zoom_is_shared_between_the_map_and_the_trends_beside_it(page):
+def test_the_map_and_the_trends_beside_it_zoom_together(page):
     shown = page.get_model_by_name("map")
     assert page.get_model_by_name("row_trend").x_range is shown.x_range
     assert page.get_model_by_name("column_trend").y_range is shown.y_range
     assert shown.y_range.start > shown.y_range.end, "row 0 belongs at the top"
 
 
-def test_the_page_figures_are_sound_and_ask_nothing_of_the_network(page):
+def test_the_figures_of_the_page_are_valid_and_need_no_network(page):
     found = check_integrity(page.models)
     assert not found.error
     text = read(_figures.figure_json(page)["doc"])
@@ -62,12 +62,12 @@ def test_figure_json_names_its_roots_and_its_version(page):
     assert figures["version"] == doc["version"]
 
 
-def test_two_pages_share_no_model():
+def test_two_explorers_share_no_bokeh_model():
     first, second = _figures.explorer_figure(), _figures.explorer_figure()
     assert not {model.id for model in first.models} & {m.id for m in second.models}
 
 
-def test_palettes_travel_whole_and_run_from_dark_to_bright(page):
+def test_palettes_are_sent_whole_and_run_from_dark_to_bright(page):
     palettes = _figures.figure_json(page)["palettes"]
     for name, colors in _figures.PALETTES.items():
         assert palettes[name] == "".join(c.removeprefix("#") for c in colors)

@@ -32,19 +32,19 @@ def pixels(picture):
     return np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)[indices]
 
 
-def test_each_cell_has_the_color_of_its_value_and_undefined_ones_are_gray():
+def test_each_cell_has_the_color_of_its_value_and_undefined_cells_are_gray():
     matrix = np.array([[0.0, 1.0, 0.5], [-0.125, 9.0, np.nan]])
     picture = pixels(png(matrix, GRAYS, (0.0, 1.0)))
     scale = picture.shape[1] // 3
     assert picture.shape == (2 * scale, 3 * scale, 3)
     cells = picture[scale // 2 :: scale, scale // 2 :: scale]
     assert cells[0, :2].tolist() == [[0] * 3, [255] * 3]
-    assert cells[1, :2].tolist() == [[42, 157, 143], [255] * 3], "below zero as shown"
+    assert cells[1, :2].tolist() == [[42, 157, 143], [255] * 3], "the color below zero"
     assert abs(int(cells[0, 2, 0]) - 128) <= 1
     assert tuple(cells[1, 2]) == UNDEFINED_COLOR
 
 
-def test_cells_to_be_greyed_are_neither_of_their_value_nor_undefined():
+def test_greyed_cells_show_neither_their_value_nor_undefined():
     matrix = np.array([[0.0, 0.5], [np.nan, 0.0]])
     picture = pixels(png(matrix, GRAYS, (0.0, 1.0), greyed=np.eye(2, dtype=bool)))
     scale = picture.shape[0] // 2
@@ -55,7 +55,7 @@ def test_cells_to_be_greyed_are_neither_of_their_value_nor_undefined():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (64, 64), (600, 600), (3, 900)])
-def test_a_picture_is_small_whatever_it_shows(shape):
+def test_a_picture_is_small_even_of_noise(shape):
     noise = np.random.default_rng(0).random(shape)
     picture = png(noise, GRAYS, (0.0, 1.0))
     assert len(picture) <= 60_000

@@ -40,7 +40,7 @@ def test_heatmap_draws_the_values_of_the_result_unchanged(result):
     assert not check_integrity([plot]).error
 
 
-def test_heatmap_range_is_fixed_unless_asked_otherwise(result):
+def test_the_range_of_a_heatmap_is_fixed_by_default(result):
     mapper = plot_cka_heatmap(result).select_one(LinearColorMapper)
     assert (mapper.low, mapper.high) == (0, 1)
     assert mapper.low_color not in {None, *mapper.palette}
@@ -60,7 +60,7 @@ def test_a_difference_has_two_colors_around_0(result):
     manual = plot_cka_heatmap(less - result, color_range=(-0.1, 0.1))
     image = source_data(manual, "cka_matrix")["image"][0]
     assert np.nanmin(image) == pytest.approx(-0.1)
-    assert float(np.nanmin(image)) >= -0.1, "no color but those of the palette"
+    assert float(np.nanmin(image)) >= -0.1, "only colors of the palette"
     trend = plot_cka_trend(less - result, list(result.layers1)[:1])
     assert (trend.y_range.start, trend.y_range.end) == (-0.25, 0.25)
 
@@ -71,7 +71,9 @@ def test_cells_of_a_difference_without_an_error_are_grey(result):
     less = plain - replace(result, stderr=torch.zeros(2, 3).double())
     plot = plot_cka_heatmap(less, annot=True)
     boxes = {"left": [-0.5], "right": [0.5], "top": [-0.5], "bottom": [0.5]}
-    assert source_data(plot, "exact_source") == boxes, "neither rare nor undefined ones"
+    assert source_data(plot, "exact_source") == boxes, (
+        "no small errors, no undefined cells"
+    )
     assert plot.select_one({"name": "exact"}).fill_color == _figures.EXACT
     assert source_data(plot, "numbers")["text"][0] == "0.00", "the value stays"
     assert source_data(plot_cka_heatmap(plain), "exact_source")["left"] == []
@@ -79,7 +81,7 @@ def test_cells_of_a_difference_without_an_error_are_grey(result):
     assert source_data(masked, "exact_source")["left"] == []
 
 
-def test_heatmap_row_0_is_at_the_top_and_hover_knows_every_name(result):
+def test_row_0_is_at_the_top_and_hover_shows_every_name(result):
     plot = plot_cka_heatmap(result)
     assert plot.y_range.start > plot.y_range.end
     (hover,) = plot.select({"type": HoverTool})
@@ -91,7 +93,7 @@ def test_heatmap_row_0_is_at_the_top_and_hover_knows_every_name(result):
     assert plot.select_one(ColorBar) is not None
 
 
-def test_the_first_row_may_be_at_the_bottom_and_zooms_with_its_like(result):
+def test_the_first_row_may_be_at_the_bottom_and_other_shapes_do_not_zoom_along(result):
     plot = plot_cka_heatmap(result, origin="lower")
     assert (plot.y_range.start, plot.y_range.end) == (-0.5, 1.5)
     image = source_data(plot, "cka_matrix")["image"][0]
@@ -111,14 +113,14 @@ def test_masked_cells_are_neither_drawn_nor_hatched():
     assert source_data(plot, "undefined_source")["left"] == []
 
 
-def test_values_below_a_threshold_are_left_out_and_undefined_ones_are_not(result):
+def test_values_below_a_threshold_are_hidden_but_undefined_cells_are_not(result):
     plot = plot_cka_heatmap(result, mask_below=0.3)
     image = source_data(plot, "cka_matrix")["image"][0]
     np.testing.assert_array_equal(image, [[1, 0.5, NAN], [NAN, NAN, NAN]])
     assert len(source_data(plot, "undefined_source")["left"]) == 2
 
 
-def test_layers_of_a_result_are_picked_in_the_order_asked_for(result):
+def test_layers_of_a_result_are_shown_in_the_given_order(result):
     plot = plot_cka_heatmap(result, layers1=["enc.1"], layers2=["b", "a"])
     image = source_data(plot, "cka_matrix")["image"][0]
     np.testing.assert_array_equal(image, [[-0.125, 0.25]])
@@ -132,19 +134,19 @@ def test_a_bare_tensor_that_requires_grad_is_drawn():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers1": ["enc.2"]}, r"`layers1` names 'enc\.2', .*'enc\.1'"),
+        ({"layers1": ["enc.2"]}, r"`layers1` contains 'enc\.2', .*'enc\.1'"),
         ({"palette": "jet"}, "Expected `palette` to be one of magma, .* got 'jet'"),
         ({"origin": "bottom"}, "Expected `origin` to be .* got 'bottom'"),
         ({"color_range": (1, 0)}, r"Expected a range .* got \(1, 0\)"),
         ({"color_range": "auto"}, "Expected a range .* got 'auto'"),
     ],
 )
-def test_wrong_options_of_a_heatmap_are_named(result, options, message):
+def test_invalid_options_of_a_heatmap_are_named(result, options, message):
     with pytest.raises(ValueError, match=message):
         plot_cka_heatmap(result, **options)
 
 
-def test_matrices_that_do_not_fit_are_named():
+def test_matrices_that_do_not_match_their_names_are_an_error():
     with pytest.raises(ValueError, match="Expected 3 names in `layers2`, got 1"):
         plot_cka_heatmap(np.eye(3), layers2=["a"])
     with pytest.raises(ValueError, match=r"Expected a matrix .* got shape \(3,\)"):
@@ -179,7 +181,9 @@ def test_a_single_name_is_one_line(result):
 def test_without_layers_the_diagonal_is_drawn_if_there_is_one(result):
     plot = plot_cka_trend(torch.eye(3))
     assert source_data(plot, "diagonal")["y"].tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match=r"as of ViT for the diagonal, got 2 and 3"):
+    with pytest.raises(
+        ValueError, match="same number of layers in ResNet and ViT, got 2 and 3"
+    ):
         plot_cka_trend(result)
     with pytest.raises(ValueError, match="Expected `along` to be 'rows' or 'columns'"):
         plot_cka_trend(result, ["a"], along="diagonal")
@@ -188,7 +192,7 @@ def test_without_layers_the_diagonal_is_drawn_if_there_is_one(result):
 # Comparisons
 
 
-def test_maps_side_by_side_share_colors_and_those_of_one_shape_the_zoom(result):
+def test_maps_side_by_side_share_colors_and_zoom_if_of_equal_shape(result):
     grid = plot_cka_comparison([result, result, torch.eye(2)], columns=2)
     first, second, third = (child[0] for child in grid.children)
     assert first.x_range is second.x_range
@@ -206,7 +210,7 @@ def test_comparison_takes_titles_from_a_dict_or_a_list(result):
         assert titles == ["before", "after"]
 
 
-def test_comparison_of_nothing_or_with_missing_titles_is_refused(result):
+def test_comparing_nothing_or_with_missing_titles_is_an_error(result):
     with pytest.raises(ValueError, match="got 0 results and no titles"):
         plot_cka_comparison([])
     with pytest.raises(ValueError, match="got 1 results and 2 titles"):

@@ -1,4 +1,4 @@
-"""Colors and ranges that all figures share, as every eye sees them."""
+"""Colors and ranges that all figures share, also for eyes with a color deficiency."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from cka_notebook import CKA, _figures
 
 FITS = json.loads((TESTS / "fits.json").read_text())
 
-# How eyes see less of the colors (Machado et al. 2009, severity 1), from linear RGB
+# Color deficiencies as matrices on linear RGB (Machado et al. 2009, severity 1)
 VISION = {
     "normal": np.eye(3),
     "protanopia": [
@@ -38,7 +38,7 @@ TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0
 
 
 def seen(colors, vision):
-    """CIELAB of hexadecimal colors, ``(n, 3)``, as these eyes see them."""
+    """CIELAB of hexadecimal colors as seen with a deficiency, ``(n, 3)``."""
     rgb = np.array([[*bytes.fromhex(color[1:])] for color in colors]) / 255
     linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     xyz = np.clip(linear @ np.array(VISION[vision]).T, 0, 1) @ np.array(TO_XYZ).T
@@ -50,7 +50,7 @@ def seen(colors, vision):
 
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("name", _figures.PALETTES)
-def test_every_eye_tells_ten_steps_of_each_palette_apart(name, vision):
+def test_ten_steps_of_each_palette_are_distinct_to_every_eye(name, vision):
     colors = _figures.PALETTES[name]
     steps = seen([colors[k] for k in np.linspace(0, 255, 10).astype(int)], vision)
     apart = np.linalg.norm(steps[:, None] - steps, axis=2)
@@ -58,13 +58,13 @@ def test_every_eye_tells_ten_steps_of_each_palette_apart(name, vision):
 
 
 @pytest.mark.parametrize("example", FITS, ids=lambda example: str(example["values"]))
-def test_a_fitted_range_is_that_of_the_page(example):
+def test_a_fitted_range_is_the_same_as_in_the_page(example):
     values = np.array(example["values"], dtype=float)
     found = _figures.fitted_range(values, example.get("palette", ""))
     assert found == pytest.approx(tuple(example["range"]))
 
 
-def test_layers_with_themselves_are_grey_in_a_difference_of_two_results():
+def test_layers_compared_with_themselves_are_grey_in_a_difference():
     torch.manual_seed(0)
     loader = [torch.randn(16, 8) for _ in range(6)]
     layers = [nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)]
@@ -80,14 +80,14 @@ def test_layers_with_themselves_are_grey_in_a_difference_of_two_results():
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_every_eye_tells_that_grey_from_each_color_of_a_difference(vision):
+def test_that_grey_is_distinct_from_the_colors_of_a_difference_to_every_eye(vision):
     steps = seen(_figures.PALETTES["puor"], vision)
     apart = np.linalg.norm(steps - seen([_figures.EXACT], vision), axis=1)
     assert apart.min() >= 5
-    assert apart[128] >= 40, "the middle, where these cells would be"
+    assert apart[128] >= 40, "the color of 0, which these cells would have"
 
 
-def test_the_page_and_the_figures_have_one_grey():
+def test_the_page_and_the_figures_have_the_same_grey():
     css = Path(_figures.__file__).parents[1] / "static" / "widget.css"
     colors = re.findall(r"--cka-exact:\s*([^;}]+)", css.read_text())
     assert {"#" + color[1:] * (6 // len(color[1:])) for color in colors} == {
