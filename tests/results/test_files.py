@@ -1,4 +1,4 @@
-"""Files of results: written whole or not at all, read without executing anything."""
+"""Files of results: written atomically, read without executing anything."""
 
 import pickle
 import sys
@@ -15,15 +15,15 @@ def result_of(batches):
     return CKAResult(values, values, ("a", "b"), ("x", "y"), batches=batches)
 
 
-def test_saving_leaves_no_other_file_and_replaces_an_old_one(tmp_path):
+def test_saving_replaces_an_old_file_and_leaves_no_other(tmp_path):
     result_of(2).save(tmp_path / "one.cka")
     result_of(4).save(str(tmp_path / "one.cka"))
     assert [path.name for path in tmp_path.iterdir()] == ["one.cka"]
     assert CKAResult.load(tmp_path / "one.cka").batches == 4
 
 
-def test_a_file_in_no_folder_is_refused_with_the_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"missing' to write 'x' to\. Create"):
+def test_a_missing_folder_is_an_error_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'x': folder .*missing' .*\. Create"):
         result_of(1).save(tmp_path / "missing" / "x")
 
 
@@ -37,7 +37,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     assert CKAResult.load(tmp_path / "one.cka").batches == 2
 
 
-def test_loading_what_is_not_there_or_no_result_is_an_error(tmp_path):
+def test_loading_a_missing_file_or_another_kind_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"file at .*none"):
         CKAResult.load(tmp_path / "none.cka")
     (tmp_path / "text.cka").write_text("words")
