@@ -4,9 +4,18 @@
  */
 
 import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
+import {
+  ABOVE_NUMBER,
+  type Geometry,
+  type PinnedLine,
+  type Span,
+  type Surface,
+  type SurfaceHandlers,
+  type TrendLine,
+  type Viewport,
+} from "./drawing/surface.ts";
 import type { TicksOf } from "./labels.ts";
 import type { Box, BoxKind, Cell } from "./map_view.ts";
-import type { Span, Window } from "./margins.ts";
 import type { Marks } from "./marks.ts";
 import type { FigureJson } from "./protocol.ts";
 import type { Theme } from "./theme.ts";
@@ -14,9 +23,6 @@ import type { Theme } from "./theme.ts";
 const TOP = 6;
 /** Borders where nothing is drawn but the end of an axis. */
 const RIGHT = 10;
-
-/** Where a mark stands in a cell that bears a number. */
-export const ABOVE_NUMBER = 0.2;
 
 export type FigureName = "map" | "row_trend" | "column_trend" | "history";
 
@@ -28,7 +34,7 @@ interface BokehModel {
 interface Source extends BokehModel {
   data: Record<string, unknown>;
 }
-interface Range extends BokehModel {
+interface BokehRange extends BokehModel {
   start: number;
   end: number;
 }
@@ -49,58 +55,12 @@ interface ImageArray {
   new (values: Float32Array, shape: number[]): unknown;
 }
 
-export interface Line {
-  readonly at: readonly number[];
-  readonly value: readonly number[];
-  readonly stderr: readonly number[];
-}
-
-export interface PinnedLine extends Line {
-  readonly color: string;
-  readonly dash: string;
-  readonly marker: string;
-}
-
-/** Borders around a frame in pixels, the same for charts that are read as one. */
-export interface Geometry {
-  readonly left: number;
-  readonly right: number;
-  readonly top: number;
-  readonly bottom: number;
-  readonly rowBrackets: boolean;
-  readonly columnBrackets: boolean;
-  readonly width: number;
-  readonly height: number;
-  readonly trend: number;
-  readonly aside: number;
-  readonly history: { readonly width: number; readonly height: number };
-}
-
-export interface Handlers {
-  tap(cell: Cell, shift: boolean): void;
-  hover(cell: Cell | null): void;
-  zoomed(): void;
-}
-
-/** What the map is drawn on: BokehJS, or a plain canvas as long as there is none. */
-export interface Surface {
-  setImage(image: Float32Array, rows: number, cols: number): void;
-  setBoxes(kind: BoxKind, boxes: Box): void;
-  setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void;
-  setMarks(marks: Marks, hasNumbers: boolean): void;
-  setTicks(rows: TicksOf, columns: TicksOf): void;
-  setColors(palette: readonly string[], low: number, high: number): void;
-  setGeometry(geometry: Geometry): void;
-  setTheme(theme: Theme): void;
-  destroy(): void;
-}
-
 export class Charts implements Surface {
   private readonly bokeh: Bokeh;
   private readonly views: ViewManager;
   private readonly document: BokehDocument;
   private readonly slots: Readonly<Record<FigureName, HTMLElement>>;
-  private readonly handlers: Handlers;
+  private readonly handlers: SurfaceHandlers;
   private readonly toArray: ImageArray;
   private readonly abort = new AbortController();
   private size = { rows: 1, cols: 1 };
@@ -111,7 +71,7 @@ export class Charts implements Surface {
     bokeh: Bokeh,
     figures: FigureJson,
     slots: Readonly<Record<FigureName, HTMLElement>>,
-    handlers: Handlers,
+    handlers: SurfaceHandlers,
   ): Promise<Charts> {
     const nameOf = new Map(
       Object.entries(figures.roots).map(([name, id]) => [id, name]),
@@ -134,7 +94,7 @@ export class Charts implements Surface {
     bokeh: Bokeh,
     views: ViewManager,
     slots: Readonly<Record<FigureName, HTMLElement>>,
-    handlers: Handlers,
+    handlers: SurfaceHandlers,
   ) {
     this.bokeh = bokeh;
     this.views = views;
@@ -168,8 +128,8 @@ export class Charts implements Surface {
   }
 
   /** Where the map is zoomed to, in cells. */
-  get span(): Window {
-    const ends = ({ start, end }: Range): [number, number] => [
+  get span(): Viewport {
+    const ends = ({ start, end }: BokehRange): [number, number] => [
       Math.min(start, end),
       Math.max(start, end),
     ];
@@ -218,7 +178,7 @@ export class Charts implements Surface {
     };
   }
 
-  setTrend(name: "row" | "column" | "history", line: Line | null): void {
+  setTrend(name: "row" | "column" | "history", line: TrendLine | null): void {
     const { at = [], value = [], stderr = [] } = line ?? {};
     const bands = bandsOf({ at, value, stderr });
     const isTurned = name === "column";
@@ -434,8 +394,8 @@ export class Charts implements Surface {
     return this.model(name) as Source;
   }
 
-  private range(name: string): Range {
-    return this.model(name) as Range;
+  private range(name: string): BokehRange {
+    return this.model(name) as BokehRange;
   }
 
   private tool(name: string): BokehModel {
@@ -448,7 +408,7 @@ export class Charts implements Surface {
 }
 
 /** Outlines of the band around a line: one for each stretch in which all is known. */
-export function bandsOf({ at, value, stderr }: Line): {
+export function bandsOf({ at, value, stderr }: TrendLine): {
   at: number[][];
   value: number[][];
 } {

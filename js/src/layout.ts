@@ -1,6 +1,6 @@
 /** How large the charts are in a given width. Pure arithmetic. */
 
-import type { Geometry } from "./charts.ts";
+import type { Geometry } from "./drawing/surface.ts";
 
 const MIN_FRAME = 140;
 const MAX_FRAME_HEIGHT = 560;

@@ -3,10 +3,11 @@
 import type { Bokeh } from "./bokehjs.ts";
 import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
-import { Charts, type FigureName, type Surface } from "./charts.ts";
+import { Charts, type FigureName } from "./charts.ts";
 import { cellText, copyText, metricName, pairsText } from "./copying.ts";
 import { Details } from "./details.ts";
 import { h, painted, setText } from "./dom.ts";
+import type { Surface, Viewport } from "./drawing/surface.ts";
 import { isWide } from "./layout.ts";
 import { type KeyName, MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
 import {
@@ -23,7 +24,7 @@ import {
   pendingBoxes,
   undefinedBoxes,
 } from "./map_view.ts";
-import { Margins, type Window } from "./margins.ts";
+import { Margins } from "./margins.ts";
 import { type MarkKind, type Marks, markedCells, marksOf, meanAt } from "./marks.ts";
 import { type Numbers, numbersFor } from "./numbers.ts";
 import { type PictureKind, savePicture } from "./picture.ts";
@@ -284,13 +285,13 @@ export class MapPanel {
   }
 
   /** What of the map is in sight. */
-  private get window(): Window {
+  private get viewport(): Viewport {
     const { rows, cols } = this.view.values;
     return this.charts?.span ?? { rows: [0, rows], cols: [0, cols] };
   }
 
   private drawMargins(): void {
-    this.margins.draw(this.window);
+    this.margins.draw(this.viewport);
   }
 
   private drawColors(): void {
@@ -347,10 +348,10 @@ export class MapPanel {
 
   /** Saves the map as it is now; a picture that cannot be made is said. */
   private async save(kind: PictureKind): Promise<void> {
-    const { view, plan, window, margins, marks, session, theme, charts } = this;
+    const { view, plan, viewport, margins, marks, session, theme, charts } = this;
     if (!plan) return;
     const drawn = {
-      ...{ view, plan, window, marks, margins: margins.element, font: theme.font },
+      ...{ view, plan, viewport, marks, margins: margins.element, font: theme.font },
       colors: {
         ...{ palette: this.palette, limits: this.limits },
         ...{ below: theme.below, exact: theme.exact },

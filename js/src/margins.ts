@@ -4,9 +4,9 @@
  */
 
 import { type Block, blockLevels } from "./blocks.ts";
-import type { Geometry } from "./charts.ts";
 import type { Branch } from "./clusters.ts";
 import { svg } from "./dom.ts";
+import type { Geometry, Span, Viewport } from "./drawing/surface.ts";
 import { widest } from "./layout.ts";
 
 /** From the outer edge to the middle of a title, */
@@ -24,8 +24,6 @@ const FONT_PX = 11;
 export const TITLE_PX = 12;
 const BESIDE_FRAME = 4;
 
-export type Span = readonly [from: number, to: number];
-
 export interface Axis {
   readonly title: string;
   readonly names: readonly string[];
@@ -39,12 +37,6 @@ export interface MarginPlan {
   readonly geometry: Geometry;
   /** Whether axes are depths, and so comparable; then where the first row is. */
   readonly depth: "down" | "up" | null;
-}
-
-/** Cells that are in sight, also parts of them. */
-export interface Window {
-  readonly rows: Span;
-  readonly cols: Span;
 }
 
 /** A bracket in pixels from the start of its axis, with the name that fits into it. */
@@ -141,7 +133,7 @@ export class Margins {
     this.font = font;
   }
 
-  draw(window: Window): void {
+  draw(viewport: Viewport): void {
     const { axes, geometry } = this;
     if (!axes || !geometry) return;
     const { left, top, right, bottom, width, height } = geometry;
@@ -153,16 +145,16 @@ export class Margins {
     this.element.replaceChildren(
       text(title, middle, foot - TITLE, "cka-axis-title"),
       text(axes.rows.title, TITLE, top + height / 2, "cka-axis-title", true),
-      ...this.brackets(this.blocks.rows, window.rows, height, {
+      ...this.brackets(this.blocks.rows, viewport.rows, height, {
         at: (along, away) => [away, top + along],
         turned: true,
       }),
-      ...this.brackets(this.blocks.columns, window.cols, frame, {
+      ...this.brackets(this.blocks.columns, viewport.cols, frame, {
         at: (along, away) => [left + along, foot - away],
         turned: false,
       }),
-      ...this.dendrograms(axes, geometry, window),
-      ...this.equalDepths(axes, geometry, window),
+      ...this.dendrograms(axes, geometry, viewport),
+      ...this.equalDepths(axes, geometry, viewport),
     );
   }
 
@@ -170,16 +162,16 @@ export class Margins {
   private equalDepths(
     { rows, columns }: { readonly rows: Axis; readonly columns: Axis },
     { left, top, right, width, height }: Geometry,
-    window: Window,
+    viewport: Viewport,
   ): SVGElement[] {
     if (!this.depth) return [];
     const frame = Math.max(1, width - left - right);
-    const [x, y] = [along(window.cols, frame), along(window.rows, height)];
+    const [x, y] = [along(viewport.cols, frame), along(viewport.rows, height)];
     const [first, last] = [0, rows.names.length];
     const [from, to] = this.depth === "up" ? [last, first] : [first, last];
     const d = `M${x(0)} ${y(from)}L${x(columns.names.length)} ${y(to)}`;
     return ["cka-halo", "cka-equal-depth"].map((name) =>
-      inWindow(d, name, [left, top, frame, height]),
+      nested(d, name, [left, top, frame, height]),
     );
   }
 
@@ -216,24 +208,24 @@ export class Margins {
   private dendrograms(
     { rows, columns }: { readonly rows: Axis; readonly columns: Axis },
     { left, top, right, width, height }: Geometry,
-    window: Window,
+    viewport: Viewport,
   ): SVGElement[] {
     const frame = Math.max(1, width - left - right);
     const [tall, wide] = [top - BESIDE_FRAME - GAP, right - BESIDE_FRAME - GAP];
-    const [x, y] = [along(window.cols, frame), along(window.rows, height)];
+    const [x, y] = [along(viewport.cols, frame), along(viewport.rows, height)];
     const found: SVGElement[] = [];
     if (columns.branches.length > 0) {
       const d = dendrogramPath(columns.branches, (k, share) =>
         [x(k), tenth(tall - share * (tall - GAP))].join(" "),
       );
-      found.push(inWindow(d, "cka-dendrogram", [left, GAP, frame, tall]));
+      found.push(nested(d, "cka-dendrogram", [left, GAP, frame, tall]));
     }
     if (rows.branches.length > 0) {
       const d = dendrogramPath(rows.branches, (k, share) =>
         [tenth(share * (wide - GAP)), y(k)].join(" "),
       );
       const edge = width - right + BESIDE_FRAME;
-      found.push(inWindow(d, "cka-dendrogram", [edge, top, wide, height]));
+      found.push(nested(d, "cka-dendrogram", [edge, top, wide, height]));
     }
     return found;
   }
@@ -252,7 +244,7 @@ function along([low, high]: Span, pixels: number): (at: number) => number {
   return (at) => tenth(((at - low) * pixels) / Math.max(1e-9, high - low));
 }
 
-function inWindow(
+function nested(
   d: string,
   name: string,
   [x, y, width, height]: readonly [number, number, number, number],

@@ -1,7 +1,7 @@
 /** The map as it is shown, as a drawing and as a picture to be saved. */
 
-import { ABOVE_NUMBER } from "./charts.ts";
 import { h, set, svg } from "./dom.ts";
+import { ABOVE_NUMBER, type Viewport } from "./drawing/surface.ts";
 import { value } from "./format.ts";
 import {
   type Box,
@@ -13,11 +13,10 @@ import {
   pendingBoxes,
   undefinedBoxes,
 } from "./map_view.ts";
-import type { Window } from "./margins.ts";
 import { HALO, type Marks, strokesOf } from "./marks.ts";
 import type { Numbers } from "./numbers.ts";
 import type { Plan } from "./plan.ts";
-import { paint, partsOf } from "./sketch.ts";
+import { paint, rgbOf } from "./ui/colors.ts";
 
 export type PictureKind = "png" | "svg";
 
@@ -25,7 +24,7 @@ export type PictureKind = "png" | "svg";
 export interface Drawn {
   readonly view: MapView;
   readonly plan: Plan;
-  readonly window: Window;
+  readonly viewport: Viewport;
   /** Titles, brackets and dendrograms as they stand around the map. */
   readonly margins: SVGElement;
   readonly colors: {
@@ -111,15 +110,15 @@ function pictureOf(drawn: Drawn): SVGSVGElement {
 }
 
 /** Pixels of the frame, and where in it a place of the map is. */
-function frameOf({ plan, window }: Drawn) {
+function frameOf({ plan, viewport }: Drawn) {
   const { left, top, right, width, height } = plan.geometry;
   const size = { width: Math.max(1, width - left - right), height };
   const scale = {
-    x: size.width / (window.cols[1] - window.cols[0]),
-    y: height / (window.rows[1] - window.rows[0]),
+    x: size.width / (viewport.cols[1] - viewport.cols[0]),
+    y: height / (viewport.rows[1] - viewport.rows[0]),
   };
-  const x = (col: number) => tenth((col - window.cols[0]) * scale.x);
-  const y = (row: number) => tenth((row - window.rows[0]) * scale.y);
+  const x = (col: number) => tenth((col - viewport.cols[0]) * scale.x);
+  const y = (row: number) => tenth((row - viewport.rows[0]) * scale.y);
   return { left, top, ...size, scale, x, y };
 }
 
@@ -152,13 +151,13 @@ function definitions({ colors: { palette } }: Drawn): SVGElement {
 /** What lies in the frame, cut off at its edges. */
 function inside(drawn: Drawn): SVGElement {
   const { left, top, width, height, scale } = frameOf(drawn);
-  const { window, view, colors } = drawn;
+  const { viewport, view, colors } = drawn;
   const cells = svg(
     "g",
     {
       transform:
         `scale(${scale.x} ${scale.y}) ` +
-        `translate(${-window.cols[0]} ${-window.rows[0]})`,
+        `translate(${-viewport.cols[0]} ${-viewport.rows[0]})`,
       "shape-rendering": "crispEdges",
     },
     ...cellPaths(drawn),
@@ -180,8 +179,8 @@ function cellPaths({ view, colors }: Drawn): SVGElement[] {
   const { rows, cols } = view.values;
   const bytes = new Uint8ClampedArray(4 * rows * cols);
   paint(bytes, imageOf(view, colors.limits[0]), {
-    palette: colors.palette.map(partsOf),
-    below: partsOf(colors.below),
+    palette: colors.palette.map(rgbOf),
+    below: rgbOf(colors.below),
     limits: colors.limits,
   });
   const codes = new Uint32Array(bytes.buffer);
@@ -240,11 +239,11 @@ function marks(drawn: Drawn): SVGElement[] {
 
 function axes(drawn: Drawn): SVGElement {
   const { left, top, width, height, x, y } = frameOf(drawn);
-  const { plan, window } = drawn;
+  const { plan, viewport } = drawn;
   const ink = { fill: "none", stroke: INK.line };
   const foot = top + height;
-  const rows = plan.rows.ticks(...window.rows, height).labels;
-  const columns = plan.columns.ticks(...window.cols, width).labels;
+  const rows = plan.rows.ticks(...viewport.rows, height).labels;
+  const columns = plan.columns.ticks(...viewport.cols, width).labels;
   const ticks = [
     ...[...rows.keys()].map((at) => `M${left} ${top + y(at)}h${-TICK}`),
     ...[...columns.keys()].map((at) => `M${left + x(at)} ${foot}v${TICK}`),

@@ -1,7 +1,7 @@
 /** What stands at the axes of a map, and the room it takes. */
 
 import { blockLevels } from "./blocks.ts";
-import type { Geometry } from "./charts.ts";
+import type { Geometry } from "./drawing/surface.ts";
 import {
   commonPrefix,
   depthTicks,

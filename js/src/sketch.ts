@@ -3,12 +3,13 @@
  * colors, same axes, read and clicked as the one that follows it.
  */
 
-import type { Geometry, Handlers, Surface } from "./charts.ts";
 import { h } from "./dom.ts";
+import type { Geometry, Surface, SurfaceHandlers } from "./drawing/surface.ts";
 import type { TicksOf } from "./labels.ts";
 import { type Box, type BoxKind, type Cell, NO_BOXES } from "./map_view.ts";
 import { HALO, type Marks, strokesOf } from "./marks.ts";
 import type { Theme } from "./theme.ts";
+import { paint, rgbOf } from "./ui/colors.ts";
 
 const FONT_PX = 11;
 const TICK = 3;
@@ -21,7 +22,7 @@ const MARKERS = {
 } as const;
 
 type Marker = keyof typeof MARKERS;
-type SketchHandlers = Pick<Handlers, "tap" | "hover">;
+type SketchHandlers = Pick<SurfaceHandlers, "tap" | "hover">;
 
 export class Sketch implements Surface {
   readonly element = h("canvas", { class: "cka-sketch", "aria-hidden": "true" });
@@ -155,8 +156,8 @@ export class Sketch implements Surface {
       const pixels = new ImageData(cols, rows);
       const { palette, low, high } = this.colors;
       paint(pixels.data, this.values, {
-        palette: palette.map(partsOf),
-        below: partsOf(this.theme?.below ?? ""),
+        palette: palette.map(rgbOf),
+        below: rgbOf(this.theme?.below ?? ""),
         limits: [low, high],
       });
       this.image.getContext("2d")?.putImageData(pixels, 0, 0);
@@ -307,39 +308,4 @@ function hatch(
     }
   }
   context.fill();
-}
-
-export type Parts = readonly [number, number, number];
-
-/** Red, green and blue of "#rrggbb" or of the browser's "rgb(r, g, b)". */
-export function partsOf(color: string): Parts {
-  const hex = /^#(..)(..)(..)$/.exec(color)?.slice(1);
-  const parts = hex
-    ? hex.map((digits) => Number.parseInt(digits, 16))
-    : (color.match(/[\d.]+/g) ?? []).map(Number);
-  const [red = 0, green = 0, blue = 0] = parts;
-  return [red, green, blue];
-}
-
-/** Writes the color of each value as BokehJS would: undefined ones stay open. */
-export function paint(
-  pixels: Uint8ClampedArray,
-  values: Float32Array,
-  colors: {
-    readonly palette: readonly Parts[];
-    readonly below: Parts;
-    readonly limits: readonly [number, number];
-  },
-): void {
-  const { palette, below, limits } = colors;
-  const [low, high] = limits;
-  const last = palette.length - 1;
-  const steps = palette.length / (high - low);
-  values.forEach((value, k) => {
-    if (Number.isNaN(value)) return;
-    const step = Math.min(last, Math.floor((value - low) * steps));
-    const color = value < low ? below : (palette[step] ?? below);
-    pixels.set(color, 4 * k);
-    pixels[4 * k + 3] = 255;
-  });
 }

@@ -1,6 +1,7 @@
 /** The lines beside the map, from what the page already has. Pure functions. */
 
-import type { Charts, Line, PinnedLine } from "./charts.ts";
+import type { Charts } from "./charts.ts";
+import type { PinnedLine, TrendLine } from "./drawing/surface.ts";
 import { type Cell, cellOf, frameIndex, type MapView } from "./map_view.ts";
 import { columnOf, extent, rowOf } from "./matrix.ts";
 import type { Session } from "./session.ts";
@@ -12,7 +13,7 @@ const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cro
 const LEAST_PADDING = 0.01;
 const HALF_A_DOT = 0.03;
 
-type LineOf = (view: MapView, cell: Cell) => Line;
+type LineOf = (view: MapView, cell: Cell) => TrendLine;
 
 /** Draws row, column and convergence of a cell, with those of the pins beside them. */
 export function drawLines(
@@ -42,7 +43,7 @@ export function drawLines(
   );
 }
 
-export function rowLine(view: MapView, cell: Cell): Line {
+export function rowLine(view: MapView, cell: Cell): TrendLine {
   return {
     at: view.columns.names.map((_, k) => k + 0.5),
     value: [...rowOf(view.values, cell.row)],
@@ -50,7 +51,7 @@ export function rowLine(view: MapView, cell: Cell): Line {
   };
 }
 
-export function columnLine(view: MapView, cell: Cell): Line {
+export function columnLine(view: MapView, cell: Cell): TrendLine {
   return {
     at: view.rows.names.map((_, k) => k + 0.5),
     value: [...columnOf(view.values, cell.col)],
@@ -90,7 +91,7 @@ export function trendRange(
  * the last ones if the first are so wide that nothing else would be seen.
  */
 export function historyRange(
-  lines: readonly Line[],
+  lines: readonly TrendLine[],
 ): [batches: [number, number], values: [number, number]] {
   const values = lines.flatMap(({ value }) => value.filter(Number.isFinite));
   const last = Math.max(1, ...lines.map(({ at }) => at.at(-1) ?? 1));

@@ -1,13 +1,13 @@
 import { expect, test } from "vitest";
-import { type Parts, paint, partsOf } from "../../src/sketch.ts";
+import { paint, type Rgb, rgbOf } from "../../src/ui/colors.ts";
 
 test("colors are read as css writes them", () => {
-  expect(partsOf("#2a9d8f")).toEqual([42, 157, 143]);
-  expect(partsOf("rgb(42, 157, 143)")).toEqual([42, 157, 143]);
+  expect(rgbOf("#2a9d8f")).toEqual([42, 157, 143]);
+  expect(rgbOf("rgb(42, 157, 143)")).toEqual([42, 157, 143]);
 });
 
 test("values take the steps of the palette, those without a value stay open", () => {
-  const palette: Parts[] = [
+  const palette: Rgb[] = [
     [0, 0, 0],
     [10, 10, 10],
     [20, 20, 20],
