@@ -1,7 +1,7 @@
 /** What the front end loads: a session for each model, a view for each display of it. */
 
 import { keyOf, type Model } from "./protocol.ts";
-import { Session, wordsOf } from "./session.ts";
+import { Session, wordsOf } from "./state/session.ts";
 import { mount } from "./view.ts";
 
 /** By the key of the explorer: each hook gets a proxy of its own of the same model. */

@@ -3,7 +3,7 @@
  * and so is small: it finds the page's code, which is evaluated once a page.
  */
 
-import { imported, onceAPage } from "./module.ts";
+import { imported, onceAPage } from "./once.ts";
 import { CUSTOM_MESSAGE, FORGOTTEN, type Model, pageCodeOf, say } from "./protocol.ts";
 
 interface Hooks {

@@ -1,13 +1,13 @@
 /** One view of an explorer: head, trees, map, wired to the session. */
 
-import { loadBokeh } from "./bokehjs.ts";
-import { Controls } from "./controls.ts";
-import { h, set } from "./dom.ts";
-import { MapPanel } from "./map_panel.ts";
+import { loadBokeh } from "./drawing/bokehjs.ts";
+import { Controls } from "./panel/controls.ts";
+import { MapPanel } from "./panel/map_panel.ts";
 import { figureOf, type Model } from "./protocol.ts";
-import { type Change, type Session, wordsOf } from "./session.ts";
-import { followTheme } from "./theme.ts";
-import { TreeSide } from "./tree_side.ts";
+import { type Change, type Session, wordsOf } from "./state/session.ts";
+import { TreeSide } from "./tree/side.ts";
+import { h, set } from "./ui/dom.ts";
+import { followTheme } from "./ui/theme.ts";
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
 export function mount(model: Model, session: Session, parent: HTMLElement): () => void {

@@ -1,6 +1,6 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
-import type { Options } from "../src/map_view.ts";
+import type { Options } from "../src/map/view.ts";
 import {
   type Facts,
   type Model,

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
-const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const LOCAL = `${ROOT}.venv/bin/python`;
 const PYTHON = process.env.PYTHON ?? (existsSync(LOCAL) ? LOCAL : "python3");
 

@@ -1,9 +1,9 @@
 /** What the map is drawn on, and the terms in which that is said. */
 
-import type { TicksOf } from "../labels.ts";
-import type { Box, BoxKind, Cell } from "../map_view.ts";
-import type { Marks } from "../marks.ts";
-import type { Theme } from "../theme.ts";
+import type { Marks } from "../map/marks.ts";
+import type { Box, BoxKind, Cell } from "../map/view.ts";
+import type { TicksOf } from "../matrix/labels.ts";
+import type { Theme } from "../ui/theme.ts";
 
 /** Height of a mark within a cell that also has a number, as a share of the cell. */
 export const ABOVE_NUMBER = 0.2;

@@ -4,7 +4,7 @@ import { FORGOTTEN } from "../../src/protocol.ts";
 import { FakeModel, stateOf } from "../fake.ts";
 
 const evaluated = vi.hoisted(() => vi.fn());
-vi.mock(import("../../src/module.ts"), async (original) => {
+vi.mock(import("../../src/once.ts"), async (original) => {
   return { ...(await original()), imported: evaluated };
 });
 

@@ -1,9 +1,8 @@
 import { describe, expect, test } from "vitest";
 import globs from "../../../tests/globs.json";
-import { blockLevels, blockNameOf } from "../../src/blocks.ts";
-import { branchesOf, clusterRows } from "../../src/clusters.ts";
-import * as format from "../../src/format.ts";
-import { History, MAX_FRAMES } from "../../src/history.ts";
+import { fittingLimit, geometryFor, labelRoom } from "../../src/drawing/layout.ts";
+import { blockLevels, blockNameOf } from "../../src/matrix/blocks.ts";
+import { branchesOf, clusterRows } from "../../src/matrix/clusters.ts";
 import {
   commonPrefix,
   depthTicks,
@@ -11,8 +10,7 @@ import {
   shortLabel,
   ticksFor,
   usualPrefix,
-} from "../../src/labels.ts";
-import { fittingLimit, geometryFor, labelRoom } from "../../src/layout.ts";
+} from "../../src/matrix/labels.ts";
 import {
   bestMatch,
   columnOf,
@@ -22,9 +20,11 @@ import {
   positions,
   rankOf,
   transposed,
-} from "../../src/matrix.ts";
+} from "../../src/matrix/matrix.ts";
 import { decode, type Frame } from "../../src/protocol.ts";
-import { globPattern, matches } from "../../src/query.ts";
+import { History, MAX_FRAMES } from "../../src/state/history.ts";
+import { globPattern, matches } from "../../src/tree/query.ts";
+import * as format from "../../src/ui/format.ts";
 import { columnsFrom, resnetColumns, wireFrame } from "../fake.ts";
 
 function frameOf(seq: number, batch = seq, epoch = 1, rows = 3, cols = 2): Frame {

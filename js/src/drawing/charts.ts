@@ -1,0 +1,458 @@
+/**
+ * The only file that knows BokehJS: embeds the figures that `_figures.py` made, finds
+ * their models by name, and from then on replaces data, ranges and colors.
+ */
+
+import type { Marks } from "../map/marks.ts";
+import type { Box, BoxKind, Cell } from "../map/view.ts";
+import type { TicksOf } from "../matrix/labels.ts";
+import type { FigureJson } from "../protocol.ts";
+import type { Theme } from "../ui/theme.ts";
+import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
+import {
+  ABOVE_NUMBER,
+  type Geometry,
+  type PinnedLine,
+  type Span,
+  type Surface,
+  type SurfaceHandlers,
+  type TrendLine,
+  type Viewport,
+} from "./surface.ts";
+
+const TOP = 6;
+/** Borders where nothing is drawn but the end of an axis. */
+const RIGHT = 10;
+
+export type FigureName = "map" | "row_trend" | "column_trend" | "history";
+
+type Attributes = Record<string, unknown>;
+interface BokehModel {
+  setv(attributes: Attributes): void;
+  properties: Record<string, { change: { connect(slot: () => void): void } }>;
+}
+interface Source extends BokehModel {
+  data: Record<string, unknown>;
+}
+interface BokehRange extends BokehModel {
+  start: number;
+  end: number;
+}
+interface Plot extends BokehModel {
+  inner_width: number;
+  inner_height: number;
+  above: BokehModel[];
+  below: BokehModel[];
+  left: BokehModel[];
+  center: BokehModel[];
+  on_event(name: string, handler: (event: { x: number; y: number }) => void): void;
+}
+interface BokehDocument {
+  get_model_by_name(name: string): BokehModel | null;
+  clear(): void;
+}
+interface ImageArray {
+  new (values: Float32Array, shape: number[]): unknown;
+}
+
+export class Charts implements Surface {
+  private readonly bokeh: Bokeh;
+  private readonly views: ViewManager;
+  private readonly document: BokehDocument;
+  private readonly slots: Readonly<Record<FigureName, HTMLElement>>;
+  private readonly handlers: SurfaceHandlers;
+  private readonly toArray: ImageArray;
+  private readonly abort = new AbortController();
+  private size = { rows: 1, cols: 1 };
+  private ticks: { rows: TicksOf; columns: TicksOf } | null = null;
+  private shift = false;
+
+  static async embed(
+    bokeh: Bokeh,
+    figures: FigureJson,
+    slots: Readonly<Record<FigureName, HTMLElement>>,
+    handlers: SurfaceHandlers,
+  ): Promise<Charts> {
+    const nameOf = new Map(
+      Object.entries(figures.roots).map(([name, id]) => [id, name]),
+    );
+    const doc: { roots: { id: string }[] } = JSON.parse(await unzipped(figures.doc));
+    const ids = doc.roots.map(({ id }) => id);
+    const elements = ids.map((id) => [id, slots[nameOf.get(id) as FigureName]]);
+    const item = {
+      docid: "page",
+      elementid: slots.map,
+      root_ids: ids,
+      roots: Object.fromEntries(elements),
+    };
+    const [views] = await bokeh.embed.embed_items({ page: doc }, [item]);
+    if (!views) throw new Error("BokehJS did not draw the figures.");
+    return new Charts(bokeh, views, slots, handlers);
+  }
+
+  private constructor(
+    bokeh: Bokeh,
+    views: ViewManager,
+    slots: Readonly<Record<FigureName, HTMLElement>>,
+    handlers: SurfaceHandlers,
+  ) {
+    this.bokeh = bokeh;
+    this.views = views;
+    this.slots = slots;
+    this.handlers = handlers;
+    for (const each of views) withoutOutline(each);
+    const [view] = views;
+    this.document = view?.model.document as BokehDocument;
+    const [image] = this.source("map_source").data.image as object[];
+    this.toArray = image?.constructor as ImageArray;
+    this.listen();
+  }
+
+  destroy(): void {
+    this.abort.abort();
+    this.views.clear();
+    this.document.clear();
+    const documents = this.bokeh.documents ?? [];
+    const at = documents.indexOf(this.document);
+    if (at >= 0) documents.splice(at, 1);
+  }
+
+  /** Pixels of one cell, as far as the present zoom goes. */
+  get cellPixels(): { width: number; height: number } {
+    const { inner_width: width, inner_height: height } = this.plot("map");
+    const [columns, rows] = [this.range("columns_range"), this.range("rows_range")];
+    return {
+      width: width / Math.abs(columns.end - columns.start),
+      height: height / Math.abs(rows.end - rows.start),
+    };
+  }
+
+  /** Where the map is zoomed to, in cells. */
+  get span(): Viewport {
+    const ends = ({ start, end }: BokehRange): [number, number] => [
+      Math.min(start, end),
+      Math.max(start, end),
+    ];
+    return {
+      rows: ends(this.range("rows_range")),
+      cols: ends(this.range("columns_range")),
+    };
+  }
+
+  /** First and last cell in sight on both axes. */
+  get window(): { rows: [number, number]; cols: [number, number] } {
+    const { rows, cols } = this.span;
+    const seen = ([low, high]: Span, size: number): [number, number] => [
+      Math.max(0, Math.floor(low)),
+      Math.min(size, Math.ceil(high)),
+    ];
+    return { rows: seen(rows, this.size.rows), cols: seen(cols, this.size.cols) };
+  }
+
+  setImage(image: Float32Array, rows: number, cols: number): void {
+    const resized = rows !== this.size.rows || cols !== this.size.cols;
+    this.size = { rows, cols };
+    const array = new this.toArray(image, [rows, cols]);
+    this.source("map_source").data = {
+      image: [array],
+      x: [0],
+      y: [0],
+      dw: [cols],
+      dh: [rows],
+    };
+    if (resized) this.resetZoom();
+  }
+
+  setBoxes(kind: BoxKind, boxes: Box): void {
+    this.source(`${kind}_source`).data = { ...boxes };
+  }
+
+  setNumbers(numbers: { x: number[]; y: number[]; text: string[]; color: string[] }) {
+    this.source("numbers_source").data = numbers;
+  }
+
+  setMarker(name: "focus" | "hover" | "pins", cells: readonly Cell[]): void {
+    this.source(`${name}_source`).data = {
+      x: cells.map(({ col }) => col + 0.5),
+      y: cells.map(({ row }) => row + 0.5),
+    };
+  }
+
+  setTrend(name: "row" | "column" | "history", line: TrendLine | null): void {
+    const { at = [], value = [], stderr = [] } = line ?? {};
+    const bands = bandsOf({ at, value, stderr });
+    const isTurned = name === "column";
+    this.source(`${name}_source`).data = isTurned
+      ? { x: [...value], y: [...at] }
+      : { x: [...at], y: [...value] };
+    this.source(`${name}_band_source`).data = isTurned
+      ? { xs: bands.value, ys: bands.at }
+      : { xs: bands.at, ys: bands.value };
+  }
+
+  setPins(name: "row" | "column" | "history", lines: readonly PinnedLine[]): void {
+    const along = lines.map((line) => [...line.at]);
+    const values = lines.map((line) => [...line.value]);
+    const [xs, ys] = name === "column" ? [values, along] : [along, values];
+    const color = lines.map((line) => line.color);
+    this.source(`${name}_pins_source`).data = {
+      xs,
+      ys,
+      color,
+      dash: lines.map((line) => line.dash),
+    };
+    const repeated = (of: (line: PinnedLine) => string) =>
+      lines.flatMap((line) => line.at.map(() => of(line)));
+    this.source(`${name}_pin_points`).data = {
+      x: xs.flat(),
+      y: ys.flat(),
+      color: repeated((line) => line.color),
+      marker: repeated((line) => line.marker),
+    };
+  }
+
+  /** Marks cells in their middle, or above the number that stands there. */
+  setMarks({ ofRows, ofColumns, path }: Marks, hasNumbers: boolean): void {
+    const place = (cells: readonly Cell[]) => ({
+      x: cells.map(({ col }) => col + 0.5),
+      y: cells.map(({ row }) => row + (hasNumbers ? ABOVE_NUMBER : 0.5)),
+    });
+    this.source("row_matches").data = place(ofRows);
+    this.source("column_matches").data = place(ofColumns);
+    this.source("path_source").data = place(path);
+  }
+
+  setTicks(rows: TicksOf, columns: TicksOf): void {
+    this.ticks = { rows, columns };
+    this.updateTicks();
+  }
+
+  setColors(palette: readonly string[], low: number, high: number): void {
+    this.model("color_mapper").setv({ palette: [...palette], low, high });
+  }
+
+  setTrendRange(low: number, high: number): void {
+    this.range("value_range").setv({ start: low, end: high });
+  }
+
+  setHistoryRange(batches: [number, number], values: [number, number]): void {
+    this.range("batches_range").setv({ start: batches[0], end: batches[1] });
+    this.range("history_range").setv({ start: values[0], end: values[1] });
+  }
+
+  setGeometry(geometry: Geometry): void {
+    const { left, right, top, bottom, width, height } = geometry;
+    const { trend, aside, history } = geometry;
+    const sides = { min_border_left: left, min_border_right: right };
+    this.plot("map").setv({
+      ...sides,
+      min_border_top: top,
+      min_border_bottom: bottom,
+      width,
+      height: height + top + bottom,
+    });
+    this.plot("row_trend").setv({
+      ...sides,
+      min_border_top: TOP,
+      min_border_bottom: TOP,
+      width,
+      height: trend,
+    });
+    this.plot("column_trend").setv({
+      min_border_left: TOP,
+      min_border_right: RIGHT,
+      min_border_top: top,
+      min_border_bottom: bottom,
+      width: Math.max(60, aside),
+      height: height + top + bottom,
+    });
+    this.plot("history").setv({
+      min_border_left: 44,
+      min_border_right: RIGHT,
+      min_border_top: TOP,
+      min_border_bottom: 24,
+      width: history.width,
+      height: history.height,
+    });
+  }
+
+  setTheme(theme: Theme): void {
+    for (const name of ["map", "row_trend", "column_trend", "history"] as const) {
+      const plot = this.plot(name);
+      for (const axis of [...plot.below, ...plot.left, ...plot.above]) {
+        axis.setv(axisColors(theme));
+      }
+      if (name !== "map") {
+        for (const grid of plot.center) {
+          if ("grid_line_color" in grid) grid.setv({ grid_line_color: theme.grid });
+        }
+      }
+    }
+    this.plot("row_trend").center.slice(0, 1).forEach(withoutLines);
+    this.plot("column_trend").center.slice(1, 2).forEach(withoutLines);
+    for (const name of ["row", "column", "history"] as const) {
+      const color = theme[name];
+      this.model(`${name}_band`).setv({ fill_color: color });
+      this.model(`${name}_line`).setv({ line_color: color });
+      this.model(`${name}_points`).setv({ line_color: color, fill_color: color });
+    }
+    for (const kind of ["undefined", "pending"]) {
+      this.model(kind).setv({ fill_color: theme.muted, hatch_color: theme.muted });
+    }
+  }
+
+  resetZoom(): void {
+    const { rows, cols } = this.size;
+    this.setRange("columns_range", 0, cols);
+    this.setRange("rows_range", rows, 0);
+  }
+
+  get isZoomed(): boolean {
+    const { rows, cols } = this.size;
+    const [x, y] = [this.range("columns_range"), this.range("rows_range")];
+    return x.start !== 0 || x.end !== cols || y.start !== rows || y.end !== 0;
+  }
+
+  updateTicks(): void {
+    this.updateAxis("rows", this.plot("map").inner_height);
+    this.updateAxis("columns", this.plot("map").inner_width);
+    const { width, height } = this.cellPixels;
+    this.model("row_points").setv({ size: { value: dotSize(width) } });
+    this.model("column_points").setv({ size: { value: dotSize(height) } });
+  }
+
+  private updateAxis(name: "rows" | "columns", pixels: number): void {
+    const range = this.range(`${name}_range`);
+    const found = this.ticks?.[name](range.start, range.end, pixels);
+    const { ticks = [], labels = new Map() } = found ?? {};
+    this.axis(`${name}_axis`).setv({ major_label_overrides: labels });
+    this.model(`${name}_ticker`).setv({ ticks });
+  }
+
+  private setRange(name: string, start: number, end: number): void {
+    const range = this.range(name);
+    range.setv({ bounds: null });
+    range.setv({ start, end, reset_start: start, reset_end: end });
+    range.setv({ bounds: [Math.min(start, end), Math.max(start, end)] });
+  }
+
+  private listen(): void {
+    const map = this.plot("map");
+    map.on_event("tap", (event) => {
+      const cell = this.cellAt(event);
+      if (cell) this.handlers.tap(cell, this.shift);
+    });
+    map.on_event("mousemove", (event) => this.handlers.hover(this.cellAt(event)));
+    map.on_event("doubletap", () => this.resetZoom());
+    const { signal } = this.abort;
+    const { map: slot } = this.slots;
+    slot.addEventListener("pointerleave", () => this.handlers.hover(null), { signal });
+    const remember = (event: PointerEvent) => {
+      this.shift = event.shiftKey;
+      this.tool("zoom_tool").setv({ active: !event.shiftKey });
+      this.tool("pan_tool").setv({ active: event.shiftKey });
+    };
+    slot.addEventListener("pointerdown", remember, { signal, capture: true });
+    for (const element of Object.values(this.slots)) {
+      // Without Ctrl the wheel belongs to the page: BokehJS must not see it.
+      const pass = (event: WheelEvent) => {
+        if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+      };
+      element.addEventListener("wheel", pass, { signal, capture: true });
+    }
+    const moved = () => {
+      this.updateTicks();
+      this.handlers.zoomed();
+    };
+    for (const name of ["columns_range", "rows_range"]) {
+      for (const end of ["start", "end"]) {
+        this.range(name).properties[end]?.change.connect(moved);
+      }
+    }
+    for (const side of ["inner_width", "inner_height"]) {
+      map.properties[side]?.change.connect(moved);
+    }
+  }
+
+  private cellAt({ x, y }: { x: number; y: number }): Cell | null {
+    const [row, col] = [Math.floor(y), Math.floor(x)];
+    const { rows, cols } = this.size;
+    return row >= 0 && col >= 0 && row < rows && col < cols ? { row, col } : null;
+  }
+
+  private model(name: string): BokehModel {
+    const model = this.document.get_model_by_name(name);
+    if (!model) throw new Error(`The figures have no model named "${name}".`);
+    return model;
+  }
+
+  private plot(name: FigureName): Plot {
+    return this.model(name) as Plot;
+  }
+
+  private source(name: string): Source {
+    return this.model(name) as Source;
+  }
+
+  private range(name: string): BokehRange {
+    return this.model(name) as BokehRange;
+  }
+
+  private tool(name: string): BokehModel {
+    return this.model(name);
+  }
+
+  private axis(name: string): BokehModel {
+    return this.model(name);
+  }
+}
+
+/** Outlines of the band around a line: one for each stretch in which all is known. */
+export function bandsOf({ at, value, stderr }: TrendLine): {
+  at: number[][];
+  value: number[][];
+} {
+  const bands: { at: number[][]; value: number[][] } = { at: [], value: [] };
+  const isKnown = (k: number) =>
+    Number.isFinite((value[k] ?? NaN) + (stderr[k] ?? NaN));
+  for (let from = 0; from < at.length; from++) {
+    if (!isKnown(from)) continue;
+    let to = from;
+    while (isKnown(to)) to += 1;
+    const there = Array.from({ length: to - from }, (_, k) => from + k);
+    const back = [...there].reverse();
+    const edge = (k: number, side: 1 | -1) =>
+      (value[k] as number) + side * (stderr[k] as number);
+    bands.at.push([...there, ...back].map((k) => at[k] as number));
+    bands.value.push([
+      ...there.map((k) => edge(k, 1)),
+      ...back.map((k) => edge(k, -1)),
+    ]);
+    from = to;
+  }
+  return bands;
+}
+
+/** Dots of a trend that stand closer than that would hide its line. */
+export function dotSize(pixelsApart: number): number {
+  return pixelsApart < 5 ? 0 : 4;
+}
+
+function axisColors(theme: Theme): Attributes {
+  return {
+    major_label_text_color: theme.text,
+    major_label_text_font: theme.font,
+    major_tick_line_color: theme.frame,
+    axis_line_color: theme.frame,
+  };
+}
+
+/** BokehJS outlines what was dragged on; the focus that counts is the grid's own. */
+function withoutOutline(view: object): void {
+  const { canvas_view } = view as { canvas_view?: { events_el?: HTMLElement } };
+  canvas_view?.events_el?.style.setProperty("outline", "none");
+}
+
+function withoutLines(grid: BokehModel): void {
+  grid.setv({ grid_line_color: null });
+}

@@ -1,0 +1,150 @@
+/** What stands at the axes of a map, and the room it takes. */
+
+import type { AxisView, MapView, Options } from "../map/view.ts";
+import { shownName } from "../map/words.ts";
+import { blockLevels } from "../matrix/blocks.ts";
+import {
+  commonPrefix,
+  depthTicks,
+  ellipsis,
+  MAX_CHARACTERS,
+  shortLabel,
+  type TicksOf,
+  ticksFor,
+  usualPrefix,
+} from "../matrix/labels.ts";
+import type { Session } from "../state/session.ts";
+import {
+  fittingLimit,
+  geometryFor,
+  isWide,
+  labelRoom,
+  type Sizes,
+  widest,
+} from "./layout.ts";
+import { type Axis, bracketsOf, type MarginPlan, TITLE_PX } from "./margins.ts";
+import type { Geometry } from "./surface.ts";
+
+const FONT_PX = 11;
+const WHOLE_DEPTH = "100\u202f%";
+
+type Shortened = (limit: number) => string[];
+
+export interface AxisPlan extends Axis {
+  readonly ticks: TicksOf;
+}
+
+export interface Plan extends MarginPlan {
+  readonly rows: AxisPlan;
+  readonly columns: AxisPlan;
+}
+
+/** Names as long as the width allows, and the map in what they leave. */
+export function planFor(
+  session: Session,
+  view: MapView,
+  { order, flip }: Options,
+  { width, family }: { readonly width: number; readonly family: string },
+): Plan {
+  const font = `${FONT_PX}px ${family}`;
+  const { rows, columns } = view;
+  const isDepth = order === "depth";
+  const labels = isDepth
+    ? { rows: [WHOLE_DEPTH], columns: [WHOLE_DEPTH] }
+    : fittingLabels(session, view, width, font);
+  const geometry = withBracketsThatFit(width, view, font, {
+    rowLabel: widest(labels.rows, font),
+    columnLabel: widest(labels.columns, font),
+    isSquare: isDepth,
+  });
+  const axisOf = (axis: AxisView, names: readonly string[]) =>
+    isDepth
+      ? depthAxis(session, axis, flip && axis === rows)
+      : namedAxis(session, axis, names);
+  const { width: whole, height } = geometry;
+  return {
+    depth: isDepth ? (flip ? "up" : "down") : null,
+    rows: titled(axisOf(rows, labels.rows), height, family),
+    columns: titled(axisOf(columns, labels.columns), whole, family),
+    geometry,
+  };
+}
+
+/** The axis with its title cut to so many pixels, in which both titles never meet. */
+function titled(axis: AxisPlan, pixels: number, family: string): AxisPlan {
+  const cut = (limit: number) => ellipsis(axis.title, limit);
+  const pixelsOf = (limit: number) => widest([cut(limit)], `${TITLE_PX}px ${family}`);
+  return { ...axis, title: cut(fittingLimit(pixelsOf, pixels, axis.title.length)) };
+}
+
+/** Names of both axes, cut so that those of the rows leave room for the map. */
+function fittingLabels(
+  session: Session,
+  { rows, columns }: MapView,
+  width: number,
+  font: string,
+): { rows: string[]; columns: string[] } {
+  const [ofRows, ofColumns] = [labelsOf(session, rows), labelsOf(session, columns)];
+  const room = labelRoom(width, rows.branches.length > 0);
+  const rowPixels = (limit: number) => widest(ofRows(limit), font);
+  const limit = fittingLimit(rowPixels, room, MAX_CHARACTERS);
+  return { rows: ofRows(limit), columns: ofColumns(limit) };
+}
+
+/** A narrow map has no room to spare for brackets that none would be drawn in. */
+function withBracketsThatFit(
+  width: number,
+  { rows, columns, values }: MapView,
+  font: string,
+  room: Pick<Sizes, "rowLabel" | "columnLabel" | "isSquare">,
+): Geometry {
+  const blocks = [blockLevels(rows.names), blockLevels(columns.names)] as const;
+  const geometryWith = (rowBlocks: boolean, columnBlocks: boolean) =>
+    geometryFor(width, {
+      ...{ ...room, rows: values.rows, cols: values.cols, rowBlocks, columnBlocks },
+      rowTree: rows.branches.length > 0,
+      columnTree: columns.branches.length > 0,
+    });
+  const geometry = geometryWith(blocks[0].length > 0, blocks[1].length > 0);
+  if (isWide(width)) return geometry;
+  const { left, right, height } = geometry;
+  const widthOf = (name: string) => widest([name], font);
+  const fits = (k: 0 | 1, size: number, pixels: number) =>
+    bracketsOf(blocks[k], [0, size], pixels, widthOf).length > 0;
+  return geometryWith(
+    fits(0, values.rows, height),
+    fits(1, values.cols, geometry.width - left - right),
+  );
+}
+
+function namedAxis(
+  session: Session,
+  { names, branches, side }: AxisView,
+  labels: readonly string[],
+): AxisPlan {
+  const prefix = commonPrefix(names);
+  const model = session.meta.names[side - 1] ?? "";
+  return {
+    ...{ names, branches, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model },
+    ticks: (from, to, pixels) => ticksFor(labels, from, to, pixels),
+  };
+}
+
+function depthAxis(
+  session: Session,
+  { names, branches, side }: AxisView,
+  isFlipped: boolean,
+): AxisPlan {
+  return {
+    ...{ names, branches, title: `${session.meta.names[side - 1]} \u00b7 depth` },
+    ticks: (...part) => depthTicks(names.length, isFlipped, part),
+  };
+}
+
+/** The names of an axis with at most so many characters. */
+function labelsOf(session: Session, { names, side }: AxisView): Shortened {
+  const prefix = commonPrefix(names).length;
+  const own = names.map((name) => shownName(session, side, name).slice(prefix));
+  const usual = usualPrefix(own);
+  return (limit) => own.map((name) => shortLabel(name, usual, limit));
+}

@@ -1,0 +1,125 @@
+/** What can be carried away as text: a cell, the map, the call that makes it again. */
+
+import type { Session } from "../state/session.ts";
+import { h, icon, setText } from "../ui/dom.ts";
+import { plural } from "../ui/format.ts";
+import { type Cell, type MapView, pairOf } from "./view.ts";
+import { errorAt, readout, shownName, valueAt } from "./words.ts";
+
+const SAID_MS = 1600;
+
+/** Puts text on the clipboard; also where the page may only copy what is selected. */
+export async function copyText(text: string): Promise<boolean> {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return copySelected(text);
+  }
+}
+
+function copySelected(text: string): boolean {
+  const before = document.activeElement;
+  const area = h("textarea", { class: "cka-hidden", "aria-hidden": "true" });
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  try {
+    return document.execCommand("copy");
+  } catch {
+    return false;
+  } finally {
+    area.remove();
+    if (before instanceof HTMLElement) before.focus({ preventScroll: true });
+  }
+}
+
+/** A button that copies what is so when it is pressed, and says that it did. */
+export function copyButton(
+  label: string,
+  title: string,
+  textNow: () => string,
+): HTMLButtonElement {
+  const words = h("span", { "aria-live": "polite" }, label);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const press = async () => {
+    const copied = await copyText(textNow());
+    setText(words, copied ? "Copied" : "Not copied");
+    clearTimeout(timer);
+    timer = setTimeout(() => setText(words, label), SAID_MS);
+  };
+  const props = { class: "cka-button cka-quiet cka-copy", type: "button", title };
+  return h("button", { ...props, onclick: press }, icon("copy"), words);
+}
+
+/** "ResNet-18 layer1.0 × ViT-B/16 blocks.0: CKA 0.9421 ± 0.0040 (40 batches)" */
+export function cellText(session: Session, view: MapView, cell: Cell): string {
+  const { names, value, facts } = readout(session, view, cell);
+  const [first, second] = session.meta.names;
+  const layers = `${first} ${names[0]} \u00d7 ${second} ${names[1]}`;
+  const known = Number.isFinite(valueAt(view, cell));
+  const batches = plural(view.shown?.frame.batch ?? 0, "batch", "batches");
+  return known
+    ? `${layers}: ${metricName(session)} ${value} (${batches})`
+    : `${layers}: ${facts}`;
+}
+
+export function metricName(session: Session): string {
+  return session.metric.replace(/^cka/, "CKA");
+}
+
+/** Values as a spreadsheet takes them, then, below an empty line, standard errors. */
+export function mapText(session: Session, view: MapView): string {
+  const { rows, columns } = view;
+  const name = (axis: typeof rows, k: number) =>
+    shownName(session, axis.side, axis.names[k] ?? "").replace(/\s/g, " ");
+  const head = columns.names.map((_, col) => name(columns, col));
+  const block = (title: string, at: (cell: Cell) => number) => [
+    [title, ...head].join("\t"),
+    ...rows.names.map((_, row) =>
+      [name(rows, row), ...head.map((_, col) => written(at({ row, col })))].join("\t"),
+    ),
+  ];
+  return [
+    ...block(metricName(session), (cell) => valueAt(view, cell)),
+    "",
+    ...block("standard error", (cell) => errorAt(view, cell)),
+    "",
+  ].join("\n");
+}
+
+/** Pairs of layers with their values, a line each, as a spreadsheet takes them. */
+export function pairsText(
+  session: Session,
+  view: MapView,
+  cells: readonly Cell[],
+): string {
+  const clean = (text: string) => text.replace(/\s/g, " ");
+  const lines = cells.map((cell) => {
+    const [one, two] = pairOf(view, cell);
+    const names = [shownName(session, 1, one), shownName(session, 2, two)];
+    const numbers = [valueAt(view, cell), errorAt(view, cell)].map(written);
+    return [...names.map(clean), ...numbers].join("\t");
+  });
+  const names = session.meta.names.map(clean);
+  const head = [...names, metricName(session), "standard error"].join("\t");
+  return [head, ...lines, ""].join("\n");
+}
+
+function written(number: number): string {
+  return Number.isNaN(number) ? "" : String(Number(number.toFixed(6)));
+}
+
+/** The Python call that repeats the comparison; the kernel's `explorer.code`. */
+export function codeText(session: Session): string {
+  const [before = "", between = "", after = ""] = session.code;
+  const [one, two] = session.layers;
+  return `${before}${list(one)}${between}${list(two)}${after}`;
+}
+
+/** JSON's strings are Python's; so are its lists, here one name a line. */
+function list(names: readonly string[]): string {
+  if (names.length === 0) return "[]";
+  const lines = names.map((name) => `        ${JSON.stringify(name)},\n`);
+  return `[\n${lines.join("")}    ]`;
+}

@@ -1,0 +1,155 @@
+/** The words around the map: captions of the trends, the value, the hover line. */
+
+import type { PictureKind } from "../drawing/picture.ts";
+import { cellText, codeText, copyButton } from "../map/copying.ts";
+import type { AxisView, Cell, MapView } from "../map/view.ts";
+import { readout, shownName, textAt } from "../map/words.ts";
+import { ellipsis } from "../matrix/labels.ts";
+import type { Session } from "../state/session.ts";
+import { h, icon, setText } from "../ui/dom.ts";
+
+const HOW_TO =
+  "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
+/** Longer names are shortened in the middle: the end tells layers apart. */
+const ROW_LIMIT = 56;
+const COLUMN_LIMIT = 36;
+
+/** A layer of one axis against those of the other. */
+interface Trend {
+  readonly own: AxisView;
+  readonly other: AxisView;
+  readonly index: number;
+  readonly limit: number;
+}
+
+export class Captions {
+  readonly row = h("p", { class: "cka-caption cka-row-caption" });
+  readonly corner: HTMLElement;
+  readonly readout: HTMLElement;
+  private readonly session: Session;
+  private readonly column = h("p", { class: "cka-caption cka-column-caption" });
+  private readonly value = h("p", { class: "cka-focus-value" });
+  private readonly error = h("p", { class: "cka-focus-error" });
+  private readonly clear: HTMLButtonElement;
+  private readonly copy: HTMLButtonElement;
+  private read: readonly [MapView, Cell] | null = null;
+  private readonly names = h("p", { class: "cka-read-names" });
+  private readonly facts = h("p", { class: "cka-read-facts" });
+
+  constructor(session: Session, save: (kind: PictureKind) => void) {
+    this.session = session;
+    this.clear = h(
+      "button",
+      {
+        class: "cka-button cka-clear",
+        type: "button",
+        title: "Let go of the cell (Escape)",
+        "aria-label": "Clear: let go of the cell",
+        onclick: () => session.look(null),
+      },
+      icon("close"),
+      h("span", {}, "Clear"),
+    );
+    this.corner = h(
+      "div",
+      { class: "cka-corner" },
+      this.value,
+      h("div", { class: "cka-focus" }, this.error, this.clear),
+      this.column,
+    );
+    this.copy = copyButton("Copy", "Copy layers and value (Ctrl+C on the map)", () =>
+      this.read ? cellText(session, ...this.read) : "",
+    );
+    const code = copyButton(
+      "Copy as code",
+      "Copy the Python call that compares these layers again",
+      () => codeText(session),
+    );
+    code.hidden = session.code.length === 0;
+    const actions = [this.copy, code, ...saveButtons(save)];
+    this.readout = h(
+      "div",
+      { class: "cka-readout" },
+      h("div", { class: "cka-read" }, this.names, this.facts),
+      h("div", { class: "cka-read-actions" }, ...actions),
+    );
+  }
+
+  /** Says whose trends are drawn; a cell that is only pointed at cannot be let go. */
+  drawTrends(view: MapView, cell: Cell | null, isFocus: boolean): void {
+    const { rows, columns } = view;
+    if (cell) {
+      const row = { own: rows, other: columns, index: cell.row, limit: ROW_LIMIT };
+      this.row.replaceChildren(...this.caption(row, (name) => [name]));
+      const column = { own: columns, other: rows, index: cell.col };
+      this.column.replaceChildren(
+        ...this.caption({ ...column, limit: COLUMN_LIMIT }, breakable),
+      );
+    } else {
+      const hint = "Click a cell to see its row and its column";
+      this.row.replaceChildren(hint);
+      this.column.replaceChildren();
+    }
+    const [number, error] = cell ? textAt(view, cell) : ["", ""];
+    setText(this.value, number);
+    setText(this.error, error);
+    this.clear.hidden = !isFocus;
+  }
+
+  drawReadout(view: MapView | null, cell: Cell | null): void {
+    this.read = view && cell ? [view, cell] : null;
+    this.copy.classList.toggle("cka-unseen", !this.read);
+    if (!view || !cell) {
+      const hint = view ? "Point at a cell to read it" : "";
+      this.names.replaceChildren(h("span", { class: "cka-hint" }, hint));
+      setText(this.facts, HOW_TO);
+      return;
+    }
+    const read = readout(this.session, view, cell);
+    const [row, column] = view.rows.side === 1 ? [0, 1] : [1, 0];
+    this.names.replaceChildren(
+      h("span", { class: "cka-layer cka-as-row" }, read.names[row] ?? ""),
+      h("span", { class: "cka-times" }, "\u00d7"),
+      h("span", { class: "cka-layer cka-as-column" }, read.names[column] ?? ""),
+      h("span", { class: "cka-read-value" }, read.value),
+    );
+    setText(this.facts, read.facts);
+  }
+
+  private caption(
+    { own, other, index, limit }: Trend,
+    wordsOf: (name: string) => (Node | string)[],
+  ): (Node | string)[] {
+    const { names } = this.session.meta;
+    const name = shownName(this.session, own.side, own.names[index] ?? "");
+    return [
+      h("span", { class: "cka-dot" }),
+      h("b", { title: name }, ...wordsOf(ellipsis(name, limit))),
+      ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
+    ];
+  }
+}
+
+const SAVE_HELP: Record<PictureKind, string> = {
+  png: "Save the map as it is shown, as a picture",
+  svg: "Save the map as it is shown, as a drawing for print",
+};
+
+function saveButtons(save: (kind: PictureKind) => void): HTMLButtonElement[] {
+  return (["png", "svg"] as const).map((kind) => {
+    const label = kind.toUpperCase();
+    const props = {
+      class: "cka-button cka-quiet",
+      type: "button",
+      title: SAVE_HELP[kind],
+      "aria-label": `Save ${label}`,
+      onclick: () => save(kind),
+    };
+    return h("button", props, icon("save"), label);
+  });
+}
+
+/** A dotted name that may be broken after its dots. */
+function breakable(name: string): (Node | string)[] {
+  return name.split(/(?<=\.)/).flatMap((part) => [part, h("wbr")]);
+}

@@ -1,0 +1,86 @@
+/** Below the map: best matches in words, pinned series, and the convergence plot. */
+
+import { type Cell, cellOf, type MapView } from "../map/view.ts";
+import { bestMatchWords, shownName, textAt } from "../map/words.ts";
+import type { Session } from "../state/session.ts";
+import { h, icon, replaceKeeping } from "../ui/dom.ts";
+
+export class Details {
+  readonly element: HTMLElement;
+  private readonly session: Session;
+  private readonly sentences = h("div", { class: "cka-sentences" });
+  private readonly pins = h("ul", { class: "cka-pins", "aria-label": "Pinned cells" });
+  private readonly convergence: HTMLElement;
+
+  constructor(session: Session, historySlot: HTMLElement) {
+    this.session = session;
+    this.convergence = h(
+      "div",
+      { class: "cka-convergence" },
+      h(
+        "p",
+        { class: "cka-caption cka-history-caption" },
+        h("span", { class: "cka-dot" }),
+        "The cell over the batches, with its standard error",
+      ),
+      historySlot,
+    );
+    const words = h("div", { class: "cka-words" }, this.sentences, this.pins);
+    this.element = h("div", { class: "cka-details" }, words, this.convergence);
+  }
+
+  draw(view: MapView, cell: Cell | null): void {
+    const isEmpty = !cell && this.session.pins.length === 0;
+    this.element.classList.toggle("cka-away", isEmpty);
+    this.sentences.replaceChildren(...(cell ? this.matches(view, cell) : []));
+    replaceKeeping(
+      this.pins,
+      this.session.pins.map((_, k) => this.pin(view, k)),
+    );
+    this.pins.hidden = this.session.pins.length === 0;
+  }
+
+  private matches(view: MapView, cell: Cell): HTMLElement[] {
+    return (["row", "column"] as const).flatMap((along) => {
+      const words = bestMatchWords(this.session, view, cell, along);
+      if (!words) return [];
+      return h(
+        "p",
+        { class: "cka-match" },
+        "Best match of ",
+        h("span", { class: `cka-layer cka-as-${along}` }, words.of),
+        " is ",
+        h("span", { class: "cka-layer" }, words.match),
+        ` ${words.rest}`,
+      );
+    });
+  }
+
+  private pin(view: MapView, k: number): HTMLElement {
+    const pair = this.session.pins[k] as readonly [string, string];
+    const at = cellOf(view, pair);
+    const [one, two] = [1, 2].map((side) =>
+      shownName(this.session, side as 1 | 2, pair[side - 1] as string),
+    );
+    const swatch = h("span", { class: "cka-dot" });
+    swatch.style.setProperty("--color", `var(--cka-pin${k + 1})`);
+    return h(
+      "li",
+      { class: "cka-pin" },
+      swatch,
+      h("span", { class: "cka-layer" }, `${one} \u00d7 ${two}`),
+      h("span", { class: "cka-pin-value" }, at ? textAt(view, at)[0] : "not shown"),
+      h(
+        "button",
+        {
+          class: "cka-button cka-quiet",
+          type: "button",
+          "data-key": pair.join("\n"),
+          "aria-label": `Unpin ${one} by ${two}`,
+          onclick: () => this.session.pin(pair),
+        },
+        icon("close"),
+      ),
+    );
+  }
+}

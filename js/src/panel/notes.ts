@@ -1,0 +1,88 @@
+/** What a reader should know about the data, one line until more is asked for. */
+
+import { shownName } from "../map/words.ts";
+import type { Axes, Side } from "../protocol.ts";
+import type { Session } from "../state/session.ts";
+import { h, set, setText } from "../ui/dom.ts";
+
+/** These put the whole map in doubt: they come first. */
+const GRAVE = /unrelated|not random|mixes examples/;
+const NAMED = 3;
+
+export class Notes {
+  readonly element = h("div", { class: "cka-message", role: "status" });
+  private readonly session: Session;
+  private key = "";
+  private isOpen = false;
+
+  constructor(session: Session) {
+    this.session = session;
+  }
+
+  update(): void {
+    const lines = noteLines(this.session);
+    this.element.hidden = lines.length === 0;
+    const key = lines.join("\n");
+    if (this.key === key) return;
+    this.key = key;
+    this.draw(lines);
+  }
+
+  private draw(lines: readonly string[]): void {
+    const [first = "", ...rest] = lines;
+    const more = h("div", {}, ...rest.map((line) => h("p", {}, line)));
+    const text = h("div", { class: "cka-message-text" }, h("p", {}, first), more);
+    const button = h("button", {
+      class: "cka-button cka-quiet",
+      type: "button",
+      onclick: () => {
+        this.isOpen = !this.isOpen;
+        show();
+      },
+    });
+    const show = () => {
+      const folded = rest.length > 0 && !this.isOpen;
+      more.hidden = !this.isOpen;
+      text.classList.toggle("cka-one-line", folded);
+      set(button, { "aria-expanded": String(!folded) });
+      setText(button, folded ? `${rest.length} more` : "Less");
+    };
+    show();
+    this.element.replaceChildren(text, ...(rest.length > 0 ? [button] : []));
+  }
+}
+
+/** The kernel's notes, the grave ones first, then which layers are undefined and why. */
+export function noteLines(session: Session): string[] {
+  const axes = session.shown?.axes;
+  if (!axes) return [];
+  const grave = axes.notes.filter((note) => GRAVE.test(note));
+  const others = axes.notes.filter((note) => !GRAVE.test(note));
+  const undefinedOnes = ([1, 2] as const).flatMap((side) =>
+    session.meta.self && side === 2 ? [] : undefinedLines(session, axes, side),
+  );
+  return [...grave, ...others, ...undefinedOnes];
+}
+
+/** In the words of a result's notes, which has them already when the run is over. */
+function undefinedLines(session: Session, axes: Axes, side: Side): string[] {
+  const byReason = new Map<string, string[]>();
+  for (const [name, reason] of Object.entries(axes.undefinedLayers[side - 1] ?? {})) {
+    byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
+  }
+  const model = `${session.meta.names[side - 1]}: `;
+  const isSaid = (reason: string) =>
+    axes.notes.some((note) => note.startsWith(model) && note.includes(reason));
+  return [...byReason]
+    .filter(([reason]) => !isSaid(reason))
+    .map(([reason, layers]) => {
+      const names = layers
+        .slice(0, NAMED)
+        .map((name) => shownName(session, side, name));
+      const many =
+        layers.length === 1
+          ? `${names[0]} is`
+          : `${layers.length} layers (${names.join(", ")}${layers.length > NAMED ? ", \u2026" : ""}) are`;
+      return `${model}${many} undefined, ${reason}.`;
+    });
+}

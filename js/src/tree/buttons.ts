@@ -1,0 +1,114 @@
+/** The buttons above a tree: presets with their counts, a chip for each class. */
+
+import type { Tree } from "../state/tree.ts";
+import { h } from "../ui/dom.ts";
+import { count } from "../ui/format.ts";
+
+type Commit = (chosen: Uint8Array) => void;
+
+/** Rarer classes wait behind a button. */
+export const FIRST_CHIPS = 6;
+
+const PRESETS = {
+  auto: "The layers chosen by default: blocks, stem, final norm and head",
+  blocks: "The repeated blocks of the model",
+  leaves: "Modules without children",
+  all: "Every module that gives a tensor",
+} as const;
+
+export function presetButtons(
+  tree: Tree,
+  chosen: Uint8Array,
+  commit: Commit,
+): HTMLButtonElement[] {
+  const presets = Object.entries(PRESETS)
+    .filter(([name]) => name in tree.columns.presets)
+    .map(([name, help]) => ({ name, help, rows: tree.preset(name) }));
+  const none = {
+    name: "none",
+    help: "Choose nothing",
+    rows: new Uint8Array(tree.size),
+  };
+  return [...presets, none].map(({ name, help, rows }) => {
+    const size = total(rows);
+    return h(
+      "button",
+      {
+        class: "cka-segment",
+        type: "button",
+        "data-key": name,
+        "aria-pressed": String(rows.every((flag, row) => flag === chosen[row])),
+        title: help,
+        onclick: () => commit(rows),
+      },
+      `${name[0]?.toUpperCase()}${name.slice(1)}`,
+      size > 0 && h("span", { class: "cka-number" }, count(size)),
+    );
+  });
+}
+
+/** A chip toggles all layers of its class, under a filter those that match. */
+export function chipButtons(
+  tree: Tree,
+  chosen: Uint8Array,
+  filter: Uint8Array | null,
+  limit: number,
+  commit: Commit,
+): { chips: HTMLButtonElement[]; rest: number } {
+  const classes = tree.classes(filter);
+  const chips = classes
+    .slice(0, limit)
+    .map(({ type, rows }) => chip(type, rows, chosen, filter !== null, commit));
+  return { chips, rest: Math.max(0, classes.length - FIRST_CHIPS) };
+}
+
+export function moreButton(
+  rest: number,
+  isOpen: boolean,
+  toggle: () => void,
+): HTMLButtonElement {
+  return h(
+    "button",
+    {
+      class: "cka-chip cka-more",
+      type: "button",
+      "data-key": "more",
+      "aria-expanded": String(isOpen),
+      onclick: toggle,
+    },
+    isOpen ? "fewer" : `${rest} more`,
+  );
+}
+
+function chip(
+  type: string,
+  rows: readonly number[],
+  chosen: Uint8Array,
+  isFiltered: boolean,
+  commit: Commit,
+): HTMLButtonElement {
+  const on = rows.filter((row) => chosen[row]).length;
+  const state = on === 0 ? "false" : on === rows.length ? "true" : "mixed";
+  const where = isFiltered ? " that match" : "";
+  return h(
+    "button",
+    {
+      class: "cka-chip",
+      type: "button",
+      "data-key": `type ${type}`,
+      "aria-pressed": state,
+      title: `${on} of ${rows.length} ${type} layers${where} are chosen: toggle all`,
+      onclick: () => {
+        const next = Uint8Array.from(chosen);
+        for (const row of rows) next[row] = state === "true" ? 0 : 1;
+        commit(next);
+      },
+    },
+    type,
+    h("span", { class: "cka-number" }, count(rows.length)),
+  );
+}
+
+export function total(flags: Uint8Array): number {
+  return flags.reduce((sum, flag) => sum + flag, 0);
+}

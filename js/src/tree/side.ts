@@ -1,0 +1,160 @@
+/** Both layer trees: beside the map, or above it and folded to one line. */
+
+import type { Side } from "../protocol.ts";
+import type { Change, Session } from "../state/session.ts";
+import { h, icon, set, setText, uniqueId } from "../ui/dom.ts";
+import { plural, some } from "../ui/format.ts";
+import { LayerTree } from "./layer_tree.ts";
+
+/** Below this width in pixels the trees stand above the map. */
+const NARROW = 720;
+/** And below this one they would push it out of sight: they fold until asked for. */
+const TINY = 560;
+
+export class TreeSide {
+  readonly element: HTMLElement;
+  /** Folds and unfolds from the head, where the trees stand beside the map. */
+  readonly toggle: HTMLButtonElement;
+  private readonly root: HTMLElement;
+  private readonly session: Session;
+  private readonly trees: readonly [LayerTree, LayerTree];
+  private readonly both: HTMLElement;
+  private readonly bar: HTMLButtonElement;
+  private readonly counts = h("span", { class: "cka-tree-counts" });
+  private width = Number.POSITIVE_INFINITY;
+  /** What the user has said; until then width and run decide. */
+  private wish: boolean | null = null;
+  private isLive = false;
+  private isFolded = false;
+  private said = "";
+
+  constructor(session: Session, root: HTMLElement) {
+    this.session = session;
+    this.root = root;
+    this.trees = [this.treeOf(1), this.treeOf(2)];
+    const id = uniqueId("trees");
+    const elements = this.trees.map((tree) => tree.element);
+    this.both = h("div", { class: "cka-trees", id }, ...elements);
+    this.bar = this.barOf(id);
+    this.toggle = this.toggleOf();
+    this.element = h("div", { class: "cka-side" }, this.bar, this.both);
+    this.draw();
+    this.statusChanged();
+  }
+
+  update(change: Change): void {
+    if (change === "trees") {
+      this.trees.forEach((tree, k) => {
+        tree.setTree(this.session.trees[k as 0 | 1]);
+      });
+    }
+    if (change === "trees" || change === "layers") this.draw();
+    if (change === "status") this.statusChanged();
+  }
+
+  resize(width: number): void {
+    this.width = width;
+    this.root.classList.toggle("cka-slim", width < NARROW);
+    this.fold();
+  }
+
+  private draw(): void {
+    const { layers, canUndo } = this.session;
+    this.trees.forEach((tree, k) => {
+      tree.setChosen(layers[k] ?? [], canUndo);
+    });
+    setText(this.counts, this.trees.map((tree) => tree.counts).join(" \u00d7 "));
+  }
+
+  /** Above the map the trees make room for a run, but not under the user's hands. */
+  private statusChanged(): void {
+    if (this.session.status === "running" && !this.hasFocus()) this.isLive = true;
+    this.fold();
+  }
+
+  private fold(): void {
+    const suggested = this.width < TINY || (this.isLive && this.width < NARROW);
+    const folded = this.wish ?? suggested;
+    if (folded && !this.isFolded && this.hasFocus()) return;
+    this.isFolded = folded;
+    this.root.classList.toggle("cka-folded", folded);
+    set(this.toggle, { "aria-pressed": String(!folded) });
+    set(this.bar, { "aria-expanded": String(!folded) });
+  }
+
+  private hasFocus(): boolean {
+    const root = this.both.getRootNode() as Document | ShadowRoot;
+    return this.both.contains(root.activeElement);
+  }
+
+  private turn(): void {
+    this.wish = !this.isFolded;
+    this.fold();
+  }
+
+  private toggleOf(): HTMLButtonElement {
+    return h(
+      "button",
+      {
+        class: "cka-button cka-toggle cka-layers",
+        type: "button",
+        "aria-pressed": "true",
+        title: "Show or hide the layer trees",
+        onclick: () => this.turn(),
+      },
+      icon("layers"),
+      "Layers",
+    );
+  }
+
+  private barOf(controls: string): HTMLButtonElement {
+    return h(
+      "button",
+      {
+        class: "cka-tree-bar",
+        type: "button",
+        "aria-expanded": "true",
+        "aria-controls": controls,
+        title: "Show or hide the layer trees",
+        onclick: () => this.turn(),
+      },
+      h("span", { class: "cka-twist" }, icon("open")),
+      this.counts,
+    );
+  }
+
+  private treeOf(side: Side): LayerTree {
+    const { names } = this.session.meta;
+    const [own, other] = side === 1 ? ([0, 1] as const) : ([1, 0] as const);
+    return new LayerTree(names[own], names[other], this.session.trees[own], {
+      choose: (layers) => this.session.choose({ [side]: layers }),
+      undo: () => this.session.undo(),
+      mirror: () => this.mirror(own, other),
+    });
+  }
+
+  /** Chooses in the other tree what is chosen in this one; says what is not there. */
+  private mirror(from: 0 | 1, to: 0 | 1): void {
+    const { session } = this;
+    const tree = session.trees[to];
+    const isThere = (name: string) => tree.canChoose(tree.rowOf.get(name) ?? -1);
+    const known = session.layers[from].filter(isThere);
+    const missing = session.layers[from].filter((name) => !isThere(name));
+    if (this.said && session.message.text === this.said) session.dismiss();
+    this.said = missingWords(missing, session.meta.names[to]);
+    if (known.length === 0) {
+      session.fail(
+        this.said || "Expected chosen layers to mirror, got none: choose some first.",
+      );
+      return;
+    }
+    session.choose({ [to + 1]: tree.namesOf(tree.chosenBy(known)) });
+    if (this.said) session.note(this.said);
+  }
+}
+
+function missingWords(names: readonly string[], model: string): string {
+  if (names.length === 0) return "";
+  const layers = plural(names.length, "chosen layer has", "chosen layers have");
+  return `${layers} no namesake to choose in ${model}: ${some(names)}.`;
+}
