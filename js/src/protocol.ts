@@ -23,7 +23,17 @@ export interface WholeModel {
   readonly comm_live?: boolean;
 }
 
-export type Side = 1 | 2;
+/** Which of the two models: rows of the matrix are side 0, columns side 1. */
+export type Side = 0 | 1;
+/** One for each model. */
+export type PerSide<T> = readonly [T, T];
+
+export const SIDES: PerSide<Side> = [0, 1];
+
+export function perSide<T>(of: (side: Side) => T): PerSide<T> {
+  return [of(0), of(1)];
+}
+
 export type Status = "idle" | "running" | "paused" | "stopped" | "done" | "error";
 export type CommandName = "run" | "pause" | "resume" | "stop" | "restart";
 export type Tone = "light" | "dark";
@@ -31,7 +41,7 @@ export type ColorRange = "fit" | readonly [number, number];
 export type Focus = readonly [string, string] | null;
 
 export interface Meta {
-  readonly names: readonly [string, string];
+  readonly names: PerSide<string>;
   readonly bokeh: string;
   readonly loader: string;
   readonly self: boolean;
@@ -69,11 +79,8 @@ export interface TreeColumns {
 
 export interface Axes {
   readonly epoch: number;
-  readonly layers: readonly [readonly string[], readonly string[]];
-  readonly undefinedLayers: readonly [
-    Readonly<Record<string, string>>,
-    Readonly<Record<string, string>>,
-  ];
+  readonly layers: PerSide<readonly string[]>;
+  readonly undefinedLayers: PerSide<Readonly<Record<string, string>>>;
   readonly notes: readonly string[];
 }
 
@@ -200,7 +207,7 @@ export function metaOf(model: Model): Meta {
   };
 }
 
-export function treesOf(model: Model): readonly [TreeColumns, TreeColumns] {
+export function treesOf(model: Model): PerSide<TreeColumns> {
   const trees = (model.get("_trees") ?? {}) as { model1?: Wire; model2?: Wire };
   return [columnsOf(trees.model1), columnsOf(trees.model2)];
 }
@@ -270,7 +277,7 @@ export function axesOf(model: Model): Axes | null {
 }
 
 export function layersOf(model: Model, side: Side): readonly string[] {
-  return (model.get(side === 1 ? "layers1" : "layers2") ?? []) as string[];
+  return (model.get(`layers${side + 1}`) ?? []) as string[];
 }
 
 export function focusOf(model: Model): Focus {
@@ -554,10 +561,10 @@ export const say = {
     views,
   }),
   command: (name: CommandName) => ({ kind: "command", name }),
-  layers: (layers: { 1?: readonly string[]; 2?: readonly string[] }) => ({
+  layers: (layers: Partial<Record<Side, readonly string[]>>) => ({
     kind: "layers",
-    ...(layers[1] && { layers1: layers[1] }),
-    ...(layers[2] && { layers2: layers[2] }),
+    ...(layers[0] && { layers1: layers[0] }),
+    ...(layers[1] && { layers2: layers[1] }),
   }),
   focus: (focus: Focus) => ({ kind: "focus", focus }),
   palette: (palette: string) => ({ kind: "view", palette }),

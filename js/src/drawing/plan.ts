@@ -123,7 +123,7 @@ function namedAxis(
   labels: readonly string[],
 ): AxisPlan {
   const prefix = commonPrefix(names);
-  const model = session.meta.names[side - 1] ?? "";
+  const model = session.meta.names[side];
   return {
     ...{ names, branches, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model },
     ticks: (from, to, pixels) => ticksFor(labels, from, to, pixels),
@@ -136,7 +136,7 @@ function depthAxis(
   isFlipped: boolean,
 ): AxisPlan {
   return {
-    ...{ names, branches, title: `${session.meta.names[side - 1]} \u00b7 depth` },
+    ...{ names, branches, title: `${session.meta.names[side]} \u00b7 depth` },
     ticks: (...part) => depthTicks(names.length, isFlipped, part),
   };
 }

@@ -1,5 +1,6 @@
 /** What can be carried away as text: a cell, the map, the call that makes it again. */
 
+import { SIDES } from "../protocol.ts";
 import type { Session } from "../state/session.ts";
 import { h, icon, setText } from "../ui/dom.ts";
 import { plural } from "../ui/format.ts";
@@ -96,8 +97,8 @@ export function pairsText(
 ): string {
   const clean = (text: string) => text.replace(/\s/g, " ");
   const lines = cells.map((cell) => {
-    const [one, two] = pairOf(view, cell);
-    const names = [shownName(session, 1, one), shownName(session, 2, two)];
+    const pair = pairOf(view, cell);
+    const names = SIDES.map((side) => shownName(session, side, pair[side]));
     const numbers = [valueAt(view, cell), errorAt(view, cell)].map(written);
     return [...names.map(clean), ...numbers].join("\t");
   });

@@ -11,7 +11,7 @@ import {
   positions,
   transposed,
 } from "../matrix/matrix.ts";
-import type { ColorRange, Side } from "../protocol.ts";
+import { type ColorRange, type PerSide, perSide, type Side } from "../protocol.ts";
 import type { Session, Shown } from "../state/session.ts";
 
 export interface Options {
@@ -23,7 +23,7 @@ export interface Options {
   /** Whether the first row is the lowest. */
   flip: boolean;
   /** Rows as last clustered, so that live frames do not shuffle what is looked at. */
-  clustered?: readonly [Clustered, Clustered] | undefined;
+  clustered?: PerSide<Clustered> | undefined;
 }
 
 /** Layers in the order of their dendrogram. */
@@ -46,7 +46,7 @@ export interface MapView {
   /** Whether values are those of one result less those of another. */
   readonly isDifference: boolean;
   /** Layers of both models before any flip, to be kept while frames come in. */
-  readonly clustered: readonly [Clustered, Clustered];
+  readonly clustered: PerSide<Clustered>;
   /** Whether the mask leaves a cell out. */
   hides(row: number, col: number): boolean;
   /** Null before the first frame: then no cell is computed. */
@@ -89,10 +89,10 @@ export function mapView(session: Session, options: Options): MapView {
     reordered(entries[1], () => transposed(own()), options, 1),
   ] as const;
   const lines = sorted.map((line, side) =>
-    options.flip && side === (options.transpose ? 1 : 0) ? upwards(line) : line,
+    options.flip && side === Number(options.transpose) ? upwards(line) : line,
   ) as [Sorted, Sorted];
   const axis = (side: Side): AxisView => {
-    const line = lines[side - 1] as Sorted;
+    const line = lines[side];
     return { side, index: indices(line.entries), ...namesOf(line) };
   };
   const cut = (matrix: Matrix) => {
@@ -102,8 +102,8 @@ export function mapView(session: Session, options: Options): MapView {
   };
   const values = cut(all);
   return {
-    rows: axis(options.transpose ? 2 : 1),
-    columns: axis(options.transpose ? 1 : 2),
+    rows: axis(options.transpose ? 1 : 0),
+    columns: axis(options.transpose ? 0 : 1),
     values,
     stderr: cut(errors),
     isDifference: session.metric.endsWith(DIFFERENCE),
@@ -141,11 +141,9 @@ function indices(entries: readonly Entry[]): number[] {
   return entries.map(({ index }) => index);
 }
 
-function chosenEntries(session: Session): readonly [Entry[], Entry[]] {
+function chosenEntries(session: Session): PerSide<Entry[]> {
   const have = session.shown?.axes.layers ?? [[], []];
-  const both = [0, 1].map((side) =>
-    entriesOf(session.layers[side as 0 | 1], have[side] ?? []),
-  ) as [Entry[], Entry[]];
+  const both = perSide((side) => entriesOf(session.layers[side], have[side]));
   if (both[0].length * both[1].length <= MAX_PENDING) return both;
   return [both[0].filter(isKnown), both[1].filter(isKnown)];
 }
@@ -175,7 +173,7 @@ function reordered(
   entries: readonly Entry[],
   lines: () => Matrix,
   { order, clustered }: Options,
-  side: 0 | 1,
+  side: Side,
 ): Sorted {
   if (order === "name") {
     const byName = (a: Entry, b: Entry) =>
@@ -338,8 +336,8 @@ function boxesOf(view: MapView, isIn: (row: number, col: number) => boolean): Bo
 /** Where a pair of layers is in the view, or null if it is not shown. */
 export function cellOf(view: MapView, pair: readonly [string, string]): Cell | null {
   const [one, two] = pair;
-  const row = view.rows.names.indexOf(view.rows.side === 1 ? one : two);
-  const col = view.columns.names.indexOf(view.columns.side === 1 ? one : two);
+  const row = view.rows.names.indexOf(view.rows.side === 0 ? one : two);
+  const col = view.columns.names.indexOf(view.columns.side === 0 ? one : two);
   return row >= 0 && col >= 0 ? { row, col } : null;
 }
 
@@ -347,7 +345,7 @@ export function cellOf(view: MapView, pair: readonly [string, string]): Cell | n
 export function pairOf(view: MapView, cell: Cell): [string, string] {
   const row = view.rows.names[cell.row] ?? "";
   const col = view.columns.names[cell.col] ?? "";
-  return view.rows.side === 1 ? [row, col] : [col, row];
+  return view.rows.side === 0 ? [row, col] : [col, row];
 }
 
 /** The cell's position in the frame's matrix, -1 if it has none. */
@@ -356,5 +354,5 @@ export function frameIndex(view: MapView, cell: Cell): number {
   const row = view.rows.index[cell.row] ?? 0;
   const col = view.columns.index[cell.col] ?? 0;
   const cols = view.shown?.frame.cols ?? 0;
-  return view.rows.side === 1 ? row * cols + col : col * cols + row;
+  return view.rows.side === 0 ? row * cols + col : col * cols + row;
 }

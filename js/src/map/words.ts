@@ -1,15 +1,15 @@
 /** What is said about a cell: the readout, the spoken words, the best matches. */
 
 import { bestMatch, columnOf, rankOf, rowOf } from "../matrix/matrix.ts";
-import type { Side } from "../protocol.ts";
+import { perSide, SIDES, type Side } from "../protocol.ts";
 import type { Session } from "../state/session.ts";
 import { digitsOf, layerName, plural, plusMinus, shape, value } from "../ui/format.ts";
 import { type Cell, isExact, isPending, type MapView, pairOf } from "./view.ts";
 
 /** A layer's name as shown; the root goes by its class. */
 export function shownName(session: Session, side: Side, name: string): string {
-  const tree = session.trees[side - 1];
-  return layerName(name, tree?.columns.type[tree.rowOf.get(name) ?? -1] ?? "");
+  const tree = session.trees[side];
+  return layerName(name, tree.columns.type[tree.rowOf.get(name) ?? -1] ?? "");
 }
 
 export function valueAt(view: MapView, { row, col }: Cell): number {
@@ -32,14 +32,11 @@ export function textAt(view: MapView, cell: Cell, most = 3): [string, string] {
 /** Why a cell has no value, in the kernel's words. */
 export function reasonFor(session: Session, view: MapView, cell: Cell): string {
   if (isPending(view, cell)) return pendingWords(session);
-  const [one, two] = pairOf(view, cell);
-  const [of1, of2] = view.shown?.axes.undefinedLayers ?? [];
-  const first = of1?.[one];
-  const second = of2?.[two];
-  const parts = [
-    first && `${shownName(session, 1, one)}: ${first}`,
-    second && `${shownName(session, 2, two)}: ${second}`,
-  ].filter(Boolean);
+  const pair = pairOf(view, cell);
+  const parts = SIDES.flatMap((side) => {
+    const reason = view.shown?.axes.undefinedLayers[side][pair[side]];
+    return reason ? [`${shownName(session, side, pair[side])}: ${reason}`] : [];
+  });
   return parts.length > 0 ? `Undefined. ${parts.join("; ")}` : "Undefined";
 }
 
@@ -68,7 +65,7 @@ export function missingWords(session: Session): string {
 export function summaryWords(session: Session, view: MapView): string {
   const [first, second] = session.meta.names;
   const { rows, cols } = view.values;
-  const names = view.rows.side === 1 ? [first, second] : [second, first];
+  const names = view.rows.side === 0 ? [first, second] : [second, first];
   const batch = view.shown?.frame.batch ?? 0;
   return (
     `CKA of ${rows} layers of ${names[0]} by ${cols} layers of ${names[1]} ` +
@@ -90,14 +87,9 @@ export interface Readout {
 
 export function readout(session: Session, view: MapView, cell: Cell): Readout {
   const pair = pairOf(view, cell);
-  const sides = [1, 2] as const;
-  const names = sides.map((side) =>
-    shownName(session, side, pair[side - 1] as string),
-  ) as [string, string];
+  const names = perSide((side) => shownName(session, side, pair[side]));
   const number = valueAt(view, cell);
-  const facts = sides.map((side) =>
-    layerFacts(session, side, pair[side - 1] as string),
-  );
+  const facts = SIDES.map((side) => layerFacts(session, side, pair[side]));
   const known = !Number.isNaN(number);
   const rest = known ? ranks(view, cell) : [reasonFor(session, view, cell)];
   const both = facts.filter(Boolean).join(" \u00d7 ");
@@ -109,9 +101,9 @@ export function readout(session: Session, view: MapView, cell: Cell): Readout {
 }
 
 function layerFacts(session: Session, side: Side, name: string): string {
-  const tree = session.trees[side - 1];
+  const tree = session.trees[side];
   const row = tree?.rowOf.get(name);
-  if (!tree || row === undefined) return "";
+  if (row === undefined) return "";
   const { columns } = tree;
   return [columns.type[row], shape(columns.shape[row] ?? null)]
     .filter(Boolean)
@@ -136,8 +128,8 @@ function rankWords(line: Float32Array, index: number, where: string): string {
 
 /** "layer2.0 by layer3.1, 0.73 plus or minus 0.01" */
 export function spoken(session: Session, view: MapView, cell: Cell): string {
-  const [one, two] = pairOf(view, cell);
-  const names = `${shownName(session, 1, one)} by ${shownName(session, 2, two)}`;
+  const pair = pairOf(view, cell);
+  const names = SIDES.map((side) => shownName(session, side, pair[side])).join(" by ");
   const number = valueAt(view, cell);
   if (Number.isNaN(number)) return `${names}, ${reasonFor(session, view, cell)}`;
   const sign = number < 0 ? "minus " : "";

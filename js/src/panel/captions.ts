@@ -106,7 +106,7 @@ export class Captions {
       return;
     }
     const read = readout(this.session, view, cell);
-    const [row, column] = view.rows.side === 1 ? [0, 1] : [1, 0];
+    const [row, column] = view.rows.side === 0 ? [0, 1] : [1, 0];
     this.names.replaceChildren(
       h("span", { class: "cka-layer cka-as-row" }, read.names[row] ?? ""),
       h("span", { class: "cka-times" }, "\u00d7"),
@@ -125,7 +125,7 @@ export class Captions {
     return [
       h("span", { class: "cka-dot" }),
       h("b", { title: name }, ...wordsOf(ellipsis(name, limit))),
-      ` of ${names[own.side - 1]} against ${names[other.side - 1]}`,
+      ` of ${names[own.side]} against ${names[other.side]}`,
     ];
   }
 }

@@ -2,6 +2,7 @@
 
 import { type Cell, cellOf, type MapView } from "../map/view.ts";
 import { bestMatchWords, shownName, textAt } from "../map/words.ts";
+import { perSide } from "../protocol.ts";
 import type { Session } from "../state/session.ts";
 import { h, icon, replaceKeeping } from "../ui/dom.ts";
 
@@ -59,9 +60,7 @@ export class Details {
   private pin(view: MapView, k: number): HTMLElement {
     const pair = this.session.pins[k] as readonly [string, string];
     const at = cellOf(view, pair);
-    const [one, two] = [1, 2].map((side) =>
-      shownName(this.session, side as 1 | 2, pair[side - 1] as string),
-    );
+    const [one, two] = perSide((side) => shownName(this.session, side, pair[side]));
     const swatch = h("span", { class: "cka-dot" });
     swatch.style.setProperty("--color", `var(--cka-pin${k + 1})`);
     return h(

@@ -1,7 +1,7 @@
 /** What a reader should know about the data, one line until more is asked for. */
 
 import { shownName } from "../map/words.ts";
-import type { Axes, Side } from "../protocol.ts";
+import { type Axes, SIDES, type Side } from "../protocol.ts";
 import type { Session } from "../state/session.ts";
 import { h, set, setText } from "../ui/dom.ts";
 
@@ -58,8 +58,8 @@ export function noteLines(session: Session): string[] {
   if (!axes) return [];
   const grave = axes.notes.filter((note) => GRAVE.test(note));
   const others = axes.notes.filter((note) => !GRAVE.test(note));
-  const undefinedOnes = ([1, 2] as const).flatMap((side) =>
-    session.meta.self && side === 2 ? [] : undefinedLines(session, axes, side),
+  const undefinedOnes = SIDES.flatMap((side) =>
+    session.meta.self && side === 1 ? [] : undefinedLines(session, axes, side),
   );
   return [...grave, ...others, ...undefinedOnes];
 }
@@ -67,10 +67,10 @@ export function noteLines(session: Session): string[] {
 /** In the words of a result's notes, which has them already when the run is over. */
 function undefinedLines(session: Session, axes: Axes, side: Side): string[] {
   const byReason = new Map<string, string[]>();
-  for (const [name, reason] of Object.entries(axes.undefinedLayers[side - 1] ?? {})) {
+  for (const [name, reason] of Object.entries(axes.undefinedLayers[side])) {
     byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
   }
-  const model = `${session.meta.names[side - 1]}: `;
+  const model = `${session.meta.names[side]}: `;
   const isSaid = (reason: string) =>
     axes.notes.some((note) => note.startsWith(model) && note.includes(reason));
   return [...byReason]

@@ -128,7 +128,7 @@ export class MapTable {
 
   private title(rows: AxisView, columns: AxisView): string {
     const { names } = this.session.meta;
-    return `${names[rows.side - 1]} \u00d7 ${names[columns.side - 1]}`;
+    return `${names[rows.side]} \u00d7 ${names[columns.side]}`;
   }
 
   private header(axis: AxisView, k: number, scope: "row" | "col"): HTMLElement {

@@ -30,9 +30,13 @@ import {
   messageOf,
   metaOf,
   metricOf,
+  type PerSide,
   PROTOCOL,
   paletteOf,
+  perSide,
   protocolOf,
+  SIDES,
+  type Side,
   type Status,
   say,
   snapshotOf,
@@ -82,7 +86,7 @@ const NO_KERNEL =
   "No answer from the kernel: it was restarted or shut down. Run the cell again to " +
   "compute. What is shown stays, to be pointed at and clicked.";
 
-type Layers = readonly [readonly string[], readonly string[]];
+type Layers = PerSide<readonly string[]>;
 
 export class Session {
   readonly page = pageId();
@@ -97,7 +101,7 @@ export class Session {
   isConnected = true;
   isSaved = false;
   message: Message;
-  trees: readonly [Tree, Tree];
+  trees: PerSide<Tree>;
   tolerance: number | null;
   private readonly model: Model;
   private readonly listeners = new Set<(change: Change) => void>();
@@ -115,7 +119,7 @@ export class Session {
 
   constructor(model: Model) {
     this.model = model;
-    this.layers = [layersOf(model, 1), layersOf(model, 2)];
+    this.layers = perSide((side) => layersOf(model, side));
     this.focus = focusOf(model);
     this.palette = paletteOf(model);
     this.colorRange = colorRangeOf(model);
@@ -164,9 +168,9 @@ export class Session {
   get missing(): number {
     if (!this.shown) return 0;
     const { layers } = this.shown.axes;
-    return [0, 1].reduce((sum, side) => {
-      const have = new Set(layers[side as 0 | 1]);
-      return sum + this.layers[side as 0 | 1].filter((name) => !have.has(name)).length;
+    return SIDES.reduce<number>((sum, side) => {
+      const have = new Set(layers[side]);
+      return sum + this.layers[side].filter((name) => !have.has(name)).length;
     }, 0);
   }
 
@@ -197,8 +201,8 @@ export class Session {
     } else this.noAnswer();
   }
 
-  choose(layers: { 1?: readonly string[]; 2?: readonly string[] }): void {
-    const next: Layers = [layers[1] ?? this.layers[0], layers[2] ?? this.layers[1]];
+  choose(layers: Partial<Record<Side, readonly string[]>>): void {
+    const next = perSide((side) => layers[side] ?? this.layers[side]);
     if (same(next[0], this.layers[0]) && same(next[1], this.layers[1])) return;
     this.undoable.push(this.layers);
     if (this.undoable.length > UNDO_STEPS) this.undoable.shift();
@@ -285,8 +289,8 @@ export class Session {
 
   private setLayers(next: Layers): void {
     const changed = {
-      ...(!same(next[0], this.layers[0]) && { 1: next[0] }),
-      ...(!same(next[1], this.layers[1]) && { 2: next[1] }),
+      ...(!same(next[0], this.layers[0]) && { 0: next[0] }),
+      ...(!same(next[1], this.layers[1]) && { 1: next[1] }),
     };
     this.touch("layers");
     this.layers = next;
@@ -441,13 +445,13 @@ export class Session {
     this.tell("focus");
   }
 
-  private readTrees(): readonly [Tree, Tree] {
+  private readTrees(): PerSide<Tree> {
     const [first, second] = treesOf(this.model);
     return [new Tree(first), new Tree(second)];
   }
 
   private readLayers(): void {
-    this.layers = [layersOf(this.model, 1), layersOf(this.model, 2)];
+    this.layers = perSide((side) => layersOf(this.model, side));
     this.tell("layers");
   }
 

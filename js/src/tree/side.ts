@@ -1,6 +1,6 @@
 /** Both layer trees: beside the map, or above it and folded to one line. */
 
-import type { Side } from "../protocol.ts";
+import { type PerSide, perSide, SIDES, type Side } from "../protocol.ts";
 import type { Change, Session } from "../state/session.ts";
 import { h, icon, set, setText, uniqueId } from "../ui/dom.ts";
 import { plural, some } from "../ui/format.ts";
@@ -17,7 +17,7 @@ export class TreeSide {
   readonly toggle: HTMLButtonElement;
   private readonly root: HTMLElement;
   private readonly session: Session;
-  private readonly trees: readonly [LayerTree, LayerTree];
+  private readonly trees: PerSide<LayerTree>;
   private readonly both: HTMLElement;
   private readonly bar: HTMLButtonElement;
   private readonly counts = h("span", { class: "cka-tree-counts" });
@@ -31,7 +31,7 @@ export class TreeSide {
   constructor(session: Session, root: HTMLElement) {
     this.session = session;
     this.root = root;
-    this.trees = [this.treeOf(1), this.treeOf(2)];
+    this.trees = perSide((side) => this.treeOf(side));
     const id = uniqueId("trees");
     const elements = this.trees.map((tree) => tree.element);
     this.both = h("div", { class: "cka-trees", id }, ...elements);
@@ -44,9 +44,7 @@ export class TreeSide {
 
   update(change: Change): void {
     if (change === "trees") {
-      this.trees.forEach((tree, k) => {
-        tree.setTree(this.session.trees[k as 0 | 1]);
-      });
+      for (const side of SIDES) this.trees[side].setTree(this.session.trees[side]);
     }
     if (change === "trees" || change === "layers") this.draw();
     if (change === "status") this.statusChanged();
@@ -60,9 +58,7 @@ export class TreeSide {
 
   private draw(): void {
     const { layers, canUndo } = this.session;
-    this.trees.forEach((tree, k) => {
-      tree.setChosen(layers[k] ?? [], canUndo);
-    });
+    for (const side of SIDES) this.trees[side].setChosen(layers[side], canUndo);
     setText(this.counts, this.trees.map((tree) => tree.counts).join(" \u00d7 "));
   }
 
@@ -125,16 +121,16 @@ export class TreeSide {
 
   private treeOf(side: Side): LayerTree {
     const { names } = this.session.meta;
-    const [own, other] = side === 1 ? ([0, 1] as const) : ([1, 0] as const);
-    return new LayerTree(names[own], names[other], this.session.trees[own], {
+    const other = side === 0 ? 1 : 0;
+    return new LayerTree(names[side], names[other], this.session.trees[side], {
       choose: (layers) => this.session.choose({ [side]: layers }),
       undo: () => this.session.undo(),
-      mirror: () => this.mirror(own, other),
+      mirror: () => this.mirror(side, other),
     });
   }
 
   /** Chooses in the other tree what is chosen in this one; says what is not there. */
-  private mirror(from: 0 | 1, to: 0 | 1): void {
+  private mirror(from: Side, to: Side): void {
     const { session } = this;
     const tree = session.trees[to];
     const isThere = (name: string) => tree.canChoose(tree.rowOf.get(name) ?? -1);
@@ -148,7 +144,7 @@ export class TreeSide {
       );
       return;
     }
-    session.choose({ [to + 1]: tree.namesOf(tree.chosenBy(known)) });
+    session.choose({ [to]: tree.namesOf(tree.chosenBy(known)) });
     if (this.said) session.note(this.said);
   }
 }

@@ -89,7 +89,7 @@ test("copied code is the kernel's, with the layers chosen on the page", () => {
   const [layers1, layers2] = codeWire.layers;
   begin({ layers1, layers2, _code: codeWire.parts });
   expect(codeText(session)).toBe(codeWire.code);
-  session.choose({ 1: [], 2: ["embed"] });
+  session.choose({ 0: [], 1: ["embed"] });
   const [before, between, after] = codeWire.parts;
   expect(codeText(session)).toBe(
     `${before}[]${between}[\n        "embed",\n    ]${after}`,
@@ -141,7 +141,7 @@ test("the table has headers, values with errors, and follows the frames", () => 
 
 test("a large map is a table of the row in focus", () => {
   const many = Array.from({ length: 61 }, (_, k) => `layer.${k}`);
-  session.choose({ 2: [...LAYERS2, ...many] });
+  session.choose({ 1: [...LAYERS2, ...many] });
   const table = new MapTable(session);
   table.setOpen(true);
   table.draw(view(), { row: 1, col: 0 });

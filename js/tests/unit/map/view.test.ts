@@ -72,8 +72,8 @@ afterEach(() => {
 describe("what a view shows", () => {
   test("all chosen layers in execution order, rows of model 1", () => {
     const view = viewOf();
-    expect(view.rows).toMatchObject({ side: 1, names: LAYERS1 });
-    expect(view.columns).toMatchObject({ side: 2, names: LAYERS2 });
+    expect(view.rows).toMatchObject({ side: 0, names: LAYERS1 });
+    expect(view.columns).toMatchObject({ side: 1, names: LAYERS2 });
     expect([...view.values.values]).toEqual(VALUES);
   });
 
@@ -136,7 +136,7 @@ describe("what a view shows", () => {
   });
 
   test("fewer chosen layers show fewer rows, new ones wait in their places", () => {
-    session.choose({ 1: ["conv1", "bn1", "fc"] });
+    session.choose({ 0: ["conv1", "bn1", "fc"] });
     const view = viewOf();
     expect(view.rows.names).toEqual(["conv1", "bn1", "fc"]);
     expect(view.rows.index).toEqual([0, -1, 2]);
@@ -153,7 +153,7 @@ describe("what a view shows", () => {
   });
 
   test("the frame's order of known layers wins over that of the choice", () => {
-    session.choose({ 1: ["fc", "bn1", "conv1"] });
+    session.choose({ 0: ["fc", "bn1", "conv1"] });
     expect(viewOf().rows.names).toEqual(["conv1", "bn1", "fc"]);
     expect(viewOf({ order: "clustered" }).rows.names.at(-1)).toBe("bn1");
   });
@@ -316,7 +316,7 @@ describe("colors", () => {
     expect(byName.pairs).toEqual(pairs);
     expect(byName.marks.path).toEqual([]);
     expect(cells({ mask: "diagonal" }).pairs).not.toEqual(pairs);
-    session.choose({ 1: ["conv1", "bn1", "layer1.0", "fc"] });
+    session.choose({ 0: ["conv1", "bn1", "layer1.0", "fc"] });
     expect(cells({}).pairs).toEqual(pairs);
     const view = viewOf();
     const marks = marksOf(view, "path", { isSelf: false, isInOrder: true });

@@ -162,7 +162,7 @@ test("a snapshot that arrives during a run replaces older frames only", () => {
 test("choices go out as one message and can be undone twenty steps back", () => {
   const start = session.layers[0];
   for (let k = 0; k < UNDO_STEPS + 5; k++)
-    session.choose({ 1: start.slice(0, 1 + (k % 5)) });
+    session.choose({ 0: start.slice(0, 1 + (k % 5)) });
   expect(model.sentOf("layers")).toHaveLength(UNDO_STEPS + 5);
   expect(model.sentOf("layers")[0]).toEqual({
     kind: "layers",
@@ -177,15 +177,15 @@ test("choices go out as one message and can be undone twenty steps back", () => 
 });
 
 test("a choice that changes nothing is not sent", () => {
-  session.choose({ 1: [...session.layers[0]] });
+  session.choose({ 0: [...session.layers[0]] });
   expect(model.sentOf("layers")).toHaveLength(0);
   expect(session.canUndo).toBe(false);
 });
 
 test("an echo of an earlier click does not undo a later one", () => {
   const [all] = session.layers;
-  session.choose({ 1: all.slice(0, 3) });
-  session.choose({ 1: all.slice(0, 4) });
+  session.choose({ 0: all.slice(0, 3) });
+  session.choose({ 0: all.slice(0, 4) });
   model.put({ layers1: all.slice(0, 3) });
   expect(session.layers[0]).toHaveLength(4);
   model.put({ layers1: all.slice(0, 4) });
@@ -199,7 +199,7 @@ test("what Python sets is taken, also when it overrules the page", () => {
   expect(session.layers[0]).toEqual(["conv1"]);
   expect(session.focus).toEqual(["conv1", "norm"]);
   expect(session.palette).toBe("viridis");
-  session.choose({ 1: ["fc"] });
+  session.choose({ 0: ["fc"] });
   model.put({ layers1: ["conv1", "fc"] });
   vi.advanceTimersByTime(ECHO_MS + 5);
   expect(session.layers[0]).toEqual(["conv1", "fc"]);
@@ -346,7 +346,7 @@ test("BokehJS is asked of the kernel and its silence is an error in words", asyn
 test("closing leaves no listener on the model and no timer behind", () => {
   session.command("run");
   frame(1);
-  session.choose({ 1: ["fc"] });
+  session.choose({ 0: ["fc"] });
   model.put({ layers1: ["conv1"] });
   session.close();
   expect(model.listeners()).toBe(0);

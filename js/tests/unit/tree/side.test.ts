@@ -67,7 +67,7 @@ test("what has no namesake is left out and said, until the next time", () => {
       "5 chosen layers have no namesake to choose in ViT-B/16: " +
       "extra.a, extra.b, extra.c and 2 more.",
   });
-  session.choose({ 1: SHARED });
+  session.choose({ 0: SHARED });
   mirror(0)?.click();
   expect(session.message.text).toBe("");
 });
@@ -138,6 +138,6 @@ test("nothing folds under the keyboard's focus, nor when it leaves", () => {
 });
 
 test("the line counts what is chosen", () => {
-  session.choose({ 1: ["fc"], 2: ["fc"] });
+  session.choose({ 0: ["fc"], 1: ["fc"] });
   expect(bar().textContent).toBe("1 of 8 layers \u00d7 1 of 3 layers");
 });
