@@ -38,7 +38,7 @@ export type Status = "idle" | "running" | "paused" | "stopped" | "done" | "error
 export type CommandName = "run" | "pause" | "resume" | "stop" | "restart";
 export type Tone = "light" | "dark";
 export type ColorRange = "fit" | readonly [number, number];
-export type Focus = readonly [string, string] | null;
+export type Focus = PerSide<string> | null;
 
 export interface Meta {
   readonly names: PerSide<string>;
@@ -142,7 +142,6 @@ export const CHANGED = {
   message: "change:_message",
   estimate: "change:_estimate",
   tolerance: "change:stop_when_stable",
-  meta: "change:_meta",
   status: "change:status",
   layers1: "change:layers1",
   layers2: "change:layers2",
@@ -293,6 +292,13 @@ export function statusOf(model: Model): Status {
 
 export function metricOf(model: Model): string {
   return String(model.get("metric") ?? "cka");
+}
+
+/** What the measure of a difference of two results ends with, as the kernel has it. */
+const DIFFERENCE = " difference";
+
+export function isDifferenceOf(model: Model): boolean {
+  return metricOf(model).endsWith(DIFFERENCE);
 }
 
 export function paletteOf(model: Model): string {

@@ -4,9 +4,10 @@ import { loadBokeh } from "./drawing/bokehjs.ts";
 import { Controls } from "./panel/controls.ts";
 import { MapPanel } from "./panel/map_panel.ts";
 import { figureOf, type Model } from "./protocol.ts";
-import { type Change, type Session, wordsOf } from "./state/session.ts";
+import type { Session } from "./state/session.ts";
 import { TreeSide } from "./tree/side.ts";
 import { h, set } from "./ui/dom.ts";
+import { errorText } from "./ui/format.ts";
 import { followTheme } from "./ui/theme.ts";
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
@@ -15,34 +16,21 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   set(root, { "aria-roledescription": "CKA explorer", "aria-label": "CKA explorer" });
   parent.append(root);
   let panel: MapPanel | null = null;
-  const theme = followTheme(
-    root,
-    () => session.tone,
-    () => panel?.themeChanged(),
-  );
+  const themeChanged = () => panel?.themeChanged();
+  const theme = followTheme(root, () => session.tone, themeChanged);
   panel = new MapPanel(session, root, figureOf(model)?.palettes ?? {});
   const side = new TreeSide(session, root);
   const controls = new Controls(session, side.toggle);
-  root.append(
-    controls.element,
-    h("div", { class: "cka-body" }, side.element, panel.element),
-  );
-  const update = (change: Change) => {
+  const body = h("div", { class: "cka-body" }, side.element, panel.element);
+  root.append(controls.element, body);
+  const unsubscribe = session.subscribe((change) => {
     side.update(change);
-    if (change === "status") controls.updateStatus();
-    if (change === "layers" || change === "frame") controls.updateLayers();
-    if (change === "message") controls.updateMessage();
-    if (change === "tolerance") controls.updateTolerance();
+    controls.update(change);
     if (change === "theme") theme.apply();
-    if (change === "frame") {
-      controls.updateProgress();
-      controls.notes.update();
-    }
-    panel?.update(change === "status" ? "frame" : change);
-  };
-  const unsubscribe = session.subscribe(update);
+    panel.update(change);
+  });
   const stopSizes = followSize(root, panel, side);
-  keepKeys(root, session);
+  keepKeys(root, () => session.choice.undo());
   const gone = new AbortController();
   void start(model, session, panel, gone.signal);
   return () => {
@@ -50,7 +38,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     unsubscribe();
     stopSizes();
     theme.stop();
-    panel?.destroy();
+    panel.destroy();
     root.remove();
   };
 }
@@ -64,13 +52,15 @@ async function start(
   try {
     const figures = figureOf(model);
     if (!figures) throw new Error("The kernel sent no figures. Run the cell again.");
-    const bokeh = await loadBokeh(model, session, figures.version);
+    const bokeh = await loadBokeh(model, session.connection, figures.version);
     if (gone.aborted) return;
     await connected(panel.element, gone);
     if (!gone.aborted) await panel.start(bokeh, figures);
     if (gone.aborted) panel.destroy();
   } catch (error) {
-    panel.fail(`The plots cannot be drawn; the map is a plain one. ${wordsOf(error)}`);
+    panel.fail(
+      `The plots cannot be drawn; the map is a plain one. ${errorText(error)}`,
+    );
   }
 }
 
@@ -111,14 +101,14 @@ function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => v
 }
 
 /** Keys pressed here are not the notebook's shortcuts ("x" would cut the cell). */
-function keepKeys(root: HTMLElement, session: Session): void {
+function keepKeys(root: HTMLElement, undo: () => void): void {
   root.addEventListener("keydown", (event) => {
     const control = event.ctrlKey || event.metaKey;
     const writes = event.target instanceof HTMLInputElement;
     if (control && event.key.toLowerCase() === "z" && !writes) {
       event.preventDefault();
       event.stopPropagation();
-      session.undo();
+      undo();
     } else if (!control && event.key !== "Escape") event.stopPropagation();
   });
 }

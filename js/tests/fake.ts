@@ -1,6 +1,7 @@
 /** A model without a kernel, and two small networks for it to talk about. */
 
-import type { Options } from "../src/map/view.ts";
+import type { MapSource, Options } from "../src/map/view.ts";
+import { pendingReason } from "../src/map/words.ts";
 import {
   type Facts,
   type Model,
@@ -8,12 +9,23 @@ import {
   type TreeColumns,
   type WholeModel,
 } from "../src/protocol.ts";
+import type { Session } from "../src/state/session.ts";
 
 /** A map as it first comes. */
 export const PLAIN: Options = {
   ...{ order: "execution", mask: "none", threshold: 0.5 },
   ...{ transpose: false, flip: false },
 };
+
+/** What a view of the session draws. */
+export function sourceOf({ frames, choice, comparison, run }: Session): MapSource {
+  return {
+    shown: frames.shown,
+    layers: choice.layers,
+    isDifference: comparison.isDifference,
+    pendingReason: pendingReason(run),
+  };
+}
 
 type Handler = (...args: never[]) => void;
 

@@ -2,7 +2,8 @@
 
 import { imported, onceAPage } from "../once.ts";
 import { gzipOf, type Model, runtimeOf } from "../protocol.ts";
-import { type Session, wordsOf } from "../state/session.ts";
+import type { Connection } from "../state/connection.ts";
+import { errorText } from "../ui/format.ts";
 
 /** The part of BokehJS that is used; `charts.ts` knows the rest of it. */
 export interface Bokeh {
@@ -27,13 +28,13 @@ const KERNEL_TIMEOUT_MS = 20000;
 /** The page's own Bokeh if it is of that version, else ours, loaded at most once. */
 export function loadBokeh(
   model: Model,
-  session: Session,
+  connection: Connection,
   version: string,
 ): Promise<Bokeh> {
   const present = presentBokeh(version);
   if (present) return Promise.resolve(present);
   return onceAPage("bokehjs", version, async () =>
-    evaluated(await zippedFor(model, session, version)),
+    evaluated(await zippedFor(model, connection, version)),
   );
 }
 
@@ -46,7 +47,7 @@ function presentBokeh(version: string): Bokeh | null {
 
 async function zippedFor(
   model: Model,
-  session: Session,
+  connection: Connection,
   version: string,
 ): Promise<Uint8Array<ArrayBuffer>> {
   try {
@@ -56,7 +57,7 @@ async function zippedFor(
   } catch {
     // A front end that cannot resolve the reference: the kernel is asked instead.
   }
-  return session.requestBokeh(version, KERNEL_TIMEOUT_MS);
+  return connection.requestBokeh(version, KERNEL_TIMEOUT_MS);
 }
 
 /** The text that Python compressed. */
@@ -76,6 +77,6 @@ async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
     bokeh.set_log_level?.("warn");
     return bokeh;
   } catch (error) {
-    throw new Error(`BokehJS could not be started. ${wordsOf(error)}`);
+    throw new Error(`BokehJS could not be started. ${errorText(error)}`);
   }
 }

@@ -3,8 +3,9 @@
  * their models by name, and from then on replaces data, ranges and colors.
  */
 
+import type { Box, BoxKind } from "../map/image.ts";
 import type { Marks } from "../map/marks.ts";
-import type { Box, BoxKind, Cell } from "../map/view.ts";
+import type { Cell } from "../map/view.ts";
 import type { TicksOf } from "../matrix/labels.ts";
 import type { FigureJson } from "../protocol.ts";
 import type { Theme } from "../ui/theme.ts";
@@ -127,8 +128,8 @@ export class Charts implements Surface {
     };
   }
 
-  /** Where the map is zoomed to, in cells. */
-  get span(): Viewport {
+  /** What the map is zoomed to. */
+  get viewport(): Viewport {
     const ends = ({ start, end }: BokehRange): [number, number] => [
       Math.min(start, end),
       Math.max(start, end),
@@ -139,9 +140,9 @@ export class Charts implements Surface {
     };
   }
 
-  /** First and last cell in sight on both axes. */
-  get window(): { rows: [number, number]; cols: [number, number] } {
-    const { rows, cols } = this.span;
+  /** The cells that are at least partly visible, on both axes. */
+  get visibleCells(): { rows: [number, number]; cols: [number, number] } {
+    const { rows, cols } = this.viewport;
     const seen = ([low, high]: Span, size: number): [number, number] => [
       Math.max(0, Math.floor(low)),
       Math.min(size, Math.ceil(high)),

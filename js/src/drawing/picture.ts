@@ -1,17 +1,9 @@
 /** The map as it is shown, as a drawing and as a picture to be saved. */
 
+import type { Box, MapImage } from "../map/image.ts";
 import { HALO, type Marks, strokesOf } from "../map/marks.ts";
 import type { Numbers } from "../map/numbers.ts";
-import {
-  type Box,
-  type Cell,
-  exactBoxes,
-  hasNegative,
-  imageOf,
-  type MapView,
-  pendingBoxes,
-  undefinedBoxes,
-} from "../map/view.ts";
+import type { Cell, MapView } from "../map/view.ts";
 import { paint, rgbOf } from "../ui/colors.ts";
 import { h, set, svg } from "../ui/dom.ts";
 import { value } from "../ui/format.ts";
@@ -31,8 +23,8 @@ export interface Drawn {
     readonly palette: readonly string[];
     readonly below: string;
     readonly exact: string;
-    readonly limits: readonly [number, number];
   };
+  readonly image: MapImage;
   readonly numbers: Numbers;
   readonly marks: Marks;
   readonly metric: string;
@@ -151,7 +143,7 @@ function definitions({ colors: { palette } }: Drawn): SVGElement {
 /** What lies in the frame, cut off at its edges. */
 function inside(drawn: Drawn): SVGElement {
   const { left, top, width, height, scale } = frameOf(drawn);
-  const { viewport, view, colors } = drawn;
+  const { viewport, image, colors } = drawn;
   const cells = svg(
     "g",
     {
@@ -166,22 +158,22 @@ function inside(drawn: Drawn): SVGElement {
     "svg",
     { x: left, y: top, width, height, overflow: "hidden" },
     cells,
-    ...boxes(drawn, "url(#undefined)", undefinedBoxes(view)),
-    ...boxes(drawn, "url(#pending)", pendingBoxes(view)),
-    ...boxes(drawn, colors.exact, exactBoxes(view)),
+    ...boxes(drawn, "url(#undefined)", image.boxes.undefined),
+    ...boxes(drawn, "url(#pending)", image.boxes.pending),
+    ...boxes(drawn, colors.exact, image.boxes.exact),
     ...numbers(drawn),
     ...marks(drawn),
   );
 }
 
 /** Cells by color: stretches of one color in a row are one rectangle. */
-function cellPaths({ view, colors }: Drawn): SVGElement[] {
+function cellPaths({ view, image, colors }: Drawn): SVGElement[] {
   const { rows, cols } = view.values;
   const bytes = new Uint8ClampedArray(4 * rows * cols);
-  paint(bytes, imageOf(view, colors.limits[0]), {
+  paint(bytes, image.values, {
     palette: colors.palette.map(rgbOf),
     below: rgbOf(colors.below),
-    limits: colors.limits,
+    limits: image.limits,
   });
   const codes = new Uint32Array(bytes.buffer);
   const found = new Map<string, string[]>();
@@ -284,7 +276,7 @@ function around({ margins }: Drawn): SVGElement {
 function legend(drawn: Drawn): SVGElement {
   const { top, height } = frameOf(drawn);
   const left = drawn.plan.geometry.width + GAP;
-  const [low, high] = drawn.colors.limits;
+  const [low, high] = drawn.image.limits;
   const digits = high - low < 0.1 ? 3 : 2;
   const shares = [0, 0.25, 0.5, 0.75, 1];
   const middle = { "text-anchor": "middle" };
@@ -302,12 +294,12 @@ function legend(drawn: Drawn): SVGElement {
   );
 }
 
-function keys({ view, colors }: Drawn, x: number, foot: number): SVGElement[] {
+function keys({ image, colors }: Drawn, x: number, foot: number): SVGElement[] {
   const known = [
-    [hasNegative(view, colors.limits[0]), colors.below, "below 0"],
-    [exactBoxes(view).left.length > 0, colors.exact, "std. error 0"],
-    [undefinedBoxes(view).left.length > 0, "url(#undefined)", "undefined"],
-    [pendingBoxes(view).left.length > 0, "url(#pending)", "not computed"],
+    [image.hasNegative, colors.below, "below 0"],
+    [image.boxes.exact.left.length > 0, colors.exact, "std. error 0"],
+    [image.boxes.undefined.left.length > 0, "url(#undefined)", "undefined"],
+    [image.boxes.pending.left.length > 0, "url(#pending)", "not computed"],
   ] as const;
   const size = { width: BAR, height: 10, stroke: INK.line };
   return known

@@ -1,7 +1,6 @@
 /** What stands at the axes of a map, and the room it takes. */
 
 import type { AxisView, MapView, Options } from "../map/view.ts";
-import { shownName } from "../map/words.ts";
 import { blockLevels } from "../matrix/blocks.ts";
 import {
   commonPrefix,
@@ -13,7 +12,7 @@ import {
   ticksFor,
   usualPrefix,
 } from "../matrix/labels.ts";
-import type { Session } from "../state/session.ts";
+import type { Comparison } from "../state/comparison.ts";
 import {
   fittingLimit,
   geometryFor,
@@ -41,7 +40,7 @@ export interface Plan extends MarginPlan {
 
 /** Names as long as the width allows, and the map in what they leave. */
 export function planFor(
-  session: Session,
+  comparison: Comparison,
   view: MapView,
   { order, flip }: Options,
   { width, family }: { readonly width: number; readonly family: string },
@@ -51,7 +50,7 @@ export function planFor(
   const isDepth = order === "depth";
   const labels = isDepth
     ? { rows: [WHOLE_DEPTH], columns: [WHOLE_DEPTH] }
-    : fittingLabels(session, view, width, font);
+    : fittingLabels(comparison, view, width, font);
   const geometry = withBracketsThatFit(width, view, font, {
     rowLabel: widest(labels.rows, font),
     columnLabel: widest(labels.columns, font),
@@ -59,8 +58,8 @@ export function planFor(
   });
   const axisOf = (axis: AxisView, names: readonly string[]) =>
     isDepth
-      ? depthAxis(session, axis, flip && axis === rows)
-      : namedAxis(session, axis, names);
+      ? depthAxis(comparison, axis, flip && axis === rows)
+      : namedAxis(comparison, axis, names);
   const { width: whole, height } = geometry;
   return {
     depth: isDepth ? (flip ? "up" : "down") : null,
@@ -79,12 +78,15 @@ function titled(axis: AxisPlan, pixels: number, family: string): AxisPlan {
 
 /** Names of both axes, cut so that those of the rows leave room for the map. */
 function fittingLabels(
-  session: Session,
+  comparison: Comparison,
   { rows, columns }: MapView,
   width: number,
   font: string,
 ): { rows: string[]; columns: string[] } {
-  const [ofRows, ofColumns] = [labelsOf(session, rows), labelsOf(session, columns)];
+  const [ofRows, ofColumns] = [
+    labelsOf(comparison, rows),
+    labelsOf(comparison, columns),
+  ];
   const room = labelRoom(width, rows.branches.length > 0);
   const rowPixels = (limit: number) => widest(ofRows(limit), font);
   const limit = fittingLimit(rowPixels, room, MAX_CHARACTERS);
@@ -118,12 +120,12 @@ function withBracketsThatFit(
 }
 
 function namedAxis(
-  session: Session,
+  comparison: Comparison,
   { names, branches, side }: AxisView,
   labels: readonly string[],
 ): AxisPlan {
   const prefix = commonPrefix(names);
-  const model = session.meta.names[side];
+  const model = comparison.names[side];
   return {
     ...{ names, branches, title: prefix ? `${model} \u00b7 ${prefix}\u2026` : model },
     ticks: (from, to, pixels) => ticksFor(labels, from, to, pixels),
@@ -131,20 +133,20 @@ function namedAxis(
 }
 
 function depthAxis(
-  session: Session,
+  comparison: Comparison,
   { names, branches, side }: AxisView,
   isFlipped: boolean,
 ): AxisPlan {
   return {
-    ...{ names, branches, title: `${session.meta.names[side]} \u00b7 depth` },
+    ...{ names, branches, title: `${comparison.names[side]} \u00b7 depth` },
     ticks: (...part) => depthTicks(names.length, isFlipped, part),
   };
 }
 
 /** The names of an axis with at most so many characters. */
-function labelsOf(session: Session, { names, side }: AxisView): Shortened {
+function labelsOf(comparison: Comparison, { names, side }: AxisView): Shortened {
   const prefix = commonPrefix(names).length;
-  const own = names.map((name) => shownName(session, side, name).slice(prefix));
+  const own = names.map((name) => comparison.layerName(side, name).slice(prefix));
   const usual = usualPrefix(own);
   return (limit) => own.map((name) => shortLabel(name, usual, limit));
 }

@@ -3,8 +3,9 @@
  * colors, same axes, read and clicked as the one that follows it.
  */
 
+import { type Box, type BoxKind, NO_BOXES } from "../map/image.ts";
 import { HALO, type Marks, strokesOf } from "../map/marks.ts";
-import { type Box, type BoxKind, type Cell, NO_BOXES } from "../map/view.ts";
+import type { Cell } from "../map/view.ts";
 import type { TicksOf } from "../matrix/labels.ts";
 import { paint, rgbOf } from "../ui/colors.ts";
 import { h } from "../ui/dom.ts";

@@ -1,7 +1,8 @@
 /** What the map is drawn on, and the terms in which that is said. */
 
+import type { Box, BoxKind } from "../map/image.ts";
 import type { Marks } from "../map/marks.ts";
-import type { Box, BoxKind, Cell } from "../map/view.ts";
+import type { Cell } from "../map/view.ts";
 import type { TicksOf } from "../matrix/labels.ts";
 import type { Theme } from "../ui/theme.ts";
 

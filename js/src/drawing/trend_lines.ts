@@ -2,7 +2,8 @@
 
 import { type Cell, cellOf, frameIndex, type MapView } from "../map/view.ts";
 import { columnOf, extent, rowOf } from "../matrix/matrix.ts";
-import type { Session } from "../state/session.ts";
+import type { CellHistory } from "../state/history.ts";
+import type { Pins } from "../state/pins.ts";
 import type { Theme } from "../ui/theme.ts";
 import type { Charts } from "./charts.ts";
 import type { PinnedLine, TrendLine } from "./surface.ts";
@@ -15,25 +16,31 @@ const HALF_A_DOT = 0.03;
 
 type LineOf = (view: MapView, cell: Cell) => TrendLine;
 
+/** What trends are drawn from. */
+interface TrendSource {
+  readonly view: MapView;
+  readonly history: CellHistory;
+  readonly pins: Pins;
+  readonly theme: Theme;
+}
+
 /** Draws row, column and convergence of a cell, with those of the pins beside them. */
 export function drawLines(
   charts: Charts,
-  session: Session,
-  view: MapView,
-  theme: Theme,
-  shown: { readonly trends: Cell | null; readonly history: Cell | null },
+  source: TrendSource,
+  { trends, history }: { readonly trends: Cell | null; readonly history: Cell | null },
 ): void {
+  const { view } = source;
   const historyLine: LineOf = (_, cell) => {
-    const { batches, values, stderrs } = session.history.cell(frameIndex(view, cell));
-    return { at: batches, value: values, stderr: stderrs };
+    const moments = source.history.cell(frameIndex(view, cell));
+    return { at: moments.batches, value: moments.values, stderr: moments.stderrs };
   };
-  const { trends, history } = shown;
   charts.setTrend("row", trends && rowLine(view, trends));
   charts.setTrend("column", trends && columnLine(view, trends));
   const line = history && historyLine(view, history);
   charts.setTrend("history", line);
   const pins = [rowLine, columnLine, historyLine].map((lineOf) =>
-    pinnedLines(session, view, theme, lineOf),
+    pinnedLines(source, lineOf),
   );
   charts.setPins("row", pins[0] ?? []);
   charts.setPins("column", pins[1] ?? []);
@@ -59,13 +66,8 @@ export function columnLine(view: MapView, cell: Cell): TrendLine {
   };
 }
 
-function pinnedLines(
-  session: Session,
-  view: MapView,
-  theme: Theme,
-  lineOf: LineOf,
-): PinnedLine[] {
-  return session.pins.flatMap((pair, k) => {
+function pinnedLines({ view, pins, theme }: TrendSource, lineOf: LineOf): PinnedLine[] {
+  return pins.pairs.flatMap((pair, k) => {
     const cell = cellOf(view, pair);
     if (!cell) return [];
     const color = theme.pins[k % theme.pins.length] ?? theme.muted;

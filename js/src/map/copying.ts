@@ -1,11 +1,11 @@
 /** What can be carried away as text: a cell, the map, the call that makes it again. */
 
-import { SIDES } from "../protocol.ts";
-import type { Session } from "../state/session.ts";
+import { type PerSide, SIDES } from "../protocol.ts";
+import type { Comparison } from "../state/comparison.ts";
 import { h, icon, setText } from "../ui/dom.ts";
 import { plural } from "../ui/format.ts";
 import { type Cell, type MapView, pairOf } from "./view.ts";
-import { errorAt, readout, shownName, valueAt } from "./words.ts";
+import { errorAt, readout, valueAt } from "./words.ts";
 
 const SAID_MS = 1600;
 
@@ -54,26 +54,26 @@ export function copyButton(
 }
 
 /** "ResNet-18 layer1.0 × ViT-B/16 blocks.0: CKA 0.9421 ± 0.0040 (40 batches)" */
-export function cellText(session: Session, view: MapView, cell: Cell): string {
-  const { names, value, facts } = readout(session, view, cell);
-  const [first, second] = session.meta.names;
+export function cellText(comparison: Comparison, view: MapView, cell: Cell): string {
+  const { names, value, facts } = readout(comparison, view, cell);
+  const [first, second] = comparison.names;
   const layers = `${first} ${names[0]} \u00d7 ${second} ${names[1]}`;
   const known = Number.isFinite(valueAt(view, cell));
   const batches = plural(view.shown?.frame.batch ?? 0, "batch", "batches");
   return known
-    ? `${layers}: ${metricName(session)} ${value} (${batches})`
+    ? `${layers}: ${metricName(comparison.metric)} ${value} (${batches})`
     : `${layers}: ${facts}`;
 }
 
-export function metricName(session: Session): string {
-  return session.metric.replace(/^cka/, "CKA");
+export function metricName(metric: string): string {
+  return metric.replace(/^cka/, "CKA");
 }
 
 /** Values as a spreadsheet takes them, then, below an empty line, standard errors. */
-export function mapText(session: Session, view: MapView): string {
+export function mapText(comparison: Comparison, view: MapView): string {
   const { rows, columns } = view;
   const name = (axis: typeof rows, k: number) =>
-    shownName(session, axis.side, axis.names[k] ?? "").replace(/\s/g, " ");
+    comparison.layerName(axis.side, axis.names[k] ?? "").replace(/\s/g, " ");
   const head = columns.names.map((_, col) => name(columns, col));
   const block = (title: string, at: (cell: Cell) => number) => [
     [title, ...head].join("\t"),
@@ -82,7 +82,7 @@ export function mapText(session: Session, view: MapView): string {
     ),
   ];
   return [
-    ...block(metricName(session), (cell) => valueAt(view, cell)),
+    ...block(metricName(comparison.metric), (cell) => valueAt(view, cell)),
     "",
     ...block("standard error", (cell) => errorAt(view, cell)),
     "",
@@ -91,19 +91,19 @@ export function mapText(session: Session, view: MapView): string {
 
 /** Pairs of layers with their values, a line each, as a spreadsheet takes them. */
 export function pairsText(
-  session: Session,
+  comparison: Comparison,
   view: MapView,
   cells: readonly Cell[],
 ): string {
   const clean = (text: string) => text.replace(/\s/g, " ");
   const lines = cells.map((cell) => {
     const pair = pairOf(view, cell);
-    const names = SIDES.map((side) => shownName(session, side, pair[side]));
+    const names = SIDES.map((side) => comparison.layerName(side, pair[side]));
     const numbers = [valueAt(view, cell), errorAt(view, cell)].map(written);
     return [...names.map(clean), ...numbers].join("\t");
   });
-  const names = session.meta.names.map(clean);
-  const head = [...names, metricName(session), "standard error"].join("\t");
+  const names = comparison.names.map(clean);
+  const head = [...names, metricName(comparison.metric), "standard error"].join("\t");
   return [head, ...lines, ""].join("\n");
 }
 
@@ -111,11 +111,13 @@ function written(number: number): string {
   return Number.isNaN(number) ? "" : String(Number(number.toFixed(6)));
 }
 
-/** The Python call that repeats the comparison; the kernel's `explorer.code`. */
-export function codeText(session: Session): string {
-  const [before = "", between = "", after = ""] = session.code;
-  const [one, two] = session.layers;
-  return `${before}${list(one)}${between}${list(two)}${after}`;
+/** The Python call that repeats the comparison, as the kernel's `explorer.code`. */
+export function codeText(
+  { code }: Comparison,
+  [rows, columns]: PerSide<readonly string[]>,
+): string {
+  const [before = "", between = "", after = ""] = code;
+  return `${before}${list(rows)}${between}${list(columns)}${after}`;
 }
 
 /** JSON's strings are Python's; so are its lists, here one name a line. */

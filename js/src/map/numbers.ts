@@ -10,9 +10,10 @@ export interface Numbers {
   color: string[];
 }
 
-interface Surroundings {
+/** What decides whether numbers fit, and their color. */
+interface NumberContext {
   readonly cell: { readonly width: number; readonly height: number };
-  readonly window: { rows: [number, number]; cols: [number, number] };
+  readonly visible: { rows: [number, number]; cols: [number, number] };
   readonly limits: readonly [number, number];
   readonly palette: readonly string[];
 }
@@ -21,26 +22,26 @@ const MIN_WIDTH = 28;
 /** A line of 11 px text needs no more height than that. */
 const MIN_HEIGHT = 15;
 
-export function numbersFor(view: MapView | null, around: Surroundings): Numbers {
+export function numbersFor(view: MapView | null, context: NumberContext): Numbers {
   const numbers: Numbers = { x: [], y: [], text: [], color: [] };
-  const { cell, window } = around;
+  const { cell, visible } = context;
   if (!view || cell.width < MIN_WIDTH || cell.height < MIN_HEIGHT) return numbers;
   const { cols, values } = view.values;
-  for (let row = window.rows[0]; row < window.rows[1]; row++) {
-    for (let col = window.cols[0]; col < window.cols[1]; col++) {
+  for (let row = visible.rows[0]; row < visible.rows[1]; row++) {
+    for (let col = visible.cols[0]; col < visible.cols[1]; col++) {
       const number = values[row * cols + col] ?? Number.NaN;
       if (Number.isNaN(number) || view.hides(row, col)) continue;
       numbers.x.push(col + 0.5);
       numbers.y.push(row + 0.5);
       numbers.text.push(value(number, 2));
-      numbers.color.push(inkOn(number, around));
+      numbers.color.push(inkOn(number, context));
     }
   }
   return numbers;
 }
 
 /** Black or white, whichever is read better on the cell's color. */
-function inkOn(number: number, { limits, palette }: Surroundings): string {
+function inkOn(number: number, { limits, palette }: NumberContext): string {
   const [low, high] = limits;
   if (number < 0 && low >= 0) return "#000000";
   const share = Math.max(0, Math.min(1, (number - low) / (high - low)));

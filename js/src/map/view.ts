@@ -2,7 +2,6 @@
 
 import { type Branch, branchesOf, clusterRows } from "../matrix/clusters.ts";
 import {
-  extent,
   isMasked,
   type Mask,
   type Matrix,
@@ -11,8 +10,8 @@ import {
   positions,
   transposed,
 } from "../matrix/matrix.ts";
-import { type ColorRange, type PerSide, perSide, type Side } from "../protocol.ts";
-import type { Session, Shown } from "../state/session.ts";
+import { type PerSide, perSide, type Side } from "../protocol.ts";
+import type { Shown } from "../state/frames.ts";
 
 export interface Options {
   order: Order;
@@ -51,18 +50,25 @@ export interface MapView {
   hides(row: number, col: number): boolean;
   /** Null before the first frame: then no cell is computed. */
   readonly shown: Shown | null;
+  /** Why cells without a frame are not computed, in words. */
+  readonly pendingReason: string;
 }
 
-/** What the measure of a difference of two results ends with, as the kernel has it. */
-const DIFFERENCE = " difference";
+/** What a map is made of. */
+export interface MapSource {
+  readonly shown: Shown | null;
+  /** Chosen layers. */
+  readonly layers: PerSide<readonly string[]>;
+  readonly isDifference: boolean;
+  /** Why a chosen layer may not be computed yet, in words. */
+  readonly pendingReason: string;
+}
 
 export interface Cell {
   readonly row: number;
   readonly col: number;
 }
 
-/** The palette of differences: white for 0, and a color for each side. */
-export const DIVERGING = "puor";
 /** Average linkage is cubic: beyond that it would stop the page for seconds. */
 const MAX_CLUSTERED = 600;
 /** With more cells than that, layers that are not computed yet are not drawn. */
@@ -75,13 +81,13 @@ interface Entry {
 }
 
 /** What to draw: chosen layers, with those that no frame has yet in their places. */
-export function mapView(session: Session, options: Options): MapView {
-  const { shown } = session;
+export function mapView(source: MapSource, options: Options): MapView {
+  const { shown } = source;
   const { rows = 0, cols = 0 } = shown?.frame ?? {};
   const size = { rows, cols };
   const all = { ...size, values: shown?.frame.matrix ?? new Float32Array() };
   const errors = { ...size, values: shown?.frame.stderr ?? new Float32Array() };
-  const entries = chosenEntries(session);
+  const entries = chosenEntries(source);
   const known = entries.map((list) => indices(list).filter((k) => k >= 0));
   const own = () => picked(all, known[0] ?? [], known[1] ?? []);
   const sorted = [
@@ -106,7 +112,8 @@ export function mapView(session: Session, options: Options): MapView {
     columns: axis(options.transpose ? 0 : 1),
     values,
     stderr: cut(errors),
-    isDifference: session.metric.endsWith(DIFFERENCE),
+    isDifference: source.isDifference,
+    pendingReason: source.pendingReason,
     clustered: [namesOf(sorted[0]), namesOf(sorted[1])],
     hides: hiding(options, values),
     shown,
@@ -141,9 +148,9 @@ function indices(entries: readonly Entry[]): number[] {
   return entries.map(({ index }) => index);
 }
 
-function chosenEntries(session: Session): PerSide<Entry[]> {
-  const have = session.shown?.axes.layers ?? [[], []];
-  const both = perSide((side) => entriesOf(session.layers[side], have[side]));
+function chosenEntries({ shown, layers }: MapSource): PerSide<Entry[]> {
+  const known = shown?.axes.layers ?? [[], []];
+  const both = perSide((side) => entriesOf(layers[side], known[side]));
   if (both[0].length * both[1].length <= MAX_PENDING) return both;
   return [both[0].filter(isKnown), both[1].filter(isKnown)];
 }
@@ -206,131 +213,6 @@ function byResemblance(entries: readonly Entry[], lines: () => Matrix): Sorted {
 /** Whether no frame has the cell yet: one of its layers was chosen since. */
 export function isPending({ rows, columns }: MapView, { row, col }: Cell): boolean {
   return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
-}
-
-/** Rounding leaves errors of about 1e-8 of layers with themselves. */
-const NO_ERROR = 1e-7;
-
-/** Whether a cell is a difference without an error, such as of a layer with itself. */
-export function isExact(view: MapView, { row, col }: Cell): boolean {
-  const at = row * view.values.cols + col;
-  const isKnown = !Number.isNaN(view.values.values[at]);
-  return view.isDifference && isKnown && (view.stderr.values[at] as number) < NO_ERROR;
-}
-
-/**
- * Values of the first and the last color; a fitted range holds what is shown, and that
- * of diverging colors has 0 in the middle.
- */
-export function limits(
-  view: MapView | null,
-  range: ColorRange,
-  palette = "",
-): [number, number] {
-  if (range !== "fit") return [range[0], range[1]];
-  const found = view && extent(imageOf(view, Number.NEGATIVE_INFINITY));
-  if (palette === DIVERGING) {
-    const most = found ? Math.max(-found[0], found[1]) : 0;
-    return most > 1e-6 ? [-most, most] : [-1, 1];
-  }
-  if (!found) return [0, 1];
-  const low = Math.max(0, found[0]);
-  const high = Math.max(low, found[1]);
-  return high - low > 1e-6 ? [low, high] : [Math.max(0, low - 0.05), high + 0.05];
-}
-
-/**
- * What the image glyph gets: masked cells left out, and below the range nothing but
- * negatives, if it is not for them.
- */
-export function imageOf(view: MapView, low: number): Float32Array {
-  const { rows, cols, values } = view.values;
-  const image = Float32Array.from(values);
-  const least = float32AtLeast(low);
-  for (let row = 0; row < rows; row++) {
-    for (let col = 0; col < cols; col++) {
-      const at = row * cols + col;
-      const value = image[at] as number;
-      if (view.hides(row, col)) image[at] = Number.NaN;
-      else if ((value >= 0 || low < 0) && value < low) image[at] = least;
-    }
-  }
-  return image;
-}
-
-/** The float32 at or right above a number: what is rounded down lies below the range. */
-function float32AtLeast(value: number): number {
-  const rounded = Math.fround(value);
-  return rounded < value ? Math.fround(value + Math.abs(value) * 2 ** -23) : rounded;
-}
-
-/** Whether a cell is shown as below zero: in colors from 0 or above, not from below. */
-export function hasNegative(view: MapView, low: number): boolean {
-  return low >= 0 && imageOf(view, 0).some((value) => value < 0);
-}
-
-/** What cells may be that the colors of values do not show. */
-export type BoxKind = "undefined" | "pending" | "exact";
-
-export interface Box {
-  readonly left: number[];
-  readonly right: number[];
-  readonly top: number[];
-  readonly bottom: number[];
-}
-
-export const NO_BOXES: Box = { left: [], right: [], top: [], bottom: [] };
-
-/** Computed cells without a value. */
-export function undefinedBoxes(view: MapView): Box {
-  const { cols, values } = view.values;
-  return boxesOf(view, (row, col) => {
-    return Number.isNaN(values[row * cols + col]) && !isPending(view, { row, col });
-  });
-}
-
-/** Cells that wait to be computed. */
-export function pendingBoxes(view: MapView): Box {
-  return boxesOf(view, (row, col) => isPending(view, { row, col }));
-}
-
-/** Cells of a difference that say nothing. */
-export function exactBoxes(view: MapView): Box {
-  if (!view.isDifference) return NO_BOXES; // A frame of a run pays for no look at them.
-  return boxesOf(view, (row, col) => isExact(view, { row, col }));
-}
-
-/** Cells as few boxes: equal stretches of rows that follow each other are one. */
-function boxesOf(view: MapView, isIn: (row: number, col: number) => boolean): Box {
-  const box: Box = { left: [], right: [], top: [], bottom: [] };
-  const { rows, cols } = view.values;
-  let open = new Map<string, number>();
-  for (let row = 0; row < rows; row++) {
-    const next = new Map<string, number>();
-    for (let col = 0; col < cols; ) {
-      const isHole = (c: number) => c < cols && isIn(row, c) && !view.hides(row, c);
-      if (!isHole(col)) {
-        col += 1;
-        continue;
-      }
-      const start = col;
-      while (isHole(col)) col += 1;
-      const key = `${start} ${col}`;
-      const above = open.get(key);
-      if (above !== undefined) {
-        box.bottom[above] = row + 1;
-        next.set(key, above);
-      } else {
-        next.set(key, box.left.length);
-        box.left.push(start);
-        box.right.push(col);
-        box.top.push(row);
-        box.bottom.push(row + 1);
-      }
-    }
-    open = next;
-  }
-  return box;
 }
 
 /** Where a pair of layers is in the view, or null if it is not shown. */

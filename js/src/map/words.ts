@@ -1,16 +1,14 @@
 /** What is said about a cell: the readout, the spoken words, the best matches. */
 
 import { bestMatch, columnOf, rankOf, rowOf } from "../matrix/matrix.ts";
-import { perSide, SIDES, type Side } from "../protocol.ts";
-import type { Session } from "../state/session.ts";
-import { digitsOf, layerName, plural, plusMinus, shape, value } from "../ui/format.ts";
-import { type Cell, isExact, isPending, type MapView, pairOf } from "./view.ts";
-
-/** A layer's name as shown; the root goes by its class. */
-export function shownName(session: Session, side: Side, name: string): string {
-  const tree = session.trees[side];
-  return layerName(name, tree.columns.type[tree.rowOf.get(name) ?? -1] ?? "");
-}
+import { type PerSide, perSide, SIDES, type Side } from "../protocol.ts";
+import type { LayerChoice } from "../state/choice.ts";
+import type { Comparison } from "../state/comparison.ts";
+import type { Shown } from "../state/frames.ts";
+import type { Run } from "../state/run.ts";
+import { digitsOf, plural, plusMinus, shape, value } from "../ui/format.ts";
+import { isExact } from "./image.ts";
+import { type Cell, isPending, type MapView, pairOf } from "./view.ts";
 
 export function valueAt(view: MapView, { row, col }: Cell): number {
   return view.values.values[row * view.values.cols + col] ?? Number.NaN;
@@ -30,51 +28,54 @@ export function textAt(view: MapView, cell: Cell, most = 3): [string, string] {
 }
 
 /** Why a cell has no value, in the kernel's words. */
-export function reasonFor(session: Session, view: MapView, cell: Cell): string {
-  if (isPending(view, cell)) return pendingWords(session);
+export function reasonFor(comparison: Comparison, view: MapView, cell: Cell): string {
+  if (isPending(view, cell)) return view.pendingReason;
   const pair = pairOf(view, cell);
   const parts = SIDES.flatMap((side) => {
     const reason = view.shown?.axes.undefinedLayers[side][pair[side]];
-    return reason ? [`${shownName(session, side, pair[side])}: ${reason}`] : [];
+    return reason ? [`${comparison.layerName(side, pair[side])}: ${reason}`] : [];
   });
   return parts.length > 0 ? `Undefined. ${parts.join("; ")}` : "Undefined";
 }
 
-/** What is said of layers that were chosen after the run, or before the first. */
-export function pendingWords(session: Session): string {
-  if (!session.canRun) return "Not computed";
-  const button = buttonWord(session);
+/** Why a chosen layer may not be computed yet, and what computes it. */
+export function pendingReason(run: Run): string {
+  if (!run.canRun) return "Not computed";
+  const button = runButton(run);
   return button ? `Not computed yet: ${button}` : "Not computed yet";
 }
 
-/** What of the choice the map cannot show, or "". */
-export function missingWords(session: Session): string {
-  const empty = session.layers.findIndex((layers) => layers.length === 0);
-  if (empty >= 0) {
-    const name = session.meta.names[empty];
-    return `No layer of ${name} is chosen: check some in its tree.`;
+/** Which part of the choice the map cannot show, or "". */
+export function missingWords(
+  names: PerSide<string>,
+  choice: LayerChoice,
+  shown: Shown | null,
+  run: Run,
+): string {
+  const empty = SIDES.find((side) => choice.layers[side].length === 0);
+  if (empty !== undefined) {
+    return `No layer of ${names[empty]} is chosen: check some in its tree.`;
   }
-  const some = session.status === "running" ? 0 : session.missing;
-  if (some === 0) return "";
-  const what = some === 1 ? "1 chosen layer is" : `${some} chosen layers are`;
-  if (!session.canRun) return `${what} not in this saved map.`;
-  return `${what} not computed yet: ${buttonWord(session)} fills the map.`;
+  const missing = run.status === "running" ? 0 : choice.missingFrom(shown);
+  if (missing === 0) return "";
+  const what = plural(missing, "chosen layer is", "chosen layers are");
+  if (!run.canRun) return `${what} not in this saved map.`;
+  return `${what} not computed yet: ${runButton(run)} fills the map.`;
 }
 
-/** The whole map in two sentences, for those who do not see it. */
-export function summaryWords(session: Session, view: MapView): string {
-  const [first, second] = session.meta.names;
+/** The whole map in two sentences, for screen readers. */
+export function summaryWords(names: PerSide<string>, view: MapView): string {
   const { rows, cols } = view.values;
-  const names = view.rows.side === 0 ? [first, second] : [second, first];
+  const [ofRows, ofColumns] = [names[view.rows.side], names[view.columns.side]];
   const batch = view.shown?.frame.batch ?? 0;
   return (
-    `CKA of ${rows} layers of ${names[0]} by ${cols} layers of ${names[1]} ` +
+    `CKA of ${rows} layers of ${ofRows} by ${cols} layers of ${ofColumns} ` +
     `after ${plural(batch, "batch", "batches")}. Arrow keys move, Enter shows the trends of a cell.`
   );
 }
 
-/** The button that computes what is missing; none while the run goes on. */
-export function buttonWord({ status }: Session): string {
+/** The button that computes what is missing; none while a run goes on. */
+function runButton({ status }: Run): string {
   if (status === "running") return "";
   return status === "paused" ? "Resume" : "Run";
 }
@@ -85,13 +86,13 @@ export interface Readout {
   readonly facts: string;
 }
 
-export function readout(session: Session, view: MapView, cell: Cell): Readout {
+export function readout(comparison: Comparison, view: MapView, cell: Cell): Readout {
   const pair = pairOf(view, cell);
-  const names = perSide((side) => shownName(session, side, pair[side]));
+  const names = perSide((side) => comparison.layerName(side, pair[side]));
   const number = valueAt(view, cell);
-  const facts = SIDES.map((side) => layerFacts(session, side, pair[side]));
+  const facts = SIDES.map((side) => layerFacts(comparison, side, pair[side]));
   const known = !Number.isNaN(number);
-  const rest = known ? ranks(view, cell) : [reasonFor(session, view, cell)];
+  const rest = known ? ranks(view, cell) : [reasonFor(comparison, view, cell)];
   const both = facts.filter(Boolean).join(" \u00d7 ");
   return {
     names,
@@ -100,8 +101,8 @@ export function readout(session: Session, view: MapView, cell: Cell): Readout {
   };
 }
 
-function layerFacts(session: Session, side: Side, name: string): string {
-  const tree = session.trees[side];
+function layerFacts(comparison: Comparison, side: Side, name: string): string {
+  const tree = comparison.trees[side];
   const row = tree?.rowOf.get(name);
   if (row === undefined) return "";
   const { columns } = tree;
@@ -127,11 +128,13 @@ function rankWords(line: Float32Array, index: number, where: string): string {
 }
 
 /** "layer2.0 by layer3.1, 0.73 plus or minus 0.01" */
-export function spoken(session: Session, view: MapView, cell: Cell): string {
+export function spoken(comparison: Comparison, view: MapView, cell: Cell): string {
   const pair = pairOf(view, cell);
-  const names = SIDES.map((side) => shownName(session, side, pair[side])).join(" by ");
+  const names = SIDES.map((side) => comparison.layerName(side, pair[side])).join(
+    " by ",
+  );
   const number = valueAt(view, cell);
-  if (Number.isNaN(number)) return `${names}, ${reasonFor(session, view, cell)}`;
+  if (Number.isNaN(number)) return `${names}, ${reasonFor(comparison, view, cell)}`;
   const sign = number < 0 ? "minus " : "";
   const error = errorAt(view, cell);
   const spread = Number.isNaN(error) ? "" : ` plus or minus ${error.toFixed(3)}`;
@@ -141,7 +144,7 @@ export function spoken(session: Session, view: MapView, cell: Cell): string {
 
 /** One sentence about the row's or the column's best match, or null if it has none. */
 export function bestMatchWords(
-  session: Session,
+  comparison: Comparison,
   view: MapView,
   cell: Cell,
   along: "row" | "column",
@@ -152,7 +155,7 @@ export function bestMatchWords(
   const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
   const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
   // That a layer is most like itself says nothing.
-  const isItself = (k: number) => session.meta.self && other.names[k] === ownName;
+  const isItself = (k: number) => comparison.isSelf && other.names[k] === ownName;
   const others = line.map((number, k) => (isItself(k) ? Number.NaN : number));
   const best = bestMatch(others, error);
   if (!best) return null;
@@ -164,8 +167,8 @@ export function bestMatchWords(
     : { row: best.index, col: cell.col };
   const number = textAt(view, at).filter(Boolean).join("\u00a0");
   return {
-    of: shownName(session, own.side, ownName),
-    match: shownName(session, other.side, otherName),
+    of: comparison.layerName(own.side, ownName),
+    match: comparison.layerName(other.side, otherName),
     rest: `(${number})${ties}`,
   };
 }

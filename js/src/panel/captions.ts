@@ -3,9 +3,10 @@
 import type { PictureKind } from "../drawing/picture.ts";
 import { cellText, codeText, copyButton } from "../map/copying.ts";
 import type { AxisView, Cell, MapView } from "../map/view.ts";
-import { readout, shownName, textAt } from "../map/words.ts";
+import { readout, textAt } from "../map/words.ts";
 import { ellipsis } from "../matrix/labels.ts";
-import type { Session } from "../state/session.ts";
+import type { LayerChoice } from "../state/choice.ts";
+import type { Comparison } from "../state/comparison.ts";
 import { h, icon, setText } from "../ui/dom.ts";
 
 const HOW_TO =
@@ -22,11 +23,19 @@ interface Trend {
   readonly limit: number;
 }
 
+type CaptionPart = HTMLElement | string;
+
+export interface CaptionHandlers {
+  /** Clears the focus. */
+  clear(): void;
+  save(kind: PictureKind): void;
+}
+
 export class Captions {
   readonly row = h("p", { class: "cka-caption cka-row-caption" });
   readonly corner: HTMLElement;
   readonly readout: HTMLElement;
-  private readonly session: Session;
+  private readonly comparison: Comparison;
   private readonly column = h("p", { class: "cka-caption cka-column-caption" });
   private readonly value = h("p", { class: "cka-focus-value" });
   private readonly error = h("p", { class: "cka-focus-error" });
@@ -36,20 +45,9 @@ export class Captions {
   private readonly names = h("p", { class: "cka-read-names" });
   private readonly facts = h("p", { class: "cka-read-facts" });
 
-  constructor(session: Session, save: (kind: PictureKind) => void) {
-    this.session = session;
-    this.clear = h(
-      "button",
-      {
-        class: "cka-button cka-clear",
-        type: "button",
-        title: "Let go of the cell (Escape)",
-        "aria-label": "Clear: let go of the cell",
-        onclick: () => session.look(null),
-      },
-      icon("close"),
-      h("span", {}, "Clear"),
-    );
+  constructor(comparison: Comparison, choice: LayerChoice, handlers: CaptionHandlers) {
+    this.comparison = comparison;
+    this.clear = clearButton(() => handlers.clear());
     this.corner = h(
       "div",
       { class: "cka-corner" },
@@ -58,15 +56,15 @@ export class Captions {
       this.column,
     );
     this.copy = copyButton("Copy", "Copy layers and value (Ctrl+C on the map)", () =>
-      this.read ? cellText(session, ...this.read) : "",
+      this.read ? cellText(comparison, ...this.read) : "",
     );
     const code = copyButton(
       "Copy as code",
       "Copy the Python call that compares these layers again",
-      () => codeText(session),
+      () => codeText(comparison, choice.layers),
     );
-    code.hidden = session.code.length === 0;
-    const actions = [this.copy, code, ...saveButtons(save)];
+    code.hidden = comparison.code.length === 0;
+    const actions = [this.copy, code, ...saveButtons((kind) => handlers.save(kind))];
     this.readout = h(
       "div",
       { class: "cka-readout" },
@@ -105,7 +103,7 @@ export class Captions {
       setText(this.facts, HOW_TO);
       return;
     }
-    const read = readout(this.session, view, cell);
+    const read = readout(this.comparison, view, cell);
     const [row, column] = view.rows.side === 0 ? [0, 1] : [1, 0];
     this.names.replaceChildren(
       h("span", { class: "cka-layer cka-as-row" }, read.names[row] ?? ""),
@@ -118,16 +116,27 @@ export class Captions {
 
   private caption(
     { own, other, index, limit }: Trend,
-    wordsOf: (name: string) => (Node | string)[],
-  ): (Node | string)[] {
-    const { names } = this.session.meta;
-    const name = shownName(this.session, own.side, own.names[index] ?? "");
+    wordsOf: (name: string) => CaptionPart[],
+  ): CaptionPart[] {
+    const { names } = this.comparison;
+    const name = this.comparison.layerName(own.side, own.names[index] ?? "");
     return [
       h("span", { class: "cka-dot" }),
       h("b", { title: name }, ...wordsOf(ellipsis(name, limit))),
       ` of ${names[own.side]} against ${names[other.side]}`,
     ];
   }
+}
+
+function clearButton(onclick: () => void): HTMLButtonElement {
+  const props = {
+    class: "cka-button cka-clear",
+    type: "button",
+    title: "Clear the focus (Escape)",
+    "aria-label": "Clear the focus",
+    onclick,
+  };
+  return h("button", props, icon("close"), h("span", {}, "Clear"));
 }
 
 const SAVE_HELP: Record<PictureKind, string> = {
@@ -150,6 +159,6 @@ function saveButtons(save: (kind: PictureKind) => void): HTMLButtonElement[] {
 }
 
 /** A dotted name that may be broken after its dots. */
-function breakable(name: string): (Node | string)[] {
+function breakable(name: string): CaptionPart[] {
   return name.split(/(?<=\.)/).flatMap((part) => [part, h("wbr")]);
 }

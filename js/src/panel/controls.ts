@@ -1,12 +1,14 @@
-/** The head of a view: names, run and pause, the progress line, the message. */
+/** The head of a view: names, run and pause, progress, the message, the notes. */
 
-import type { CommandName, Frame, Status } from "../protocol.ts";
+import type { CommandName, Status } from "../protocol.ts";
+import type { Change } from "../state/changes.ts";
 import type { Session } from "../state/session.ts";
 import { h, type IconName, icon, replaceKeeping, set, setText } from "../ui/dom.ts";
-import { clock, count, plural, value } from "../ui/format.ts";
+import { clock, plural } from "../ui/format.ts";
 import { Notes } from "./notes.ts";
+import { Progress } from "./progress.ts";
 
-const WORDS: Record<Status, string> = {
+const STATUS_WORDS: Record<Status, string> = {
   idle: "Ready",
   running: "Running",
   paused: "Paused",
@@ -27,7 +29,7 @@ const RESUME: Action = { name: "resume", label: "Resume", icon: "run" };
 const STOP: Action = { name: "stop", label: "Stop", icon: "stop" };
 const RESTART: Action = { name: "restart", label: "Restart", icon: "restart" };
 
-/** The first one is what most people want to do next. */
+/** The first is what most people want to do next. */
 const ACTIONS: Record<Status, readonly Action[]> = {
   idle: [RUN],
   running: [PAUSE, STOP, RESTART],
@@ -37,19 +39,18 @@ const ACTIONS: Record<Status, readonly Action[]> = {
   error: [RESTART],
 };
 
-/** Why there is nothing to run, and what to do for it. */
+/** Why there is nothing to run, and what to do about it. */
 const SAVED_PAGE = [
   "Saved page: nothing computes here",
-  "Run the cell of its notebook to compute anew",
+  "Run the cell of its notebook to compute again",
 ] as const;
 const SAVED_RESULT = [
   "Saved result: no models to run",
   "CKAExplorer(model1, model2, loader) compares models",
 ] as const;
 
-const LINE_HELP =
-  "elapsed < remaining, mean of the map, mean of layers of equal number, " +
-  "largest standard error";
+const TOLERANCE_HELP =
+  "Stops the run when the largest standard error of the map is below this";
 
 const MUCH_WORK_SECONDS = 30;
 const CONFIRM_MS = 5000;
@@ -59,39 +60,32 @@ export class Controls {
   private readonly session: Session;
   private readonly names = h("h2", { class: "cka-names" });
   private readonly badge = h("span", { class: "cka-badge", role: "status" });
-  private readonly until: HTMLElement;
   private readonly saved = h("span", { class: "cka-field" });
-  private readonly buttons = h("div", { class: "cka-buttons", role: "group" });
-  private readonly line = h("p", { class: "cka-progress-line" });
-  private readonly bar = h("div", { class: "cka-bar", role: "progressbar" });
-  private readonly fill = h("div", { class: "cka-bar-fill" });
-  private readonly message = h("div", { class: "cka-message" });
-  readonly notes: Notes;
   private readonly tolerance: HTMLInputElement;
+  private readonly toleranceField: HTMLElement;
+  private readonly buttons = h("div", {
+    class: "cka-buttons",
+    role: "group",
+    "aria-label": "Run",
+  });
+  private readonly progress: Progress;
+  private readonly message = h("div", { class: "cka-message" });
+  private readonly notes: Notes;
   private confirming: ReturnType<typeof setTimeout> | undefined;
 
   constructor(session: Session, toggleLayers: HTMLElement) {
     this.session = session;
-    this.notes = new Notes(session);
-    set(this.buttons, { "aria-label": "Run" });
-    set(this.bar, { "aria-label": "Batches", "aria-valuemin": 0 });
-    this.bar.append(this.fill);
-    this.tolerance = h("input", {
-      class: "cka-input cka-narrow",
-      type: "text",
-      inputmode: "decimal",
-      placeholder: "off",
-      "aria-label": "Stop when the largest standard error is below",
-      onchange: () => this.toleranceChanged(),
-    });
-    const title =
-      "Stops the run when the largest standard error of the map is below this";
-    this.until = h(
+    this.notes = new Notes(session.comparison, session.frames);
+    this.progress = new Progress(session);
+    this.tolerance = this.toleranceInput();
+    this.toleranceField = h(
       "label",
-      { class: "cka-field", title },
+      { class: "cka-field", title: TOLERANCE_HELP },
       "Stop when \u00b1 below",
       this.tolerance,
     );
+    const { saved, toleranceField, buttons, progress } = this;
+    const orders = [saved, toleranceField, buttons, toggleLayers];
     this.element = h(
       "header",
       { class: "cka-head" },
@@ -100,118 +94,105 @@ export class Controls {
         { class: "cka-head-row" },
         this.names,
         this.badge,
-        h(
-          "div",
-          { class: "cka-orders" },
-          this.saved,
-          this.until,
-          this.buttons,
-          toggleLayers,
-        ),
+        h("div", { class: "cka-orders" }, ...orders),
       ),
-      this.line,
-      this.bar,
+      progress.line,
+      progress.bar,
       this.message,
       this.notes.element,
     );
-    this.update();
-  }
-
-  update(): void {
-    this.updateTolerance();
-    this.updateNames();
-    this.updateStatus();
-    this.updateProgress();
-    this.updateMessage();
+    this.drawNames();
+    for (const change of ["tolerance", "status", "message"] as const)
+      this.update(change);
     this.notes.update();
   }
 
-  updateNames(): void {
-    const [first, second] = this.session.meta.names;
-    const name = (text: string) => h("span", { class: "cka-model", title: text }, text);
-    const times = h("span", { class: "cka-times" }, "\u00d7");
-    this.names.replaceChildren(name(first), times, name(second));
+  update(change: Change): void {
+    if (change === "status") this.drawStatus();
+    if (change === "layers" || change === "frame") this.updateButtons();
+    if (change === "message") this.drawMessage();
+    if (change === "tolerance") this.drawTolerance();
+    if (change === "frame") {
+      this.progress.update();
+      this.notes.update();
+    }
   }
 
-  updateStatus(): void {
-    const { status, isConnected, isSaved, canRun } = this.session;
-    const [what, remedy] = isSaved ? SAVED_PAGE : SAVED_RESULT;
-    setText(this.saved, what);
-    set(this.saved, { title: remedy });
-    this.saved.hidden = canRun;
-    this.until.hidden = this.buttons.hidden = !canRun;
-    setText(this.badge, isConnected ? WORDS[status] : "No kernel");
-    set(this.badge, { "data-status": isConnected ? status : "gone" });
-    clearTimeout(this.confirming);
-    this.drawButtons(this.actions());
-    this.updateProgress();
-  }
-
-  /** Layers that were chosen after the run change what most people want to do next. */
-  updateLayers(): void {
-    const [first] = this.actions();
-    if (first?.label !== this.buttons.firstElementChild?.textContent)
-      this.updateStatus();
-  }
-
-  updateProgress(): void {
-    const frame = this.session.shown?.frame ?? null;
-    const isSelf = this.session.meta.self;
-    setText(this.line, frame ? progressWords(frame, isSelf) : this.waitingWords());
-    set(this.line, { title: frame && LINE_HELP });
-    const share = frame?.total ? frame.batch / frame.total : null;
-    this.fill.style.width = share === null ? "0" : `${100 * Math.min(1, share)}%`;
-    set(this.bar, {
-      hidden: frame !== null && share === null ? true : undefined,
-      "aria-valuemax": frame?.total,
-      "aria-valuenow": share === null ? undefined : frame?.batch,
+  private toleranceInput(): HTMLInputElement {
+    return h("input", {
+      class: "cka-input cka-narrow",
+      type: "text",
+      inputmode: "decimal",
+      placeholder: "off",
+      "aria-label": "Stop when the largest standard error is below",
+      onchange: () => this.toleranceChanged(),
     });
   }
 
-  updateTolerance(): void {
-    const { tolerance } = this.session;
-    this.tolerance.value = tolerance === null ? "" : String(tolerance);
+  private drawNames(): void {
+    const name = (text: string) => h("span", { class: "cka-model", title: text }, text);
+    const times = h("span", { class: "cka-times" }, "\u00d7");
+    const [first, second] = this.session.comparison.names;
+    this.names.replaceChildren(name(first), times, name(second));
+  }
+
+  private drawStatus(): void {
+    const { run, connection } = this.session;
+    const { isConnected } = connection;
+    const [what, remedy] = connection.isSaved ? SAVED_PAGE : SAVED_RESULT;
+    setText(this.saved, what);
+    set(this.saved, { title: remedy });
+    this.saved.hidden = run.canRun;
+    this.toleranceField.hidden = this.buttons.hidden = !run.canRun;
+    setText(this.badge, isConnected ? STATUS_WORDS[run.status] : "No kernel");
+    set(this.badge, { "data-status": isConnected ? run.status : "gone" });
+    clearTimeout(this.confirming);
+    this.drawButtons(this.actions());
+    this.progress.update();
+  }
+
+  /** Layers chosen after the run change what most people want to do next. */
+  private updateButtons(): void {
+    const [first] = this.actions();
+    if (first?.label !== this.buttons.firstElementChild?.textContent) this.drawStatus();
+  }
+
+  private drawTolerance(): void {
+    const { value } = this.session.tolerance;
+    this.tolerance.value = value === null ? "" : String(value);
     set(this.tolerance, { "aria-invalid": false });
   }
 
-  updateMessage(): void {
-    const { kind, text } = this.session.message;
+  private drawMessage(): void {
+    const { messages } = this.session;
+    const { kind, text } = messages.current;
     this.message.hidden = text === "";
     set(this.message, {
       "data-kind": kind || "note",
       role: kind === "error" ? "alert" : "status",
     });
-    const dismiss = h(
-      "button",
-      {
-        class: "cka-button cka-quiet",
-        type: "button",
-        "data-key": "dismiss",
-        "aria-label": "Dismiss the message",
-        onclick: () => this.session.dismiss(),
-      },
-      icon("close"),
-    );
+    const props = {
+      class: "cka-button cka-quiet",
+      type: "button",
+      "data-key": "dismiss",
+      "aria-label": "Dismiss the message",
+      onclick: () => messages.dismiss(),
+    };
     const words = h("div", { class: "cka-message-text" }, text);
-    replaceKeeping(this.message, text ? [words, dismiss] : []);
-  }
-
-  private waitingWords(): string {
-    const { status, meta, layers, estimate } = this.session;
-    const size = `${layers[0].length} \u00d7 ${layers[1].length} layers`;
-    const parts = [size, meta.loader && `over ${meta.loader}`]
-      .filter(Boolean)
-      .join(" ");
-    if (status !== "running") return [parts, estimate].filter(Boolean).join(" \u00b7 ");
-    return `${parts} \u00b7 ${estimate ? `${estimate}: starting` : "first batch\u2026"}`;
+    replaceKeeping(
+      this.message,
+      text ? [words, h("button", props, icon("close"))] : [],
+    );
   }
 
   private actions(): readonly Action[] {
-    const { status, missing } = this.session;
-    const isOver = status === "done" || status === "stopped" || status === "error";
-    if (!isOver || missing === 0) return ACTIONS[status];
+    const { run, choice, frames } = this.session;
+    const isOver =
+      run.status === "done" || run.status === "stopped" || run.status === "error";
+    const missing = isOver ? choice.missingFrom(frames.shown) : 0;
+    if (missing === 0) return ACTIONS[run.status];
     const label = `Run ${plural(missing, "new layer")}`;
-    return [{ ...RUN, label }, ...ACTIONS[status]];
+    return [{ ...RUN, label }, ...ACTIONS[run.status]];
   }
 
   private drawButtons(actions: readonly Action[]): void {
@@ -219,17 +200,12 @@ export class Controls {
     const hadFocus = this.buttons.contains(root.activeElement);
     const buttons = actions.map((action, k) => {
       const text = h("span", {}, action.label);
-      const button = h(
-        "button",
-        {
-          class: `cka-button${k === 0 ? " cka-primary" : ""}`,
-          type: "button",
-          onclick: () => this.act(action, text),
-        },
-        icon(action.icon),
-        text,
-      );
-      return button;
+      const props = {
+        class: `cka-button${k === 0 ? " cka-primary" : ""}`,
+        type: "button",
+        onclick: () => this.act(action, text),
+      };
+      return h("button", props, icon(action.icon), text);
     });
     this.buttons.replaceChildren(...buttons);
     if (hadFocus) buttons[0]?.focus();
@@ -237,69 +213,28 @@ export class Controls {
 
   /** Asks once before much work is thrown away. */
   private act(action: Action, text: HTMLElement): void {
-    const seconds = this.session.shown?.frame.seconds ?? 0;
-    const loses = this.session.status === "running" || this.session.status === "paused";
-    const asked = text.dataset.asked === "yes";
-    if (action.name === "restart" && loses && seconds > MUCH_WORK_SECONDS && !asked) {
+    const { run, frames } = this.session;
+    const seconds = frames.shown?.frame.seconds ?? 0;
+    const isActive = run.status === "running" || run.status === "paused";
+    const discards = action.name === "restart" && isActive;
+    const isConfirmed = text.dataset.asked === "yes";
+    if (discards && seconds > MUCH_WORK_SECONDS && !isConfirmed) {
       text.dataset.asked = "yes";
       setText(text, `Discard ${clock(seconds)}?`);
-      this.confirming = setTimeout(() => this.updateStatus(), CONFIRM_MS);
+      this.confirming = setTimeout(() => this.drawStatus(), CONFIRM_MS);
       return;
     }
-    if (asked) this.updateStatus();
-    this.session.command(action.name);
+    if (isConfirmed) this.drawStatus();
+    run.command(action.name);
   }
 
   private toleranceChanged(): void {
     const text = this.tolerance.value.trim().replace(",", ".");
     const value = text === "" || text === "off" ? null : Number(text);
-    const wrong = value !== null && !(value > 0);
-    set(this.tolerance, { "aria-invalid": wrong });
-    if (wrong) this.session.fail(`The tolerance must be above 0, got "${text}".`);
-    else this.session.setTolerance(value);
+    const isWrong = value !== null && !(value > 0);
+    set(this.tolerance, { "aria-invalid": isWrong });
+    if (isWrong)
+      this.session.messages.error(`The tolerance must be above 0, got "${text}".`);
+    else this.session.tolerance.set(value);
   }
-}
-
-/** "37/157 batches · 4 736 examples · 1 210 examples/s · 00:31 < 01:38 · mean 0.614 · …" */
-export function progressWords(frame: Frame, isSelf = false): string {
-  const { batch, total, examples, skipped, seconds, rate, gpu, maxStderr } = frame;
-  const of = total === null ? "" : `${count(batch)}/`;
-  const batches = of + plural(total ?? batch, "batch", "batches");
-  const parts = [batches, plural(examples, "example")];
-  if (skipped > 0) parts.push(`${count(skipped)} skipped`);
-  if (rate > 0 && !frame.final) parts.push(`${count(rate)} examples/s`);
-  const left = total !== null && batch > 0 ? ((total - batch) * seconds) / batch : null;
-  const eta = left !== null && left > 0 && !frame.final ? ` < ${clock(left)}` : "";
-  parts.push(clock(seconds) + eta);
-  if (gpu) parts.push(gpuWords(gpu));
-  parts.push(...meanWords(frame, isSelf));
-  if (maxStderr !== null) parts.push(`largest \u00b1\u202f${maxStderr.toFixed(3)}`);
-  return parts.join(" \u00b7 ");
-}
-
-/** "mean 0.614" of the map and, where layers face each other, of its diagonal. */
-function meanWords({ matrix, rows, cols }: Frame, isSelf: boolean): string[] {
-  const means: [string, number][] = [["mean", mean(matrix, 1)]];
-  if (rows === cols && !isSelf) means.push(["diagonal", mean(matrix, cols + 1)]);
-  return means.flatMap(([name, of]) =>
-    Number.isNaN(of) ? [] : [`${name} ${value(of)}`],
-  );
-}
-
-/** Mean of the defined ones among values that are a step apart; NaN of none. */
-function mean(values: Float32Array, step: number): number {
-  let [sum, known] = [0, 0];
-  for (let k = 0; k < values.length; k += step) {
-    const number = values[k] as number;
-    if (Number.isNaN(number)) continue;
-    sum += number;
-    known += 1;
-  }
-  return sum / known;
-}
-
-/** "GPU 3.1/80 GB", in units of 2^30 bytes, as cards are named. */
-function gpuWords([used, total]: readonly [number, number]): string {
-  const gigabytes = (bytes: number) => (bytes / 2 ** 30).toFixed(1).replace(/\.0$/, "");
-  return `GPU ${gigabytes(used)}/${Math.round(total / 2 ** 30)} GB`;
 }

@@ -1,20 +1,26 @@
 /** Below the map: best matches in words, pinned series, and the convergence plot. */
 
 import { type Cell, cellOf, type MapView } from "../map/view.ts";
-import { bestMatchWords, shownName, textAt } from "../map/words.ts";
-import { perSide } from "../protocol.ts";
-import type { Session } from "../state/session.ts";
+import { bestMatchWords, textAt } from "../map/words.ts";
+import { type PerSide, perSide } from "../protocol.ts";
+import type { Comparison } from "../state/comparison.ts";
+import type { Pins } from "../state/pins.ts";
 import { h, icon, replaceKeeping } from "../ui/dom.ts";
 
 export class Details {
   readonly element: HTMLElement;
-  private readonly session: Session;
+  private readonly comparison: Comparison;
+  private readonly pins: Pins;
   private readonly sentences = h("div", { class: "cka-sentences" });
-  private readonly pins = h("ul", { class: "cka-pins", "aria-label": "Pinned cells" });
+  private readonly pinList = h("ul", {
+    class: "cka-pins",
+    "aria-label": "Pinned cells",
+  });
   private readonly convergence: HTMLElement;
 
-  constructor(session: Session, historySlot: HTMLElement) {
-    this.session = session;
+  constructor(comparison: Comparison, pins: Pins, historySlot: HTMLElement) {
+    this.comparison = comparison;
+    this.pins = pins;
     this.convergence = h(
       "div",
       { class: "cka-convergence" },
@@ -26,24 +32,25 @@ export class Details {
       ),
       historySlot,
     );
-    const words = h("div", { class: "cka-words" }, this.sentences, this.pins);
+    const words = h("div", { class: "cka-words" }, this.sentences, this.pinList);
     this.element = h("div", { class: "cka-details" }, words, this.convergence);
   }
 
   draw(view: MapView, cell: Cell | null): void {
-    const isEmpty = !cell && this.session.pins.length === 0;
+    const { pairs } = this.pins;
+    const isEmpty = !cell && pairs.length === 0;
     this.element.classList.toggle("cka-away", isEmpty);
     this.sentences.replaceChildren(...(cell ? this.matches(view, cell) : []));
     replaceKeeping(
-      this.pins,
-      this.session.pins.map((_, k) => this.pin(view, k)),
+      this.pinList,
+      pairs.map((pair, k) => this.pin(view, pair, k)),
     );
-    this.pins.hidden = this.session.pins.length === 0;
+    this.pinList.hidden = pairs.length === 0;
   }
 
   private matches(view: MapView, cell: Cell): HTMLElement[] {
     return (["row", "column"] as const).flatMap((along) => {
-      const words = bestMatchWords(this.session, view, cell, along);
+      const words = bestMatchWords(this.comparison, view, cell, along);
       if (!words) return [];
       return h(
         "p",
@@ -57,10 +64,9 @@ export class Details {
     });
   }
 
-  private pin(view: MapView, k: number): HTMLElement {
-    const pair = this.session.pins[k] as readonly [string, string];
+  private pin(view: MapView, pair: PerSide<string>, k: number): HTMLElement {
     const at = cellOf(view, pair);
-    const [one, two] = perSide((side) => shownName(this.session, side, pair[side]));
+    const [one, two] = perSide((side) => this.comparison.layerName(side, pair[side]));
     const swatch = h("span", { class: "cka-dot" });
     swatch.style.setProperty("--color", `var(--cka-pin${k + 1})`);
     return h(
@@ -76,7 +82,7 @@ export class Details {
           type: "button",
           "data-key": pair.join("\n"),
           "aria-label": `Unpin ${one} by ${two}`,
-          onclick: () => this.session.pin(pair),
+          onclick: () => this.pins.toggle(pair),
         },
         icon("close"),
       ),

@@ -4,12 +4,13 @@ import type { Bokeh } from "../drawing/bokehjs.ts";
 import { Charts, type FigureName } from "../drawing/charts.ts";
 import { isWide } from "../drawing/layout.ts";
 import { Margins } from "../drawing/margins.ts";
-import { type PictureKind, savePicture } from "../drawing/picture.ts";
+import { type Drawn, type PictureKind, savePicture } from "../drawing/picture.ts";
 import { type Plan, planFor } from "../drawing/plan.ts";
 import { Sketch } from "../drawing/sketch.ts";
 import type { Surface, Viewport } from "../drawing/surface.ts";
 import { drawLines, trendRange } from "../drawing/trend_lines.ts";
 import { cellText, copyText, metricName, pairsText } from "../map/copying.ts";
+import { type BoxKind, type MapImage, mapImage } from "../map/image.ts";
 import {
   type MarkKind,
   type Marks,
@@ -21,33 +22,33 @@ import { type Numbers, numbersFor } from "../map/numbers.ts";
 import {
   type Cell,
   cellOf,
-  exactBoxes,
-  hasNegative,
-  imageOf,
-  limits,
   type MapView,
   mapView,
   type Options,
   pairOf,
-  pendingBoxes,
-  undefinedBoxes,
 } from "../map/view.ts";
 import {
   missingWords,
-  pendingWords,
+  pendingReason,
   spoken,
   summaryWords,
   valueAt,
 } from "../map/words.ts";
 import type { FigureJson, Palettes } from "../protocol.ts";
-import { type Change, type Session, wordsOf } from "../state/session.ts";
+import type { Change } from "../state/changes.ts";
+import type { Session } from "../state/session.ts";
 import { h, painted, setText } from "../ui/dom.ts";
+import { errorText } from "../ui/format.ts";
 import { GREYS, type Theme, themeOf } from "../ui/theme.ts";
 import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
 import { Details } from "./details.ts";
-import { type KeyName, MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
+import { MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
 import { MapTable } from "./table.ts";
+
+/** These may change which cells there are, or what is said of them. */
+const REDRAWN: ReadonlySet<Change> = new Set(["frame", "layers", "trees", "status"]);
+const BOX_KINDS: readonly BoxKind[] = ["undefined", "pending", "exact"];
 
 export class MapPanel {
   readonly element: HTMLElement;
@@ -76,11 +77,12 @@ export class MapPanel {
   private charts: Charts | null = null;
   private theme: Theme;
   private view: MapView;
+  private image: MapImage;
   private plan: Plan | null = null;
   private marks: Marks = { ofRows: [], ofColumns: [], path: [] };
   private hover: Cell | null = null;
   private hasNumbers = false;
-  private isWritten = false;
+  private numbersAreShown = false;
   private markKind: MarkKind = "none";
   private width = 0;
   private labelled = "";
@@ -90,13 +92,17 @@ export class MapPanel {
     this.root = root;
     this.palettes = palettes;
     this.theme = themeOf(root);
-    this.view = mapView(session, this.options);
+    this.view = this.makeView();
+    this.image = this.makeImage();
     this.tools = new MapTools(this.toolHandlers);
-    this.table = new MapTable(session);
+    this.table = new MapTable(session.comparison, (pair) => session.focus.set(pair));
     this.grid = this.makeGrid();
     this.sketch = new Sketch(this.handlers);
-    this.details = new Details(session, this.slots.history);
-    this.captions = new Captions(session, (kind) => void this.save(kind));
+    this.details = new Details(session.comparison, session.pins, this.slots.history);
+    this.captions = new Captions(session.comparison, session.choice, {
+      clear: () => session.focus.set(null),
+      save: (kind) => void this.save(kind),
+    });
     this.stage = this.makeStage();
     this.element = h(
       "section",
@@ -154,8 +160,8 @@ export class MapPanel {
   };
 
   private readonly toolHandlers: ToolHandlers = {
-    palette: (name) => this.session.setPalette(name),
-    range: (range) => this.session.setColorRange(range),
+    palette: (name) => this.session.palette.set(name),
+    range: (range) => this.session.colorRange.set(range),
     options: (options) => this.setOptions(options),
     numbers: (shown) => {
       this.hasNumbers = shown;
@@ -165,19 +171,19 @@ export class MapPanel {
       this.markKind = kind;
       this.drawMarks();
     },
-    pairs: () => pairsText(this.session, this.view, markedCells(this.marks)),
+    pairs: () => pairsText(this.session.comparison, this.view, markedCells(this.marks)),
     table: (shown) => this.table.setOpen(shown),
     resetZoom: () => this.charts?.resetZoom(),
   };
 
   private makeGrid(): CellGrid {
-    const { session } = this;
+    const { comparison, focus } = this.session;
     return new CellGrid({
-      say: (cell) => spoken(session, this.view, cell),
+      say: (cell) => spoken(comparison, this.view, cell),
       moved: (cell) => this.hovered(cell),
       chosen: (cell, pin) => this.tapped(cell, pin),
-      cleared: () => session.look(null),
-      copied: (cell) => void copyText(cellText(session, this.view, cell)),
+      cleared: () => focus.set(null),
+      copied: (cell) => void copyText(cellText(comparison, this.view, cell)),
     });
   }
 
@@ -205,8 +211,8 @@ export class MapPanel {
   update(change: Change): void {
     if (change === "focus" || change === "pins") this.drawFocus();
     else if (change === "colors") this.drawColors();
-    else if (change === "frame" || change === "layers" || change === "trees") {
-      if (change === "frame" && this.session.shown?.frame.final) {
+    else if (REDRAWN.has(change)) {
+      if (change === "frame" && this.session.frames.shown?.frame.final) {
         this.options.clustered = undefined;
       }
       this.drawAll();
@@ -233,37 +239,42 @@ export class MapPanel {
     this.drawAll();
   }
 
+  private makeView(): MapView {
+    const { frames, choice, comparison, run } = this.session;
+    const source = {
+      shown: frames.shown,
+      layers: choice.layers,
+      isDifference: comparison.isDifference,
+      pendingReason: pendingReason(run),
+    };
+    return mapView(source, this.options);
+  }
+
+  private makeImage(): MapImage {
+    const { colorRange, palette } = this.session;
+    return mapImage(this.view, colorRange.value, palette.value);
+  }
+
   private drawAll(): void {
-    this.view = mapView(this.session, this.options);
-    const { view, surface } = this;
+    this.view = this.makeView();
+    const { view } = this;
     if (this.options.order === "clustered") this.options.clustered = view.clustered;
     this.drawMissing();
-    const boxes = {
-      undefined: undefinedBoxes(view),
-      pending: pendingBoxes(view),
-      exact: exactBoxes(view),
-    };
-    const isShown: Partial<Record<KeyName, boolean>> = {
-      below: hasNegative(view, this.limits[0]),
-    };
-    for (const kind of ["undefined", "pending", "exact"] as const) {
-      surface.setBoxes(kind, boxes[kind]);
-      isShown[kind] = boxes[kind].left.length > 0;
-    }
-    this.tools.setKeys(isShown);
     this.drawColors();
     this.drawLabels();
     this.drawFocus();
     const { rows, cols } = view.values;
-    this.grid.setSize(rows, cols, summaryWords(this.session, view));
+    const summary = summaryWords(this.session.comparison.names, view);
+    this.grid.setSize(rows, cols, summary);
   }
 
   private drawMissing(): void {
-    const { session } = this;
-    this.over.hidden = session.shown !== null;
-    const isRunning = session.status === "running";
-    setText(this.over, isRunning ? "First batch\u2026" : pendingWords(session));
-    const words = missingWords(session);
+    const { run, choice, comparison, frames } = this.session;
+    const { shown } = frames;
+    this.over.hidden = shown !== null;
+    const isRunning = run.status === "running";
+    setText(this.over, isRunning ? "First batch\u2026" : this.view.pendingReason);
+    const words = missingWords(comparison.names, choice, shown, run);
     this.missing.hidden = words === "";
     setText(this.missing, words);
   }
@@ -273,7 +284,7 @@ export class MapPanel {
     const axes = [rows, columns].map(({ side, names, branches }) => {
       return [side, names, branches];
     });
-    const key = JSON.stringify([axes, this.session.meta.names]);
+    const key = JSON.stringify(axes);
     if (key === this.labelled) return;
     this.labelled = key;
     this.layOut();
@@ -283,7 +294,7 @@ export class MapPanel {
     const { view, width, session, surface } = this;
     if (width < 1) return;
     const family = this.theme.font;
-    this.plan = planFor(session, view, this.options, { width, family });
+    this.plan = planFor(session.comparison, view, this.options, { width, family });
     const { rows, columns, geometry } = this.plan;
     surface.setTicks(rows.ticks, columns.ticks);
     this.details.element.classList.toggle("cka-beside", isWide(width));
@@ -299,83 +310,99 @@ export class MapPanel {
   /** What of the map is in sight. */
   private get viewport(): Viewport {
     const { rows, cols } = this.view.values;
-    return this.charts?.span ?? { rows: [0, rows], cols: [0, cols] };
+    return this.charts?.viewport ?? { rows: [0, rows], cols: [0, cols] };
   }
 
   private drawMargins(): void {
     this.margins.draw(this.viewport);
   }
 
+  /** Draws the cells. Their image is made here, once a frame. */
   private drawColors(): void {
-    const { surface, session, view } = this;
-    const [low, high] = this.limits;
-    this.tools.setRange(session.colorRange, [low, high]);
-    this.tools.setMetric(metricName(session));
-    surface.setColors(this.palette, low, high);
-    this.charts?.setTrendRange(...trendRange(view, [low, high]));
-    this.tools.setPalette(session.palette, this.palette);
+    this.image = this.makeImage();
+    const { surface, view, image, palette } = this;
+    const [low, high] = image.limits;
+    surface.setColors(palette, low, high);
+    for (const kind of BOX_KINDS) surface.setBoxes(kind, image.boxes[kind]);
     const { rows, cols } = view.values;
-    if (rows > 0 && cols > 0) surface.setImage(imageOf(view, low), rows, cols);
+    if (rows > 0 && cols > 0) surface.setImage(image.values, rows, cols);
     else surface.setImage(Float32Array.of(Number.NaN), 1, 1);
+    this.charts?.setTrendRange(...trendRange(view, image.limits));
+    this.drawColorBar();
     this.drawNumbers();
     this.drawMarks();
   }
 
-  private get limits(): [number, number] {
-    return limits(this.view, this.session.colorRange, this.session.palette);
+  private drawColorBar(): void {
+    const { tools, session, image } = this;
+    tools.setRange(session.colorRange.value, image.limits);
+    tools.setMetric(metricName(session.comparison.metric));
+    tools.setPalette(session.palette.value, this.palette);
+    const isShown = (kind: BoxKind) => image.boxes[kind].left.length > 0;
+    tools.setKeys({
+      below: image.hasNegative,
+      exact: isShown("exact"),
+      undefined: isShown("undefined"),
+      pending: isShown("pending"),
+    });
   }
 
   private get palette(): readonly string[] {
-    return this.palettes[this.session.palette] ?? GREYS;
+    return this.palettes[this.session.palette.value] ?? GREYS;
   }
 
   private numbers(charts: Charts): Numbers {
     return numbersFor(this.hasNumbers ? this.view : null, {
       cell: charts.cellPixels,
-      window: charts.window,
-      limits: this.limits,
+      visible: charts.visibleCells,
+      limits: this.image.limits,
       palette: this.palette,
     });
   }
 
-  /** Marks make room for numbers where these are written, which a zoom may change. */
+  /** Marks make room for numbers, which a zoom may add or remove. */
   private drawNumbers(): void {
-    const { charts, isWritten } = this;
+    const { charts, numbersAreShown } = this;
     if (!charts) return;
     const numbers = this.numbers(charts);
     charts.setNumbers(numbers);
-    this.isWritten = numbers.text.length > 0;
-    if (this.isWritten !== isWritten) charts.setMarks(this.marks, this.isWritten);
+    this.numbersAreShown = numbers.text.length > 0;
+    if (this.numbersAreShown !== numbersAreShown)
+      charts.setMarks(this.marks, this.numbersAreShown);
   }
 
   private drawMarks(): void {
     const { view, markKind, session, options } = this;
     this.marks = marksOf(view, markKind, {
-      isSelf: session.meta.self,
+      isSelf: session.comparison.isSelf,
       isInOrder: options.order === "execution" || options.order === "depth",
     });
     this.tools.setMean(meanAt(view, markedCells(this.marks)));
-    this.surface.setMarks(this.marks, this.isWritten);
+    this.surface.setMarks(this.marks, this.numbersAreShown);
   }
 
-  /** Saves the map as it is now; a picture that cannot be made is said. */
+  /** Saves the map as it is now; a picture that cannot be made is reported. */
   private async save(kind: PictureKind): Promise<void> {
-    const { view, plan, viewport, margins, marks, session, theme, charts } = this;
+    const { plan, session } = this;
     if (!plan) return;
-    const drawn = {
-      ...{ view, plan, viewport, marks, margins: margins.element, font: theme.font },
-      colors: {
-        ...{ palette: this.palette, limits: this.limits },
-        ...{ below: theme.below, exact: theme.exact },
-      },
-      numbers: charts ? this.numbers(charts) : { x: [], y: [], text: [], color: [] },
-      metric: metricName(session),
-    };
     try {
-      await savePicture(drawn, session.meta.names.join("-"), kind);
+      await savePicture(this.drawn(plan), session.comparison.names.join("-"), kind);
     } catch (error) {
-      session.fail(wordsOf(error));
+      session.messages.error(errorText(error));
     }
+  }
+
+  private drawn(plan: Plan): Drawn {
+    const { view, image, viewport, marks, theme, charts, palette } = this;
+    const noNumbers = { x: [], y: [], text: [], color: [] };
+    return {
+      ...{ view, image, plan, viewport, marks },
+      margins: this.margins.element,
+      font: theme.font,
+      colors: { palette, below: theme.below, exact: theme.exact },
+      numbers: charts ? this.numbers(charts) : noNumbers,
+      metric: metricName(this.session.comparison.metric),
+    };
   }
 
   private zoomed(): void {
@@ -387,8 +414,8 @@ export class MapPanel {
   private tapped(cell: Cell, pin: boolean): void {
     const { view } = this;
     if (view.hides(cell.row, cell.col)) return;
-    if (pin) this.session.pin(pairOf(view, cell));
-    else this.session.look(pairOf(view, cell));
+    if (pin) this.session.pins.toggle(pairOf(view, cell));
+    else this.session.focus.set(pairOf(view, cell));
   }
 
   private hovered(cell: Cell | null): void {
@@ -401,8 +428,8 @@ export class MapPanel {
   }
 
   private get focusCell(): Cell | null {
-    const { focus } = this.session;
-    return focus ? cellOf(this.view, focus) : null;
+    const pair = this.session.focus.value;
+    return pair && cellOf(this.view, pair);
   }
 
   private drawFocus(): void {
@@ -411,7 +438,7 @@ export class MapPanel {
     surface.setMarker("focus", cell ? [cell] : []);
     surface.setMarker(
       "pins",
-      session.pins.flatMap((pair) => cellOf(view, pair) ?? []),
+      session.pins.pairs.flatMap((pair) => cellOf(view, pair) ?? []),
     );
     if (cell) this.grid.setCursor(cell, false);
     this.drawTrends();
@@ -422,10 +449,11 @@ export class MapPanel {
 
   /** With no cell in focus the one pointed at shows its trends. */
   private drawTrends(): void {
-    const { charts, view, session, focusCell } = this;
+    const { charts, view, theme, focusCell } = this;
+    const { pins, frames } = this.session;
     const trends = focusCell ?? this.hover;
-    if (charts)
-      drawLines(charts, session, view, this.theme, { trends, history: focusCell });
+    const source = { view, theme, pins, history: frames.history };
+    if (charts) drawLines(charts, source, { trends, history: focusCell });
     this.captions.drawTrends(view, trends, focusCell !== null);
   }
 

@@ -1,8 +1,9 @@
 /** The tools above the map: colors, range, order, mask, and the color bar. */
 
 import { copyButton } from "../map/copying.ts";
+import { type BoxKind, DIVERGING } from "../map/image.ts";
 import type { MarkKind } from "../map/marks.ts";
-import { type BoxKind, DIVERGING, type Options } from "../map/view.ts";
+import type { Options } from "../map/view.ts";
 import type { Mask, Order } from "../matrix/matrix.ts";
 import type { ColorRange } from "../protocol.ts";
 import { h, icon, set, setText } from "../ui/dom.ts";

@@ -1,8 +1,8 @@
 /** What a reader should know about the data, one line until more is asked for. */
 
-import { shownName } from "../map/words.ts";
 import { type Axes, SIDES, type Side } from "../protocol.ts";
-import type { Session } from "../state/session.ts";
+import type { Comparison } from "../state/comparison.ts";
+import type { Frames } from "../state/frames.ts";
 import { h, set, setText } from "../ui/dom.ts";
 
 /** These put the whole map in doubt: they come first. */
@@ -11,16 +11,19 @@ const NAMED = 3;
 
 export class Notes {
   readonly element = h("div", { class: "cka-message", role: "status" });
-  private readonly session: Session;
+  private readonly comparison: Comparison;
+  private readonly frames: Frames;
   private key = "";
   private isOpen = false;
 
-  constructor(session: Session) {
-    this.session = session;
+  constructor(comparison: Comparison, frames: Frames) {
+    this.comparison = comparison;
+    this.frames = frames;
   }
 
   update(): void {
-    const lines = noteLines(this.session);
+    const axes = this.frames.shown?.axes;
+    const lines = axes ? noteLines(this.comparison, axes) : [];
     this.element.hidden = lines.length === 0;
     const key = lines.join("\n");
     if (this.key === key) return;
@@ -53,24 +56,22 @@ export class Notes {
 }
 
 /** The kernel's notes, the grave ones first, then which layers are undefined and why. */
-export function noteLines(session: Session): string[] {
-  const axes = session.shown?.axes;
-  if (!axes) return [];
+export function noteLines(comparison: Comparison, axes: Axes): string[] {
   const grave = axes.notes.filter((note) => GRAVE.test(note));
   const others = axes.notes.filter((note) => !GRAVE.test(note));
   const undefinedOnes = SIDES.flatMap((side) =>
-    session.meta.self && side === 1 ? [] : undefinedLines(session, axes, side),
+    comparison.isSelf && side === 1 ? [] : undefinedLines(comparison, axes, side),
   );
   return [...grave, ...others, ...undefinedOnes];
 }
 
 /** In the words of a result's notes, which has them already when the run is over. */
-function undefinedLines(session: Session, axes: Axes, side: Side): string[] {
+function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[] {
   const byReason = new Map<string, string[]>();
   for (const [name, reason] of Object.entries(axes.undefinedLayers[side])) {
     byReason.set(reason, [...(byReason.get(reason) ?? []), name]);
   }
-  const model = `${session.meta.names[side]}: `;
+  const model = `${comparison.names[side]}: `;
   const isSaid = (reason: string) =>
     axes.notes.some((note) => note.startsWith(model) && note.includes(reason));
   return [...byReason]
@@ -78,7 +79,7 @@ function undefinedLines(session: Session, axes: Axes, side: Side): string[] {
     .map(([reason, layers]) => {
       const names = layers
         .slice(0, NAMED)
-        .map((name) => shownName(session, side, name));
+        .map((name) => comparison.layerName(side, name));
       const many =
         layers.length === 1
           ? `${names[0]} is`

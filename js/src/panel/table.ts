@@ -8,8 +8,9 @@ import {
   type MapView,
   pairOf,
 } from "../map/view.ts";
-import { shownName, textAt, valueAt } from "../map/words.ts";
-import type { Session } from "../state/session.ts";
+import { textAt, valueAt } from "../map/words.ts";
+import type { PerSide } from "../protocol.ts";
+import type { Comparison } from "../state/comparison.ts";
 import { h, setText } from "../ui/dom.ts";
 
 /** Beyond that many layers on a side, one row of the map is a table by itself. */
@@ -18,7 +19,8 @@ const REFRESH_MS = 400;
 
 export class MapTable {
   readonly element: HTMLElement;
-  private readonly session: Session;
+  private readonly comparison: Comparison;
+  private readonly look: (pair: PerSide<string>) => void;
   private readonly caption = h("p", { class: "cka-caption" });
   private readonly scroller = h("div", {
     class: "cka-table-scroller",
@@ -32,12 +34,14 @@ export class MapTable {
   private focus: Cell | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(session: Session) {
-    this.session = session;
+  /** Clicked cells go to `look`. */
+  constructor(comparison: Comparison, look: (pair: PerSide<string>) => void) {
+    this.comparison = comparison;
+    this.look = look;
     const copy = copyButton(
       "Copy table",
       "Copy all values and standard errors, for a spreadsheet",
-      () => (this.view ? mapText(session, this.view) : ""),
+      () => (this.view ? mapText(comparison, this.view) : ""),
     );
     const head = h("div", { class: "cka-table-head" }, this.caption, copy);
     this.element = h("div", { class: "cka-table", hidden: true }, head, this.scroller);
@@ -117,7 +121,7 @@ export class MapTable {
   private oneRow(view: MapView): HTMLElement {
     const { rows, columns } = view;
     const row = this.focus?.row ?? 0;
-    const name = shownName(this.session, rows.side, rows.names[row] ?? "");
+    const name = this.comparison.layerName(rows.side, rows.names[row] ?? "");
     const many = this.focus ? "" : ". Click a cell for its row";
     setText(this.caption, `${name}: ${this.title(rows, columns)}${many}`);
     const lines = columns.names.map((_, col) =>
@@ -127,12 +131,12 @@ export class MapTable {
   }
 
   private title(rows: AxisView, columns: AxisView): string {
-    const { names } = this.session.meta;
+    const { names } = this.comparison;
     return `${names[rows.side]} \u00d7 ${names[columns.side]}`;
   }
 
   private header(axis: AxisView, k: number, scope: "row" | "col"): HTMLElement {
-    const name = shownName(this.session, axis.side, axis.names[k] ?? "");
+    const name = this.comparison.layerName(axis.side, axis.names[k] ?? "");
     return h("th", { scope, title: name }, name);
   }
 
@@ -153,6 +157,6 @@ export class MapTable {
     const selected = getSelection()?.toString();
     if (!cell || !this.view || selected) return;
     const [row = 0, col = 0] = (cell.dataset.at ?? "").split(" ").map(Number);
-    this.session.look(pairOf(this.view, { row, col }));
+    this.look(pairOf(this.view, { row, col }));
   }
 }

@@ -17,7 +17,7 @@ export interface Convergence {
   readonly stderrs: number[];
 }
 
-export class History {
+export class CellHistory {
   private moments: Moment[] = [];
   private stride = 1;
   private epoch = -1;

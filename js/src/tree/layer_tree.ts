@@ -1,6 +1,5 @@
 /** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
 
-import { wordsOf } from "../state/session.ts";
 import type { BoxState, Line, Node, Tree } from "../state/tree.ts";
 import {
   h,
@@ -11,7 +10,7 @@ import {
   setText,
   uniqueId,
 } from "../ui/dom.ts";
-import { count, plural } from "../ui/format.ts";
+import { count, errorText, plural } from "../ui/format.ts";
 import {
   chipButtons,
   FIRST_CHIPS,
@@ -148,7 +147,7 @@ export class LayerTree {
       this.filter = matches(this.search.value, this.tree.columns);
     } catch (error) {
       this.filter = null;
-      problem = wordsOf(error);
+      problem = errorText(error);
     }
     const hits = this.filter ? total(this.filter) : null;
     const text = hits === null ? "" : hits === 0 ? "nothing" : count(hits);

@@ -1,7 +1,8 @@
 /** Both layer trees: beside the map, or above it and folded to one line. */
 
 import { type PerSide, perSide, SIDES, type Side } from "../protocol.ts";
-import type { Change, Session } from "../state/session.ts";
+import type { Change } from "../state/changes.ts";
+import type { Session } from "../state/session.ts";
 import { h, icon, set, setText, uniqueId } from "../ui/dom.ts";
 import { plural, some } from "../ui/format.ts";
 import { LayerTree } from "./layer_tree.ts";
@@ -44,7 +45,8 @@ export class TreeSide {
 
   update(change: Change): void {
     if (change === "trees") {
-      for (const side of SIDES) this.trees[side].setTree(this.session.trees[side]);
+      for (const side of SIDES)
+        this.trees[side].setTree(this.session.comparison.trees[side]);
     }
     if (change === "trees" || change === "layers") this.draw();
     if (change === "status") this.statusChanged();
@@ -57,14 +59,14 @@ export class TreeSide {
   }
 
   private draw(): void {
-    const { layers, canUndo } = this.session;
+    const { layers, canUndo } = this.session.choice;
     for (const side of SIDES) this.trees[side].setChosen(layers[side], canUndo);
     setText(this.counts, this.trees.map((tree) => tree.counts).join(" \u00d7 "));
   }
 
   /** Above the map the trees make room for a run, but not under the user's hands. */
   private statusChanged(): void {
-    if (this.session.status === "running" && !this.hasFocus()) this.isLive = true;
+    if (this.session.run.status === "running" && !this.hasFocus()) this.isLive = true;
     this.fold();
   }
 
@@ -120,32 +122,37 @@ export class TreeSide {
   }
 
   private treeOf(side: Side): LayerTree {
-    const { names } = this.session.meta;
+    const { names } = this.session.comparison;
     const other = side === 0 ? 1 : 0;
-    return new LayerTree(names[side], names[other], this.session.trees[side], {
-      choose: (layers) => this.session.choose({ [side]: layers }),
-      undo: () => this.session.undo(),
-      mirror: () => this.mirror(side, other),
-    });
+    return new LayerTree(
+      names[side],
+      names[other],
+      this.session.comparison.trees[side],
+      {
+        choose: (layers) => this.session.choice.choose({ [side]: layers }),
+        undo: () => this.session.choice.undo(),
+        mirror: () => this.mirror(side, other),
+      },
+    );
   }
 
-  /** Chooses in the other tree what is chosen in this one; says what is not there. */
+  /** Chooses in the other tree what is chosen in this one; says what is missing there. */
   private mirror(from: Side, to: Side): void {
-    const { session } = this;
-    const tree = session.trees[to];
+    const { choice, comparison, messages } = this.session;
+    const tree = comparison.trees[to];
     const isThere = (name: string) => tree.canChoose(tree.rowOf.get(name) ?? -1);
-    const known = session.layers[from].filter(isThere);
-    const missing = session.layers[from].filter((name) => !isThere(name));
-    if (this.said && session.message.text === this.said) session.dismiss();
-    this.said = missingWords(missing, session.meta.names[to]);
+    const known = choice.layers[from].filter(isThere);
+    const missing = choice.layers[from].filter((name) => !isThere(name));
+    if (this.said && messages.current.text === this.said) messages.dismiss();
+    this.said = missingWords(missing, comparison.names[to]);
     if (known.length === 0) {
-      session.fail(
+      messages.error(
         this.said || "Expected chosen layers to mirror, got none: choose some first.",
       );
       return;
     }
-    session.choose({ [to]: tree.namesOf(tree.chosenBy(known)) });
-    if (this.said) session.note(this.said);
+    choice.choose({ [to]: tree.namesOf(tree.chosenBy(known)) });
+    if (this.said) messages.note(this.said);
   }
 }
 

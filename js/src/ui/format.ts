@@ -85,3 +85,8 @@ export function some(names: readonly string[]): string {
 export function layerName(name: string, rootType: string): string {
   return name === "" ? rootType || "(model)" : name;
 }
+
+/** What an error says, whatever was thrown. */
+export function errorText(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -22,7 +22,7 @@ import {
   transposed,
 } from "../../src/matrix/matrix.ts";
 import { decode, type Frame } from "../../src/protocol.ts";
-import { History, MAX_FRAMES } from "../../src/state/history.ts";
+import { CellHistory, MAX_FRAMES } from "../../src/state/history.ts";
 import { globPattern, matches } from "../../src/tree/query.ts";
 import * as format from "../../src/ui/format.ts";
 import { columnsFrom, resnetColumns, wireFrame } from "../fake.ts";
@@ -66,7 +66,7 @@ describe("history", () => {
   const shape = { epoch: 1, rows: 3, cols: 2, anew: false };
 
   test("of thousands of batches at most 256 are kept, evenly, with the last", () => {
-    const history = new History();
+    const history = new CellHistory();
     for (let batch = 1; batch <= 3000; batch++) history.add(frameOf(batch));
     expect(history.length).toBeLessThanOrEqual(MAX_FRAMES);
     expect(history.length).toBeGreaterThan(90);
@@ -77,7 +77,7 @@ describe("history", () => {
   });
 
   test("large matrices take no more than 32 MB", () => {
-    const history = new History();
+    const history = new CellHistory();
     const { matrix, stderr } = {
       matrix: new Float32Array(1e6),
       stderr: new Float32Array(1e6),
@@ -89,7 +89,7 @@ describe("history", () => {
   });
 
   test("what the kernel kept fills in what the page has missed", () => {
-    const history = new History();
+    const history = new CellHistory();
     history.add(frameOf(9));
     const matrices = [new Float32Array(6).fill(0.25), new Float32Array(6).fill(0.5)];
     const stderrs = matrices.map(() => new Float32Array(6).fill(0.125));
@@ -103,7 +103,7 @@ describe("history", () => {
   });
 
   test("a new run starts from nothing and an old one is not taken back", () => {
-    const history = new History();
+    const history = new CellHistory();
     history.add(frameOf(5, 5, 1));
     history.add(frameOf(1, 1, 2));
     expect(history.cell(0).batches).toEqual([1]);
@@ -115,7 +115,7 @@ describe("history", () => {
   });
 
   test("frames in which some cells are behind are no part of it", () => {
-    const history = new History();
+    const history = new CellHistory();
     history.add(frameOf(4));
     for (const batch of [2, 3, 4, 5])
       history.add({ ...frameOf(batch), matrix: new Float32Array(6), catchingUp: true });

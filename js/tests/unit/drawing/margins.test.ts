@@ -13,7 +13,7 @@ import { mapView } from "../../../src/map/view.ts";
 import { blockLevels } from "../../../src/matrix/blocks.ts";
 import { branchesOf, clusterRows } from "../../../src/matrix/clusters.ts";
 import { Session } from "../../../src/state/session.ts";
-import { FakeModel, PLAIN, stateOf } from "../../fake.ts";
+import { FakeModel, PLAIN, sourceOf, stateOf } from "../../fake.ts";
 
 const RESNET = [1, 2, 3, 4].flatMap((stage) =>
   [0, 1].flatMap((k) => ["conv1", "conv2"].map((part) => `layer${stage}.${k}.${part}`)),
@@ -117,7 +117,7 @@ function sessionOf(names: string[], meta: Record<string, string> = {}): Session 
 describe.each([240, 268, 300, 360, 900])("in %i pixels", (width) => {
   const planOf = (names: string[], meta?: Record<string, string>) => {
     const session = sessionOf(names, meta);
-    const plan = planFor(session, mapView(session, PLAIN), PLAIN, {
+    const plan = planFor(session.comparison, mapView(sourceOf(session), PLAIN), PLAIN, {
       width,
       family: "x",
     });
@@ -149,13 +149,13 @@ test("a narrow map has no room for brackets whose names would not fit", () => {
   const deep = Array.from({ length: 40 }, (_, k) => `blocks.${k >> 1}.${k % 2}`);
   const session = sessionOf(deep);
   const at = (width: number) => {
-    const view = mapView(session, PLAIN);
-    return planFor(session, view, PLAIN, { width, family: "x" }).geometry;
+    const view = mapView(sourceOf(session), PLAIN);
+    return planFor(session.comparison, view, PLAIN, { width, family: "x" }).geometry;
   };
   expect(at(420)).toMatchObject({ rowBrackets: false, columnBrackets: false });
   expect(at(1000)).toMatchObject({ rowBrackets: true, columnBrackets: true });
   expect(at(420).bottom).toBe(at(1000).bottom - 20);
-  session.choose({ 0: deep.slice(0, 8), 1: deep.slice(0, 8) });
+  session.choice.choose({ 0: deep.slice(0, 8), 1: deep.slice(0, 8) });
   expect(at(420).columnBrackets).toBe(true);
   session.close();
 });

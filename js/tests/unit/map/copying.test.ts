@@ -10,8 +10,10 @@ import {
 import { type MapView, mapView } from "../../../src/map/view.ts";
 import { noteLines } from "../../../src/panel/notes.ts";
 import { MapTable } from "../../../src/panel/table.ts";
-import { PAINT_WITHIN_MS, Session } from "../../../src/state/session.ts";
-import { FakeModel, PLAIN, stateOf, wireFrame } from "../../fake.ts";
+import type { Axes } from "../../../src/protocol.ts";
+import { PAINT_WITHIN_MS } from "../../../src/state/frames.ts";
+import { Session } from "../../../src/state/session.ts";
+import { FakeModel, PLAIN, sourceOf, stateOf, wireFrame } from "../../fake.ts";
 
 const LAYERS1 = ["conv1", 'a"\t\n', "fc"];
 const LAYERS2 = ["blocks.0", "head"];
@@ -35,8 +37,10 @@ function begin(state: Record<string, unknown> = {}): void {
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
 }
 
+const shownAxes = () => session.frames.shown?.axes as Axes;
+
 function view(): MapView {
-  return mapView(session, { ...PLAIN });
+  return mapView(sourceOf(session), { ...PLAIN });
 }
 
 test("pairs are lines of names, value and error; hostile names keep their line", () => {
@@ -44,7 +48,7 @@ test("pairs are lines of names, value and error; hostile names keep their line",
     { row: 0, col: 1 },
     { row: 2, col: 0 },
   ];
-  const lines = pairsText(session, view(), cells).split("\n");
+  const lines = pairsText(session.comparison, view(), cells).split("\n");
   expect(lines[0]?.split("\t").slice(2)).toEqual(["CKA", "standard error"]);
   expect(lines[1]?.split("\t")).toEqual([LAYERS1[0], LAYERS2[1], "0.25", "0.02"]);
   expect(lines[2]?.split("\t").slice(2)).toEqual(["", ""]);
@@ -63,14 +67,16 @@ afterEach(() => {
 });
 
 test("a copied cell says models, layers, value, error and batches", () => {
-  expect(cellText(session, view(), { row: 0, col: 1 })).toBe(
+  expect(cellText(session.comparison, view(), { row: 0, col: 1 })).toBe(
     "ResNet-18 conv1 \u00d7 ViT-B/16 head: CKA 0.2500 \u00b1\u202f0.0200 (9 batches)",
   );
-  expect(cellText(session, view(), { row: 2, col: 0 })).toContain("Undefined");
+  expect(cellText(session.comparison, view(), { row: 2, col: 0 })).toContain(
+    "Undefined",
+  );
 });
 
 test("a copied map is a table of values and a table of errors", () => {
-  const lines = mapText(session, view()).split("\n");
+  const lines = mapText(session.comparison, view()).split("\n");
   expect(lines.slice(0, 4)).toEqual([
     "CKA\tblocks.0\thead",
     "conv1\t0.875\t0.25",
@@ -88,10 +94,10 @@ test("copied code is the kernel's, with the layers chosen on the page", () => {
   session.close();
   const [layers1, layers2] = codeWire.layers;
   begin({ layers1, layers2, _code: codeWire.parts });
-  expect(codeText(session)).toBe(codeWire.code);
-  session.choose({ 0: [], 1: ["embed"] });
+  expect(codeText(session.comparison, session.choice.layers)).toBe(codeWire.code);
+  session.choice.choose({ 0: [], 1: ["embed"] });
   const [before, between, after] = codeWire.parts;
-  expect(codeText(session)).toBe(
+  expect(codeText(session.comparison, session.choice.layers)).toBe(
     `${before}[]${between}[\n        "embed",\n    ]${after}`,
   );
 });
@@ -109,7 +115,7 @@ test("where the clipboard is closed the text is selected and copied", async () =
 });
 
 test("the table has headers, values with errors, and follows the frames", () => {
-  const table = new MapTable(session);
+  const table = new MapTable(session.comparison, (pair) => session.focus.set(pair));
   table.setOpen(true);
   table.draw(view(), { row: 0, col: 1 });
   const cells = () =>
@@ -135,14 +141,14 @@ test("the table has headers, values with errors, and follows the frames", () => 
   expect(cells()[5]).toContain("0.750");
   expect(table.element.querySelector("td[data-at]")).toBe(before);
   (before as HTMLElement).click();
-  expect(session.focus).toEqual(["conv1", "blocks.0"]);
+  expect(session.focus.value).toEqual(["conv1", "blocks.0"]);
   table.destroy();
 });
 
 test("a large map is a table of the row in focus", () => {
   const many = Array.from({ length: 61 }, (_, k) => `layer.${k}`);
-  session.choose({ 1: [...LAYERS2, ...many] });
-  const table = new MapTable(session);
+  session.choice.choose({ 1: [...LAYERS2, ...many] });
+  const table = new MapTable(session.comparison, (pair) => session.focus.set(pair));
   table.setOpen(true);
   table.draw(view(), { row: 1, col: 0 });
   expect(table.element.querySelectorAll("th")).toHaveLength(63);
@@ -158,7 +164,7 @@ test("grave notes come first, then the others, then undefined layers by reason",
   const undefined1 = { conv1: "constant", fc: "constant" };
   const axes = { ...(model.state._axes as object), notes, undefined1 };
   model.put({ _axes: { ...axes, undefined2: { head: "not finite" } } });
-  expect(noteLines(session)).toEqual([
+  expect(noteLines(session.comparison, shownAxes())).toEqual([
     notes[1],
     notes[0],
     "ResNet-18: 2 layers (conv1, fc) are undefined, constant.",
@@ -166,5 +172,5 @@ test("grave notes come first, then the others, then undefined layers by reason",
   ]);
   const said = "ResNet-18: 2 layers ('conv1', 'fc') are undefined, constant.";
   model.put({ _axes: { ...axes, notes: [said] } });
-  expect(noteLines(session)).toEqual([said]);
+  expect(noteLines(session.comparison, shownAxes())).toEqual([said]);
 });

@@ -1,26 +1,29 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import fits from "../../../../tests/fits.json";
 import { historyRange, trendRange } from "../../../src/drawing/trend_lines.ts";
+import {
+  exactBoxes,
+  imageOf,
+  limits,
+  mapImage,
+  pendingBoxes,
+  undefinedBoxes,
+} from "../../../src/map/image.ts";
 import { markedCells, marksOf, matchCells, meanAt } from "../../../src/map/marks.ts";
 import { numbersFor } from "../../../src/map/numbers.ts";
 import {
   cellOf,
-  exactBoxes,
   frameIndex,
-  hasNegative,
-  imageOf,
-  limits,
   type MapView,
   mapView,
   type Options,
   pairOf,
-  pendingBoxes,
-  undefinedBoxes,
 } from "../../../src/map/view.ts";
 import { bestMatchWords, readout, reasonFor, spoken } from "../../../src/map/words.ts";
-import { progressWords } from "../../../src/panel/controls.ts";
-import { PAINT_WITHIN_MS, Session } from "../../../src/state/session.ts";
-import { FakeModel, PLAIN, stateOf, wireFrame } from "../../fake.ts";
+import { progressWords } from "../../../src/panel/progress.ts";
+import { PAINT_WITHIN_MS } from "../../../src/state/frames.ts";
+import { Session } from "../../../src/state/session.ts";
+import { FakeModel, PLAIN, sourceOf, stateOf, wireFrame } from "../../fake.ts";
 
 const LAYERS1 = ["conv1", "layer1.0", "fc"];
 const LAYERS2 = ["blocks.10", "blocks.9"];
@@ -29,7 +32,7 @@ const VALUES = [0.875, 0.25, -0.125, 0.5, Number.NaN, Number.NaN];
 let session: Session;
 
 function viewOf(options: Partial<Options> = {}): MapView {
-  return mapView(session, { ...PLAIN, ...options }) as MapView;
+  return mapView(sourceOf(session), { ...PLAIN, ...options }) as MapView;
 }
 
 /** A session that shows the values with these errors. */
@@ -136,11 +139,11 @@ describe("what a view shows", () => {
   });
 
   test("fewer chosen layers show fewer rows, new ones wait in their places", () => {
-    session.choose({ 0: ["conv1", "bn1", "fc"] });
+    session.choice.choose({ 0: ["conv1", "bn1", "fc"] });
     const view = viewOf();
     expect(view.rows.names).toEqual(["conv1", "bn1", "fc"]);
     expect(view.rows.index).toEqual([0, -1, 2]);
-    expect(session.missing).toBe(1);
+    expect(session.choice.missingFrom(session.frames.shown)).toBe(1);
     expect([...view.values.values]).toEqual([
       ...[0.875, 0.25, Number.NaN, Number.NaN, Number.NaN, Number.NaN],
     ]);
@@ -149,17 +152,19 @@ describe("what a view shows", () => {
     expect(pendingBoxes(view)).toEqual({ ...one, top: [1], bottom: [2] });
     expect(undefinedBoxes(view)).toEqual({ ...one, top: [2], bottom: [3] });
     expect(frameIndex(view, { row: 1, col: 0 })).toBe(-1);
-    expect(reasonFor(session, view, { row: 1, col: 0 })).toMatch(/^Not computed yet/);
+    expect(reasonFor(session.comparison, view, { row: 1, col: 0 })).toMatch(
+      /^Not computed yet/,
+    );
   });
 
   test("the frame's order of known layers wins over that of the choice", () => {
-    session.choose({ 0: ["fc", "bn1", "conv1"] });
+    session.choice.choose({ 0: ["fc", "bn1", "conv1"] });
     expect(viewOf().rows.names).toEqual(["conv1", "bn1", "fc"]);
     expect(viewOf({ order: "clustered" }).rows.names.at(-1)).toBe("bn1");
   });
 
   test("before the first frame every chosen cell waits", () => {
-    session.shown = null;
+    session.frames.shown = null;
     const view = viewOf({ transpose: true });
     expect(view.values).toMatchObject({ rows: 2, cols: 3 });
     expect(pendingBoxes(view)).toEqual({
@@ -230,9 +235,10 @@ describe("colors", () => {
   });
 
   test("a value below zero that is left out needs no color", () => {
-    expect(hasNegative(viewOf(), 0)).toBe(true);
-    expect(hasNegative(viewOf(), -1)).toBe(false);
-    expect(hasNegative(viewOf({ mask: "threshold", threshold: 0 }), 0)).toBe(false);
+    expect(mapImage(viewOf(), [0, 1]).hasNegative).toBe(true);
+    expect(mapImage(viewOf(), [-1, 1]).hasNegative).toBe(false);
+    const masked = viewOf({ mask: "threshold", threshold: 0 });
+    expect(mapImage(masked, [0, 1]).hasNegative).toBe(false);
   });
 
   test("undefined rows are one box, masked cells none", () => {
@@ -252,10 +258,10 @@ describe("colors", () => {
     expect(exactBoxes(viewOf({ transpose: true }))).toEqual(box);
     expect(exactBoxes(viewOf({ flip: true })).top).toEqual([1, 2]);
     expect(exactBoxes(viewOf({ mask: "diagonal" })).left).toEqual([]);
-    expect(spoken(session, viewOf(), { row: 1, col: 1 })).toBe(
+    expect(spoken(session.comparison, viewOf(), { row: 1, col: 1 })).toBe(
       "layer1.0 by blocks.9, 0.50, standard error 0",
     );
-    expect(readout(session, viewOf(), { row: 1, col: 1 }).value).toBe(
+    expect(readout(session.comparison, viewOf(), { row: 1, col: 1 }).value).toBe(
       "0.5000 \u00b1\u202f0.0000",
     );
   });
@@ -267,11 +273,11 @@ describe("colors", () => {
 
   test("numbers are read on both ends of diverging colors", () => {
     const ends = { limits: [-0.125, 0.125], palette: ["#000000", "#ffffff"] } as const;
-    const window = {
+    const visible = {
       rows: [1, 2] as [number, number],
       cols: [0, 1] as [number, number],
     };
-    const around = { cell: { width: 30, height: 20 }, window, ...ends };
+    const around = { cell: { width: 30, height: 20 }, visible, ...ends };
     expect(numbersFor(viewOf(), around).color).toEqual(["#ffffff"]);
   });
 
@@ -316,7 +322,7 @@ describe("colors", () => {
     expect(byName.pairs).toEqual(pairs);
     expect(byName.marks.path).toEqual([]);
     expect(cells({ mask: "diagonal" }).pairs).not.toEqual(pairs);
-    session.choose({ 0: ["conv1", "bn1", "layer1.0", "fc"] });
+    session.choice.choose({ 0: ["conv1", "bn1", "layer1.0", "fc"] });
     expect(cells({}).pairs).toEqual(pairs);
     const view = viewOf();
     const marks = marksOf(view, "path", { isSelf: false, isInOrder: true });
@@ -326,7 +332,7 @@ describe("colors", () => {
   test("numbers are written where they fit, in ink that is seen", () => {
     const around = {
       cell: { width: 30, height: 20 },
-      window: { rows: [0, 3], cols: [0, 2] } as {
+      visible: { rows: [0, 3], cols: [0, 2] } as {
         rows: [number, number];
         cols: [number, number];
       },
@@ -343,7 +349,7 @@ describe("colors", () => {
 
 describe("words", () => {
   test("a cell is read with its ranks, an undefined one with its reason", () => {
-    expect(readout(session, viewOf(), { row: 0, col: 0 })).toMatchObject({
+    expect(readout(session.comparison, viewOf(), { row: 0, col: 0 })).toMatchObject({
       names: ["conv1", "blocks.10"],
       value: "0.8750 \u00b1\u202f0.0100",
     });
@@ -352,42 +358,45 @@ describe("words", () => {
       ...view.shown,
       frame: { ...view.shown.frame, step: 0.0039 },
     };
-    expect(readout(session, { ...view, shown }, { row: 0, col: 0 }).value).toBe(
-      "0.88 \u00b1\u202f0.010",
-    );
-    const facts = readout(session, viewOf(), { row: 0, col: 0 }).facts;
+    expect(
+      readout(session.comparison, { ...view, shown }, { row: 0, col: 0 }).value,
+    ).toBe("0.88 \u00b1\u202f0.010");
+    const facts = readout(session.comparison, viewOf(), { row: 0, col: 0 }).facts;
     expect(facts).toContain(
       "1st of 2 in row \u00b7 1st of 2 in column \u00b7 9 batches",
     );
-    expect(readout(session, viewOf(), { row: 2, col: 0 }).facts).toContain(
+    expect(readout(session.comparison, viewOf(), { row: 2, col: 0 }).facts).toContain(
       "Undefined. fc: constant: all examples give the same activations",
     );
   });
 
   test("spoken words have no signs that are not spoken", () => {
-    expect(spoken(session, viewOf(), { row: 1, col: 0 })).toBe(
+    expect(spoken(session.comparison, viewOf(), { row: 1, col: 0 })).toBe(
       "layer1.0 by blocks.10, minus 0.13 plus or minus 0.030",
     );
   });
 
   test("the best match names both layers, and an undefined row has none", () => {
-    expect(bestMatchWords(session, viewOf(), { row: 0, col: 1 }, "row")).toEqual({
+    expect(
+      bestMatchWords(session.comparison, viewOf(), { row: 0, col: 1 }, "row"),
+    ).toEqual({
       of: "conv1",
       match: "blocks.10",
       rest: "(0.875\u00a0\u00b1\u202f0.010)",
     });
-    expect(bestMatchWords(session, viewOf(), { row: 2, col: 0 }, "row")).toBeNull();
-    const { meta } = session;
-    vi.spyOn(session, "meta", "get").mockReturnValue({ ...meta, self: true });
+    expect(
+      bestMatchWords(session.comparison, viewOf(), { row: 2, col: 0 }, "row"),
+    ).toBeNull();
+    vi.spyOn(session.comparison, "isSelf", "get").mockReturnValue(true);
     const view = viewOf();
     const itself = { ...view, columns: { ...view.columns, names: ["conv1", "fc"] } };
-    const best = bestMatchWords(session, itself, { row: 0, col: 0 }, "row");
+    const best = bestMatchWords(session.comparison, itself, { row: 0, col: 0 }, "row");
     expect(best?.match).toBe("fc");
   });
 
   test("progress is one line, without a percentage when the total is unknown", () => {
     const frame = {
-      ...(session.shown?.frame as Parameters<typeof progressWords>[0]),
+      ...(session.frames.shown?.frame as Parameters<typeof progressWords>[0]),
       batch: 37,
       total: 157,
       examples: 4736,

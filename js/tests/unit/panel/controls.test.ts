@@ -1,6 +1,8 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { Controls } from "../../../src/panel/controls.ts";
-import { ECHO_MS, PAINT_WITHIN_MS, Session } from "../../../src/state/session.ts";
+import { ECHO_MS } from "../../../src/state/changes.ts";
+import { PAINT_WITHIN_MS } from "../../../src/state/frames.ts";
+import { Session } from "../../../src/state/session.ts";
 import { FakeModel, stateOf, wireFrame } from "../../fake.ts";
 
 const ESTIMATE = "about 40 s, 12 MB of Gram matrices";
@@ -13,10 +15,7 @@ function begin(state: Record<string, unknown> = {}): void {
   model = new FakeModel({ ...stateOf(), ...state });
   session = new Session(model);
   controls = new Controls(session, document.createElement("button"));
-  session.subscribe((change) => {
-    if (change === "status") controls.updateStatus();
-    if (change === "tolerance") controls.updateTolerance();
-  });
+  session.subscribe((change) => controls.update(change));
 }
 
 const line = () => controls.element.querySelector(".cka-progress-line")?.textContent;

@@ -51,36 +51,36 @@ afterEach(() => session.close());
 test("mirroring is one message with the names of the other tree, and can be undone", () => {
   mirror(0)?.click();
   expect(model.sentOf("layers")).toEqual([{ kind: "layers", layers2: SHARED }]);
-  expect(session.layers).toEqual([SHARED, SHARED]);
-  expect(session.message.text).toBe("");
-  session.undo();
-  expect(session.layers).toEqual([SHARED, []]);
+  expect(session.choice.layers).toEqual([SHARED, SHARED]);
+  expect(session.messages.current.text).toBe("");
+  session.choice.undo();
+  expect(session.choice.layers).toEqual([SHARED, []]);
 });
 
 test("what has no namesake is left out and said, until the next time", () => {
   show({ layers1: [...SHARED, "extra.a", "extra.b", "extra.c", "extra.d", "extra.e"] });
   mirror(0)?.click();
-  expect(session.layers[1]).toEqual(SHARED);
-  expect(session.message).toEqual({
+  expect(session.choice.layers[1]).toEqual(SHARED);
+  expect(session.messages.current).toEqual({
     kind: "note",
     text:
       "5 chosen layers have no namesake to choose in ViT-B/16: " +
       "extra.a, extra.b, extra.c and 2 more.",
   });
-  session.choose({ 0: SHARED });
+  session.choice.choose({ 0: SHARED });
   mirror(0)?.click();
-  expect(session.message.text).toBe("");
+  expect(session.messages.current.text).toBe("");
 });
 
 test("nothing to mirror is an error in words, and no message to the kernel", () => {
   show({ layers1: ["extra.b"], layers2: ["fc"] });
   mirror(0)?.click();
-  expect(session.message.text).toBe(
+  expect(session.messages.current.text).toBe(
     "1 chosen layer has no namesake to choose in ViT-B/16: extra.b.",
   );
   show({ layers1: [] });
   mirror(0)?.click();
-  expect(session.message.text).toBe(
+  expect(session.messages.current.text).toBe(
     "Expected chosen layers to mirror, got none: choose some first.",
   );
   expect(model.sentOf("layers")).toEqual([]);
@@ -138,6 +138,6 @@ test("nothing folds under the keyboard's focus, nor when it leaves", () => {
 });
 
 test("the line counts what is chosen", () => {
-  session.choose({ 0: ["fc"], 1: ["fc"] });
+  session.choice.choose({ 0: ["fc"], 1: ["fc"] });
   expect(bar().textContent).toBe("1 of 8 layers \u00d7 1 of 3 layers");
 });
