@@ -1,14 +1,14 @@
-/** BokehJS of exactly one version, evaluated once a page, from wherever it can be had. */
+/** BokehJS of exactly one version, evaluated once a page, and the types of its models. */
 
 import { imported, onceAPage } from "../once.ts";
 import { gzipOf, type Model, runtimeOf } from "../protocol.ts";
 import type { Connection } from "../state/connection.ts";
 import { errorText } from "../ui/format.ts";
 
-/** The part of BokehJS that is used; `charts.ts` knows the rest of it. */
+/** The part of BokehJS that is used here. */
 export interface Bokeh {
   readonly version: string;
-  /** All that were ever made; BokehJS itself takes none out again. */
+  /** Every document ever made; BokehJS itself removes none. */
   readonly documents?: unknown[];
   set_log_level?(level: string): void;
   readonly embed: {
@@ -23,9 +23,38 @@ export interface ViewManager extends Iterable<{ model: { document: unknown } }> 
   clear(): void;
 }
 
+export type Attributes = Record<string, unknown>;
+export interface BokehModel {
+  setv(attributes: Attributes): void;
+  properties: Record<string, { change: { connect(slot: () => void): void } }>;
+}
+export interface Source extends BokehModel {
+  data: Record<string, unknown>;
+}
+export interface BokehRange extends BokehModel {
+  start: number;
+  end: number;
+}
+export interface Plot extends BokehModel {
+  inner_width: number;
+  inner_height: number;
+  above: BokehModel[];
+  below: BokehModel[];
+  left: BokehModel[];
+  center: BokehModel[];
+  on_event(name: string, handler: (event: { x: number; y: number }) => void): void;
+}
+export interface BokehDocument {
+  get_model_by_name(name: string): BokehModel | null;
+  clear(): void;
+}
+export interface ImageArray {
+  new (values: Float32Array, shape: number[]): unknown;
+}
+
 const KERNEL_TIMEOUT_MS = 20000;
 
-/** The page's own Bokeh if it is of that version, else ours, loaded at most once. */
+/** The page's own Bokeh if it has that version, else ours, loaded at most once. */
 export function loadBokeh(
   model: Model,
   connection: Connection,
@@ -55,12 +84,12 @@ async function zippedFor(
     const gz = runtime && gzipOf(runtime, version);
     if (gz) return gz;
   } catch {
-    // A front end that cannot resolve the reference: the kernel is asked instead.
+    // This front end cannot resolve the reference: ask the kernel instead.
   }
   return connection.requestBokeh(version, KERNEL_TIMEOUT_MS);
 }
 
-/** The text that Python compressed. */
+/** Text that Python compressed by gzip. */
 export function unzipped(gz: Uint8Array<ArrayBuffer>): Promise<string> {
   const stream = new Blob([gz]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
@@ -68,8 +97,8 @@ export function unzipped(gz: Uint8Array<ArrayBuffer>): Promise<string> {
 
 async function evaluated(gz: Uint8Array<ArrayBuffer>): Promise<Bokeh> {
   const source = await unzipped(gz);
-  // A figure listens to the visual viewport for ever, and so would never be freed; where
-  // there is none it does without.
+  // A figure listens to the visual viewport for ever and would never be freed; it works
+  // without one.
   const before = "const root={},visualViewport=null;(function(){";
   const after = "\n}).call(root);export default root.Bokeh;";
   try {

@@ -9,7 +9,18 @@ import type { Cell } from "../map/view.ts";
 import type { TicksOf } from "../matrix/labels.ts";
 import type { FigureJson } from "../protocol.ts";
 import type { Theme } from "../ui/theme.ts";
-import { type Bokeh, unzipped, type ViewManager } from "./bokehjs.ts";
+import {
+  type Attributes,
+  type Bokeh,
+  type BokehDocument,
+  type BokehModel,
+  type BokehRange,
+  type ImageArray,
+  type Plot,
+  type Source,
+  unzipped,
+  type ViewManager,
+} from "./bokehjs.ts";
 import {
   ABOVE_NUMBER,
   type Geometry,
@@ -26,35 +37,6 @@ const TOP = 6;
 const RIGHT = 10;
 
 export type FigureName = "map" | "row_trend" | "column_trend" | "history";
-
-type Attributes = Record<string, unknown>;
-interface BokehModel {
-  setv(attributes: Attributes): void;
-  properties: Record<string, { change: { connect(slot: () => void): void } }>;
-}
-interface Source extends BokehModel {
-  data: Record<string, unknown>;
-}
-interface BokehRange extends BokehModel {
-  start: number;
-  end: number;
-}
-interface Plot extends BokehModel {
-  inner_width: number;
-  inner_height: number;
-  above: BokehModel[];
-  below: BokehModel[];
-  left: BokehModel[];
-  center: BokehModel[];
-  on_event(name: string, handler: (event: { x: number; y: number }) => void): void;
-}
-interface BokehDocument {
-  get_model_by_name(name: string): BokehModel | null;
-  clear(): void;
-}
-interface ImageArray {
-  new (values: Float32Array, shape: number[]): unknown;
-}
 
 export class Charts implements Surface {
   private readonly bokeh: Bokeh;

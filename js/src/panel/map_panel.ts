@@ -1,7 +1,7 @@
-/** The map with its trends beside it: draws what the session knows, with `charts.ts`. */
+/** The map with its trends: draws the session on the charts, or on the sketch before them. */
 
 import type { Bokeh } from "../drawing/bokehjs.ts";
-import { Charts, type FigureName } from "../drawing/charts.ts";
+import { Charts } from "../drawing/charts.ts";
 import { isWide } from "../drawing/layout.ts";
 import { Margins } from "../drawing/margins.ts";
 import { type Drawn, type PictureKind, savePicture } from "../drawing/picture.ts";
@@ -44,9 +44,10 @@ import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
 import { Details } from "./details.ts";
 import { MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
+import { Stage } from "./stage.ts";
 import { MapTable } from "./table.ts";
 
-/** These may change which cells there are, or what is said of them. */
+/** Changes after which the whole map is drawn again. */
 const REDRAWN: ReadonlySet<Change> = new Set(["frame", "layers", "trees", "status"]);
 const BOX_KINDS: readonly BoxKind[] = ["undefined", "pending", "exact"];
 
@@ -59,14 +60,11 @@ export class MapPanel {
   private readonly table: MapTable;
   private readonly details: Details;
   private readonly captions: Captions;
-  private readonly slots = makeSlots();
-  private readonly waiting = h("p", { class: "cka-waiting", role: "status" });
   private readonly missing = h("p", { class: "cka-missing", role: "status" });
-  private readonly over = h("p", { class: "cka-over" });
   private readonly palettes: Palettes;
   private readonly sketch: Sketch;
   private readonly margins = new Margins();
-  private readonly stage: HTMLElement;
+  private readonly stage: Stage;
   private readonly options: Options = {
     order: "execution",
     mask: "none",
@@ -85,7 +83,7 @@ export class MapPanel {
   private numbersAreShown = false;
   private markKind: MarkKind = "none";
   private width = 0;
-  private labelled = "";
+  private labelKey = "";
 
   constructor(session: Session, root: HTMLElement, palettes: Palettes) {
     this.session = session;
@@ -98,44 +96,44 @@ export class MapPanel {
     this.table = new MapTable(session.comparison, (pair) => session.focus.set(pair));
     this.grid = this.makeGrid();
     this.sketch = new Sketch(this.handlers);
-    this.details = new Details(session.comparison, session.pins, this.slots.history);
     this.captions = new Captions(session.comparison, session.choice, {
       clear: () => session.focus.set(null),
       save: (kind) => void this.save(kind),
     });
     this.stage = this.makeStage();
+    const { history } = this.stage.slots;
+    this.details = new Details(session.comparison, session.pins, history);
     this.element = h(
       "section",
       { class: "cka-chart", "aria-label": "Map" },
       this.tools.element,
       this.missing,
-      this.stage,
+      this.stage.element,
       this.captions.readout,
       this.table.element,
       this.details.element,
     );
-    setText(this.waiting, "Preparing the plots\u2026");
-    this.stage.classList.add("cka-not-yet");
     this.sketch.setTheme(this.theme);
     this.drawAll();
   }
 
-  /** Embeds the figures; until they are painted the sketch stands in their place. */
+  /** Embeds the figures; the sketch takes their place until they are painted. */
   async start(bokeh: Bokeh, figures: FigureJson): Promise<void> {
-    this.charts = await Charts.embed(bokeh, figures, this.slots, this.handlers);
+    const { stage } = this;
+    this.charts = await Charts.embed(bokeh, figures, stage.slots, this.handlers);
     this.charts.setTheme(this.theme);
-    this.labelled = "";
+    this.labelKey = "";
     this.drawAll();
     this.layOut();
-    this.stage.classList.remove("cka-not-yet");
+    stage.showCharts();
     await painted();
-    this.waiting.hidden = true;
+    stage.setWaiting("");
     this.sketch.destroy();
   }
 
-  /** Without BokehJS the sketch stays: values, clicks and words are as usable as ever. */
+  /** Without BokehJS the sketch stays; values, clicks and words still work. */
   fail(text: string): void {
-    setText(this.waiting, text);
+    this.stage.setWaiting(text);
     this.element.classList.add("cka-plain");
   }
 
@@ -187,25 +185,15 @@ export class MapPanel {
     });
   }
 
-  private makeStage(): HTMLElement {
-    const { captions, tools, slots } = this;
-    const above = [captions.row, tools.zoom, slots.row_trend, this.waiting];
-    return h(
-      "div",
-      { class: "cka-stage" },
-      h("div", { class: "cka-above" }, ...above),
-      captions.corner,
-      h(
-        "div",
-        { class: "cka-map-holder" },
-        slots.map,
-        this.sketch.element,
-        this.margins.element,
-        this.over,
-        this.grid.element,
-      ),
-      slots.column_trend,
-    );
+  private makeStage(): Stage {
+    return new Stage({
+      rowCaption: this.captions.row,
+      corner: this.captions.corner,
+      zoom: this.tools.zoom,
+      sketch: this.sketch.element,
+      margins: this.margins.element,
+      grid: this.grid.element,
+    });
   }
 
   update(change: Change): void {
@@ -222,7 +210,7 @@ export class MapPanel {
   themeChanged(): void {
     this.theme = themeOf(this.root);
     this.surface.setTheme(this.theme);
-    this.labelled = "";
+    this.labelKey = "";
     this.drawAll();
   }
 
@@ -235,7 +223,7 @@ export class MapPanel {
   private setOptions(options: Partial<Options>): void {
     Object.assign(this.options, options, { clustered: undefined });
     this.hover = null;
-    this.labelled = "";
+    this.labelKey = "";
     this.drawAll();
   }
 
@@ -271,9 +259,9 @@ export class MapPanel {
   private drawMissing(): void {
     const { run, choice, comparison, frames } = this.session;
     const { shown } = frames;
-    this.over.hidden = shown !== null;
     const isRunning = run.status === "running";
-    setText(this.over, isRunning ? "First batch\u2026" : this.view.pendingReason);
+    const waiting = isRunning ? "First batch\u2026" : this.view.pendingReason;
+    this.stage.setOver(shown ? null : waiting);
     const words = missingWords(comparison.names, choice, shown, run);
     this.missing.hidden = words === "";
     setText(this.missing, words);
@@ -285,8 +273,8 @@ export class MapPanel {
       return [side, names, branches];
     });
     const key = JSON.stringify(axes);
-    if (key === this.labelled) return;
-    this.labelled = key;
+    if (key === this.labelKey) return;
+    this.labelKey = key;
     this.layOut();
   }
 
@@ -298,16 +286,13 @@ export class MapPanel {
     const { rows, columns, geometry } = this.plan;
     surface.setTicks(rows.ticks, columns.ticks);
     this.details.element.classList.toggle("cka-beside", isWide(width));
-    for (const side of ["left", "right", "top", "bottom", "aside"] as const) {
-      this.stage.style.setProperty(`--${side}`, `${geometry[side]}px`);
-    }
-    this.stage.style.setProperty("--frame-height", `${geometry.height}px`);
+    this.stage.setGeometry(geometry);
     surface.setGeometry(geometry);
     this.margins.set(this.plan, family);
     this.drawMargins();
   }
 
-  /** What of the map is in sight. */
+  /** The part of the map that is visible. */
   private get viewport(): Viewport {
     const { rows, cols } = this.view.values;
     return this.charts?.viewport ?? { rows: [0, rows], cols: [0, cols] };
@@ -317,7 +302,7 @@ export class MapPanel {
     this.margins.draw(this.viewport);
   }
 
-  /** Draws the cells. Their image is made here, once a frame. */
+  /** Draws the cells; their image is computed here, once a frame. */
   private drawColors(): void {
     this.image = this.makeImage();
     const { surface, view, image, palette } = this;
@@ -447,7 +432,7 @@ export class MapPanel {
     this.table.draw(view, cell);
   }
 
-  /** With no cell in focus the one pointed at shows its trends. */
+  /** With no cell in focus, the trends are those of the cell under the pointer. */
   private drawTrends(): void {
     const { charts, view, theme, focusCell } = this;
     const { pins, frames } = this.session;
@@ -462,14 +447,4 @@ export class MapPanel {
     this.tools.point(cell ? valueAt(this.view, cell) : null);
     this.captions.drawReadout(this.view, cell);
   }
-}
-
-function makeSlots(): Record<FigureName, HTMLElement> {
-  const slot = (name: string) => h("div", { class: `cka-slot cka-${name}` });
-  return {
-    map: slot("map"),
-    row_trend: slot("row-trend"),
-    column_trend: slot("column-trend"),
-    history: slot("history"),
-  };
 }

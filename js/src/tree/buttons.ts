@@ -1,7 +1,7 @@
-/** The buttons above a tree: presets with their counts, a chip for each class. */
+/** What stands above a tree: presets with their counts, the search box, a chip for each class. */
 
 import type { Tree } from "../state/tree.ts";
-import { h } from "../ui/dom.ts";
+import { h, type IconName, icon, set } from "../ui/dom.ts";
 import { count } from "../ui/format.ts";
 
 type Commit = (chosen: Uint8Array) => void;
@@ -111,4 +111,31 @@ function chip(
 
 export function total(flags: Uint8Array): number {
   return flags.reduce((sum, flag) => sum + flag, 0);
+}
+
+/** A button that is an icon only. */
+export function quietButton(name: IconName, onclick: () => void): HTMLButtonElement {
+  const props = { class: "cka-button cka-quiet", type: "button", onclick };
+  return h("button", props, icon(name));
+}
+
+/** What a button is called, and what is said when it is pointed at. */
+export function setHelp(button: HTMLElement, label: string, title: string): void {
+  set(button, { "aria-label": label, title });
+}
+
+export function searchBox(name: string, oninput: () => void): HTMLInputElement {
+  return h("input", {
+    class: "cka-search",
+    type: "search",
+    placeholder: "Search: conv, layer?.*, type:Linear",
+    "aria-label": `Search the layers of ${name}`,
+    title:
+      "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
+      "type:Linear, depth:2. " +
+      "All words must match; boxes then act on matches only.",
+    spellcheck: "false",
+    autocomplete: "off",
+    oninput,
+  });
 }

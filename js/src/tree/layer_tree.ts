@@ -1,21 +1,16 @@
 /** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
 
 import type { BoxState, Line, Node, Tree } from "../state/tree.ts";
-import {
-  h,
-  type IconName,
-  icon,
-  replaceKeeping,
-  set,
-  setText,
-  uniqueId,
-} from "../ui/dom.ts";
+import { h, replaceKeeping, set, setText, uniqueId } from "../ui/dom.ts";
 import { count, errorText, plural } from "../ui/format.ts";
 import {
   chipButtons,
   FIRST_CHIPS,
   moreButton,
   presetButtons,
+  quietButton,
+  searchBox,
+  setHelp,
   total,
 } from "./buttons.ts";
 import { matches } from "./query.ts";
@@ -418,31 +413,6 @@ export class LayerTree {
       }
     }
   }
-}
-
-function quietButton(name: IconName, onclick: () => void): HTMLButtonElement {
-  const props = { class: "cka-button cka-quiet", type: "button", onclick };
-  return h("button", props, icon(name));
-}
-
-function setHelp(button: HTMLElement, label: string, title: string): void {
-  set(button, { "aria-label": label, title });
-}
-
-function searchBox(name: string, oninput: () => void): HTMLInputElement {
-  return h("input", {
-    class: "cka-search",
-    type: "search",
-    placeholder: "Search: conv, layer?.*, type:Linear",
-    "aria-label": `Search the layers of ${name}`,
-    title:
-      "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
-      "type:Linear, depth:2. " +
-      "All words must match; boxes then act on matches only.",
-    spellcheck: "false",
-    autocomplete: "off",
-    oninput,
-  });
 }
 
 /** Number of the line that an event of the mouse is about. */
