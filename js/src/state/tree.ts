@@ -1,7 +1,7 @@
 /**
- * A model's tree and what is chosen of it. Pure data, no DOM.
+ * A model's tree and which of its rows are chosen. Pure data, no DOM.
  *
- * A box stands for a choice that makes sense at its level: the blocks below it if there
+ * A box stands for the choice that makes sense at its level: the blocks below it if there
  * are any, else the module itself if it is a block, else the leaves below it.
  */
 
@@ -9,38 +9,40 @@ import type { TreeColumns } from "../protocol.ts";
 
 export type BoxState = "checked" | "mixed" | "unchecked" | "disabled";
 
-/** A line of the tree: a module, or a run of alike siblings folded into one line. */
-export interface Node {
+/** A line of the tree: a module, or a run of like siblings folded into one line. */
+export interface TreeNode {
   readonly id: string;
   readonly kind: "module" | "run";
-  /** Row of the module, or of the first module of a run. */
+  /** Row of the module, or of the first module in a run. */
   readonly first: number;
   /** One past the last row below. */
   readonly end: number;
   readonly depth: number;
   readonly label: string;
-  readonly children: readonly Node[];
+  readonly children: readonly TreeNode[];
 }
 
-export interface Line {
-  readonly node: Node;
+export interface TreeLine {
+  readonly node: TreeNode;
   readonly position: number;
   readonly siblings: number;
 }
 
-/** Two alike siblings are read faster than a folded line. */
+/** Two like siblings are read faster than a folded line. */
 const MIN_RUN = 3;
 
 export class Tree {
   readonly columns: TreeColumns;
   readonly size: number;
-  readonly roots: readonly Node[];
+  readonly roots: readonly TreeNode[];
   readonly rowOf: ReadonlyMap<string, number>;
   private readonly ends: Int32Array;
-  private readonly grain: Uint8Array;
-  private readonly leaf: Uint8Array;
-  private readonly grainBefore: Int32Array;
-  private readonly leafBefore: Int32Array;
+  /** Rows that are blocks, or chosen by default. */
+  private readonly blocks: Uint8Array;
+  private readonly leaves: Uint8Array;
+  /** Prefix sums of both: how many come before a row. */
+  private readonly blocksBefore: Int32Array;
+  private readonly leavesBefore: Int32Array;
 
   constructor(columns: TreeColumns) {
     this.columns = columns;
@@ -48,10 +50,10 @@ export class Tree {
     this.rowOf = new Map(columns.name.map((name, row) => [name, row]));
     this.ends = endsOf(columns.depth);
     const { auto = [], blocks = [], leaves = [] } = columns.presets;
-    this.grain = this.flags([...auto, ...blocks].filter((row) => this.canChoose(row)));
-    this.leaf = this.flags(leaves.filter((row) => this.canChoose(row)));
-    this.grainBefore = prefixSums(this.grain);
-    this.leafBefore = prefixSums(this.leaf);
+    this.blocks = this.flags([...auto, ...blocks].filter((row) => this.canChoose(row)));
+    this.leaves = this.flags(leaves.filter((row) => this.canChoose(row)));
+    this.blocksBefore = prefixSums(this.blocks);
+    this.leavesBefore = prefixSums(this.leaves);
     this.roots = this.nodes(0, this.size, 0);
   }
 
@@ -63,22 +65,22 @@ export class Tree {
     return this.ends[row] ?? row + 1;
   }
 
-  /** Rows that a click on the node's box is about, before any filter. */
-  targets(node: Node): number[] {
+  /** Rows that a click on the node's box toggles, before any filter. */
+  targets(node: TreeNode): number[] {
     const self = node.kind === "module" ? node.first : -1;
     const from = self < 0 ? node.first : self + 1;
-    if (this.between(this.grainBefore, from, node.end) > 0) {
-      return this.marked(this.grain, from, node.end);
+    if (this.between(this.blocksBefore, from, node.end) > 0) {
+      return this.marked(this.blocks, from, node.end);
     }
-    if (self >= 0 && this.grain[self]) return [self];
-    if (this.between(this.leafBefore, from, node.end) > 0) {
-      return this.marked(this.leaf, from, node.end);
+    if (self >= 0 && this.blocks[self]) return [self];
+    if (this.between(this.leavesBefore, from, node.end) > 0) {
+      return this.marked(this.leaves, from, node.end);
     }
     return self >= 0 && this.canChoose(self) ? [self] : [];
   }
 
-  /** Chosen rows with the node's box pressed; a filter keeps hidden rows untouched. */
-  toggled(chosen: Uint8Array, node: Node, filter: Uint8Array | null): Uint8Array {
+  /** Chosen rows after a click on the node's box; rows hidden by a filter stay as they are. */
+  toggled(chosen: Uint8Array, node: TreeNode, filter: Uint8Array | null): Uint8Array {
     const below = range(node.first, node.end).filter((row) => this.canChoose(row));
     const shown = filter ? below.filter((row) => filter[row]) : this.targets(node);
     const all = shown.length > 0 && shown.every((row) => chosen[row]);
@@ -88,39 +90,45 @@ export class Tree {
     return next;
   }
 
-  /** Layers that a filter leaves to choose from, whether folded or not. */
+  /** Layers to choose from that match the filter, folded or not. */
   choosable(filter: Uint8Array | null): number[] {
     return range(0, this.size).filter(
       (row) => this.canChoose(row) && (!filter || filter[row]),
     );
   }
 
-  /** All of them the other way round; what a filter hides stays as it is. */
+  /** The inverse choice; rows hidden by a filter stay as they are. */
   inverted(chosen: Uint8Array, filter: Uint8Array | null): Uint8Array {
     const next = Uint8Array.from(chosen);
     for (const row of this.choosable(filter)) next[row] = chosen[row] ? 0 : 1;
     return next;
   }
 
-  boxes(chosen: Uint8Array): (node: Node) => BoxState {
+  boxes(chosen: Uint8Array): (node: TreeNode) => BoxState {
     const total = prefixSums(chosen);
-    const grains = prefixSums(chosen.map((on, row) => on & (this.grain[row] ?? 0)));
-    const leaves = prefixSums(chosen.map((on, row) => on & (this.leaf[row] ?? 0)));
+    const chosenBlocks = prefixSums(
+      chosen.map((on, row) => on & (this.blocks[row] ?? 0)),
+    );
+    const chosenLeaves = prefixSums(
+      chosen.map((on, row) => on & (this.leaves[row] ?? 0)),
+    );
     return (node) => {
       const self = node.kind === "module" ? node.first : -1;
       const from = self < 0 ? node.first : self + 1;
       const any = this.between(total, node.first, node.end) > 0;
-      const grain = this.between(this.grainBefore, from, node.end);
-      if (grain > 0) return box(any, this.between(grains, from, node.end) === grain);
-      if (self >= 0 && this.grain[self]) return box(any, chosen[self] === 1);
-      const leaf = this.between(this.leafBefore, from, node.end);
-      if (leaf > 0) return box(any, this.between(leaves, from, node.end) === leaf);
+      const blocks = this.between(this.blocksBefore, from, node.end);
+      if (blocks > 0)
+        return box(any, this.between(chosenBlocks, from, node.end) === blocks);
+      if (self >= 0 && this.blocks[self]) return box(any, chosen[self] === 1);
+      const leaves = this.between(this.leavesBefore, from, node.end);
+      if (leaves > 0)
+        return box(any, this.between(chosenLeaves, from, node.end) === leaves);
       if (self < 0 || !this.canChoose(self)) return "disabled";
       return box(any, chosen[self] === 1);
     };
   }
 
-  /** Names in execution order, as they go to the kernel. */
+  /** Chosen names in execution order, as they go to the kernel. */
   namesOf(chosen: Uint8Array): string[] {
     const order = (row: number) => this.columns.order[row] ?? Number.MAX_SAFE_INTEGER;
     return range(0, this.size)
@@ -139,7 +147,7 @@ export class Tree {
     return this.flags(rows.filter((row) => this.canChoose(row)));
   }
 
-  /** Classes of the rows that can be chosen, the most frequent first. */
+  /** Classes of the rows that can be chosen, most frequent first. */
   classes(filter: Uint8Array | null): { type: string; rows: number[] }[] {
     const found = new Map<string, number[]>();
     for (const row of this.choosable(filter)) {
@@ -153,11 +161,11 @@ export class Tree {
       .sort((a, b) => b.rows.length - a.rows.length || a.type.localeCompare(b.type));
   }
 
-  /** Lines to draw: open branches, or with a filter the matches and their ancestors. */
-  lines(isOpen: (node: Node) => boolean, filter: Uint8Array | null): Line[] {
+  /** Lines to draw: open branches; with a filter, matches and their ancestors. */
+  lines(isOpen: (node: TreeNode) => boolean, filter: Uint8Array | null): TreeLine[] {
     const hits = filter ? prefixSums(filter) : null;
-    const shown: Line[] = [];
-    const walk = (nodes: readonly Node[]) => {
+    const shown: TreeLine[] = [];
+    const walk = (nodes: readonly TreeNode[]) => {
       const kept = hits
         ? nodes.filter((n) => this.between(hits, n.first, n.end) > 0)
         : nodes;
@@ -170,14 +178,14 @@ export class Tree {
     return shown;
   }
 
-  /** Ids of the nodes to open so that the chosen rows are seen, runs left folded. */
+  /** Ids of the nodes to open so that chosen rows are visible, runs left folded. */
   opened(chosen: Uint8Array, limit: number): Set<string> {
     const sums = prefixSums(chosen);
     const open = new Set<string>();
     let level = [...this.roots];
     let lines = level.length;
     while (level.length > 0) {
-      const next: Node[] = [];
+      const next: TreeNode[] = [];
       for (const node of level) {
         const inside = this.between(sums, node.first + 1, node.end) > 0;
         const wanted = node.depth === 0 || (node.kind === "module" && inside);
@@ -192,8 +200,8 @@ export class Tree {
     return open;
   }
 
-  private nodes(from: number, end: number, depth: number): Node[] {
-    const nodes: Node[] = [];
+  private nodes(from: number, end: number, depth: number): TreeNode[] {
+    const nodes: TreeNode[] = [];
     for (let row = from; row < end; row = this.endOf(row)) {
       const last = this.endOf(row);
       const children = this.nodes(row + 1, last, depth + 1);
@@ -211,13 +219,14 @@ export class Tree {
     return depth === 0 ? nodes : this.folded(nodes);
   }
 
-  /** Alike siblings in a row become one line, "blocks.[0-11]". */
-  private folded(nodes: readonly Node[]): Node[] {
-    const lines: Node[] = [];
+  /** Successive like siblings become one line, "blocks.[0-11]". */
+  private folded(nodes: readonly TreeNode[]): TreeNode[] {
+    const lines: TreeNode[] = [];
     for (let k = 0; k < nodes.length; ) {
-      const first = nodes[k] as Node;
+      const first = nodes[k] as TreeNode;
       let next = k + 1;
-      while (next < nodes.length && this.alike(first, nodes[next] as Node)) next += 1;
+      while (next < nodes.length && this.areAlike(first, nodes[next] as TreeNode))
+        next += 1;
       const run = nodes.slice(k, next);
       lines.push(...(run.length >= MIN_RUN ? [runOf(run)] : run));
       k = next;
@@ -225,7 +234,7 @@ export class Tree {
     return lines;
   }
 
-  private alike(a: Node, b: Node): boolean {
+  private areAlike(a: TreeNode, b: TreeNode): boolean {
     const { type, params } = this.columns;
     return (
       type[a.first] === type[b.first] &&
@@ -255,9 +264,9 @@ function box(any: boolean, all: boolean): BoxState {
   return all ? "checked" : any ? "mixed" : "unchecked";
 }
 
-function runOf(run: readonly Node[]): Node {
-  const first = run[0] as Node;
-  const last = run.at(-1) as Node;
+function runOf(run: readonly TreeNode[]): TreeNode {
+  const first = run[0] as TreeNode;
+  const last = run.at(-1) as TreeNode;
   const { stem = "", number = "" } = numbered(first.label) ?? {};
   return {
     id: `run ${first.first}`,
@@ -270,13 +279,13 @@ function runOf(run: readonly Node[]): Node {
   };
 }
 
-/** "blocks.11" is number 11 of "blocks."; names without a number have none. */
+/** "blocks.11" is number 11 of "blocks."; null for names without a number. */
 function numbered(label: string): { stem: string; number: string } | null {
   const [, stem, number] = /^(.*?)(\d+)$/.exec(label) ?? [];
   return stem !== undefined && number !== undefined ? { stem, number } : null;
 }
 
-function deeper(node: Node): Node {
+function deeper(node: TreeNode): TreeNode {
   return { ...node, depth: node.depth + 1, children: node.children.map(deeper) };
 }
 

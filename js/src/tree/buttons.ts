@@ -6,14 +6,14 @@ import { count } from "../ui/format.ts";
 
 type Commit = (chosen: Uint8Array) => void;
 
-/** Rarer classes wait behind a button. */
+/** Less frequent classes are shown on request. */
 export const FIRST_CHIPS = 6;
 
 const PRESETS = {
   auto: "The layers chosen by default: blocks, stem, final norm and head",
   blocks: "The repeated blocks of the model",
   leaves: "Modules without children",
-  all: "Every module that gives a tensor",
+  all: "Every module that returns a tensor",
 } as const;
 
 export function presetButtons(
@@ -21,33 +21,35 @@ export function presetButtons(
   chosen: Uint8Array,
   commit: Commit,
 ): HTMLButtonElement[] {
-  const presets = Object.entries(PRESETS)
+  const buttons = Object.entries(PRESETS)
     .filter(([name]) => name in tree.columns.presets)
-    .map(([name, help]) => ({ name, help, rows: tree.preset(name) }));
-  const none = {
-    name: "none",
-    help: "Choose nothing",
-    rows: new Uint8Array(tree.size),
-  };
-  return [...presets, none].map(({ name, help, rows }) => {
-    const size = total(rows);
-    return h(
-      "button",
-      {
-        class: "cka-segment",
-        type: "button",
-        "data-key": name,
-        "aria-pressed": String(rows.every((flag, row) => flag === chosen[row])),
-        title: help,
-        onclick: () => commit(rows),
-      },
-      `${name[0]?.toUpperCase()}${name.slice(1)}`,
-      size > 0 && h("span", { class: "cka-number" }, count(size)),
-    );
-  });
+    .map(([name, help]) => segment(name, help, tree.preset(name), chosen, commit));
+  const nothing = new Uint8Array(tree.size);
+  return [...buttons, segment("none", "Choose nothing", nothing, chosen, commit)];
 }
 
-/** A chip toggles all layers of its class, under a filter those that match. */
+function segment(
+  name: string,
+  help: string,
+  rows: Uint8Array,
+  chosen: Uint8Array,
+  commit: Commit,
+): HTMLButtonElement {
+  const size = total(rows);
+  const props = {
+    class: "cka-segment",
+    type: "button",
+    "data-key": name,
+    "aria-pressed": String(rows.every((flag, row) => flag === chosen[row])),
+    title: help,
+    onclick: () => commit(rows),
+  };
+  const label = `${name[0]?.toUpperCase()}${name.slice(1)}`;
+  const number = size > 0 && h("span", { class: "cka-number" }, count(size));
+  return h("button", props, label, number);
+}
+
+/** A chip toggles all layers of its class, or with a filter those that match. */
 export function chipButtons(
   tree: Tree,
   chosen: Uint8Array,
@@ -90,20 +92,22 @@ function chip(
   const on = rows.filter((row) => chosen[row]).length;
   const state = on === 0 ? "false" : on === rows.length ? "true" : "mixed";
   const where = isFiltered ? " that match" : "";
+  const toggle = () => {
+    const next = Uint8Array.from(chosen);
+    for (const row of rows) next[row] = state === "true" ? 0 : 1;
+    commit(next);
+  };
+  const props = {
+    class: "cka-chip",
+    type: "button",
+    "data-key": `type ${type}`,
+    "aria-pressed": state,
+    title: `${on} of ${rows.length} ${type} layers${where} are chosen: toggle all`,
+    onclick: toggle,
+  };
   return h(
     "button",
-    {
-      class: "cka-chip",
-      type: "button",
-      "data-key": `type ${type}`,
-      "aria-pressed": state,
-      title: `${on} of ${rows.length} ${type} layers${where} are chosen: toggle all`,
-      onclick: () => {
-        const next = Uint8Array.from(chosen);
-        for (const row of rows) next[row] = state === "true" ? 0 : 1;
-        commit(next);
-      },
-    },
+    props,
     type,
     h("span", { class: "cka-number" }, count(rows.length)),
   );
@@ -113,13 +117,13 @@ export function total(flags: Uint8Array): number {
   return flags.reduce((sum, flag) => sum + flag, 0);
 }
 
-/** A button that is an icon only. */
-export function quietButton(name: IconName, onclick: () => void): HTMLButtonElement {
+/** A button with an icon only. */
+export function iconButton(name: IconName, onclick: () => void): HTMLButtonElement {
   const props = { class: "cka-button cka-quiet", type: "button", onclick };
   return h("button", props, icon(name));
 }
 
-/** What a button is called, and what is said when it is pointed at. */
+/** Sets the name of a button and its tooltip. */
 export function setHelp(button: HTMLElement, label: string, title: string): void {
   set(button, { "aria-label": label, title });
 }
@@ -131,9 +135,8 @@ export function searchBox(name: string, oninput: () => void): HTMLInputElement {
     placeholder: "Search: conv, layer?.*, type:Linear",
     "aria-label": `Search the layers of ${name}`,
     title:
-      "Text, glob (* any text, dots too, ? a character, [0-3] a set), /regex/, " +
-      "type:Linear, depth:2. " +
-      "All words must match; boxes then act on matches only.",
+      "Text, a glob (* is any text, with dots; ? a character; [0-3] a set), /regex/, " +
+      "type:Linear, or depth:2. All words must match; boxes then act on matches only.",
     spellcheck: "false",
     autocomplete: "off",
     oninput,

@@ -1,19 +1,19 @@
-/** What is known of a row of the tree and too much for its line. */
+/** Facts about a row of the tree that its line has no room for. */
 
-import type { Node, Tree } from "../state/tree.ts";
+import type { Tree, TreeNode } from "../state/tree.ts";
 import { bytes, count, percent, plural } from "../ui/format.ts";
 
 export interface RowFacts {
-  /** Its share of the model's parameters, "0.7 %"; empty of the model itself. */
+  /** Its share of the model's parameters, "0.7 %"; empty for the model itself. */
   readonly share: string;
-  /** Of its parameters: type and device, own ones, frozen ones. */
+  /** About its parameters: type and device, how many are its own, which are frozen. */
   readonly weights: readonly string[];
-  /** Of what it returns: type and device, size of an example, number of calls. */
+  /** About its output: type and device, size of an example, number of calls. */
   readonly output: readonly string[];
 }
 
-/** A folded run says what all of its members say. */
-export function factsOf(tree: Tree, node: Node): RowFacts {
+/** For a folded run, the facts that all of its members share. */
+export function factsOf(tree: Tree, node: TreeNode): RowFacts {
   const facts = distinct(tree, node).map((row) => factsOfRow(tree, row));
   const common = (key: "weights" | "output") =>
     (facts[0]?.[key] ?? []).filter((fact) =>
@@ -23,8 +23,8 @@ export function factsOf(tree: Tree, node: Node): RowFacts {
   return { share, weights: common("weights"), output: common("output") };
 }
 
-/** Rows of a run that say something new; most of thousands say the same. */
-function distinct({ columns }: Tree, node: Node): number[] {
+/** Rows of a run with distinct facts; in a run of thousands most have the same. */
+function distinct({ columns }: Tree, node: TreeNode): number[] {
   if (node.kind === "module") return [node.first];
   const rows = new Map(
     node.children.map(({ first }) => [columns.facts[first], first] as const),
@@ -39,16 +39,16 @@ function factsOfRow({ columns }: Tree, row: number): RowFacts {
   const params = columns.params[row] ?? 0;
   const whole = columns.params[0] ?? 0;
   const isPart = params > 0 && params < whole;
-  // The reason of a row that cannot be chosen says it already.
+  // The reason why a row cannot be chosen already says so.
   const isCallsKnown = /called/.test(columns.reason[row] ?? "");
   return {
     share: isPart ? percent(params, whole) : "",
-    weights: told(
+    weights: present(
       weights,
-      own > 0 && own < params && `${count(own)} its own`,
+      own > 0 && own < params && `${count(own)} of its own`,
       params > 0 && trainableWords(trainable, params),
     ),
-    output: told(
+    output: present(
       output !== weights && output,
       facts.bytes > 0 && `${bytes(facts.bytes)} an example`,
       calls !== null && !isCallsKnown && plural(calls, "call"),
@@ -61,6 +61,6 @@ function trainableWords(trainable: number, params: number): string {
   return trainable < params ? `${count(trainable)} trainable` : "";
 }
 
-function told(...facts: (string | false)[]): string[] {
+function present(...facts: (string | false)[]): string[] {
   return facts.filter((fact): fact is string => Boolean(fact));
 }

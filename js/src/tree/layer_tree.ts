@@ -1,14 +1,14 @@
-/** The selector of one model: a tree in, chosen names out. Draws only what is in sight. */
+/** The layer selector of one model: a tree in, chosen names out. Draws only visible rows. */
 
-import type { BoxState, Line, Node, Tree } from "../state/tree.ts";
+import type { BoxState, Tree, TreeLine, TreeNode } from "../state/tree.ts";
 import { h, replaceKeeping, set, setText, uniqueId } from "../ui/dom.ts";
 import { count, errorText, plural } from "../ui/format.ts";
 import {
   chipButtons,
   FIRST_CHIPS,
+  iconButton,
   moreButton,
   presetButtons,
-  quietButton,
   searchBox,
   setHelp,
   total,
@@ -23,10 +23,10 @@ export interface LayerTreeHandlers {
 }
 
 const ROW_HEIGHT = 24;
-/** Drawn above and below what is in sight, so that quick scrolling shows no gaps. */
+/** Drawn above and below the visible rows, so that quick scrolling shows no gaps. */
 const SPARE_ROWS = 4;
 const VIEWPORT_ROWS = 14;
-/** So many lines are opened at first; more would be a list, not a tree. */
+/** At most this many lines are opened at first; more would be a list, not a tree. */
 const OPEN_LINES = 40;
 const TYPE_AHEAD_MS = 700;
 
@@ -40,20 +40,18 @@ export class LayerTree {
   private open: Set<string>;
   private foldedMatches = new Set<string>();
   private filter: Uint8Array | null = null;
-  private lines: Line[] = [];
+  private lines: TreeLine[] = [];
   private active = 0;
-  /** The line below the mouse; what is known of it is said below the tree. */
+  /** The line under the mouse, described below the tree. */
   private pointed: number | null = null;
   private anchor: number | null = null;
   private typed = "";
   private typedAt = 0;
   private allChips = false;
   private readonly prefix = uniqueId("row");
-  private readonly title = h("h3", { class: "cka-tree-title" });
   private readonly summary = h("span", { class: "cka-tree-count", role: "status" });
-  private readonly undoButton: HTMLButtonElement;
-  private readonly invertButton: HTMLButtonElement;
-  private readonly mirrorButton: HTMLButtonElement;
+  private readonly undoButton = iconButton("undo", () => this.handlers.undo());
+  private readonly invertButton = iconButton("invert", () => this.invert());
   private readonly presets = h("div", { class: "cka-segments", role: "group" });
   private readonly search: HTMLInputElement;
   private readonly found = h("span", { class: "cka-found", role: "status" });
@@ -67,36 +65,36 @@ export class LayerTree {
     this.handlers = handlers;
     this.chosen = new Uint8Array(tree.size);
     this.open = new Set();
-    this.undoButton = quietButton("undo", () => handlers.undo());
-    setHelp(this.undoButton, "Undo the last choice", "Undo the last choice (Ctrl+Z)");
-    this.invertButton = quietButton("invert", () => this.invert());
-    this.mirrorButton = quietButton("mirror", () => handlers.mirror());
-    setHelp(
-      this.mirrorButton,
-      `Mirror the choice to ${other}`,
-      `Choose the layers of the same names in ${other}`,
-    );
     this.search = searchBox(name, () => this.searched());
     this.viewport = this.viewportOf(name);
-    setText(this.title, name);
-    set(this.title, { title: name });
+    setHelp(this.undoButton, "Undo the last choice", "Undo the last choice (Ctrl+Z)");
     set(this.presets, { "aria-label": `Presets for ${name}` });
     set(this.chips, { "aria-label": `Types of ${name}` });
     this.element = h(
       "section",
       { class: "cka-tree", "aria-label": `Layers of ${name}` },
-      h(
-        "div",
-        { class: "cka-tree-head" },
-        this.title,
-        this.summary,
-        h("div", {}, this.undoButton, this.invertButton, this.mirrorButton),
-      ),
+      this.headOf(name, other),
       this.presets,
       h("div", { class: "cka-search-row" }, this.search, this.found),
       this.chips,
       this.viewport,
       this.about,
+    );
+  }
+
+  private headOf(name: string, other: string): HTMLElement {
+    const mirrorButton = iconButton("mirror", () => this.handlers.mirror());
+    setHelp(
+      mirrorButton,
+      `Mirror the choice to ${other}`,
+      `Choose the layers of the same names in ${other}`,
+    );
+    return h(
+      "div",
+      { class: "cka-tree-head" },
+      h("h3", { class: "cka-tree-title", title: name }, name),
+      this.summary,
+      h("div", {}, this.undoButton, this.invertButton, mirrorButton),
     );
   }
 
@@ -116,7 +114,7 @@ export class LayerTree {
     this.draw();
   }
 
-  /** Draws all again, also after the size of the viewport has changed. */
+  /** Draws everything again, also after the viewport has changed its size. */
   draw(): void {
     this.lines = this.tree.lines((node) => this.isOpen(node), this.filter);
     this.active = Math.min(this.active, Math.max(0, this.lines.length - 1));
@@ -127,7 +125,7 @@ export class LayerTree {
     this.drawRows();
   }
 
-  private isOpen(node: Node): boolean {
+  private isOpen(node: TreeNode): boolean {
     return this.filter ? !this.foldedMatches.has(node.id) : this.open.has(node.id);
   }
 
@@ -202,35 +200,33 @@ export class LayerTree {
   }
 
   private drawRows(): void {
-    const top = this.viewport.scrollTop;
-    const height = this.viewport.clientHeight || VIEWPORT_ROWS * ROW_HEIGHT;
-    const from = Math.max(0, Math.floor(top / ROW_HEIGHT) - SPARE_ROWS);
-    const to = Math.min(
-      this.lines.length,
-      Math.ceil((top + height) / ROW_HEIGHT) + SPARE_ROWS,
-    );
     const boxOf = this.tree.boxes(this.chosen);
-    const indices = Array.from({ length: Math.max(0, to - from) }, (_, k) => from + k);
-    if (this.active < from || this.active >= to) indices.push(this.active);
-    const rows = indices.flatMap((index) => {
+    const rows = this.visibleIndices().flatMap((index) => {
       const line = this.lines[index];
       return line ? [this.row(line, index, boxOf(line.node))] : [];
     });
-    if (rows.length === 0) {
-      rows.push(
-        h(
-          "div",
-          { class: "cka-empty", role: "presentation" },
-          this.tree.size === 0
-            ? "This model's layers are not known."
-            : "No layer matches.",
-        ),
-      );
-    }
-    this.canvas.replaceChildren(...rows);
+    this.canvas.replaceChildren(...(rows.length > 0 ? rows : [this.emptyRow()]));
     const id = this.lines.length > 0 ? `${this.prefix}-${this.active}` : undefined;
     set(this.viewport, { "aria-activedescendant": id });
     this.drawAbout();
+  }
+
+  /** Lines to draw: the visible ones, a few around them, and the active one. */
+  private visibleIndices(): number[] {
+    const top = this.viewport.scrollTop;
+    const height = this.viewport.clientHeight || VIEWPORT_ROWS * ROW_HEIGHT;
+    const from = Math.max(0, Math.floor(top / ROW_HEIGHT) - SPARE_ROWS);
+    const below = Math.ceil((top + height) / ROW_HEIGHT) + SPARE_ROWS;
+    const to = Math.min(this.lines.length, below);
+    const indices = Array.from({ length: Math.max(0, to - from) }, (_, k) => from + k);
+    const { active } = this;
+    return active < from || active >= to ? [...indices, active] : indices;
+  }
+
+  private emptyRow(): HTMLElement {
+    const isUnknown = this.tree.size === 0;
+    const text = isUnknown ? "This model's layers are not known." : "No layer matches.";
+    return h("div", { class: "cka-empty", role: "presentation" }, text);
   }
 
   private point(index: number | null): void {
@@ -243,7 +239,7 @@ export class LayerTree {
     this.about.replaceChildren(...(line ? aboutRow(this.tree, line.node) : []));
   }
 
-  private row(line: Line, index: number, state: BoxState): HTMLElement {
+  private row(line: TreeLine, index: number, state: BoxState): HTMLElement {
     const element = treeRow(this.tree, line, {
       state,
       isOpen: this.isOpen(line.node),
@@ -271,19 +267,19 @@ export class LayerTree {
     if (!event.shiftKey) this.anchor = index;
   }
 
-  private toggle(node: Node): void {
+  private toggle(node: TreeNode): void {
     const next = this.tree.toggled(this.chosen, node, this.filter);
     this.commitIfNew(next);
   }
 
-  private toggleAlone(node: Node): void {
+  private toggleAlone(node: TreeNode): void {
     if (node.kind === "run" || !this.tree.canChoose(node.first)) return;
     const next = Uint8Array.from(this.chosen);
     next[node.first] = next[node.first] ? 0 : 1;
     this.commitIfNew(next);
   }
 
-  /** All lines between the last one clicked and this one become as that one is. */
+  /** Sets all lines between the last one clicked and this one to the state of that one. */
   private toggleRange(index: number): void {
     const anchor = this.lines[this.anchor ?? index];
     if (!anchor) return;
@@ -307,7 +303,7 @@ export class LayerTree {
     else this.drawRows();
   }
 
-  private fold(node: Node, open: boolean): void {
+  private fold(node: TreeNode, open: boolean): void {
     if (this.filter) {
       if (open) this.foldedMatches.delete(node.id);
       else this.foldedMatches.add(node.id);
@@ -318,7 +314,12 @@ export class LayerTree {
 
   private pressed(event: KeyboardEvent): void {
     const line = this.lines[this.active];
-    if (!line) return;
+    if (!line || !(this.movedBy(event.key) || this.actedBy(event, line))) return;
+    event.preventDefault();
+  }
+
+  /** Moves the active line, if the key does that. */
+  private movedBy(key: string): boolean {
     const page = Math.max(1, Math.floor(this.viewport.clientHeight / ROW_HEIGHT) - 1);
     const moves: Record<string, number> = {
       ArrowDown: this.active + 1,
@@ -328,23 +329,32 @@ export class LayerTree {
       PageDown: this.active + page,
       PageUp: this.active - page,
     };
-    const to = moves[event.key];
+    const to = moves[key];
     if (to !== undefined) this.move(to);
-    else if (event.key === "ArrowRight") this.right(line.node);
-    else if (event.key === "ArrowLeft") this.left(line.node);
-    else if (event.key === " " || event.key === "Enter") {
-      if (event.altKey) this.toggleAlone(line.node);
-      else if (event.shiftKey && this.anchor !== null) this.toggleRange(this.active);
-      else this.toggle(line.node);
-      if (!event.shiftKey) this.anchor = this.active;
-    } else if (event.key === "*") this.openSiblings(line);
-    else if (event.key.toLowerCase() === "a" && (event.ctrlKey || event.metaKey)) {
+    return to !== undefined;
+  }
+
+  /** Does what the key stands for on the active line, if it stands for anything. */
+  private actedBy(event: KeyboardEvent, line: TreeLine): boolean {
+    const { key } = event;
+    const hasControl = event.ctrlKey || event.metaKey;
+    if (key === "ArrowRight") this.right(line.node);
+    else if (key === "ArrowLeft") this.left(line.node);
+    else if (key === " " || key === "Enter") this.toggleBy(event, line.node);
+    else if (key === "*") this.openSiblings(line);
+    else if (hasControl && key.toLowerCase() === "a") {
       event.stopPropagation();
       this.chooseMatches();
-    } else if (event.key.length === 1 && !event.ctrlKey && !event.metaKey) {
-      this.typeAhead(event.key);
-    } else return;
-    event.preventDefault();
+    } else if (key.length === 1 && !hasControl) this.typeAhead(key);
+    else return false;
+    return true;
+  }
+
+  private toggleBy(event: KeyboardEvent, node: TreeNode): void {
+    if (event.altKey) this.toggleAlone(node);
+    else if (event.shiftKey && this.anchor !== null) this.toggleRange(this.active);
+    else this.toggle(node);
+    if (!event.shiftKey) this.anchor = this.active;
   }
 
   private move(index: number): void {
@@ -358,13 +368,13 @@ export class LayerTree {
     this.drawRows();
   }
 
-  private right(node: Node): void {
+  private right(node: TreeNode): void {
     if (node.children.length === 0) return;
     if (this.isOpen(node)) this.move(this.active + 1);
     else this.fold(node, true);
   }
 
-  private left(node: Node): void {
+  private left(node: TreeNode): void {
     if (node.children.length > 0 && this.isOpen(node)) {
       this.fold(node, false);
       return;
@@ -377,7 +387,7 @@ export class LayerTree {
     }
   }
 
-  private openSiblings(line: Line): void {
+  private openSiblings(line: TreeLine): void {
     for (const { node } of this.lines) {
       const alike = node.depth === line.node.depth && node.children.length > 0;
       if (alike)
@@ -415,7 +425,7 @@ export class LayerTree {
   }
 }
 
-/** Number of the line that an event of the mouse is about. */
+/** Index of the line under a mouse event. */
 function indexAt(event: MouseEvent): number | null {
   const row = (event.target as Element).closest<HTMLElement>(".cka-row");
   return row ? Number(row.dataset.index) : null;

@@ -10,7 +10,7 @@ type Test = (row: number) => boolean;
 
 const IS_GLOB = /[*?]|\[.+\]/;
 
-/** Which rows match; null when nothing is searched. Throws, in words, on a bad query. */
+/** Which rows match; null for an empty query. Throws an error to show for a bad one. */
 export function matches(query: string, columns: TreeColumns): Uint8Array | null {
   const words = query.trim().split(/\s+/).filter(Boolean);
   if (words.length === 0) return null;
@@ -24,16 +24,10 @@ function testOf(word: string, columns: TreeColumns): Test {
   const { name, type, depth } = columns;
   const [, key, rest = ""] = /^(type|depth):(.*)$/i.exec(word) ?? [];
   if (key?.toLowerCase() === "depth") return depthTest(rest, depth);
-  if (key) {
-    const pattern = globPattern(rest, "i");
-    const prefix = rest.toLowerCase();
-    return (row) =>
-      pattern.test(type[row] ?? "") ||
-      (!IS_GLOB.test(rest) && (type[row] ?? "").toLowerCase() === prefix);
-  }
-  const regex = /^\/(.+)\/(i?)$/.exec(word);
-  if (regex) {
-    const pattern = compiled(regex[1] ?? "", regex[2] ?? "");
+  if (key) return typeTest(rest, type);
+  const [, source, flags = ""] = /^\/(.+)\/(i?)$/.exec(word) ?? [];
+  if (source !== undefined) {
+    const pattern = compiled(source, flags);
     return (row) => pattern.test(name[row] ?? "");
   }
   if (IS_GLOB.test(word)) {
@@ -44,6 +38,14 @@ function testOf(word: string, columns: TreeColumns): Test {
   return (row) =>
     (name[row] ?? "").toLowerCase().includes(text) ||
     (type[row] ?? "").toLowerCase().includes(text);
+}
+
+function typeTest(text: string, type: readonly string[]): Test {
+  const pattern = globPattern(text, "i");
+  const name = text.toLowerCase();
+  return (row) =>
+    pattern.test(type[row] ?? "") ||
+    (!IS_GLOB.test(text) && (type[row] ?? "").toLowerCase() === name);
 }
 
 function depthTest(text: string, depth: readonly number[]): Test {
@@ -64,7 +66,7 @@ function depthTest(text: string, depth: readonly number[]): Test {
   return (row) => tests[sign]?.(depth[row] ?? 0) ?? false;
 }
 
-/** As Python's fnmatch: `*` is any text, dots too, `?` one character, `[0-3]` a set. */
+/** Like Python's fnmatch: `*` is any text, with dots, `?` one character, `[0-3]` a set. */
 export function globPattern(glob: string, flags: string): RegExp {
   const source = glob.replace(
     /\[(!?)(\]?[^\]]*)\]|[\s\S]/g,

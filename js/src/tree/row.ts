@@ -1,6 +1,6 @@
 /** One line of the tree as an element: box, name, class, output shape, parameters. */
 
-import type { BoxState, Line, Node, Tree } from "../state/tree.ts";
+import type { BoxState, Tree, TreeLine, TreeNode } from "../state/tree.ts";
 import { h, icon } from "../ui/dom.ts";
 import { layerName, plural, shape, short } from "../ui/format.ts";
 import { factsOf, type RowFacts } from "./facts.ts";
@@ -8,30 +8,28 @@ import { factsOf, type RowFacts } from "./facts.ts";
 interface RowState {
   readonly state: BoxState;
   readonly isOpen: boolean;
-  /** Whether the module itself is chosen, not only what is below it. */
+  /** Whether the module itself is chosen, not only modules below it. */
   readonly isOwn: boolean;
   readonly filter: Uint8Array | null;
 }
 
 const ARIA_CHECKED = { checked: "true", mixed: "mixed", unchecked: "false" } as const;
 
-export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
+export function treeRow(tree: Tree, line: TreeLine, row: RowState): HTMLElement {
   const { node } = line;
   const words = lineWords(tree, node);
   const isFoldable = node.children.length > 0;
+  const props = {
+    class: `cka-row ${stateClasses(row, node)}`,
+    title: help(tree, node, words.name, words.reason, row.filter),
+    ...ariaOf(line, row),
+    ...ariaWords(words, factsOf(tree, node)),
+  };
+  const twist = { class: "cka-twist", "data-part": isFoldable ? "twist" : undefined };
   const element = h(
     "div",
-    {
-      class: `cka-row ${stateClasses(row, node)}`,
-      title: help(tree, node, words.name, words.reason, row.filter),
-      ...ariaOf(line, row),
-      ...ariaWords(words, factsOf(tree, node)),
-    },
-    h(
-      "span",
-      { class: "cka-twist", "data-part": isFoldable ? "twist" : undefined },
-      isFoldable && icon("open"),
-    ),
+    props,
+    h("span", twist, isFoldable && icon("open")),
     h("span", { class: `cka-box cka-${row.state}`, "data-part": "box" }),
     h("span", { class: "cka-name" }, shortName(words.name, node)),
     columnsOf(words, row.state === "disabled"),
@@ -40,7 +38,7 @@ export function treeRow(tree: Tree, line: Line, row: RowState): HTMLElement {
   return element;
 }
 
-/** Right of the name, as far as there is room: the first one stays longest. */
+/** Right of the name, as far as there is room; the first column stays longest. */
 function columnsOf({ name, type, times, size, params, reason }: Words, isOff: boolean) {
   const kind = name === type ? "" : `${type} ${times}`.trim();
   return h(
@@ -52,7 +50,7 @@ function columnsOf({ name, type, times, size, params, reason }: Words, isOff: bo
   );
 }
 
-function ariaOf({ node, position, siblings }: Line, { state, isOpen }: RowState) {
+function ariaOf({ node, position, siblings }: TreeLine, { state, isOpen }: RowState) {
   return {
     role: "treeitem",
     "aria-level": node.depth + 1,
@@ -82,8 +80,8 @@ function ariaWords(words: Words, facts: RowFacts) {
   };
 }
 
-/** Below the tree, all that is known of one line: names in full, then two of facts. */
-export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
+/** All that is known of one line: its name in full, then two lines of facts. */
+export function aboutRow(tree: Tree, node: TreeNode): HTMLElement[] {
   const { name, type, times, size, params, reason } = lineWords(tree, node);
   const { share, weights, output } = factsOf(tree, node);
   const each = node.kind === "run" ? "each " : "";
@@ -107,8 +105,8 @@ export function aboutRow(tree: Tree, node: Node): HTMLElement[] {
 
 type Words = ReturnType<typeof lineWords>;
 
-/** The words that a line and what is said about it have in common. */
-function lineWords({ columns }: Tree, node: Node) {
+/** Words that a line and the description of it share. */
+function lineWords({ columns }: Tree, node: TreeNode) {
   const { first } = node;
   const isRun = node.kind === "run";
   const type = columns.type[first] ?? "";
@@ -122,7 +120,7 @@ function lineWords({ columns }: Tree, node: Node) {
   };
 }
 
-function stateClasses({ state, isOwn, filter }: RowState, node: Node): string {
+function stateClasses({ state, isOwn, filter }: RowState, node: TreeNode): string {
   const classes = [
     isOwn && "cka-own",
     state === "disabled" && "cka-greyed",
@@ -135,17 +133,17 @@ function joined(parts: readonly (string | false | null)[]): string {
   return parts.filter(Boolean).join(", ");
 }
 
-/** The last word of a dotted name: the lines above say the rest. */
-function shortName(name: string, node: Node): string {
+/** The last part of a dotted name: the lines above have the rest. */
+function shortName(name: string, node: TreeNode): string {
   const end = node.kind === "run" ? name.indexOf("[") : name.length;
   const dot = name.lastIndexOf(".", end - 1);
   return node.depth > 0 && dot >= 0 ? name.slice(dot + 1) : name;
 }
 
-/** What a click on the box does, since that depends on what is below. */
+/** What a click on the box does: it depends on the modules below. */
 function help(
   tree: Tree,
-  node: Node,
+  node: TreeNode,
   name: string,
   reason: string | null,
   filter: Uint8Array | null,

@@ -1,4 +1,4 @@
-/** Both layer trees: beside the map, or above it and folded to one line. */
+/** Both layer trees: beside the map, or above it, where they fold to one line. */
 
 import { type PerSide, perSide, SIDES, type Side } from "../protocol.ts";
 import type { Change } from "../state/changes.ts";
@@ -9,12 +9,12 @@ import { LayerTree } from "./layer_tree.ts";
 
 /** Below this width in pixels the trees stand above the map. */
 const NARROW = 720;
-/** And below this one they would push it out of sight: they fold until asked for. */
+/** Below this width they would push it out of sight, so they fold until opened. */
 const TINY = 560;
 
 export class TreeSide {
   readonly element: HTMLElement;
-  /** Folds and unfolds from the head, where the trees stand beside the map. */
+  /** Folds and unfolds the trees from the head, when they stand beside the map. */
   readonly toggle: HTMLButtonElement;
   private readonly root: HTMLElement;
   private readonly session: Session;
@@ -23,11 +23,12 @@ export class TreeSide {
   private readonly bar: HTMLButtonElement;
   private readonly counts = h("span", { class: "cka-tree-counts" });
   private width = Number.POSITIVE_INFINITY;
-  /** What the user has said; until then width and run decide. */
-  private wish: boolean | null = null;
+  /** What the user has asked for; until then width and run decide. */
+  private wanted: boolean | null = null;
   private isLive = false;
   private isFolded = false;
-  private said = "";
+  /** The note about the last mirroring. */
+  private mirrorNote = "";
 
   constructor(session: Session, root: HTMLElement) {
     this.session = session;
@@ -64,7 +65,7 @@ export class TreeSide {
     setText(this.counts, this.trees.map((tree) => tree.counts).join(" \u00d7 "));
   }
 
-  /** Above the map the trees make room for a run, but not under the user's hands. */
+  /** Above the map the trees make room for a run, unless they have the focus. */
   private statusChanged(): void {
     if (this.session.run.status === "running" && !this.hasFocus()) this.isLive = true;
     this.fold();
@@ -72,7 +73,7 @@ export class TreeSide {
 
   private fold(): void {
     const suggested = this.width < TINY || (this.isLive && this.width < NARROW);
-    const folded = this.wish ?? suggested;
+    const folded = this.wanted ?? suggested;
     if (folded && !this.isFolded && this.hasFocus()) return;
     this.isFolded = folded;
     this.root.classList.toggle("cka-folded", folded);
@@ -85,8 +86,8 @@ export class TreeSide {
     return this.both.contains(root.activeElement);
   }
 
-  private turn(): void {
-    this.wish = !this.isFolded;
+  private toggleFold(): void {
+    this.wanted = !this.isFolded;
     this.fold();
   }
 
@@ -98,7 +99,7 @@ export class TreeSide {
         type: "button",
         "aria-pressed": "true",
         title: "Show or hide the layer trees",
-        onclick: () => this.turn(),
+        onclick: () => this.toggleFold(),
       },
       icon("layers"),
       "Layers",
@@ -114,7 +115,7 @@ export class TreeSide {
         "aria-expanded": "true",
         "aria-controls": controls,
         title: "Show or hide the layer trees",
-        onclick: () => this.turn(),
+        onclick: () => this.toggleFold(),
       },
       h("span", { class: "cka-twist" }, icon("open")),
       this.counts,
@@ -143,16 +144,18 @@ export class TreeSide {
     const isThere = (name: string) => tree.canChoose(tree.rowOf.get(name) ?? -1);
     const known = choice.layers[from].filter(isThere);
     const missing = choice.layers[from].filter((name) => !isThere(name));
-    if (this.said && messages.current.text === this.said) messages.dismiss();
-    this.said = missingWords(missing, comparison.names[to]);
+    if (this.mirrorNote && messages.current.text === this.mirrorNote)
+      messages.dismiss();
+    this.mirrorNote = missingWords(missing, comparison.names[to]);
     if (known.length === 0) {
       messages.error(
-        this.said || "Expected chosen layers to mirror, got none: choose some first.",
+        this.mirrorNote ||
+          "Expected chosen layers to mirror, got none: choose some first.",
       );
       return;
     }
     choice.choose({ [to]: tree.namesOf(tree.chosenBy(known)) });
-    if (this.said) messages.note(this.said);
+    if (this.mirrorNote) messages.note(this.mirrorNote);
   }
 }
 

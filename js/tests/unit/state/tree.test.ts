@@ -1,14 +1,14 @@
 import { describe, expect, test } from "vitest";
-import { type Node, Tree } from "../../../src/state/tree.ts";
+import { Tree, type TreeNode } from "../../../src/state/tree.ts";
 import { matches } from "../../../src/tree/query.ts";
 import { columnsFrom, presetNames, resnetColumns, vitColumns } from "../../fake.ts";
 
 const columns = resnetColumns();
 const tree = new Tree(columns);
 
-function nodeOf(name: string, inTree = tree): Node {
+function nodeOf(name: string, inTree = tree): TreeNode {
   const row = inTree.rowOf.get(name) ?? -1;
-  const find = (nodes: readonly Node[]): Node | undefined => {
+  const find = (nodes: readonly TreeNode[]): TreeNode | undefined => {
     for (const node of nodes) {
       if (node.kind === "module" && node.first === row) return node;
       const below = find(node.children);
@@ -126,7 +126,7 @@ describe("folding", () => {
       .map(({ node }) => node.label);
     expect(labels).toContain("blocks.[0\u201311]");
     expect(labels).toHaveLength(7);
-    const run = vit.lines((node) => open.has(node.id), null)[4]?.node as Node;
+    const run = vit.lines((node) => open.has(node.id), null)[4]?.node as TreeNode;
     expect(run.kind).toBe("run");
     expect(run.children).toHaveLength(12);
     expect(vit.boxes(chosen)(run)).toBe("checked");
@@ -175,7 +175,7 @@ test("10 000 modules are flattened, filtered and toggled within a blink", () => 
     })),
   ]).flat();
   const big = new Tree(columnsFrom([{ name: "", type: "Net" }, ...rows], {}));
-  const root = big.roots[0] as Node;
+  const root = big.roots[0] as TreeNode;
   const start = performance.now();
   const filter = matches("part3y", big.columns);
   const lines = big.lines(() => true, filter);

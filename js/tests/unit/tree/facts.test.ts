@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { type Node, Tree } from "../../../src/state/tree.ts";
+import { Tree, type TreeNode } from "../../../src/state/tree.ts";
 import { factsOf } from "../../../src/tree/facts.ts";
 import { bytes, percent } from "../../../src/ui/format.ts";
 import { columnsFrom, vitColumns } from "../../fake.ts";
@@ -10,13 +10,13 @@ const ROOT = { name: "", type: "Net", params: 2000 };
 function facts(row: Omit<Parameters<typeof columnsFrom>[0][number], "name" | "type">) {
   const child = { name: "part", type: "Part", ...row };
   const tree = new Tree(columnsFrom([ROOT, child], {}));
-  return factsOf(tree, tree.roots[0]?.children[0] as Node);
+  return factsOf(tree, tree.roots[0]?.children[0] as TreeNode);
 }
 
 test("parameters: share, own ones among them, frozen ones, type and device", () => {
   const { share, weights } = facts({ params: 500, facts: { own: 20, trainable: 0 } });
   expect(share).toBe("25\u202f%");
-  expect(weights).toEqual(["float32 on cpu", "20 its own", "frozen"]);
+  expect(weights).toEqual(["float32 on cpu", "20 of its own", "frozen"]);
   expect(facts({ params: 500, facts: { trainable: 480 } }).weights).toContain(
     "480 trainable",
   );
@@ -45,7 +45,7 @@ test("calls are not said twice, and not before they are known", () => {
 test("a folded run says what all of its members say", () => {
   const vit = new Tree(vitColumns());
   const run = vit.roots[0]?.children.find(({ label }) => label === "blocks")
-    ?.children[0] as Node;
+    ?.children[0] as TreeNode;
   expect(run.kind).toBe("run");
   expect(factsOf(vit, run).share).toBe("8.2\u202f%");
   expect(factsOf(vit, run).weights).toEqual(["float32 on cpu"]);
