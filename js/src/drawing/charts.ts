@@ -1,6 +1,6 @@
 /**
- * The only file that knows BokehJS: embeds the figures that `_figures.py` made, finds
- * their models by name, and from then on replaces data, ranges and colors.
+ * The map and its trends in BokehJS: embeds the figures that Python's `_figures` made,
+ * finds their models by name, and from then on replaces data, ranges and colors.
  */
 
 import type { Box, BoxKind } from "../map/image.ts";
@@ -33,10 +33,12 @@ import {
 } from "./surface.ts";
 
 const TOP = 6;
-/** Borders where nothing is drawn but the end of an axis. */
+/** A border with nothing but the end of an axis. */
 const RIGHT = 10;
 
-export type FigureName = "map" | "row_trend" | "column_trend" | "history";
+const FIGURES = ["map", "row_trend", "column_trend", "history"] as const;
+
+export type FigureName = (typeof FIGURES)[number];
 
 export class Charts implements Surface {
   private readonly bokeh: Bokeh;
@@ -100,7 +102,7 @@ export class Charts implements Surface {
     if (at >= 0) documents.splice(at, 1);
   }
 
-  /** Pixels of one cell, as far as the present zoom goes. */
+  /** Size of one cell in pixels at the present zoom. */
   get cellPixels(): { width: number; height: number } {
     const { inner_width: width, inner_height: height } = this.plot("map");
     const [columns, rows] = [this.range("columns_range"), this.range("rows_range")];
@@ -174,27 +176,22 @@ export class Charts implements Surface {
   }
 
   setPins(name: "row" | "column" | "history", lines: readonly PinnedLine[]): void {
-    const along = lines.map((line) => [...line.at]);
-    const values = lines.map((line) => [...line.value]);
+    const along = lines.map(({ at }) => [...at]);
+    const values = lines.map(({ value }) => [...value]);
     const [xs, ys] = name === "column" ? [values, along] : [along, values];
-    const color = lines.map((line) => line.color);
     this.source(`${name}_pins_source`).data = {
-      xs,
-      ys,
-      color,
-      dash: lines.map((line) => line.dash),
+      ...{ xs, ys },
+      color: lines.map(({ color }) => color),
+      dash: lines.map(({ dash }) => dash),
     };
-    const repeated = (of: (line: PinnedLine) => string) =>
-      lines.flatMap((line) => line.at.map(() => of(line)));
     this.source(`${name}_pin_points`).data = {
-      x: xs.flat(),
-      y: ys.flat(),
-      color: repeated((line) => line.color),
-      marker: repeated((line) => line.marker),
+      ...{ x: xs.flat(), y: ys.flat() },
+      color: lines.flatMap(({ at, color }) => at.map(() => color)),
+      marker: lines.flatMap(({ at, marker }) => at.map(() => marker)),
     };
   }
 
-  /** Marks cells in their middle, or above the number that stands there. */
+  /** Marks cells in the middle, or above their numbers. */
   setMarks({ ofRows, ofColumns, path }: Marks, hasNumbers: boolean): void {
     const place = (cells: readonly Cell[]) => ({
       x: cells.map(({ col }) => col + 0.5),
@@ -226,51 +223,39 @@ export class Charts implements Surface {
   setGeometry(geometry: Geometry): void {
     const { left, right, top, bottom, width, height } = geometry;
     const { trend, aside, history } = geometry;
-    const sides = { min_border_left: left, min_border_right: right };
-    this.plot("map").setv({
-      ...sides,
-      min_border_top: top,
-      min_border_bottom: bottom,
-      width,
-      height: height + top + bottom,
-    });
-    this.plot("row_trend").setv({
-      ...sides,
-      min_border_top: TOP,
-      min_border_bottom: TOP,
-      width,
-      height: trend,
-    });
-    this.plot("column_trend").setv({
-      min_border_left: TOP,
-      min_border_right: RIGHT,
-      min_border_top: top,
-      min_border_bottom: bottom,
-      width: Math.max(60, aside),
-      height: height + top + bottom,
-    });
-    this.plot("history").setv({
-      min_border_left: 44,
-      min_border_right: RIGHT,
-      min_border_top: TOP,
-      min_border_bottom: 24,
-      width: history.width,
-      height: history.height,
+    const tall = height + top + bottom;
+    const beside = { left, right };
+    const above = { top, bottom };
+    this.setSize("map", { width, height: tall }, { ...beside, ...above });
+    this.setSize(
+      "row_trend",
+      { width, height: trend },
+      { ...beside, top: TOP, bottom: TOP },
+    );
+    this.setSize(
+      "column_trend",
+      { width: Math.max(60, aside), height: tall },
+      { left: TOP, right: RIGHT, ...above },
+    );
+    this.setSize("history", history, { left: 44, right: RIGHT, top: TOP, bottom: 24 });
+  }
+
+  private setSize(
+    name: FigureName,
+    size: { readonly width: number; readonly height: number },
+    border: Readonly<Record<"left" | "right" | "top" | "bottom", number>>,
+  ): void {
+    this.plot(name).setv({
+      ...size,
+      min_border_left: border.left,
+      min_border_right: border.right,
+      min_border_top: border.top,
+      min_border_bottom: border.bottom,
     });
   }
 
   setTheme(theme: Theme): void {
-    for (const name of ["map", "row_trend", "column_trend", "history"] as const) {
-      const plot = this.plot(name);
-      for (const axis of [...plot.below, ...plot.left, ...plot.above]) {
-        axis.setv(axisColors(theme));
-      }
-      if (name !== "map") {
-        for (const grid of plot.center) {
-          if ("grid_line_color" in grid) grid.setv({ grid_line_color: theme.grid });
-        }
-      }
-    }
+    for (const name of FIGURES) this.setAxisColors(name, theme);
     this.plot("row_trend").center.slice(0, 1).forEach(withoutLines);
     this.plot("column_trend").center.slice(1, 2).forEach(withoutLines);
     for (const name of ["row", "column", "history"] as const) {
@@ -281,6 +266,14 @@ export class Charts implements Surface {
     }
     for (const kind of ["undefined", "pending"]) {
       this.model(kind).setv({ fill_color: theme.muted, hatch_color: theme.muted });
+    }
+  }
+
+  private setAxisColors(name: FigureName, theme: Theme): void {
+    const { below, left, above, center } = this.plot(name);
+    for (const axis of [...below, ...left, ...above]) axis.setv(axisColors(theme));
+    for (const grid of name === "map" ? [] : center) {
+      if ("grid_line_color" in grid) grid.setv({ grid_line_color: theme.grid });
     }
   }
 
@@ -308,7 +301,7 @@ export class Charts implements Surface {
     const range = this.range(`${name}_range`);
     const found = this.ticks?.[name](range.start, range.end, pixels);
     const { ticks = [], labels = new Map() } = found ?? {};
-    this.axis(`${name}_axis`).setv({ major_label_overrides: labels });
+    this.model(`${name}_axis`).setv({ major_label_overrides: labels });
     this.model(`${name}_ticker`).setv({ ticks });
   }
 
@@ -327,34 +320,41 @@ export class Charts implements Surface {
     });
     map.on_event("mousemove", (event) => this.handlers.hover(this.cellAt(event)));
     map.on_event("doubletap", () => this.resetZoom());
+    this.listenToPointer();
+    this.listenToZoom();
+  }
+
+  /** What BokehJS's own events do not tell. */
+  private listenToPointer(): void {
     const { signal } = this.abort;
-    const { map: slot } = this.slots;
-    slot.addEventListener("pointerleave", () => this.handlers.hover(null), { signal });
-    const remember = (event: PointerEvent) => {
+    const { map } = this.slots;
+    map.addEventListener("pointerleave", () => this.handlers.hover(null), { signal });
+    const pressed = (event: PointerEvent) => {
       this.shift = event.shiftKey;
-      this.tool("zoom_tool").setv({ active: !event.shiftKey });
-      this.tool("pan_tool").setv({ active: event.shiftKey });
+      this.model("zoom_tool").setv({ active: !event.shiftKey });
+      this.model("pan_tool").setv({ active: event.shiftKey });
     };
-    slot.addEventListener("pointerdown", remember, { signal, capture: true });
+    map.addEventListener("pointerdown", pressed, { signal, capture: true });
+    // Without Ctrl the wheel belongs to the page: BokehJS must not see it.
+    const pass = (event: WheelEvent) => {
+      if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+    };
     for (const element of Object.values(this.slots)) {
-      // Without Ctrl the wheel belongs to the page: BokehJS must not see it.
-      const pass = (event: WheelEvent) => {
-        if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-      };
       element.addEventListener("wheel", pass, { signal, capture: true });
     }
+  }
+
+  private listenToZoom(): void {
     const moved = () => {
       this.updateTicks();
       this.handlers.zoomed();
     };
-    for (const name of ["columns_range", "rows_range"]) {
-      for (const end of ["start", "end"]) {
-        this.range(name).properties[end]?.change.connect(moved);
-      }
-    }
-    for (const side of ["inner_width", "inner_height"]) {
-      map.properties[side]?.change.connect(moved);
-    }
+    const connect = (model: BokehModel, names: readonly string[]) => {
+      for (const name of names) model.properties[name]?.change.connect(moved);
+    };
+    connect(this.range("columns_range"), ["start", "end"]);
+    connect(this.range("rows_range"), ["start", "end"]);
+    connect(this.plot("map"), ["inner_width", "inner_height"]);
   }
 
   private cellAt({ x, y }: { x: number; y: number }): Cell | null {
@@ -380,17 +380,9 @@ export class Charts implements Surface {
   private range(name: string): BokehRange {
     return this.model(name) as BokehRange;
   }
-
-  private tool(name: string): BokehModel {
-    return this.model(name);
-  }
-
-  private axis(name: string): BokehModel {
-    return this.model(name);
-  }
 }
 
-/** Outlines of the band around a line: one for each stretch in which all is known. */
+/** Outlines of the band around a line: one for each stretch of known values. */
 export function bandsOf({ at, value, stderr }: TrendLine): {
   at: number[][];
   value: number[][];
@@ -398,14 +390,14 @@ export function bandsOf({ at, value, stderr }: TrendLine): {
   const bands: { at: number[][]; value: number[][] } = { at: [], value: [] };
   const isKnown = (k: number) =>
     Number.isFinite((value[k] ?? NaN) + (stderr[k] ?? NaN));
+  const edge = (k: number, sign: 1 | -1) =>
+    (value[k] as number) + sign * (stderr[k] as number);
   for (let from = 0; from < at.length; from++) {
     if (!isKnown(from)) continue;
     let to = from;
     while (isKnown(to)) to += 1;
     const there = Array.from({ length: to - from }, (_, k) => from + k);
     const back = [...there].reverse();
-    const edge = (k: number, side: 1 | -1) =>
-      (value[k] as number) + side * (stderr[k] as number);
     bands.at.push([...there, ...back].map((k) => at[k] as number));
     bands.value.push([
       ...there.map((k) => edge(k, 1)),
@@ -416,7 +408,7 @@ export function bandsOf({ at, value, stderr }: TrendLine): {
   return bands;
 }
 
-/** Dots of a trend that stand closer than that would hide its line. */
+/** Size of a trend's dots: none where they are so close that they would hide the line. */
 export function dotSize(pixelsApart: number): number {
   return pixelsApart < 5 ? 0 : 4;
 }
@@ -430,7 +422,7 @@ function axisColors(theme: Theme): Attributes {
   };
 }
 
-/** BokehJS outlines what was dragged on; the focus that counts is the grid's own. */
+/** BokehJS outlines what was dragged on; only the grid's own focus counts. */
 function withoutOutline(view: object): void {
   const { canvas_view } = view as { canvas_view?: { events_el?: HTMLElement } };
   canvas_view?.events_el?.style.setProperty("outline", "none");

@@ -1,4 +1,4 @@
-/** How large the charts are in a given width. Pure arithmetic. */
+/** Sizes of the charts in a given width. Pure arithmetic. */
 
 import type { Geometry } from "./surface.ts";
 
@@ -7,18 +7,18 @@ const MAX_FRAME_HEIGHT = 560;
 const MIN_FRAME_HEIGHT = 200;
 const AXIS_TITLE = 24;
 const TICK = 9;
-/** Room so that the last tick label and the frame's outline are not cut. */
+/** Keeps the last tick label and the frame's outline from being cut. */
 const FRAME_RIGHT = 10;
 const FRAME_TOP = 6;
 /** Brackets with the names of blocks, between an axis title and its labels. */
 const BRACKETS = 20;
-/** In less width than that the map needs the room of the row brackets. */
+/** Below this width the map needs the room of the row brackets. */
 const BRACKETS_FROM = 440;
 const DENDROGRAM = 26;
-/** Row labels may take that many pixels, or that share of the width. */
+/** Row labels may take this many pixels, or this share of the width if that is more. */
 const LABELS = 100;
 const LABEL_SHARE = 0.2;
-/** They get so many in any width: it is the map that gives way. */
+/** They get this many pixels in any width; the map gives way. */
 const LEAST_LABELS = 50;
 const WIDE_DETAILS = 620;
 const LEAST_CHARACTERS = 4;
@@ -33,7 +33,7 @@ export function hasRowBrackets(width: number): boolean {
   return width >= BRACKETS_FROM;
 }
 
-/** Room for row labels beside the least of maps, and no more than a map can spare. */
+/** Room for row labels: what the smallest map leaves, within limits. */
 export function labelRoom(width: number, rowTree: boolean): number {
   const brackets = hasRowBrackets(width) ? BRACKETS : 0;
   const map = width - asideOf(width) - rightOf(rowTree) - MIN_FRAME;
@@ -42,7 +42,7 @@ export function labelRoom(width: number, rowTree: boolean): number {
   return Math.max(LEAST_LABELS, Math.min(left, most));
 }
 
-/** The most characters with which all names fit, and never so few that they say nothing. */
+/** The most characters with which all names fit, but enough to tell names apart. */
 export function fittingLimit(
   pixelsOf: (limit: number) => number,
   room: number,
@@ -58,7 +58,7 @@ export function fittingLimit(
   return least;
 }
 
-/** The trend beside the map has a share of the width, larger where that is small. */
+/** The trend beside the map gets a share of the width, a larger one of a small width. */
 function asideOf(width: number): number {
   const narrow = Math.min(84, width / 4);
   return Math.round(Math.min(190, Math.max(60, narrow, width * 0.22)));
@@ -74,42 +74,51 @@ export interface Sizes {
   readonly columnLabel: number;
   readonly rows: number;
   readonly cols: number;
-  /** Whether layers are grouped into blocks, and whether they are clustered. */
+  /** Whether layers are grouped into blocks, and whether they have a dendrogram. */
   readonly rowBlocks: boolean;
   readonly columnBlocks: boolean;
   readonly rowTree: boolean;
   readonly columnTree: boolean;
-  /** Whether both axes are equally long, whatever the numbers of their layers. */
+  /** Whether both axes are equally long, however many layers they have. */
   readonly isSquare: boolean;
 }
 
 export function geometryFor(width: number, sizes: Sizes): Geometry {
   const aside = asideOf(width);
-  const rowBrackets = sizes.rowBlocks && hasRowBrackets(width);
-  const columnBrackets = sizes.columnBlocks;
-  const beside = AXIS_TITLE + (rowBrackets ? BRACKETS : 0);
-  const below = AXIS_TITLE + (columnBrackets ? BRACKETS : 0);
-  const right = rightOf(sizes.rowTree);
-  const top = FRAME_TOP + (sizes.columnTree ? DENDROGRAM : 0);
-  const left = Math.max(52, Math.ceil(sizes.rowLabel) + TICK + beside);
-  const bottom = Math.max(48, Math.ceil(sizes.columnLabel) + TICK + below);
   const map = width - aside;
-  const frame = Math.max(60, map - left - right);
-  const square = sizes.isSquare
-    ? frame
-    : (frame * sizes.rows) / Math.max(1, sizes.cols);
-  const height = Math.round(
-    Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, square)),
-  );
+  const borders = bordersOf(width, sizes);
+  const frame = Math.max(60, map - borders.left - borders.right);
+  const tall = sizes.isSquare ? frame : (frame * sizes.rows) / Math.max(1, sizes.cols);
+  const height = Math.min(MAX_FRAME_HEIGHT, Math.max(MIN_FRAME_HEIGHT, tall));
   const history = {
     width: Math.floor(isWide(width) ? (width - 24) / 2 : width),
     height: 150,
   };
-  const borders = { left, right, top, bottom, rowBrackets, columnBrackets };
-  return { ...borders, width: map, height, trend: 104, aside, history };
+  const charts = { width: map, height: Math.round(height), trend: 104, aside, history };
+  return { ...borders, ...charts };
 }
 
-/** Width of the widest text in pixels; a guess where there is no canvas. */
+type Borders = Pick<
+  Geometry,
+  "left" | "right" | "top" | "bottom" | "rowBrackets" | "columnBrackets"
+>;
+
+function bordersOf(width: number, sizes: Sizes): Borders {
+  const rowBrackets = sizes.rowBlocks && hasRowBrackets(width);
+  const columnBrackets = sizes.columnBlocks;
+  const beside = TICK + AXIS_TITLE + (rowBrackets ? BRACKETS : 0);
+  const below = TICK + AXIS_TITLE + (columnBrackets ? BRACKETS : 0);
+  return {
+    left: Math.max(52, Math.ceil(sizes.rowLabel) + beside),
+    right: rightOf(sizes.rowTree),
+    top: FRAME_TOP + (sizes.columnTree ? DENDROGRAM : 0),
+    bottom: Math.max(48, Math.ceil(sizes.columnLabel) + below),
+    rowBrackets,
+    columnBrackets,
+  };
+}
+
+/** Width of the widest text in pixels; an estimate where there is no canvas. */
 export function widest(texts: readonly string[], font: string): number {
   const context = document.createElement("canvas").getContext?.("2d");
   if (!context)

@@ -1,5 +1,5 @@
 /**
- * What stands around the map besides its ticks: titles, brackets around the layers of a
+ * The margins of the map besides its ticks: titles, brackets around the layers of a
  * block, dendrograms. Drawn over BokehJS and sketch alike, and zoomed with them.
  */
 
@@ -9,7 +9,7 @@ import { svg } from "../ui/dom.ts";
 import { widest } from "./layout.ts";
 import type { Geometry, Span, Viewport } from "./surface.ts";
 
-/** From the outer edge to the middle of a title, */
+/** Pixels from the outer edge to the middle of a title, */
 const TITLE = 9;
 /** to the middle of a block's name, */
 const BLOCK = 27;
@@ -17,7 +17,7 @@ const BLOCK = 27;
 const BRACKET = 37;
 const HOOK = 3;
 const GAP = 1.5;
-/** Brackets that are shorter on the screen are left out. */
+/** Brackets shorter than this on the screen are left out. */
 const LEAST_BRACKET = 7;
 const LINE_HEIGHT = 12;
 const FONT_PX = 11;
@@ -30,16 +30,19 @@ export interface Axis {
   readonly branches: readonly Branch[];
 }
 
-/** What stands around a map, and where; as `plan.ts` has it. */
-export interface MarginPlan {
+interface AxisPair {
   readonly rows: Axis;
   readonly columns: Axis;
+}
+
+/** What stands around a map, and where; made by `plan.ts`. */
+export interface MarginPlan extends AxisPair {
   readonly geometry: Geometry;
-  /** Whether axes are depths, and so comparable; then where the first row is. */
+  /** Which way depth runs on the row axis, or null where axes are not depths. */
   readonly depth: "down" | "up" | null;
 }
 
-/** A bracket in pixels from the start of its axis, with the name that fits into it. */
+/** A bracket in pixels from the start of its axis, with the name that fits it. */
 export interface Bracket {
   readonly from: number;
   readonly to: number;
@@ -47,9 +50,9 @@ export interface Bracket {
 }
 
 /**
- * Brackets of what is in sight: of the first level whose names all fit. If none does,
- * the blocks' names are shortened to their ends, "3" for "blocks.3". Brackets of which
- * most would bear no name, as those of scattered layers, are left out.
+ * Brackets of the visible blocks: those of the first level whose names all fit. If none
+ * does, the blocks' names are shortened to their ends, "3" for "blocks.3". If most
+ * brackets would then have no name, as with scattered layers, there are none.
  */
 export function bracketsOf(
   levels: readonly (readonly Block[])[],
@@ -59,17 +62,17 @@ export function bracketsOf(
 ): Bracket[] {
   const fits = ({ name, from, to }: Bracket) =>
     Math.max(widthOf(name), LINE_HEIGHT) <= to - from;
-  const seen = levels.map((blocks) => inSight(blocks, span, pixels));
-  const fitting = seen.find((level) =>
+  const found = levels.map((blocks) => visibleBrackets(blocks, span, pixels));
+  const fitting = found.find((level) =>
     level.every((bracket) => !bracket.isWhole || fits(bracket)),
   );
-  const found = fitting ?? (seen[0] ?? []).map(shortened);
-  const named = found.filter(fits);
-  if (2 * named.length < found.length) return [];
-  return found.map((bracket) => (fits(bracket) ? bracket : { ...bracket, name: "" }));
+  const best = fitting ?? (found[0] ?? []).map(shortened);
+  const named = best.filter(fits);
+  if (2 * named.length < best.length) return [];
+  return best.map((bracket) => (fits(bracket) ? bracket : { ...bracket, name: "" }));
 }
 
-function inSight(
+function visibleBrackets(
   blocks: readonly Block[],
   [low, high]: Span,
   pixels: number,
@@ -109,7 +112,7 @@ export function dendrogramPath(
 
 export class Margins {
   readonly element = svg("svg", { class: "cka-margins", "aria-hidden": "true" });
-  private axes: { readonly rows: Axis; readonly columns: Axis } | null = null;
+  private axes: AxisPair | null = null;
   private blocks: Readonly<Record<"rows" | "columns", Block[][]>> = {
     rows: [],
     columns: [],
@@ -136,15 +139,11 @@ export class Margins {
   draw(viewport: Viewport): void {
     const { axes, geometry } = this;
     if (!axes || !geometry) return;
-    const { left, top, right, bottom, width, height } = geometry;
-    const frame = Math.max(1, width - left - right);
+    const { left, top, height, bottom } = geometry;
+    const frame = frameWidth(geometry);
     const foot = top + height + bottom;
-    const { title } = axes.columns;
-    const half = ((TITLE_PX / FONT_PX) * this.widthOf(title)) / 2;
-    const middle = Math.min(left + frame / 2, width - half);
     this.element.replaceChildren(
-      text(title, middle, foot - TITLE, "cka-axis-title"),
-      text(axes.rows.title, TITLE, top + height / 2, "cka-axis-title", true),
+      ...this.titles(axes, geometry),
       ...this.brackets(this.blocks.rows, viewport.rows, height, {
         at: (along, away) => [away, top + along],
         turned: true,
@@ -158,14 +157,26 @@ export class Margins {
     );
   }
 
-  /** The line on which layers of both models are equally deep. */
+  private titles({ rows, columns }: AxisPair, geometry: Geometry): SVGElement[] {
+    const { left, top, width, height, bottom } = geometry;
+    const foot = top + height + bottom;
+    const half = ((TITLE_PX / FONT_PX) * this.widthOf(columns.title)) / 2;
+    const middle = Math.min(left + frameWidth(geometry) / 2, width - half);
+    return [
+      text(columns.title, middle, foot - TITLE, "cka-axis-title"),
+      text(rows.title, TITLE, top + height / 2, "cka-axis-title", true),
+    ];
+  }
+
+  /** The line along which layers of both models are equally deep. */
   private equalDepths(
-    { rows, columns }: { readonly rows: Axis; readonly columns: Axis },
-    { left, top, right, width, height }: Geometry,
+    { rows, columns }: AxisPair,
+    geometry: Geometry,
     viewport: Viewport,
   ): SVGElement[] {
     if (!this.depth) return [];
-    const frame = Math.max(1, width - left - right);
+    const { left, top, height } = geometry;
+    const frame = frameWidth(geometry);
     const [x, y] = [along(viewport.cols, frame), along(viewport.rows, height)];
     const [first, last] = [0, rows.names.length];
     const [from, to] = this.depth === "up" ? [last, first] : [first, last];
@@ -186,14 +197,10 @@ export class Margins {
     const corner = (along: number, away: number) =>
       at(along, away).map(tenth).join(" ");
     const d = found
-      .map(({ from, to }) =>
-        [
-          `M${corner(from, BRACKET + HOOK)}`,
-          `L${corner(from, BRACKET)}`,
-          `L${corner(to, BRACKET)}`,
-          `L${corner(to, BRACKET + HOOK)}`,
-        ].join(""),
-      )
+      .map(({ from, to }) => {
+        const hooks = [corner(from, BRACKET + HOOK), corner(to, BRACKET + HOOK)];
+        return `M${hooks[0]}L${corner(from, BRACKET)}L${corner(to, BRACKET)}L${hooks[1]}`;
+      })
       .join("");
     const names = found
       .filter(({ name }) => name !== "")
@@ -204,30 +211,27 @@ export class Margins {
     return d ? [svg("path", { class: "cka-bracket", d }), ...names] : [];
   }
 
-  /** Each in a window of its own, so that a zoomed one ends where the map does. */
+  /** Each is clipped to the length of the map, so that a zoomed one ends with it. */
   private dendrograms(
-    { rows, columns }: { readonly rows: Axis; readonly columns: Axis },
-    { left, top, right, width, height }: Geometry,
+    { rows, columns }: AxisPair,
+    geometry: Geometry,
     viewport: Viewport,
   ): SVGElement[] {
-    const frame = Math.max(1, width - left - right);
+    const { left, top, right, width, height } = geometry;
+    const frame = frameWidth(geometry);
     const [tall, wide] = [top - BESIDE_FRAME - GAP, right - BESIDE_FRAME - GAP];
     const [x, y] = [along(viewport.cols, frame), along(viewport.rows, height)];
-    const found: SVGElement[] = [];
-    if (columns.branches.length > 0) {
-      const d = dendrogramPath(columns.branches, (k, share) =>
-        [x(k), tenth(tall - share * (tall - GAP))].join(" "),
-      );
-      found.push(nested(d, "cka-dendrogram", [left, GAP, frame, tall]));
-    }
-    if (rows.branches.length > 0) {
-      const d = dendrogramPath(rows.branches, (k, share) =>
-        [tenth(share * (wide - GAP)), y(k)].join(" "),
-      );
-      const edge = width - right + BESIDE_FRAME;
-      found.push(nested(d, "cka-dendrogram", [edge, top, wide, height]));
-    }
-    return found;
+    const above = dendrogramPath(columns.branches, (k, share) =>
+      [x(k), tenth(tall - share * (tall - GAP))].join(" "),
+    );
+    const beside = dendrogramPath(rows.branches, (k, share) =>
+      [tenth(share * (wide - GAP)), y(k)].join(" "),
+    );
+    const edge = width - right + BESIDE_FRAME;
+    return [
+      ...(above ? [nested(above, "cka-dendrogram", [left, GAP, frame, tall])] : []),
+      ...(beside ? [nested(beside, "cka-dendrogram", [edge, top, wide, height])] : []),
+    ];
   }
 
   private widthOf(name: string): number {
@@ -239,11 +243,16 @@ export class Margins {
   }
 }
 
-/** Pixels along an axis of which that part is in sight. */
+/** Pixels along an axis of which a part is visible. */
 function along([low, high]: Span, pixels: number): (at: number) => number {
   return (at) => tenth(((at - low) * pixels) / Math.max(1e-9, high - low));
 }
 
+function frameWidth({ left, right, width }: Geometry): number {
+  return Math.max(1, width - left - right);
+}
+
+/** A path in a box of its own, clipped at its edges. */
 function nested(
   d: string,
   name: string,

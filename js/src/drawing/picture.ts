@@ -1,4 +1,4 @@
-/** The map as it is shown, as a drawing and as a picture to be saved. */
+/** The map as it is shown, saved as a drawing (SVG) or as a picture (PNG). */
 
 import type { Box, MapImage } from "../map/image.ts";
 import { HALO, type Marks, strokesOf } from "../map/marks.ts";
@@ -12,12 +12,12 @@ import { ABOVE_NUMBER, type Viewport } from "./surface.ts";
 
 export type PictureKind = "png" | "svg";
 
-/** All that a map is made of on the screen. */
+/** Everything that makes up the map on the screen. */
 export interface Drawn {
   readonly view: MapView;
   readonly plan: Plan;
   readonly viewport: Viewport;
-  /** Titles, brackets and dendrograms as they stand around the map. */
+  /** Titles, brackets and dendrograms around the map. */
   readonly margins: SVGElement;
   readonly colors: {
     readonly palette: readonly string[];
@@ -31,7 +31,7 @@ export interface Drawn {
   readonly font: string;
 }
 
-/** The light colors of our css: what is printed is light, whatever the page is. */
+/** The light colors of our style sheet: prints are light, whatever the page is. */
 export const INK = {
   raised: "#ffffff",
   text: "#1d2127",
@@ -46,27 +46,27 @@ const BAR = 12;
 const GAP = 6;
 const KEY = 16;
 const TICK = 3;
-/** A download may ask first where to put the file. */
-const KEPT_MS = 60_000;
+/** The download may first ask where to put the file. */
+const URL_LIFETIME_MS = 60_000;
 
-/** Saves what is drawn as a file of that name, in light colors. */
+/** Saves the map as a file with that name, in light colors. */
 export async function savePicture(
   drawn: Drawn,
   name: string,
   kind: PictureKind,
 ): Promise<void> {
   const picture = pictureOf(drawn);
-  // Control characters in a name would be no XML.
+  // Control characters are not allowed in XML.
   const text = new XMLSerializer().serializeToString(picture).replace(/\p{Cc}/gu, " ");
   const drawing = new Blob([text], { type: "image/svg+xml" });
-  const file = kind === "svg" ? drawing : await painted(drawing);
+  const file = kind === "svg" ? drawing : await pngOf(drawing);
   const href = URL.createObjectURL(file);
   const stem = name.replace(/[^\p{L}\p{N}_.-]+/gu, "-");
   h("a", { href, download: `${stem}.${kind}` }).click();
-  setTimeout(() => URL.revokeObjectURL(href), KEPT_MS);
+  setTimeout(() => URL.revokeObjectURL(href), URL_LIFETIME_MS);
 }
 
-async function painted(drawing: Blob): Promise<Blob> {
+async function pngOf(drawing: Blob): Promise<Blob> {
   const image = new Image();
   image.src = URL.createObjectURL(drawing);
   await image.decode();
@@ -81,9 +81,10 @@ async function painted(drawing: Blob): Promise<Blob> {
   });
 }
 
-const TOO_LARGE = "The browser makes no picture of that size. Save the map as SVG.";
+const TOO_LARGE =
+  "The browser cannot make a picture of this size. Save the map as SVG.";
 
-/** The map as an SVG that says all names as text. */
+/** The map as an SVG with all names as text. */
 function pictureOf(drawn: Drawn): SVGSVGElement {
   const { geometry } = drawn.plan;
   const width = Math.ceil(geometry.width + LEGEND);
@@ -101,7 +102,7 @@ function pictureOf(drawn: Drawn): SVGSVGElement {
   );
 }
 
-/** Pixels of the frame, and where in it a place of the map is. */
+/** The frame in pixels, and where in it a row or column is. */
 function frameOf({ plan, viewport }: Drawn) {
   const { left, top, right, width, height } = plan.geometry;
   const size = { width: Math.max(1, width - left - right), height };
@@ -115,49 +116,50 @@ function frameOf({ plan, viewport }: Drawn) {
 }
 
 function definitions({ colors: { palette } }: Drawn): SVGElement {
-  const last = palette.length - 1;
-  const stops = palette.flatMap((color, k) =>
-    k % 15 === 0 || k === last
-      ? [svg("stop", { offset: k / last, "stop-color": color })]
-      : [],
-  );
   const upright = { x1: 0, y1: 1, x2: 0, y2: 0 };
-  const tile = { width: 8, height: 8, patternUnits: "userSpaceOnUse" };
-  const slashes = { d: "M-2 2L2-2M0 8L8 0M6 10L10 6", stroke: INK.muted, opacity: 0.5 };
-  const paper = (opacity: number) =>
-    svg("rect", { width: 8, height: 8, fill: INK.muted, opacity });
+  const stops = gradientStops(palette);
   return svg(
     "defs",
     {},
     svg("linearGradient", { id: "colors", ...upright }, ...stops),
-    svg("pattern", { id: "undefined", ...tile }, paper(0.12), svg("path", slashes)),
-    svg(
-      "pattern",
-      { id: "pending", ...tile },
-      paper(0.06),
-      svg("circle", { cx: 4, cy: 4, r: 1, fill: INK.muted, opacity: 0.5 }),
-    ),
+    ...hatches(),
   );
 }
 
-/** What lies in the frame, cut off at its edges. */
+function gradientStops(palette: readonly string[]): SVGElement[] {
+  const last = palette.length - 1;
+  return palette.flatMap((color, k) =>
+    k % 15 === 0 || k === last
+      ? [svg("stop", { offset: k / last, "stop-color": color })]
+      : [],
+  );
+}
+
+/** Fills for undefined cells and for those that are not computed. */
+function hatches(): SVGElement[] {
+  const tile = { width: 8, height: 8, patternUnits: "userSpaceOnUse" };
+  const tint = (opacity: number) =>
+    svg("rect", { width: 8, height: 8, fill: INK.muted, opacity });
+  const slashes = { d: "M-2 2L2-2M0 8L8 0M6 10L10 6", stroke: INK.muted, opacity: 0.5 };
+  const dot = { cx: 4, cy: 4, r: 1, fill: INK.muted, opacity: 0.5 };
+  return [
+    svg("pattern", { id: "undefined", ...tile }, tint(0.12), svg("path", slashes)),
+    svg("pattern", { id: "pending", ...tile }, tint(0.06), svg("circle", dot)),
+  ];
+}
+
+/** The contents of the frame, clipped at its edges. */
 function inside(drawn: Drawn): SVGElement {
   const { left, top, width, height, scale } = frameOf(drawn);
   const { viewport, image, colors } = drawn;
-  const cells = svg(
-    "g",
-    {
-      transform:
-        `scale(${scale.x} ${scale.y}) ` +
-        `translate(${-viewport.cols[0]} ${-viewport.rows[0]})`,
-      "shape-rendering": "crispEdges",
-    },
-    ...cellPaths(drawn),
-  );
+  const transform =
+    `scale(${scale.x} ${scale.y}) ` +
+    `translate(${-viewport.cols[0]} ${-viewport.rows[0]})`;
+  const cells = { transform, "shape-rendering": "crispEdges" };
   return svg(
     "svg",
     { x: left, y: top, width, height, overflow: "hidden" },
-    cells,
+    svg("g", cells, ...cellPaths(drawn)),
     ...boxes(drawn, "url(#undefined)", image.boxes.undefined),
     ...boxes(drawn, "url(#pending)", image.boxes.pending),
     ...boxes(drawn, colors.exact, image.boxes.exact),
@@ -166,7 +168,7 @@ function inside(drawn: Drawn): SVGElement {
   );
 }
 
-/** Cells by color: stretches of one color in a row are one rectangle. */
+/** Cells by color: stretches of one color within a row are one rectangle. */
 function cellPaths({ view, image, colors }: Drawn): SVGElement[] {
   const { rows, cols } = view.values;
   const bytes = new Uint8ClampedArray(4 * rows * cols);
@@ -176,20 +178,27 @@ function cellPaths({ view, image, colors }: Drawn): SVGElement[] {
     limits: image.limits,
   });
   const codes = new Uint32Array(bytes.buffer);
-  const found = new Map<string, string[]>();
+  const paths = new Map<number, string[]>();
   for (let row = 0; row < rows; row++) {
     for (let col = 0; col < cols; ) {
       const from = col;
-      const at = row * cols + from;
-      while (col < cols && codes[row * cols + col] === codes[at]) col += 1;
-      if (codes[at] === 0) continue;
-      const fill = `rgb(${bytes.subarray(4 * at, 4 * at + 3)})`;
-      const list = found.get(fill) ?? [];
-      found.set(fill, list);
-      list.push(`M${from} ${row}H${col}v1H${from}z`);
+      const code = codes[row * cols + from] as number;
+      while (col < cols && codes[row * cols + col] === code) col += 1;
+      const path = paths.get(code) ?? [];
+      paths.set(code, path);
+      path.push(`M${from} ${row}H${col}v1H${from}z`);
     }
   }
-  return [...found].map(([fill, list]) => svg("path", { fill, d: list.join("") }));
+  paths.delete(0); // Transparent: no value.
+  return [...paths].map(([code, path]) =>
+    svg("path", { fill: fillOf(code), d: path.join("") }),
+  );
+}
+
+/** The color of a pixel, whose bytes are red, green, blue and opacity. */
+function fillOf(code: number): string {
+  const bytes = new Uint8Array(Uint32Array.of(code).buffer);
+  return `rgb(${bytes.subarray(0, 3)})`;
 }
 
 function boxes(drawn: Drawn, fill: string, edges: Box): SVGElement[] {
@@ -232,7 +241,6 @@ function marks(drawn: Drawn): SVGElement[] {
 function axes(drawn: Drawn): SVGElement {
   const { left, top, width, height, x, y } = frameOf(drawn);
   const { plan, viewport } = drawn;
-  const ink = { fill: "none", stroke: INK.line };
   const foot = top + height;
   const rows = plan.rows.ticks(...viewport.rows, height).labels;
   const columns = plan.columns.ticks(...viewport.cols, width).labels;
@@ -240,20 +248,20 @@ function axes(drawn: Drawn): SVGElement {
     ...[...rows.keys()].map((at) => `M${left} ${top + y(at)}h${-TICK}`),
     ...[...columns.keys()].map((at) => `M${left + x(at)} ${foot}v${TICK}`),
   ];
+  const line = { fill: "none", stroke: INK.line };
   const end = { "text-anchor": "end" };
-  return svg(
-    "g",
-    {},
-    svg("rect", { x: left, y: top, width, height, ...ink }),
-    svg("path", { d: ticks.join(""), ...ink }),
-    ...[...rows].map(([at, text]) => write(text, left - GAP, top + y(at), end)),
-    ...[...columns].map(([at, text]) =>
-      write(text, left + x(at), foot + GAP, end, true),
-    ),
+  const rowLabels = [...rows].map(([at, text]) =>
+    write(text, left - GAP, top + y(at), end),
   );
+  const columnLabels = [...columns].map(([at, text]) =>
+    write(text, left + x(at), foot + GAP, end, true),
+  );
+  const frame = svg("rect", { x: left, y: top, width, height, ...line });
+  const tickMarks = svg("path", { d: ticks.join(""), ...line });
+  return svg("g", {}, frame, tickMarks, ...rowLabels, ...columnLabels);
 }
 
-/** The margins of the page with their looks written out. */
+/** A copy of the page's margins, with their styles as attributes. */
 function around({ margins }: Drawn): SVGElement {
   const copies = [...margins.childNodes].map((node) => node.cloneNode(true));
   const group = svg("g", { fill: INK.muted, "text-anchor": "middle" }, ...copies);
@@ -272,7 +280,7 @@ function around({ margins }: Drawn): SVGElement {
   return group;
 }
 
-/** The color bar with its values, and what has no color of it. */
+/** The color bar with its values, and keys for cells without a color in it. */
 function legend(drawn: Drawn): SVGElement {
   const { top, height } = frameOf(drawn);
   const left = drawn.plan.geometry.width + GAP;
@@ -313,7 +321,7 @@ function keys({ image, colors }: Drawn, x: number, foot: number): SVGElement[] {
     });
 }
 
-/** Words in their line's middle. */
+/** Text centered on its line. */
 function write(
   words: string,
   x: number,

@@ -1,7 +1,7 @@
-/** What stands at the axes of a map, and the room it takes. */
+/** What stands along the axes of a map, and how much room it takes. */
 
 import type { AxisView, MapView, Options } from "../map/view.ts";
-import { blockLevels } from "../matrix/blocks.ts";
+import { type Block, blockLevels } from "../matrix/blocks.ts";
 import {
   commonPrefix,
   depthTicks,
@@ -38,7 +38,7 @@ export interface Plan extends MarginPlan {
   readonly columns: AxisPlan;
 }
 
-/** Names as long as the width allows, and the map in what they leave. */
+/** Names as long as the width allows, and the map in the remaining room. */
 export function planFor(
   comparison: Comparison,
   view: MapView,
@@ -46,7 +46,6 @@ export function planFor(
   { width, family }: { readonly width: number; readonly family: string },
 ): Plan {
   const font = `${FONT_PX}px ${family}`;
-  const { rows, columns } = view;
   const isDepth = order === "depth";
   const labels = isDepth
     ? { rows: [WHOLE_DEPTH], columns: [WHOLE_DEPTH] }
@@ -56,27 +55,29 @@ export function planFor(
     columnLabel: widest(labels.columns, font),
     isSquare: isDepth,
   });
-  const axisOf = (axis: AxisView, names: readonly string[]) =>
-    isDepth
-      ? depthAxis(comparison, axis, flip && axis === rows)
-      : namedAxis(comparison, axis, names);
-  const { width: whole, height } = geometry;
+  const axis = (name: "rows" | "columns", pixels: number) => {
+    const isFlipped = flip && name === "rows";
+    const plan = isDepth
+      ? depthAxis(comparison, view[name], isFlipped)
+      : namedAxis(comparison, view[name], labels[name]);
+    return titled(plan, pixels, family);
+  };
   return {
     depth: isDepth ? (flip ? "up" : "down") : null,
-    rows: titled(axisOf(rows, labels.rows), height, family),
-    columns: titled(axisOf(columns, labels.columns), whole, family),
+    rows: axis("rows", geometry.height),
+    columns: axis("columns", geometry.width),
     geometry,
   };
 }
 
-/** The axis with its title cut to so many pixels, in which both titles never meet. */
+/** The axis with its title cut to its own length, so that titles never meet. */
 function titled(axis: AxisPlan, pixels: number, family: string): AxisPlan {
   const cut = (limit: number) => ellipsis(axis.title, limit);
   const pixelsOf = (limit: number) => widest([cut(limit)], `${TITLE_PX}px ${family}`);
   return { ...axis, title: cut(fittingLimit(pixelsOf, pixels, axis.title.length)) };
 }
 
-/** Names of both axes, cut so that those of the rows leave room for the map. */
+/** Names of both axes, cut so that row names leave room for the map. */
 function fittingLabels(
   comparison: Comparison,
   { rows, columns }: MapView,
@@ -93,29 +94,34 @@ function fittingLabels(
   return { rows: ofRows(limit), columns: ofColumns(limit) };
 }
 
-/** A narrow map has no room to spare for brackets that none would be drawn in. */
+/** A narrow map spares no room for brackets if none would fit. */
 function withBracketsThatFit(
   width: number,
   { rows, columns, values }: MapView,
   font: string,
   room: Pick<Sizes, "rowLabel" | "columnLabel" | "isSquare">,
 ): Geometry {
-  const blocks = [blockLevels(rows.names), blockLevels(columns.names)] as const;
-  const geometryWith = (rowBlocks: boolean, columnBlocks: boolean) =>
+  const [rowBlocks, columnBlocks] = [
+    blockLevels(rows.names),
+    blockLevels(columns.names),
+  ];
+  const geometryWith = (hasRowBlocks: boolean, hasColumnBlocks: boolean) =>
     geometryFor(width, {
-      ...{ ...room, rows: values.rows, cols: values.cols, rowBlocks, columnBlocks },
+      ...{ ...room, rows: values.rows, cols: values.cols },
+      rowBlocks: hasRowBlocks,
+      columnBlocks: hasColumnBlocks,
       rowTree: rows.branches.length > 0,
       columnTree: columns.branches.length > 0,
     });
-  const geometry = geometryWith(blocks[0].length > 0, blocks[1].length > 0);
+  const geometry = geometryWith(rowBlocks.length > 0, columnBlocks.length > 0);
   if (isWide(width)) return geometry;
-  const { left, right, height } = geometry;
+  const frame = geometry.width - geometry.left - geometry.right;
   const widthOf = (name: string) => widest([name], font);
-  const fits = (k: 0 | 1, size: number, pixels: number) =>
-    bracketsOf(blocks[k], [0, size], pixels, widthOf).length > 0;
+  const fits = (levels: Block[][], size: number, pixels: number) =>
+    bracketsOf(levels, [0, size], pixels, widthOf).length > 0;
   return geometryWith(
-    fits(0, values.rows, height),
-    fits(1, values.cols, geometry.width - left - right),
+    fits(rowBlocks, values.rows, geometry.height),
+    fits(columnBlocks, values.cols, frame),
   );
 }
 
@@ -143,7 +149,7 @@ function depthAxis(
   };
 }
 
-/** The names of an axis with at most so many characters. */
+/** The names of an axis, shortened to a number of characters. */
 function labelsOf(comparison: Comparison, { names, side }: AxisView): Shortened {
   const prefix = commonPrefix(names).length;
   const own = names.map((name) => comparison.layerName(side, name).slice(prefix));

@@ -1,6 +1,6 @@
 /**
- * The map on a plain canvas, for as long as there is no BokehJS: same place, same
- * colors, same axes, read and clicked as the one that follows it.
+ * The map on a plain canvas, until BokehJS has loaded: same place, same colors, same
+ * axes, read and clicked in the same way.
  */
 
 import { type Box, type BoxKind, NO_BOXES } from "../map/image.ts";
@@ -59,8 +59,8 @@ export class Sketch implements Surface {
       const cell = at(event);
       if (cell) handlers.tap(cell, event.shiftKey);
     });
-    const left = () => handlers.hover(null);
-    this.element.addEventListener("pointerleave", left, { signal });
+    const leave = () => handlers.hover(null);
+    this.element.addEventListener("pointerleave", leave, { signal });
   }
 
   destroy(): void {
@@ -86,7 +86,7 @@ export class Sketch implements Surface {
     this.soon();
   }
 
-  /** In the middle of cells: no number is written here that they would hide. */
+  /** In the middle of cells: the sketch has no numbers that they would hide. */
   setMarks(marks: Marks): void {
     this.marks = marks;
     this.soon();
@@ -139,7 +139,7 @@ export class Sketch implements Surface {
   }
 
   /** The frame of the map, in pixels of the canvas. */
-  private get box(): { x: number; y: number; width: number; height: number } {
+  private get box(): PixelBox {
     const { left = 0, right = 0, top = 0, width = 1, height = 1 } = this.geometry ?? {};
     return {
       x: left,
@@ -150,67 +150,74 @@ export class Sketch implements Surface {
   }
 
   private drawImage(context: CanvasRenderingContext2D): void {
-    const { rows, cols } = this.size;
-    if (!this.painted) {
-      this.image.width = cols;
-      this.image.height = rows;
-      const pixels = new ImageData(cols, rows);
-      const { palette, low, high } = this.colors;
-      paint(pixels.data, this.values, {
-        palette: palette.map(rgbOf),
-        below: rgbOf(this.theme?.below ?? ""),
-        limits: [low, high],
-      });
-      this.image.getContext("2d")?.putImageData(pixels, 0, 0);
-      this.painted = true;
-    }
+    if (!this.painted) this.paintImage();
     const { x, y, width, height } = this.box;
     context.imageSmoothingEnabled = false;
     context.drawImage(this.image, x, y, width, height);
   }
 
+  private paintImage(): void {
+    const { rows, cols } = this.size;
+    const { palette, low, high } = this.colors;
+    this.image.width = cols;
+    this.image.height = rows;
+    const pixels = new ImageData(cols, rows);
+    paint(pixels.data, this.values, {
+      palette: palette.map(rgbOf),
+      below: rgbOf(this.theme?.below ?? ""),
+      limits: [low, high],
+    });
+    this.image.getContext("2d")?.putImageData(pixels, 0, 0);
+    this.painted = true;
+  }
+
   private drawBoxes(context: CanvasRenderingContext2D, theme: Theme): void {
     for (const kind of ["undefined", "pending", "exact"] as const) {
-      const boxes = this.boxes[kind];
       context.save();
       context.beginPath();
-      boxes.left.forEach((left, k) => {
-        const [right = 0, top = 0, bottom = 0] = [
-          boxes.right[k],
-          boxes.top[k],
-          boxes.bottom[k],
-        ];
-        context.rect(...this.pixels(left, top, right - left, bottom - top));
-      });
+      this.addBoxes(context, this.boxes[kind]);
       if (kind === "exact") {
         context.fillStyle = theme.exact;
         context.fill();
-      } else if (boxes.left.length > 0) {
-        context.fillStyle = context.strokeStyle = theme.muted;
-        const strength = kind === "pending" ? 0.5 : 1;
-        context.globalAlpha = 0.12 * strength;
-        context.fill();
-        context.globalAlpha = 0.5 * strength;
-        context.clip();
-        hatch(context, this.box, kind);
-      }
+      } else if (this.boxes[kind].left.length > 0) this.hatch(context, theme, kind);
       context.restore();
     }
+  }
+
+  /** Adds the boxes' outlines to the path. */
+  private addBoxes(context: CanvasRenderingContext2D, boxes: Box): void {
+    boxes.left.forEach((left, k) => {
+      const [right = 0, top = 0] = [boxes.right[k], boxes.top[k]];
+      const height = (boxes.bottom[k] ?? 0) - top;
+      context.rect(...this.pixels(left, top, right - left, height));
+    });
+  }
+
+  /** Fills the path with a hatch as BokehJS draws it. */
+  private hatch(
+    context: CanvasRenderingContext2D,
+    theme: Theme,
+    kind: "undefined" | "pending",
+  ): void {
+    const strength = kind === "pending" ? 0.5 : 1;
+    context.fillStyle = context.strokeStyle = theme.muted;
+    context.globalAlpha = 0.12 * strength;
+    context.fill();
+    context.globalAlpha = 0.5 * strength;
+    context.clip();
+    if (kind === "pending") dots(context, this.box);
+    else slashes(context, this.box);
   }
 
   private drawMarks(context: CanvasRenderingContext2D): void {
     if (!this.marks) return;
     const { x, y, width, height } = this.box;
-    const middleOf = ({ row, col }: Cell) => {
-      const [left, top, wide, tall] = this.pixels(col, row, 1, 1);
-      return [left + wide / 2, top + tall / 2] as const;
-    };
     context.save();
     context.beginPath();
     context.rect(x, y, width, height);
     context.clip();
     context.lineJoin = "round";
-    for (const line of strokesOf(this.marks, middleOf)) {
+    for (const line of strokesOf(this.marks, (cell) => this.middleOf(cell))) {
       const path = new Path2D(line.d);
       context.fillStyle = line.fill;
       if (line.fill !== "none") context.fill(path);
@@ -239,31 +246,29 @@ export class Sketch implements Surface {
   private drawAxes(context: CanvasRenderingContext2D, theme: Theme): void {
     const { x, y, width, height } = this.box;
     const { rows, cols } = this.size;
-    const [right, foot] = [x, y + height];
+    const foot = y + height;
     context.strokeStyle = theme.frame;
     context.lineWidth = 1;
     context.strokeRect(x + 0.5, y + 0.5, width - 1, height - 1);
     context.textBaseline = "middle";
-    const write = (text: string, atX: number, atY: number, turned: boolean) => {
-      context.save();
-      context.translate(atX, atY);
-      if (turned) context.rotate(-Math.PI / 2);
-      context.fillText(text, 0, 0);
-      context.restore();
-    };
     context.font = `${FONT_PX}px ${theme.font}`;
     context.fillStyle = theme.text;
     context.textAlign = "right";
     for (const [at, text] of this.ticks?.rows(0, rows, height).labels ?? []) {
       const level = y + (height * at) / rows;
-      context.strokeRect(right - TICK, level, TICK, 0);
-      write(text, right - LABEL_GAP, level, false);
+      context.strokeRect(x - TICK, level, TICK, 0);
+      write(context, text, x - LABEL_GAP, level, false);
     }
     for (const [at, text] of this.ticks?.columns(0, cols, width).labels ?? []) {
       const level = x + (width * at) / cols;
       context.strokeRect(level, foot, 0, TICK);
-      write(text, level, foot + LABEL_GAP, true);
+      write(context, text, level, foot + LABEL_GAP, true);
     }
+  }
+
+  private middleOf({ row, col }: Cell): readonly [x: number, y: number] {
+    const [x, y, width, height] = this.pixels(col, row, 1, 1);
+    return [x + width / 2, y + height / 2];
   }
 
   private pixels(
@@ -273,8 +278,8 @@ export class Sketch implements Surface {
     rows: number,
   ): [number, number, number, number] {
     const { x, y, width, height } = this.box;
-    const [w, tall] = [width / this.size.cols, height / this.size.rows];
-    return [x + col * w, y + row * tall, cols * w, rows * tall];
+    const [wide, tall] = [width / this.size.cols, height / this.size.rows];
+    return [x + col * wide, y + row * tall, cols * wide, rows * tall];
   }
 
   private cellAt(event: MouseEvent): Cell | null {
@@ -287,26 +292,49 @@ export class Sketch implements Surface {
   }
 }
 
-function hatch(
+interface PixelBox {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+function slashes(
   context: CanvasRenderingContext2D,
-  box: { x: number; y: number; width: number; height: number },
-  kind: Exclude<BoxKind, "exact">,
+  { x, y, width, height }: PixelBox,
 ): void {
-  const { x, y, width, height } = box;
   context.lineWidth = 1;
   context.beginPath();
-  if (kind === "undefined") {
-    for (let at = 0; at < width + height; at += HATCH_STEP) {
-      context.moveTo(x + at, y);
-      context.lineTo(x + at - height, y + height);
-    }
-    context.stroke();
-    return;
+  for (let at = 0; at < width + height; at += HATCH_STEP) {
+    context.moveTo(x + at, y);
+    context.lineTo(x + at - height, y + height);
   }
+  context.stroke();
+}
+
+function dots(
+  context: CanvasRenderingContext2D,
+  { x, y, width, height }: PixelBox,
+): void {
+  context.beginPath();
   for (let down = HATCH_STEP / 2; down < height; down += HATCH_STEP) {
     for (let at = HATCH_STEP / 2; at < width; at += HATCH_STEP) {
       context.rect(x + at - 1, y + down - 1, 2, 2);
     }
   }
   context.fill();
+}
+
+function write(
+  context: CanvasRenderingContext2D,
+  text: string,
+  x: number,
+  y: number,
+  turned: boolean,
+): void {
+  context.save();
+  context.translate(x, y);
+  if (turned) context.rotate(-Math.PI / 2);
+  context.fillText(text, 0, 0);
+  context.restore();
 }

@@ -1,4 +1,4 @@
-/** The lines beside the map, from what the page already has. Pure functions. */
+/** The trends beside the map, and the convergence of a cell. */
 
 import { type Cell, cellOf, frameIndex, type MapView } from "../map/view.ts";
 import { columnOf, extent, rowOf } from "../matrix/matrix.ts";
@@ -10,8 +10,9 @@ import type { PinnedLine, TrendLine } from "./surface.ts";
 
 const DASHES = ["dashed", "dotted", "dashdot", "dotdash"];
 const MARKERS = ["triangle", "diamond", "inverted_triangle", "star", "hex", "cross"];
-/** As a share of the lower chart's height. */
+/** In units of the values. */
 const LEAST_PADDING = 0.01;
+/** As a share of the range: half a dot of the line. */
 const HALF_A_DOT = 0.03;
 
 type LineOf = (view: MapView, cell: Cell) => TrendLine;
@@ -24,7 +25,7 @@ interface TrendSource {
   readonly theme: Theme;
 }
 
-/** Draws row, column and convergence of a cell, with those of the pins beside them. */
+/** Draws row, column and convergence of a cell, and those of the pinned cells. */
 export function drawLines(
   charts: Charts,
   source: TrendSource,
@@ -35,19 +36,15 @@ export function drawLines(
     const moments = source.history.cell(frameIndex(view, cell));
     return { at: moments.batches, value: moments.values, stderr: moments.stderrs };
   };
+  const line = history && historyLine(view, history);
+  const historyPins = pinnedLines(source, historyLine);
   charts.setTrend("row", trends && rowLine(view, trends));
   charts.setTrend("column", trends && columnLine(view, trends));
-  const line = history && historyLine(view, history);
   charts.setTrend("history", line);
-  const pins = [rowLine, columnLine, historyLine].map((lineOf) =>
-    pinnedLines(source, lineOf),
-  );
-  charts.setPins("row", pins[0] ?? []);
-  charts.setPins("column", pins[1] ?? []);
-  charts.setPins("history", pins[2] ?? []);
-  charts.setHistoryRange(
-    ...historyRange([...(line ? [line] : []), ...(pins[2] ?? [])]),
-  );
+  charts.setPins("row", pinnedLines(source, rowLine));
+  charts.setPins("column", pinnedLines(source, columnLine));
+  charts.setPins("history", historyPins);
+  charts.setHistoryRange(...historyRange([...(line ? [line] : []), ...historyPins]));
 }
 
 export function rowLine(view: MapView, cell: Cell): TrendLine {
@@ -77,7 +74,7 @@ function pinnedLines({ view, pins, theme }: TrendSource, lineOf: LineOf): Pinned
   });
 }
 
-/** The colors' range, with room below zero and at its end where values are there. */
+/** The range of the colors, extended to values below it and to dots at its end. */
 export function trendRange(
   view: MapView | null,
   [low, high]: readonly [number, number],
@@ -89,28 +86,25 @@ export function trendRange(
 }
 
 /**
- * Batches and values that hold all lines, with room for their bands: not for more than
- * the last ones if the first are so wide that nothing else would be seen.
+ * Ranges of batches and values that hold all lines with their bands. Early bands may be
+ * so wide that nothing else would be visible: then only the last ones need to fit.
  */
 export function historyRange(
   lines: readonly TrendLine[],
 ): [batches: [number, number], values: [number, number]] {
-  const values = lines.flatMap(({ value }) => value.filter(Number.isFinite));
   const last = Math.max(1, ...lines.map(({ at }) => at.at(-1) ?? 1));
-  if (values.length === 0)
+  const values = lines.flatMap(({ value }) => value.filter(Number.isFinite));
+  const low = values.reduce((least, number) => Math.min(least, number), Infinity);
+  const high = values.reduce((most, number) => Math.max(most, number), -Infinity);
+  if (low > high)
     return [
       [0, last],
       [0, 1],
-    ];
-  const low = values.reduce((least, number) => Math.min(least, number));
-  const high = values.reduce((most, number) => Math.max(most, number));
+    ]; // No values.
   const errors = (from: number) =>
     lines.flatMap(({ stderr }) => stderr.slice(from).filter(Number.isFinite));
-  const widest = Math.min(
-    high - low,
-    errors(0).reduce((most, error) => Math.max(most, error), 0),
-  );
-  const pad = Math.max(LEAST_PADDING, widest, ...errors(-1));
+  const largest = errors(0).reduce((most, error) => Math.max(most, error), 0);
+  const pad = Math.max(LEAST_PADDING, Math.min(high - low, largest), ...errors(-1));
   return [
     [0, 1.02 * last],
     [low - pad, high + pad],
