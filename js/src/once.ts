@@ -1,9 +1,6 @@
-/** JavaScript that comes as text, evaluated once a page as a module of its own. */
+/** JavaScript that arrives as text, evaluated as a module once a page. */
 
-/**
- * What was made under that name and key on this page, or else is made now; what fails is
- * made anew the next time.
- */
+/** What was made under this name and key on this page, or is made now; failures are retried. */
 export function onceAPage<T>(
   name: string,
   key: string,

@@ -1,4 +1,4 @@
-/** One view of an explorer: head, trees, map, wired to the session. */
+/** One view of an explorer: head, trees and map, connected to the session. */
 
 import { loadBokeh } from "./drawing/bokehjs.ts";
 import { Controls } from "./panel/controls.ts";
@@ -59,12 +59,12 @@ async function start(
     if (gone.aborted) panel.destroy();
   } catch (error) {
     panel.fail(
-      `The plots cannot be drawn; the map is a plain one. ${errorText(error)}`,
+      `The plots cannot be drawn, so the map is a plain one. ${errorText(error)}`,
     );
   }
 }
 
-/** BokehJS draws only into elements of the document; front ends may attach us late. */
+/** BokehJS draws only into elements of the document; front ends may attach ours late. */
 function connected(element: HTMLElement, gone: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const check = () => {
@@ -75,7 +75,7 @@ function connected(element: HTMLElement, gone: AbortSignal): Promise<void> {
   });
 }
 
-/** A new layout whenever the width changes or the view comes back. */
+/** Lays the view out again whenever its width changes or it becomes visible. */
 function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => void {
   const measure = () => {
     const width = root.clientWidth;
@@ -83,29 +83,28 @@ function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => v
     panel.resize(panel.element.clientWidth);
   };
   let frame = 0;
-  const soon = () => {
+  const measureSoon = () => {
     cancelAnimationFrame(frame);
     frame = requestAnimationFrame(measure);
   };
-  const sizes = new ResizeObserver(soon);
-  sizes.observe(root);
-  sizes.observe(panel.element);
-  const sight = new IntersectionObserver(soon);
-  sight.observe(root);
+  const sizes = new ResizeObserver(measureSoon);
+  for (const element of [root, panel.element]) sizes.observe(element);
+  const visibility = new IntersectionObserver(measureSoon);
+  visibility.observe(root);
   measure();
   return () => {
     cancelAnimationFrame(frame);
     sizes.disconnect();
-    sight.disconnect();
+    visibility.disconnect();
   };
 }
 
-/** Keys pressed here are not the notebook's shortcuts ("x" would cut the cell). */
+/** Keeps keys from being shortcuts of the notebook ("x" would cut the cell). */
 function keepKeys(root: HTMLElement, undo: () => void): void {
   root.addEventListener("keydown", (event) => {
     const control = event.ctrlKey || event.metaKey;
-    const writes = event.target instanceof HTMLInputElement;
-    if (control && event.key.toLowerCase() === "z" && !writes) {
+    const isTyping = event.target instanceof HTMLInputElement;
+    if (control && event.key.toLowerCase() === "z" && !isTyping) {
       event.preventDefault();
       event.stopPropagation();
       undo();

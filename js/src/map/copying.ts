@@ -1,4 +1,4 @@
-/** What can be carried away as text: a cell, the map, the call that makes it again. */
+/** What can be copied as text: a cell, the map, the call that repeats the comparison. */
 
 import { type PerSide, SIDES } from "../protocol.ts";
 import type { Comparison } from "../state/comparison.ts";
@@ -7,9 +7,9 @@ import { plural } from "../ui/format.ts";
 import { type Cell, type MapView, pairOf } from "./view.ts";
 import { errorAt, readout, valueAt } from "./words.ts";
 
-const SAID_MS = 1600;
+const CONFIRMED_MS = 1600;
 
-/** Puts text on the clipboard; also where the page may only copy what is selected. */
+/** Puts text on the clipboard, also where a page may only copy its selection. */
 export async function copyText(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);
@@ -35,7 +35,7 @@ function copySelected(text: string): boolean {
   }
 }
 
-/** A button that copies what is so when it is pressed, and says that it did. */
+/** A button that copies the text of the moment, and says so. */
 export function copyButton(
   label: string,
   title: string,
@@ -47,7 +47,7 @@ export function copyButton(
     const copied = await copyText(textNow());
     setText(words, copied ? "Copied" : "Not copied");
     clearTimeout(timer);
-    timer = setTimeout(() => setText(words, label), SAID_MS);
+    timer = setTimeout(() => setText(words, label), CONFIRMED_MS);
   };
   const props = { class: "cka-button cka-quiet cka-copy", type: "button", title };
   return h("button", { ...props, onclick: press }, icon("copy"), words);
@@ -69,7 +69,7 @@ export function metricName(metric: string): string {
   return metric.replace(/^cka/, "CKA");
 }
 
-/** Values as a spreadsheet takes them, then, below an empty line, standard errors. */
+/** Values as tab-separated text, an empty line, then standard errors. */
 export function mapText(comparison: Comparison, view: MapView): string {
   const { rows, columns } = view;
   const name = (axis: typeof rows, k: number) =>
@@ -78,7 +78,7 @@ export function mapText(comparison: Comparison, view: MapView): string {
   const block = (title: string, at: (cell: Cell) => number) => [
     [title, ...head].join("\t"),
     ...rows.names.map((_, row) =>
-      [name(rows, row), ...head.map((_, col) => written(at({ row, col })))].join("\t"),
+      [name(rows, row), ...head.map((_, col) => decimal(at({ row, col })))].join("\t"),
     ),
   ];
   return [
@@ -89,7 +89,7 @@ export function mapText(comparison: Comparison, view: MapView): string {
   ].join("\n");
 }
 
-/** Pairs of layers with their values, a line each, as a spreadsheet takes them. */
+/** Pairs of layers with their values as tab-separated text, one per line. */
 export function pairsText(
   comparison: Comparison,
   view: MapView,
@@ -99,7 +99,7 @@ export function pairsText(
   const lines = cells.map((cell) => {
     const pair = pairOf(view, cell);
     const names = SIDES.map((side) => comparison.layerName(side, pair[side]));
-    const numbers = [valueAt(view, cell), errorAt(view, cell)].map(written);
+    const numbers = [valueAt(view, cell), errorAt(view, cell)].map(decimal);
     return [...names.map(clean), ...numbers].join("\t");
   });
   const names = comparison.names.map(clean);
@@ -107,7 +107,7 @@ export function pairsText(
   return [head, ...lines, ""].join("\n");
 }
 
-function written(number: number): string {
+function decimal(number: number): string {
   return Number.isNaN(number) ? "" : String(Number(number.toFixed(6)));
 }
 
@@ -120,7 +120,7 @@ export function codeText(
   return `${before}${list(rows)}${between}${list(columns)}${after}`;
 }
 
-/** JSON's strings are Python's; so are its lists, here one name a line. */
+/** A list of strings in JSON is one in Python, too; here with one name per line. */
 function list(names: readonly string[]): string {
   if (names.length === 0) return "[]";
   const lines = names.map((name) => `        ${JSON.stringify(name)},\n`);

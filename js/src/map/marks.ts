@@ -1,4 +1,4 @@
-/** Which cells are marked, and how: best matches, or the best path. Pure functions. */
+/** Which cells are marked, and how: best matches or the best path. Pure functions. */
 
 import { bestPath } from "../matrix/best_path.ts";
 import { bestMatches, picked } from "../matrix/matrix.ts";
@@ -8,13 +8,13 @@ import { valueAt } from "./words.ts";
 export type MarkKind = "none" | "matches" | "path";
 
 export interface Marks {
-  /** Best of each row, best of each column, and what a line joins in this order. */
+  /** Best matches of rows and of columns, and cells that a line joins in this order. */
   readonly ofRows: readonly Cell[];
   readonly ofColumns: readonly Cell[];
   readonly path: readonly Cell[];
 }
 
-/** A path through layers in another order than their own is no line, but its cells. */
+/** Where layers are not in execution order, a path is marked as cells without a line. */
 export function marksOf(
   view: MapView,
   kind: MarkKind,
@@ -27,7 +27,7 @@ export function marksOf(
   return isInOrder ? { ...none, path } : { ...none, ofRows: path };
 }
 
-/** What is drawn over the colors of cells has a dark rim, to be seen on all of them. */
+/** Everything drawn over cells has a dark rim, so that it shows on any color. */
 export const HALO = "#06141f";
 const INK = "#ffffff";
 
@@ -40,8 +40,8 @@ export interface Stroke {
 }
 
 /**
- * The marks as `_figures` has BokehJS draw them: squares with room for the dots, and a
- * line. The places are of cells, in pixels.
+ * The marks as BokehJS draws them (see Python's `_figures`): squares with room for the
+ * dots, and a line. `placeOf` gives the place of a cell in pixels.
  */
 export function strokesOf(
   { ofRows, ofColumns, path }: Marks,
@@ -62,13 +62,13 @@ export function strokesOf(
   ].filter(({ d }) => d !== "");
 }
 
-/** Each marked pair once. */
+/** All marked cells, each once. */
 export function markedCells({ ofRows, ofColumns, path }: Marks): Cell[] {
   const all = [...path, ...ofRows, ...ofColumns];
   return [...new Map(all.map((cell) => [`${cell.row} ${cell.col}`, cell])).values()];
 }
 
-/** Mean value of the cells that have one. */
+/** Mean of the cells that have a value. */
 export function meanAt(view: MapView, cells: readonly Cell[]): number {
   const known = cells
     .map((cell) => valueAt(view, cell))
@@ -76,7 +76,7 @@ export function meanAt(view: MapView, cells: readonly Cell[]): number {
   return known.reduce((sum, value) => sum + value, 0) / known.length;
 }
 
-/** The best match of each row and of each column; of a model with itself, of others. */
+/** The best match of each row and column; within one model, among other layers. */
 export function matchCells(
   view: MapView,
   isSelf: boolean,
@@ -94,7 +94,7 @@ export function matchCells(
   };
 }
 
-/** The best path through the computed layers as they are executed, past masked cells. */
+/** The best path through computed layers in execution order; masked cells do not count. */
 export function pathCells(view: MapView): Cell[] {
   const rows = inOrder(view.rows.index);
   const cols = inOrder(view.columns.index);
@@ -109,7 +109,7 @@ export function pathCells(view: MapView): Cell[] {
   }));
 }
 
-/** Positions on an axis by the positions in the frame that they show. */
+/** Positions on an axis, in the order of the frame. */
 function inOrder(index: readonly number[]): number[] {
   const at = (k: number) => index[k] as number;
   return index

@@ -1,5 +1,6 @@
-/** Values written into the cells of the map, where a cell is large enough. */
+/** Values written into the cells of the map, where cells are large enough. */
 
+import { luminance } from "../ui/colors.ts";
 import { value } from "../ui/format.ts";
 import type { MapView } from "./view.ts";
 
@@ -19,7 +20,7 @@ interface NumberContext {
 }
 
 const MIN_WIDTH = 28;
-/** A line of 11 px text needs no more height than that. */
+/** Enough for a line of 11 px text. */
 const MIN_HEIGHT = 15;
 
 export function numbersFor(view: MapView | null, context: NumberContext): Numbers {
@@ -40,20 +41,11 @@ export function numbersFor(view: MapView | null, context: NumberContext): Number
   return numbers;
 }
 
-/** Black or white, whichever is read better on the cell's color. */
+/** Black or white, whichever is easier to read on the cell's color. */
 function inkOn(number: number, { limits, palette }: NumberContext): string {
   const [low, high] = limits;
   if (number < 0 && low >= 0) return "#000000";
   const share = Math.max(0, Math.min(1, (number - low) / (high - low)));
   const color = palette[Math.round(share * (palette.length - 1))] ?? "#000000";
   return luminance(color) > 0.18 ? "#000000" : "#ffffff";
-}
-
-/** Relative luminance as WCAG defines it. */
-export function luminance(color: string): number {
-  const [red = 0, green = 0, blue = 0] = [1, 3, 5].map((at) => {
-    const part = Number.parseInt(color.slice(at, at + 2), 16) / 255;
-    return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
-  });
-  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
 }

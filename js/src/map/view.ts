@@ -1,4 +1,4 @@
-/** The matrix as one view shows it: chosen layers, in an order, perhaps transposed. */
+/** The matrix as one view shows it: chosen layers in some order, perhaps transposed. */
 
 import { type Branch, branchesOf, clusterRows } from "../matrix/clusters.ts";
 import {
@@ -16,12 +16,12 @@ import type { Shown } from "../state/frames.ts";
 export interface Options {
   order: Order;
   mask: Mask;
-  /** Values below are left out where the mask is the threshold. */
+  /** With the mask "threshold", values below this are left out. */
   threshold: number;
   transpose: boolean;
   /** Whether the first row is the lowest. */
   flip: boolean;
-  /** Rows as last clustered, so that live frames do not shuffle what is looked at. */
+  /** The last clustered order, kept so that live frames do not shuffle the layers. */
   clustered?: PerSide<Clustered> | undefined;
 }
 
@@ -33,7 +33,7 @@ export interface Clustered {
 
 export interface AxisView extends Clustered {
   readonly side: Side;
-  /** Position of each name in the frame, -1 while it is not computed. */
+  /** Position of each name in the frame, -1 if it is not computed yet. */
   readonly index: readonly number[];
 }
 
@@ -42,9 +42,9 @@ export interface MapView {
   readonly columns: AxisView;
   readonly values: Matrix;
   readonly stderr: Matrix;
-  /** Whether values are those of one result less those of another. */
+  /** Whether values are those of one result minus those of another. */
   readonly isDifference: boolean;
-  /** Layers of both models before any flip, to be kept while frames come in. */
+  /** Layers of both models before any flip, to be kept for the next frames. */
   readonly clustered: PerSide<Clustered>;
   /** Whether the mask leaves a cell out. */
   hides(row: number, col: number): boolean;
@@ -69,58 +69,71 @@ export interface Cell {
   readonly col: number;
 }
 
-/** Average linkage is cubic: beyond that it would stop the page for seconds. */
+/** Average linkage is cubic: with more layers it would block the page for seconds. */
 const MAX_CLUSTERED = 600;
-/** With more cells than that, layers that are not computed yet are not drawn. */
+/** With more cells than this, layers that are not computed yet are not drawn. */
 const MAX_PENDING = 4_000_000;
 
-/** A layer of an axis and where the frame has it, or -1. */
+/** A layer of an axis and its position in the frame, or -1. */
 interface Entry {
   readonly name: string;
   readonly index: number;
 }
 
-/** What to draw: chosen layers, with those that no frame has yet in their places. */
+/** What to draw: chosen layers, with places for those that no frame has yet. */
 export function mapView(source: MapSource, options: Options): MapView {
-  const { shown } = source;
-  const { rows = 0, cols = 0 } = shown?.frame ?? {};
-  const size = { rows, cols };
-  const all = { ...size, values: shown?.frame.matrix ?? new Float32Array() };
-  const errors = { ...size, values: shown?.frame.stderr ?? new Float32Array() };
+  const { shown, isDifference, pendingReason } = source;
   const entries = chosenEntries(source);
-  const known = entries.map((list) => indices(list).filter((k) => k >= 0));
-  const own = () => picked(all, known[0] ?? [], known[1] ?? []);
-  const sorted = [
-    reordered(entries[0], own, options, 0),
-    reordered(entries[1], () => transposed(own()), options, 1),
-  ] as const;
-  const lines = sorted.map((line, side) =>
-    options.flip && side === Number(options.transpose) ? upwards(line) : line,
-  ) as [Sorted, Sorted];
-  const axis = (side: Side): AxisView => {
-    const line = lines[side];
-    return { side, index: indices(line.entries), ...namesOf(line) };
-  };
-  const cut = (matrix: Matrix) => {
-    const [rows, cols] = lines.map((line) => indices(line.entries));
-    const upright = picked(matrix, rows ?? [], cols ?? []);
+  const values = matrixOf(shown, "matrix");
+  const sorted = sortedSides(entries, values, options);
+  const lines = perSide((side) =>
+    options.flip && side === Number(options.transpose)
+      ? upwards(sorted[side])
+      : sorted[side],
+  );
+  const [rows, columns] = lines.map((line) => indices(line.entries));
+  const arranged = (matrix: Matrix) => {
+    const upright = picked(matrix, rows ?? [], columns ?? []);
     return options.transpose ? transposed(upright) : upright;
   };
-  const values = cut(all);
+  const axes = perSide((side) => axisOf(lines[side], side));
+  const shownValues = arranged(values);
   return {
-    rows: axis(options.transpose ? 1 : 0),
-    columns: axis(options.transpose ? 0 : 1),
-    values,
-    stderr: cut(errors),
-    isDifference: source.isDifference,
-    pendingReason: source.pendingReason,
-    clustered: [namesOf(sorted[0]), namesOf(sorted[1])],
-    hides: hiding(options, values),
-    shown,
+    rows: axes[options.transpose ? 1 : 0],
+    columns: axes[options.transpose ? 0 : 1],
+    values: shownValues,
+    stderr: arranged(matrixOf(shown, "stderr")),
+    clustered: perSide((side) => clusteredOf(sorted[side])),
+    hides: hiding(options, shownValues),
+    ...{ isDifference, pendingReason, shown },
   };
 }
 
-/** The mask as it lies over a matrix whose rows may be drawn from below. */
+function matrixOf(shown: Shown | null, name: "matrix" | "stderr"): Matrix {
+  if (!shown) return { rows: 0, cols: 0, values: new Float32Array() };
+  const { rows, cols } = shown.frame;
+  return { rows, cols, values: shown.frame[name] };
+}
+
+/** The layers of each model in the order asked for, before any flip. */
+function sortedSides(
+  entries: PerSide<readonly Entry[]>,
+  matrix: Matrix,
+  options: Options,
+): PerSide<Sorted> {
+  const [rows, columns] = entries.map((list) => indices(list).filter((k) => k >= 0));
+  const known = () => picked(matrix, rows ?? [], columns ?? []);
+  return [
+    reordered(entries[0], known, options, 0),
+    reordered(entries[1], () => transposed(known()), options, 1),
+  ];
+}
+
+function axisOf(line: Sorted, side: Side): AxisView {
+  return { side, index: indices(line.entries), ...clusteredOf(line) };
+}
+
+/** The mask over a matrix that may be drawn upside down. */
 function hiding(
   { mask, threshold, flip }: Options,
   { rows, cols, values }: Matrix,
@@ -131,11 +144,11 @@ function hiding(
   return (row, col) => isMasked(mask, flip ? rows - 1 - row : row, col);
 }
 
-function namesOf({ entries, branches }: Sorted): Clustered {
+function clusteredOf({ entries, branches }: Sorted): Clustered {
   return { names: entries.map(({ name }) => name), branches };
 }
 
-/** The same layers and joins, counted from the other end. */
+/** The same layers and branches, counted from the other end. */
 function upwards({ entries, branches }: Sorted): Sorted {
   const mirrored = branches.map(({ middles: [first, second], heights }) => ({
     middles: [entries.length - first, entries.length - second] as const,
@@ -159,7 +172,7 @@ function isKnown({ index }: Entry): boolean {
   return index >= 0;
 }
 
-/** Known layers in the frame's order, the others where they were chosen among them. */
+/** Known layers in the frame's order, new ones where they were chosen among them. */
 function entriesOf(wanted: readonly string[], have: readonly string[]): Entry[] {
   const found = positions(wanted, have);
   const known = found.filter((index) => index >= 0).sort((a, b) => a - b);
@@ -176,6 +189,7 @@ interface Sorted {
   readonly branches: readonly Branch[];
 }
 
+/** Entries in the order asked for; `lines` are the rows by which they are clustered. */
 function reordered(
   entries: readonly Entry[],
   lines: () => Matrix,
@@ -190,18 +204,22 @@ function reordered(
   if (order !== "clustered" || entries.length > MAX_CLUSTERED) {
     return { entries, branches: [] };
   }
-  const { names, branches } = clustered?.[side] ?? { names: [], branches: [] };
-  const kept = positions(
-    names,
-    entries.map(({ name }) => name),
-  );
-  if (kept.length === entries.length && kept.every((k) => k >= 0)) {
-    return { entries: kept.map((k) => entries[k] as Entry), branches };
-  }
-  return byResemblance(entries, lines);
+  const kept = clustered && inOrderOf(clustered[side], entries);
+  return kept ?? byResemblance(entries, lines);
 }
 
-/** Layers that are not computed yet resemble none: they are the last. */
+/** The entries in the order of the last clustering, or null if they are others. */
+function inOrderOf(
+  { names, branches }: Clustered,
+  entries: readonly Entry[],
+): Sorted | null {
+  const own = entries.map(({ name }) => name);
+  const order = positions(names, own);
+  if (order.length !== entries.length || order.some((k) => k < 0)) return null;
+  return { entries: order.map((k) => entries[k] as Entry), branches };
+}
+
+/** Layers that are not computed yet resemble none, so they come last. */
 function byResemblance(entries: readonly Entry[], lines: () => Matrix): Sorted {
   const known = entries.filter(isKnown);
   const tree = known.length > 0 ? clusterRows(lines()) : null;
@@ -210,7 +228,7 @@ function byResemblance(entries: readonly Entry[], lines: () => Matrix): Sorted {
   return { entries: [...sorted, ...others], branches: branchesOf(tree) };
 }
 
-/** Whether no frame has the cell yet: one of its layers was chosen since. */
+/** Whether no frame has the cell yet, because one of its layers was chosen later. */
 export function isPending({ rows, columns }: MapView, { row, col }: Cell): boolean {
   return (rows.index[row] ?? -1) < 0 || (columns.index[col] ?? -1) < 0;
 }
@@ -230,7 +248,7 @@ export function pairOf(view: MapView, cell: Cell): [string, string] {
   return view.rows.side === 0 ? [row, col] : [col, row];
 }
 
-/** The cell's position in the frame's matrix, -1 if it has none. */
+/** The cell's position in the frame's matrix, or -1. */
 export function frameIndex(view: MapView, cell: Cell): number {
   if (isPending(view, cell)) return -1;
   const row = view.rows.index[cell.row] ?? 0;

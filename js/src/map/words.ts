@@ -1,4 +1,4 @@
-/** What is said about a cell: the readout, the spoken words, the best matches. */
+/** Cells and the map in words: the readout, spoken text, best matches. */
 
 import { bestMatch, columnOf, rankOf, rowOf } from "../matrix/matrix.ts";
 import { type PerSide, perSide, SIDES, type Side } from "../protocol.ts";
@@ -18,7 +18,7 @@ export function errorAt(view: MapView, { row, col }: Cell): number {
   return view.stderr.values[row * view.stderr.cols + col] ?? Number.NaN;
 }
 
-/** Value and error of a cell, with no more digits than their frame has. */
+/** Value and error of a cell, with no more digits than the frame has. */
 export function textAt(view: MapView, cell: Cell, most = 3): [string, string] {
   const digits = digitsOf(view.shown?.frame.step ?? 0, most);
   return [
@@ -120,7 +120,7 @@ function ranks(view: MapView, { row, col }: Cell): string[] {
   ].filter(Boolean);
 }
 
-/** "2nd of 9 in row": of those that have a value. */
+/** "2nd of 9 in row", among the cells that have a value. */
 function rankWords(line: Float32Array, index: number, where: string): string {
   const rank = rankOf(line, index);
   const known = line.filter((number) => !Number.isNaN(number)).length;
@@ -142,34 +142,34 @@ export function spoken(comparison: Comparison, view: MapView, cell: Cell): strin
   return `${names}, ${sign}${Math.abs(number).toFixed(2)}${tail}`;
 }
 
-/** One sentence about the row's or the column's best match, or null if it has none. */
+/** The best match of the cell's row or column in words, or null if it has none. */
 export function bestMatchWords(
   comparison: Comparison,
   view: MapView,
-  cell: Cell,
+  { row, col }: Cell,
   along: "row" | "column",
 ): { of: string; match: string; rest: string } | null {
   const isRow = along === "row";
   const [own, other] = isRow ? [view.rows, view.columns] : [view.columns, view.rows];
-  const ownName = own.names[isRow ? cell.row : cell.col] ?? "";
-  const line = isRow ? rowOf(view.values, cell.row) : columnOf(view.values, cell.col);
-  const error = isRow ? rowOf(view.stderr, cell.row) : columnOf(view.stderr, cell.col);
-  // That a layer is most like itself says nothing.
-  const isItself = (k: number) => comparison.isSelf && other.names[k] === ownName;
-  const others = line.map((number, k) => (isItself(k) ? Number.NaN : number));
-  const best = bestMatch(others, error);
+  const name = own.names[isRow ? row : col] ?? "";
+  const line = ({ values, stderr }: MapView) =>
+    isRow
+      ? ([rowOf(values, row), rowOf(stderr, row)] as const)
+      : ([columnOf(values, col), columnOf(stderr, col)] as const);
+  const [values, errors] = line(view);
+  // It means nothing that a layer matches itself best.
+  const isItself = (k: number) => comparison.isSelf && other.names[k] === name;
+  const others = values.map((number, k) => (isItself(k) ? Number.NaN : number));
+  const best = bestMatch(others, errors);
   if (!best) return null;
-  const otherName = other.names[best.index] ?? "";
-  const ties =
-    best.ties > 0 ? `; ${plural(best.ties, "other")} within the standard error` : "";
-  const at = isRow
-    ? { row: cell.row, col: best.index }
-    : { row: best.index, col: cell.col };
+  const { index, ties } = best;
+  const at = isRow ? { row, col: index } : { row: index, col };
   const number = textAt(view, at).filter(Boolean).join("\u00a0");
+  const tied = `; ${plural(ties, "other")} within the standard error`;
   return {
-    of: comparison.layerName(own.side, ownName),
-    match: comparison.layerName(other.side, otherName),
-    rest: `(${number})${ties}`,
+    of: comparison.layerName(own.side, name),
+    match: comparison.layerName(other.side, other.names[index] ?? ""),
+    rest: `(${number})${ties > 0 ? tied : ""}`,
   };
 }
 

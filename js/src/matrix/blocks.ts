@@ -1,15 +1,15 @@
-/** Which layers that follow each other on an axis are of one block. Pure functions. */
+/** Blocks of layers that follow each other on an axis. Pure functions. */
 
 import { commonPrefix } from "./labels.ts";
 
-/** Layers `from` up to, but not with, `to`. */
+/** Layers `from` up to, but not including, `to`. */
 export interface Block {
   readonly name: string;
   readonly from: number;
   readonly to: number;
 }
 
-/** The blocks, then the stages that they are of, if there are several. */
+/** The blocks, then the stages that they belong to, if there are several. */
 export function blockLevels(names: readonly string[]): Block[][] {
   const blocks = names.map(blockNameOf);
   const stages = blocks.map((name) => name.split(".").slice(0, -1).join("."));
@@ -18,7 +18,7 @@ export function blockLevels(names: readonly string[]): Block[][] {
     .filter(({ length }, level) => length > level);
 }
 
-/** Runs of at least two layers; none if one holds all, which then says nothing. */
+/** Runs of at least two layers; a run of all layers means nothing and is left out. */
 function runsOf(names: readonly string[], level: readonly string[]): Block[] {
   const prefix = commonPrefix(names).length;
   const known = new Set(level);
@@ -40,7 +40,7 @@ function runsOf(names: readonly string[], level: readonly string[]): Block[] {
   return blocks;
 }
 
-/** "blocks.3" of "blocks.3.attn.qkv", and the parent of what is in no numbered one. */
+/** "blocks.3" for "blocks.3.attn.qkv"; the parent of a layer in no numbered module. */
 export function blockNameOf(layer: string): string {
   const parts = layer.split(".");
   const number = parts.findIndex((part, k) => k > 0 && /^\d+$/.test(part));

@@ -1,11 +1,11 @@
-/** Rows of a matrix that resemble each other: their order and their dendrogram. */
+/** Rows of a matrix in the order of their resemblance, and the dendrogram. */
 
 import type { Matrix } from "./matrix.ts";
 
-/** Distance of rows that have no defined column in common. */
-const NOTHING_ALIKE = 2;
+/** Distance of rows without a common defined column: above that of any others. */
+const UNRELATED = 2;
 
-/** A row, or two clusters that were joined at the height of their distance. */
+/** A row, or two clusters joined at the height of their distance. */
 export interface Cluster {
   readonly id: number;
   readonly order: readonly number[];
@@ -16,11 +16,11 @@ export interface Cluster {
 /** Where two clusters are joined: their middles on the axis, and three heights. */
 export interface Branch {
   readonly middles: readonly [number, number];
-  /** Of both parts and of the join, as shares of the highest one. */
+  /** Of both parts and of their join, as shares of the highest join. */
   readonly heights: readonly [number, number, number];
 }
 
-/** All rows in one tree, in an order in which neighbors are alike (average linkage). */
+/** All rows in one tree by average linkage, in an order that puts similar rows together. */
 export function clusterRows(matrix: Matrix): Cluster | null {
   const n = matrix.rows;
   const distance = distances(matrix);
@@ -28,21 +28,29 @@ export function clusterRows(matrix: Matrix): Cluster | null {
     ...{ id: k, order: [k], height: 0, parts: null },
   }));
   while (groups.length > 1) {
-    let best = Number.POSITIVE_INFINITY;
-    let pair: [number, number] = [0, 1];
-    for (let a = 0; a < groups.length; a++) {
-      const row = (groups[a] as Cluster).id * n;
-      for (let b = a + 1; b < groups.length; b++) {
-        const gap = distance[row + (groups[b] as Cluster).id] as number;
-        if (gap < best) [best, pair] = [gap, [a, b]];
-      }
-    }
-    groups = joined(groups, pair, distance, n);
+    groups = joined(groups, closest(groups, distance, n), distance, n);
   }
   return groups[0] ?? null;
 }
 
-/** The joins of a tree whose rows stand at 0.5, 1.5, ... in its order. */
+function closest(
+  groups: readonly Cluster[],
+  distance: Float64Array,
+  n: number,
+): [number, number] {
+  let best = Number.POSITIVE_INFINITY;
+  let pair: [number, number] = [0, 1];
+  for (let a = 0; a < groups.length; a++) {
+    const row = (groups[a] as Cluster).id * n;
+    for (let b = a + 1; b < groups.length; b++) {
+      const gap = distance[row + (groups[b] as Cluster).id] as number;
+      if (gap < best) [best, pair] = [gap, [a, b]];
+    }
+  }
+  return pair;
+}
+
+/** The joins of a tree whose rows are at 0.5, 1.5, ... in its order. */
 export function branchesOf(tree: Cluster | null): Branch[] {
   const found: { middles: [number, number]; heights: [number, number, number] }[] = [];
   const walk = (cluster: Cluster, from: number): number => {
@@ -52,7 +60,7 @@ export function branchesOf(tree: Cluster | null): Branch[] {
       walk(first, from),
       walk(second, from + first.order.length),
     ];
-    if (cluster.height < NOTHING_ALIKE) {
+    if (cluster.height < UNRELATED) {
       found.push({ middles, heights: [first.height, second.height, cluster.height] });
     }
     return (middles[0] + middles[1]) / 2;
@@ -89,23 +97,26 @@ function joined(
   return groups.map((group, k) => (k === a ? whole : group)).filter((_, k) => k !== b);
 }
 
-function distances(matrix: Matrix): Float64Array {
-  const { rows, cols, values } = matrix;
+/** Root mean square distances of all pairs of rows, over the columns that both define. */
+function distances({ rows, cols, values }: Matrix): Float64Array {
   const all = new Float64Array(rows * rows);
   for (let a = 0; a < rows; a++) {
     for (let b = 0; b < a; b++) {
-      let sum = 0;
-      let terms = 0;
-      for (let j = 0; j < cols; j++) {
-        const gap = (values[a * cols + j] as number) - (values[b * cols + j] as number);
-        if (Number.isNaN(gap)) continue;
-        sum += gap * gap;
-        terms += 1;
-      }
-      const gap = terms > 0 ? Math.sqrt(sum / terms) : NOTHING_ALIKE;
+      const gap = distanceOf(values, a * cols, b * cols, cols);
       all[a * rows + b] = gap;
       all[b * rows + a] = gap;
     }
   }
   return all;
+}
+
+function distanceOf(values: Float32Array, a: number, b: number, cols: number): number {
+  let [sum, terms] = [0, 0];
+  for (let j = 0; j < cols; j++) {
+    const gap = (values[a + j] as number) - (values[b + j] as number);
+    if (Number.isNaN(gap)) continue;
+    sum += gap * gap;
+    terms += 1;
+  }
+  return terms > 0 ? Math.sqrt(sum / terms) : UNRELATED;
 }

@@ -1,9 +1,9 @@
-/** Tick labels that never blank: short enough, no more than fit, never none. */
+/** Tick labels: short, as many as fit, and at least one. */
 
 export const MAX_CHARACTERS = 28;
 export const PIXELS_PER_LABEL = 14;
 
-/** The dotted prefix that all names share and that says nothing on an axis. */
+/** The dotted prefix that all names share; it adds nothing on an axis. */
 export function commonPrefix(names: readonly string[]): string {
   if (names.length < 2) return "";
   const [first = ""] = names;
@@ -31,7 +31,7 @@ export function usualPrefix(names: readonly string[]): string {
   return usual.reduce((most, [own]) => (own.length > most.length ? own : most), "");
 }
 
-/** A name that is too long loses what most names begin with, then its middle. */
+/** Shortens a long name: first the usual prefix goes, then the middle. */
 export function shortLabel(name: string, usual: string, limit: number): string {
   if (name.length <= limit || !usual || !name.startsWith(usual)) {
     return ellipsis(name, limit);
@@ -39,7 +39,7 @@ export function shortLabel(name: string, usual: string, limit: number): string {
   return ellipsis(`\u2026${name.slice(usual.length)}`, limit);
 }
 
-/** Shortened in the middle: both the stage and the last word of a name matter. */
+/** Shortened in the middle: both ends of a name tell layers apart. */
 export function ellipsis(name: string, limit = MAX_CHARACTERS): string {
   if (name.length <= limit) return name;
   const head = Math.ceil((limit - 1) / 2);
@@ -51,15 +51,15 @@ export interface Ticks {
   readonly labels: Map<number, string>;
 }
 
-/** The ticks between two ends of an axis that is so many pixels long. */
+/** The ticks between two ends of an axis with a length in pixels. */
 export type TicksOf = (from: number, to: number, pixels: number) => Ticks;
 
 const DEPTH_STEPS = [1, 2, 5, 10, 25, 50];
 const PIXELS_PER_DEPTH = 32;
 
 /**
- * Ticks at even shares of a model's depth, as many as fit. Of n layers the i-th is the
- * stretch from i / n to (i + 1) / n, so an axis spans the whole depth whatever n is.
+ * Ticks at even shares of a model's depth, as many as fit. Of n layers the i-th spans
+ * i / n to (i + 1) / n, so that an axis spans the whole depth for any n.
  */
 export function depthTicks(
   size: number,

@@ -1,4 +1,4 @@
-/** What can be said about a matrix without asking the kernel. Pure functions. */
+/** A matrix, its rows and columns, and best matches. Pure functions. */
 
 export type Order = "execution" | "depth" | "name" | "clustered";
 export type Mask = "none" | "upper" | "lower" | "diagonal" | "threshold";
@@ -12,20 +12,20 @@ export interface Matrix {
 export interface Match {
   readonly index: number;
   readonly value: number;
-  /** Others that the standard errors do not tell from the best. */
+  /** How many others are within the standard errors of the best. */
   readonly ties: number;
 }
 
-/** Position of each wanted name among those a frame has, -1 for those it has not. */
+/** Position of each wanted name among those a frame has, or -1. */
 export function positions(
   wanted: readonly string[],
-  have: readonly string[],
+  known: readonly string[],
 ): number[] {
-  const where = new Map(have.map((name, index) => [name, index]));
+  const where = new Map(known.map((name, index) => [name, index]));
   return wanted.map((name) => where.get(name) ?? -1);
 }
 
-/** Rows and columns picked in the given order; those at -1 are undefined. */
+/** Rows and columns picked in the given order; -1 picks undefined values. */
 export function picked(
   matrix: Matrix,
   rows: readonly number[],
@@ -89,7 +89,7 @@ export function bestMatch(line: Float32Array, stderr: Float32Array): Match | nul
   return { index, value, ties: line.filter(near).length };
 }
 
-/** Position of the best match of each row and of each column; -1 where there is none. */
+/** Position of the best match of each row and each column, or -1. */
 export function bestMatches(
   { rows, cols, values }: Matrix,
   counts: (row: number, col: number) => boolean,
@@ -121,7 +121,7 @@ export function extent(values: Float32Array): [number, number] | null {
   return low <= high ? [low, high] : null;
 }
 
-/** Whether a mask that goes by position leaves a cell out. */
+/** Whether a mask by position leaves a cell out. */
 export function isMasked(mask: Mask, row: number, col: number): boolean {
   if (mask === "upper") return col > row;
   if (mask === "lower") return col < row;

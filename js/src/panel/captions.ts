@@ -1,4 +1,4 @@
-/** The words around the map: captions of the trends, the value, the hover line. */
+/** The text around the map: captions of the trends, the value, the readout. */
 
 import type { PictureKind } from "../drawing/picture.ts";
 import { cellText, codeText, copyButton } from "../map/copying.ts";
@@ -11,11 +11,11 @@ import { h, icon, setText } from "../ui/dom.ts";
 
 const HOW_TO =
   "Shift+click pins a series \u00b7 drag or Ctrl+wheel zooms, Shift+drag moves";
-/** Longer names are shortened in the middle: the end tells layers apart. */
+/** Longer names are shortened in the middle. */
 const ROW_LIMIT = 56;
 const COLUMN_LIMIT = 36;
 
-/** A layer of one axis against those of the other. */
+/** A layer of one axis against all layers of the other. */
 interface Trend {
   readonly own: AxisView;
   readonly other: AxisView;
@@ -73,7 +73,7 @@ export class Captions {
     );
   }
 
-  /** Says whose trends are drawn; a cell that is only pointed at cannot be let go. */
+  /** Says whose trends are drawn; only a cell in focus can be cleared. */
   drawTrends(view: MapView, cell: Cell | null, isFocus: boolean): void {
     const { rows, columns } = view;
     if (cell) {
@@ -158,7 +158,7 @@ function saveButtons(save: (kind: PictureKind) => void): HTMLButtonElement[] {
   });
 }
 
-/** A dotted name that may be broken after its dots. */
+/** A dotted name that may break after each dot. */
 function breakable(name: string): CaptionPart[] {
   return name.split(/(?<=\.)/).flatMap((part) => [part, h("wbr")]);
 }

@@ -1,14 +1,14 @@
 /**
  * The map for the keyboard and for screen readers: a grid with one cell, the cursor.
  *
- * It lies over the canvas, lets the mouse through, and speaks the cell it stands on.
+ * It lies over the canvas, lets the mouse through, and announces the cell at the cursor.
  */
 
 import type { Cell } from "../map/view.ts";
 import { h, set, setText, uniqueId } from "../ui/dom.ts";
 
 export interface GridHandlers {
-  /** The words for a cell, both names and the value. */
+  /** Both names and the value of a cell, to be spoken. */
   say(cell: Cell): string;
   moved(cell: Cell | null): void;
   chosen(cell: Cell, pin: boolean): void;
@@ -66,7 +66,7 @@ export class CellGrid {
     this.describe();
   }
 
-  /** Puts the cursor on a cell, without a word; a click also brings the keyboard here. */
+  /** Moves the cursor silently; after a click the grid also takes the keyboard's focus. */
   setCursor(cell: Cell, takeFocus: boolean): void {
     this.cursor = this.inside(cell);
     this.describe();
@@ -77,9 +77,24 @@ export class CellGrid {
 
   private pressed(event: KeyboardEvent): void {
     this.grid.classList.remove("cka-by-mouse");
+    const hasControl = event.ctrlKey || event.metaKey;
+    const to = this.target(event.key, hasControl);
+    const { key } = event;
+    if (to) this.moveTo(to, true);
+    else if (key === "Enter" || key === " ") {
+      this.handlers.chosen(this.cursor, event.shiftKey);
+    } else if (hasControl && key.toLowerCase() === "c" && !isSelecting()) {
+      this.handlers.copied(this.cursor);
+      setText(this.live, "Copied");
+    } else if (key === "Escape" || key === "Delete") this.handlers.cleared();
+    else return;
+    event.preventDefault();
+  }
+
+  /** The cell that a key moves the cursor to. */
+  private target(key: string, hasControl: boolean): Cell | undefined {
     const { row, col } = this.cursor;
     const { rows, cols } = this.size;
-    const whole = event.ctrlKey || event.metaKey;
     const moves: Record<string, Cell> = {
       ArrowDown: { row: row + 1, col },
       ArrowUp: { row: row - 1, col },
@@ -87,20 +102,10 @@ export class CellGrid {
       ArrowLeft: { row, col: col - 1 },
       PageDown: { row: row + PAGE, col },
       PageUp: { row: row - PAGE, col },
-      Home: { row: whole ? 0 : row, col: 0 },
-      End: { row: whole ? rows - 1 : row, col: cols - 1 },
+      Home: { row: hasControl ? 0 : row, col: 0 },
+      End: { row: hasControl ? rows - 1 : row, col: cols - 1 },
     };
-    const to = moves[event.key];
-    if (to) this.moveTo(to, true);
-    else if (event.key === "Enter" || event.key === " ") {
-      this.handlers.chosen(this.cursor, event.shiftKey);
-    } else if (whole && event.key.toLowerCase() === "c" && !isSelecting()) {
-      this.handlers.copied(this.cursor);
-      setText(this.live, "Copied");
-    } else if (event.key === "Escape" || event.key === "Delete")
-      this.handlers.cleared();
-    else return;
-    event.preventDefault();
+    return moves[key];
   }
 
   private moveTo(cell: Cell, aloud: boolean): void {
@@ -128,7 +133,7 @@ export class CellGrid {
   }
 }
 
-/** Text that is selected somewhere is what Ctrl+C is about. */
+/** Whether text is selected somewhere, which Ctrl+C then copies. */
 function isSelecting(): boolean {
   return (getSelection()?.toString() ?? "") !== "";
 }

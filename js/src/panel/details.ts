@@ -1,4 +1,4 @@
-/** Below the map: best matches in words, pinned series, and the convergence plot. */
+/** Below the map: best matches in words, pinned cells, and the convergence plot. */
 
 import { type Cell, cellOf, type MapView } from "../map/view.ts";
 import { bestMatchWords, textAt } from "../map/words.ts";
@@ -66,26 +66,23 @@ export class Details {
 
   private pin(view: MapView, pair: PerSide<string>, k: number): HTMLElement {
     const at = cellOf(view, pair);
-    const [one, two] = perSide((side) => this.comparison.layerName(side, pair[side]));
+    const names = perSide((side) => this.comparison.layerName(side, pair[side]));
     const swatch = h("span", { class: "cka-dot" });
     swatch.style.setProperty("--color", `var(--cka-pin${k + 1})`);
+    const props = {
+      class: "cka-button cka-quiet",
+      type: "button",
+      "data-key": pair.join("\n"),
+      "aria-label": `Unpin ${names.join(" by ")}`,
+      onclick: () => this.pins.toggle(pair),
+    };
     return h(
       "li",
       { class: "cka-pin" },
       swatch,
-      h("span", { class: "cka-layer" }, `${one} \u00d7 ${two}`),
+      h("span", { class: "cka-layer" }, names.join(" \u00d7 ")),
       h("span", { class: "cka-pin-value" }, at ? textAt(view, at)[0] : "not shown"),
-      h(
-        "button",
-        {
-          class: "cka-button cka-quiet",
-          type: "button",
-          "data-key": pair.join("\n"),
-          "aria-label": `Unpin ${one} by ${two}`,
-          onclick: () => this.pins.toggle(pair),
-        },
-        icon("close"),
-      ),
+      h("button", props, icon("close")),
     );
   }
 }

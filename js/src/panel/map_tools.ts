@@ -36,14 +36,15 @@ const MARKS: Record<MarkKind, string> = {
 const MARKS_HELP: Record<MarkKind, string> = {
   none: "Marks on the map",
   matches:
-    "The best match of each row is a dot and of each column a square: " +
+    "A dot is the best match of a row, a square that of a column: " +
     "where both meet, two layers are each other's best match",
   path:
-    "The way from the first pair of layers to the last one that never goes back " +
+    "The path from the first pair of layers to the last that never goes back " +
     "and has the highest mean",
 };
-const NUMBERS_HELP =
-  "Write the values into the cells, where they are at least 28 pixels wide";
+const MODES = { unit: "0 to 1", fit: "Fit", manual: "Manual" } as const;
+const NUMBERS_HELP = "Write the values into cells that are at least 28 pixels wide";
+const TABLE_HELP = "Show the values as a table below the map";
 const MASKS: Record<Mask, string> = {
   none: "All cells",
   upper: "No upper",
@@ -53,23 +54,33 @@ const MASKS: Record<Mask, string> = {
 };
 
 const EXACT_HELP =
-  "Grey cells are equal by construction, such as a layer with itself in both results";
+  "Grey cells are 0 by construction, such as those of a layer with itself";
 
 export const THRESHOLD = 0.5;
 
-/** What of the map the color bar does not show. */
+/** Keys for cells without a color in the color bar. */
 export type KeyName = "below" | BoxKind;
 
 export class MapTools {
   readonly element: HTMLElement;
   private readonly handlers: ToolHandlers;
   private readonly palette: HTMLSelectElement;
-  private readonly mode: HTMLSelectElement;
-  private readonly low: HTMLInputElement;
-  private readonly high: HTMLInputElement;
+  private readonly mode = select(MODES, (mode) => this.modeChanged(mode));
+  private readonly low = decimal("Lowest value of the colors", () =>
+    this.manualChanged(),
+  );
+  private readonly high = decimal("Highest value of the colors", () =>
+    this.manualChanged(),
+  );
   private readonly manual: HTMLElement;
-  private readonly threshold: HTMLInputElement;
-  private readonly marks: HTMLSelectElement;
+  private readonly threshold = decimal("Lowest value shown", () =>
+    this.thresholdChanged(),
+  );
+  private readonly marks = select(
+    MARKS,
+    (kind) => this.marksChanged(kind),
+    MARKS_HELP.none,
+  );
   private readonly pairs: HTMLElement;
   private readonly mean = h("span", { class: "cka-mean" });
   readonly zoom: HTMLButtonElement;
@@ -90,26 +101,14 @@ export class MapTools {
     this.handlers = handlers;
     const names = Object.fromEntries(PALETTES.map((name) => [name, capital(name)]));
     this.palette = select(names, (name) => handlers.palette(name), "Colors");
-    const modes = { unit: "0 to 1", fit: "Fit", manual: "Manual" };
-    this.mode = select(modes, (mode) => this.modeChanged(mode));
-    this.low = decimal("Lowest value of the colors", () => this.manualChanged());
-    this.high = decimal("Highest value of the colors", () => this.manualChanged());
-    this.threshold = decimal("Least value that is shown", () =>
-      this.thresholdChanged(),
-    );
-    set(this.threshold, { hidden: true, value: THRESHOLD });
-    this.marks = select(MARKS, (kind) => this.marksChanged(kind), MARKS_HELP.none);
-    this.pairs = h(
+    this.pairs = this.makePairs();
+    this.manual = h(
       "span",
-      { class: "cka-field", hidden: true },
-      this.mean,
-      copyButton("Copy pairs", "Copy the marked pairs, for a spreadsheet", () =>
-        handlers.pairs(),
-      ),
+      { class: "cka-manual", hidden: true },
+      ...[this.low, "\u2013", this.high],
     );
-    const limits = [this.low, "\u2013", this.high];
-    this.manual = h("span", { class: "cka-manual", hidden: true }, ...limits);
     this.zoom = this.makeZoom();
+    set(this.threshold, { hidden: true, value: THRESHOLD });
     this.element = h(
       "div",
       { class: "cka-tools", role: "group", "aria-label": "What the map shows" },
@@ -119,25 +118,32 @@ export class MapTools {
       toggle("Numbers", NUMBERS_HELP, (on) => handlers.numbers(on)),
       this.marks,
       this.pairs,
-      toggle("Table", "Show the values as a table below the map", (on) =>
-        handlers.table(on),
-      ),
+      toggle("Table", TABLE_HELP, (on) => handlers.table(on)),
       this.makeLegend(),
     );
+  }
+
+  private makePairs(): HTMLElement {
+    const copy = copyButton(
+      "Copy pairs",
+      "Copy the marked pairs, for a spreadsheet",
+      () => this.handlers.pairs(),
+    );
+    return h("span", { class: "cka-field", hidden: true }, this.mean, copy);
   }
 
   private makeZoom(): HTMLButtonElement {
     const props = {
       class: "cka-button cka-quiet cka-zoom",
       type: "button",
-      title: "Show the whole map again (double click on the map)",
+      title: "Show the whole map again (double-click on the map)",
       hidden: true,
       onclick: () => this.handlers.resetZoom(),
     };
     return h("button", props, icon("zoom"), "Whole map");
   }
 
-  /** Where the cells are, and which. */
+  /** Which cells there are, and in which order. */
   private makeArrangement(): HTMLElement[] {
     const { options } = this.handlers;
     return [
@@ -168,7 +174,7 @@ export class MapTools {
     setText(this.highText, limitText(high));
   }
 
-  /** The mean of what is marked; none where nothing is. */
+  /** The mean of the marked cells; NaN if there are none. */
   setMean(mean: number): void {
     setText(this.mean, Number.isFinite(mean) ? `mean ${value(mean)}` : "");
   }
@@ -180,7 +186,7 @@ export class MapTools {
   setPalette(name: string, colors: readonly string[]): void {
     const offered = [...this.palette.options].map(({ value }) => value);
     if (name === DIVERGING && !offered.includes(name)) {
-      // Offered only where it was chosen: for a difference.
+      // Offered only where it was chosen, which is for a difference.
       this.palette.append(h("option", { value: name }, "PuOr"));
     }
     this.palette.value = name;
@@ -239,7 +245,7 @@ export class MapTools {
     if (!Number.isNaN(threshold)) this.handlers.options({ threshold });
   }
 
-  private modeChanged(mode: string): void {
+  private modeChanged(mode: keyof typeof MODES): void {
     this.manual.hidden = mode !== "manual";
     if (mode === "unit") this.handlers.range([0, 1]);
     else if (mode === "fit") this.handlers.range("fit");

@@ -1,13 +1,13 @@
-/** What a reader should know about the data, one line until more is asked for. */
+/** Notes on the comparison, folded to one line until opened. */
 
 import { type Axes, SIDES, type Side } from "../protocol.ts";
 import type { Comparison } from "../state/comparison.ts";
 import type { Frames } from "../state/frames.ts";
 import { h, set, setText } from "../ui/dom.ts";
 
-/** These put the whole map in doubt: they come first. */
+/** These put the whole map in doubt, so they come first. */
 const GRAVE = /unrelated|not random|mixes examples/;
-const NAMED = 3;
+const FIRST_NAMES = 3;
 
 export class Notes {
   readonly element = h("div", { class: "cka-message", role: "status" });
@@ -55,7 +55,7 @@ export class Notes {
   }
 }
 
-/** The kernel's notes, the grave ones first, then which layers are undefined and why. */
+/** The kernel's notes, grave ones first, then which layers are undefined and why. */
 export function noteLines(comparison: Comparison, axes: Axes): string[] {
   const grave = axes.notes.filter((note) => GRAVE.test(note));
   const others = axes.notes.filter((note) => !GRAVE.test(note));
@@ -65,7 +65,7 @@ export function noteLines(comparison: Comparison, axes: Axes): string[] {
   return [...grave, ...others, ...undefinedOnes];
 }
 
-/** In the words of a result's notes, which has them already when the run is over. */
+/** One line for each reason, worded as a finished result words it in its notes. */
 function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[] {
   const byReason = new Map<string, string[]>();
   for (const [name, reason] of Object.entries(axes.undefinedLayers[side])) {
@@ -77,13 +77,15 @@ function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[
   return [...byReason]
     .filter(([reason]) => !isSaid(reason))
     .map(([reason, layers]) => {
-      const names = layers
-        .slice(0, NAMED)
-        .map((name) => comparison.layerName(side, name));
-      const many =
-        layers.length === 1
-          ? `${names[0]} is`
-          : `${layers.length} layers (${names.join(", ")}${layers.length > NAMED ? ", \u2026" : ""}) are`;
-      return `${model}${many} undefined, ${reason}.`;
+      const names = layers.map((name) => comparison.layerName(side, name));
+      return `${model}${areWords(names)} undefined, ${reason}.`;
     });
+}
+
+/** "fc is", or "5 layers (a, b, c, …) are". */
+function areWords(names: readonly string[]): string {
+  if (names.length === 1) return `${names[0]} is`;
+  const first = names.slice(0, FIRST_NAMES).join(", ");
+  const more = names.length > FIRST_NAMES ? ", \u2026" : "";
+  return `${names.length} layers (${first}${more}) are`;
 }

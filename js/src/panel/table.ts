@@ -1,4 +1,4 @@
-/** The map as a table: every value as text, to be read aloud, selected and copied. */
+/** The map as a table: every value as text, to be read, selected and copied. */
 
 import { copyButton, mapText } from "../map/copying.ts";
 import {
@@ -13,7 +13,7 @@ import type { PerSide } from "../protocol.ts";
 import type { Comparison } from "../state/comparison.ts";
 import { h, setText } from "../ui/dom.ts";
 
-/** Beyond that many layers on a side, one row of the map is a table by itself. */
+/** With more layers on a side, the table shows a single row of the map. */
 export const MAX_WHOLE = 60;
 const REFRESH_MS = 400;
 
@@ -57,7 +57,7 @@ export class MapTable {
     clearTimeout(this.timer);
   }
 
-  /** New values are written at once when the rows are others, else now and then. */
+  /** Updates at once when the layers or the focus have changed, else from time to time. */
   draw(view: MapView, focus: Cell | null): void {
     const moved = focus?.row !== this.focus?.row || focus?.col !== this.focus?.col;
     this.view = view;
@@ -122,8 +122,8 @@ export class MapTable {
     const { rows, columns } = view;
     const row = this.focus?.row ?? 0;
     const name = this.comparison.layerName(rows.side, rows.names[row] ?? "");
-    const many = this.focus ? "" : ". Click a cell for its row";
-    setText(this.caption, `${name}: ${this.title(rows, columns)}${many}`);
+    const hint = this.focus ? "" : ". Click a cell for its row";
+    setText(this.caption, `${name}: ${this.title(rows, columns)}${hint}`);
     const lines = columns.names.map((_, col) =>
       h("tr", {}, this.header(columns, col, "row"), this.cell({ row, col })),
     );

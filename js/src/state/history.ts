@@ -1,4 +1,4 @@
-/** How each cell came about: matrices at some batches, thinned as they become many. */
+/** How cells converged: matrices at some batches, thinned as they become many. */
 
 import type { Frame, HistoryPart } from "../protocol.ts";
 
@@ -23,11 +23,7 @@ export class CellHistory {
   private epoch = -1;
   private cells = -1;
 
-  get length(): number {
-    return this.moments.length;
-  }
-
-  /** Keeps the frame if it is whole and far enough from the last one kept. */
+  /** Keeps the frame if all its layers have seen its batch and it is far from the last. */
   add(frame: Frame): void {
     this.start(frame.epoch, frame.rows * frame.cols);
     if (frame.catchingUp) return;
@@ -43,10 +39,10 @@ export class CellHistory {
     this.thin();
   }
 
-  /** Adds what the kernel kept; where both have a batch, the page's own stays. */
+  /** Adds what the kernel kept; where both have a batch, the page's own wins. */
   merge(part: HistoryPart): void {
     if (part.epoch < this.epoch) return;
-    this.start(part.epoch, part.rows * part.cols, part.anew);
+    this.start(part.epoch, part.rows * part.cols, part.isReset);
     const own = new Set(this.moments.map((moment) => moment.batch));
     part.batches.forEach((batch, k) => {
       const [matrix, stderr] = [part.matrices[k], part.stderrs[k]];
@@ -57,7 +53,7 @@ export class CellHistory {
     this.thin();
   }
 
-  /** The values of one cell over the batches. */
+  /** The values of one cell, by batch. */
   cell(index: number): Convergence {
     return {
       batches: this.moments.map((moment) => moment.batch),
@@ -66,15 +62,15 @@ export class CellHistory {
     };
   }
 
-  private start(epoch: number, cells: number, anew = false): void {
-    if (!anew && epoch === this.epoch && cells === this.cells) return;
+  private start(epoch: number, cells: number, isReset = false): void {
+    if (!isReset && epoch === this.epoch && cells === this.cells) return;
     this.moments = [];
     this.stride = 1;
     this.epoch = epoch;
     this.cells = cells;
   }
 
-  /** Drops every second moment, never the last, and doubles the stride. */
+  /** Drops every second moment except the last, and doubles the stride. */
   private thin(): void {
     const limit = Math.min(
       MAX_FRAMES,

@@ -1,9 +1,9 @@
-/** Elements in one expression. Text is always text: names of layers are not trusted. */
+/** Elements in one expression. Text is always text: layer names are not trusted. */
 
 type Props = Record<string, unknown> & { class?: string };
 type Child = Node | string | null | false | undefined;
 
-/** An element; `on…` props are listeners, others attributes, `false` leaves one out. */
+/** An element; `on…` props are listeners, others attributes; `false` leaves one out. */
 export function h<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   props: Props = {},
@@ -27,7 +27,7 @@ function isChild(child: Child): child is Node | string {
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element of a drawing. */
+/** An SVG element. */
 export function svg<K extends keyof SVGElementTagNameMap>(
   tag: K,
   attributes: Record<string, unknown> = {},
@@ -78,7 +78,7 @@ export function icon(name: IconName): SVGSVGElement {
   return svg("svg", box, svg("path", { d: PATHS[name] }));
 }
 
-/** Replaces children without taking the keyboard's focus off the one it is on. */
+/** Replaces children; the one with the same `data-key` keeps the keyboard's focus. */
 export function replaceKeeping(
   parent: HTMLElement,
   children: readonly HTMLElement[],
@@ -88,8 +88,8 @@ export function replaceKeeping(
   const key = focused && parent.contains(focused) ? focused.dataset.key : undefined;
   parent.replaceChildren(...children);
   if (key === undefined) return;
-  const again = [...parent.querySelectorAll<HTMLElement>("[data-key]")];
-  again.find((element) => element.dataset.key === key)?.focus();
+  const keyed = [...parent.querySelectorAll<HTMLElement>("[data-key]")];
+  keyed.find((element) => element.dataset.key === key)?.focus();
 }
 
 let serial = 0;
@@ -102,7 +102,7 @@ export function uniqueId(stem: string): string {
 
 const PAINTED_MS = 250;
 
-/** Resolves when what was drawn has been painted; hidden tabs paint nothing. */
+/** Resolves once the page is painted, or soon: hidden tabs are never painted. */
 export function painted(): Promise<void> {
   return new Promise((resolve) => {
     requestAnimationFrame(() => requestAnimationFrame(() => resolve()));

@@ -1,14 +1,14 @@
-/** Numbers and names as people read them. */
+/** Numbers and names as text. */
 
 const THIN_SPACE = "\u202f";
 const MINUS = "\u2212";
 
-/** 4736 as "4 736", with a space that does not break. */
+/** 4736 as "4 736", with a no-break space. */
 export function count(value: number): string {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, THIN_SPACE);
 }
 
-/** 36928 as "36.9k": four characters are enough to compare sizes. */
+/** 36928 as "36.9k": enough digits to compare sizes. */
 export function short(value: number): string {
   if (value < 1000) return String(value);
   const units = ["k", "M", "G", "T"];
@@ -34,13 +34,13 @@ export function percent(part: number, whole: number): string {
   return `${share > 0 && share < 0.05 ? "<0.1" : text}${THIN_SPACE}%`;
 }
 
-/** Digits that values which are apart by a step have, at least one, at most so many. */
+/** Digits that a step between values leaves meaningful: from 1 to `most`. */
 export function digitsOf(step: number, most: number): number {
   if (!(step > 0)) return most;
   return Math.max(1, Math.min(most, Math.floor(-Math.log10(step))));
 }
 
-/** A value of the map; undefined cells are a dash. */
+/** A value of the map; a dash if it is undefined. */
 export function value(number: number, digits = 3): string {
   if (!Number.isFinite(number)) return "\u2013";
   const text = Math.abs(number).toFixed(digits);
@@ -72,16 +72,16 @@ export function plural(number: number, word: string, many = `${word}s`): string 
   return `${count(number)} ${number === 1 ? word : many}`;
 }
 
-const SOME = 3;
+const FIRST_NAMES = 3;
 
-/** The first few of many names: "a, b, c and 9 more". */
+/** The first of many names: "a, b, c and 9 more". */
 export function some(names: readonly string[]): string {
-  const rest = names.length - SOME;
-  const first = (rest === 1 ? names : names.slice(0, SOME)).join(", ");
+  const rest = names.length - FIRST_NAMES;
+  const first = (rest === 1 ? names : names.slice(0, FIRST_NAMES)).join(", ");
   return rest > 1 ? `${first} and ${count(rest)} more` : first;
 }
 
-/** The root of a model has no name: it is called by its class. */
+/** The root of a model has no name; its class stands for it. */
 export function layerName(name: string, rootType: string): string {
   return name === "" ? rootType || "(model)" : name;
 }

@@ -1,4 +1,4 @@
-/** Light or dark, as asked for or as the page around is, and the colors of the charts. */
+/** Light or dark, as asked for or as the surrounding page, and the colors of the charts. */
 
 import type { Tone } from "../protocol.ts";
 
@@ -17,7 +17,7 @@ export interface Theme {
   readonly font: string;
 }
 
-/** In the place of palettes that the kernel did not send. */
+/** Replaces a palette that the kernel did not send. */
 export const GREYS: readonly string[] = Array.from(
   { length: 256 },
   (_, k) => `#${k.toString(16).padStart(2, "0").repeat(3)}`,
@@ -40,16 +40,16 @@ export function isDark(element: Element): boolean {
   if (body.matches(".vscode-light")) return false;
   const colab = html.getAttribute("theme");
   if (colab === "dark" || colab === "light") return colab === "dark";
-  return luminanceBehind(element) ?? matchMedia(DARK).matches;
+  return isBackgroundDark(element) ?? matchMedia(DARK).matches;
 }
 
-/** Whether the first painted background above the element is dark; null if none is. */
-function luminanceBehind(element: Element): boolean | null {
+/** Whether the first opaque background behind the element is dark; null if none is. */
+function isBackgroundDark(element: Element): boolean | null {
   for (let node = above(element); node; node = above(node)) {
     const color = getComputedStyle(node).backgroundColor;
     const parts = color.match(/(?<!\w)[\d.]+/g)?.map(Number);
     const [red = 0, green = 0, blue = 0, alpha = 1] = parts ?? [0, 0, 0, 0];
-    // "rgb(255, 255, 255)" is "color(srgb 1 1 1)".
+    // White is "rgb(255, 255, 255)" or "color(srgb 1 1 1)".
     const white = color.startsWith("color(") ? 1 : 255;
     if (alpha > 0.5) {
       return 0.299 * red + 0.587 * green + 0.114 * blue < white / 2;
@@ -58,13 +58,13 @@ function luminanceBehind(element: Element): boolean | null {
   return null;
 }
 
-/** The element around, also across the edge of a shadow tree. */
+/** The parent element, also across the edge of a shadow tree. */
 function above(element: Element): Element | null {
   const root = element.getRootNode();
   return element.parentElement ?? (root instanceof ShadowRoot ? root.host : null);
 }
 
-/** The colors in force, resolved by the browser from the custom properties of our css. */
+/** The current colors, as the browser resolves the custom properties of our style sheet. */
 export function themeOf(root: HTMLElement): Theme {
   const probe = document.createElement("span");
   root.append(probe);
@@ -91,15 +91,15 @@ export function themeOf(root: HTMLElement): Theme {
 }
 
 export interface Follower {
-  /** To be called when another theme is asked for. */
+  /** To be called when another theme was asked for. */
   readonly apply: () => void;
   readonly stop: () => void;
 }
 
 /**
- * Marks the root light or dark, now and at each change of the page's theme.
+ * Marks the root as light or dark, now and whenever the page's theme changes.
  *
- * Asked for one of them by `wanted`, it is that one, whatever the page around is.
+ * A theme asked for by `wanted` wins over that of the surrounding page.
  */
 export function followTheme(
   root: HTMLElement,
@@ -110,29 +110,36 @@ export function followTheme(
   const apply = () => {
     root.dataset.theme = wanted() ?? (isDark(root) ? "dark" : "light");
     const now = JSON.stringify(themeOf(root));
-    if (now !== last) {
-      last = now;
-      changed();
-    }
+    if (now === last) return;
+    last = now;
+    changed();
   };
-  // A theme's stylesheet may arrive after the attribute that announces it.
-  let late: ReturnType<typeof setTimeout>[] = [];
-  const soon = () => {
+  // A theme's style sheet may load after the attribute that announces it.
+  let timers: ReturnType<typeof setTimeout>[] = [];
+  const applySoon = () => {
     apply();
-    late.forEach(clearTimeout);
-    late = [100, 600, 2000].map((delay) => setTimeout(apply, delay));
+    timers.forEach(clearTimeout);
+    timers = [100, 600, 2000].map((delay) => setTimeout(apply, delay));
   };
-  const observer = new MutationObserver(soon);
+  const unwatch = watchTheme(applySoon);
+  applySoon();
+  const stop = () => {
+    unwatch();
+    timers.forEach(clearTimeout);
+  };
+  return { apply, stop };
+}
+
+/** Calls back when an attribute or a preference changes that may change the theme. */
+function watchTheme(changed: () => void): () => void {
+  const observer = new MutationObserver(changed);
   for (const target of [document.body, document.documentElement]) {
     observer.observe(target, { attributes: true, attributeFilter: WATCHED });
   }
   const media = matchMedia(DARK);
-  media.addEventListener("change", soon);
-  soon();
-  const stop = () => {
+  media.addEventListener("change", changed);
+  return () => {
     observer.disconnect();
-    media.removeEventListener("change", soon);
-    late.forEach(clearTimeout);
+    media.removeEventListener("change", changed);
   };
-  return { apply, stop };
 }

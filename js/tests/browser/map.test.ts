@@ -208,7 +208,7 @@ test("values below a threshold can be left out", async () => {
   expect(colorAt(page, 0, 1)[3]).toBe(255);
   expect(colorAt(page, 1, 2)[3]).toBe(0);
   const input = page.element.querySelector<HTMLInputElement>(
-    "[aria-label='Least value that is shown']",
+    "[aria-label='Lowest value shown']",
   );
   expect(input?.hidden).toBe(false);
   if (input) input.value = "0,2";

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import loader from "../../src/loader.ts";
-import { FORGOTTEN } from "../../src/protocol.ts";
+import { LARGE_TRAITS } from "../../src/protocol.ts";
 import { FakeModel, stateOf } from "../fake.ts";
 
 const evaluated = vi.hoisted(() => vi.fn());
@@ -103,5 +103,5 @@ test("a closed model keeps nothing large", async () => {
   await settled();
   expect(model.get("_trees")).not.toBeNull();
   close();
-  for (const name of FORGOTTEN) expect(model.get(name)).toBeNull();
+  for (const name of LARGE_TRAITS) expect(model.get(name)).toBeNull();
 });

@@ -63,13 +63,13 @@ describe("format", () => {
 });
 
 describe("history", () => {
-  const shape = { epoch: 1, rows: 3, cols: 2, anew: false };
+  const shape = { epoch: 1, rows: 3, cols: 2, isReset: false };
 
   test("of thousands of batches at most 256 are kept, evenly, with the last", () => {
     const history = new CellHistory();
     for (let batch = 1; batch <= 3000; batch++) history.add(frameOf(batch));
-    expect(history.length).toBeLessThanOrEqual(MAX_FRAMES);
-    expect(history.length).toBeGreaterThan(90);
+    expect(history.cell(0).batches.length).toBeLessThanOrEqual(MAX_FRAMES);
+    expect(history.cell(0).batches.length).toBeGreaterThan(90);
     const { batches } = history.cell(0);
     expect(batches.at(-1)).toBe(3000);
     const gaps = batches.slice(1, -1).map((batch, k) => batch - (batches[k] as number));
@@ -85,7 +85,7 @@ describe("history", () => {
     for (let batch = 1; batch <= 12; batch++) {
       history.add({ ...frameOf(batch), rows: 1000, cols: 1000, matrix, stderr });
     }
-    expect(history.length * 8e6).toBeLessThanOrEqual(32 * 2 ** 20);
+    expect(history.cell(0).batches.length * 8e6).toBeLessThanOrEqual(32 * 2 ** 20);
   });
 
   test("what the kernel kept fills in what the page has missed", () => {
@@ -110,7 +110,7 @@ describe("history", () => {
     const nothing = { matrices: [], stderrs: [] };
     history.merge({ ...shape, batches: [3], ...nothing });
     expect(history.cell(0).batches).toEqual([1]);
-    history.merge({ ...shape, epoch: 2, anew: true, batches: [], ...nothing });
+    history.merge({ ...shape, epoch: 2, isReset: true, batches: [], ...nothing });
     expect(history.cell(0).batches).toEqual([]);
   });
 

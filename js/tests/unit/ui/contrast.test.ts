@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { INK } from "../../../src/drawing/picture.ts";
-import { luminance } from "../../../src/map/numbers.ts";
+import { luminance } from "../../../src/ui/colors.ts";
 
 const css = readFileSync("src/styles.css", "utf-8");
 
