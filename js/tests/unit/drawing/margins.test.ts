@@ -1,6 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { bandsOf, dotSize } from "../../../src/drawing/charts.ts";
-import { geometryFor, widest } from "../../../src/drawing/layout.ts";
+import { geometryFor } from "../../../src/drawing/layout.ts";
 import {
   type Axis,
   type Bracket,
@@ -8,12 +7,8 @@ import {
   dendrogramPath,
   Margins,
 } from "../../../src/drawing/margins.ts";
-import { planFor } from "../../../src/drawing/plan.ts";
-import { mapView } from "../../../src/map/view.ts";
 import { blockLevels } from "../../../src/matrix/blocks.ts";
 import { branchesOf, clusterRows } from "../../../src/matrix/clusters.ts";
-import { Session } from "../../../src/state/session.ts";
-import { FakeModel, PLAIN, sourceOf, stateOf } from "../../fake.ts";
 
 const RESNET = [1, 2, 3, 4].flatMap((stage) =>
   [0, 1].flatMap((k) => ["conv1", "conv2"].map((part) => `layer${stage}.${k}.${part}`)),
@@ -72,11 +67,6 @@ describe("brackets", () => {
   });
 });
 
-test("the dots of a trend are left out where they would hide its line", () => {
-  expect(dotSize(460 / 520)).toBe(0);
-  expect(dotSize(460 / 60)).toBe(4);
-});
-
 test("a dendrogram goes up from both parts and across", () => {
   const tree = clusterRows({ rows: 2, cols: 1, values: Float32Array.of(0, 0.5) });
   const path = dendrogramPath(branchesOf(tree), (along, away) => `${along} ${away}`);
@@ -105,61 +95,6 @@ test("margins hold titles, brackets and a dendrogram, and names only as text", (
   expect(margins.element.querySelector("img")).toBeNull();
 });
 
-/** A session of two models with layers of these names, who have these titles. */
-function sessionOf(names: string[], meta: Record<string, string> = {}): Session {
-  const layers = { layers1: names, layers2: names };
-  const axes = { epoch: 1, ...layers, undefined1: {}, undefined2: {}, notes: [] };
-  const state = stateOf();
-  const _meta = { ...(state._meta as object), ...meta };
-  return new Session(new FakeModel({ ...state, ...layers, _axes: axes, _meta }));
-}
-
-describe.each([240, 268, 300, 360, 900])("in %i pixels", (width) => {
-  const planOf = (names: string[], meta?: Record<string, string>) => {
-    const session = sessionOf(names, meta);
-    const plan = planFor(session.comparison, mapView(sourceOf(session), PLAIN), PLAIN, {
-      width,
-      family: "x",
-    });
-    session.close();
-    return plan;
-  };
-  const long = Array.from({ length: 60 }, (_, k) =>
-    k % 2 ? `encoder.layers.${k}.self_attention_projection` : `${k}${"m".repeat(50)}`,
-  );
-
-  test("row labels end where the title beside them begins, and leave a map", () => {
-    const { rows, geometry } = planOf(long);
-    const { labels } = rows.ticks(0, long.length, geometry.height);
-    const outermost = geometry.left - 9 - widest([...labels.values()], "x");
-    expect(outermost).toBeGreaterThanOrEqual(9 + 12 / 2);
-    expect(geometry.width - geometry.left - geometry.right).toBeGreaterThan(80);
-  });
-
-  test("titles are no longer than what they stand beside", () => {
-    const name = "a model of a very long name ".repeat(8);
-    const { rows, columns, geometry } = planOf(long, { name1: name, name2: name });
-    expect(widest([rows.title], "x")).toBeLessThanOrEqual(geometry.height);
-    expect(widest([columns.title], "x")).toBeLessThanOrEqual(geometry.width);
-    expect(rows.title).toContain("a model");
-  });
-});
-
-test("a narrow map has no room for brackets whose names would not fit", () => {
-  const deep = Array.from({ length: 40 }, (_, k) => `blocks.${k >> 1}.${k % 2}`);
-  const session = sessionOf(deep);
-  const at = (width: number) => {
-    const view = mapView(sourceOf(session), PLAIN);
-    return planFor(session.comparison, view, PLAIN, { width, family: "x" }).geometry;
-  };
-  expect(at(420)).toMatchObject({ rowBrackets: false, columnBrackets: false });
-  expect(at(1000)).toMatchObject({ rowBrackets: true, columnBrackets: true });
-  expect(at(420).bottom).toBe(at(1000).bottom - 20);
-  session.choice.choose({ 0: deep.slice(0, 8), 1: deep.slice(0, 8) });
-  expect(at(420).columnBrackets).toBe(true);
-  session.close();
-});
-
 test("the line of equal depths goes from corner to corner, also of a flipped map", () => {
   const axis = (title: string, length: number): Axis => ({
     ...{ title, branches: [], names: Array(length).fill("") },
@@ -177,21 +112,4 @@ test("the line of equal depths goes from corner to corner, also of a flipped map
   };
   expect(lineOf("down")).toBe(`M0 0L${size} ${geometry.height}`);
   expect(lineOf("up")).toBe(`M0 ${geometry.height}L${size} 0`);
-});
-
-test("the band of a line ends where the line is undefined, and begins anew", () => {
-  const [none, half] = [Number.NaN, 0.5];
-  const bands = bandsOf({
-    at: [0, 1, 2, 3, 4, 5, 6],
-    value: [none, none, 1, 1, none, 2, 2],
-    stderr: [half, half, half, half, half, half, none],
-  });
-  expect(bands.at).toEqual([
-    [2, 3, 3, 2],
-    [5, 5],
-  ]);
-  expect(bands.value).toEqual([
-    [1.5, 1.5, 0.5, 0.5],
-    [2.5, 1.5],
-  ]);
 });
