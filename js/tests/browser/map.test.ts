@@ -6,6 +6,7 @@ import {
   cellCenter,
   choose,
   click,
+  closeAll,
   colorAt,
   deepestAt,
   feed,
@@ -18,24 +19,19 @@ import {
 
 const EVIL = "<img src=x onerror=b()>";
 const BELOW = [42, 157, 143];
-const open: Page[] = [];
 
 async function shown(
   state: Record<string, unknown> = {},
   edit?: (matrix: Float32Array, stderr: Float32Array) => void,
 ): Promise<Page> {
   const page = await ready(state);
-  open.push(page);
   feed(page, { seq: 1, ...(edit && { edit }) });
   await until(() => page.model.sentOf("ack").length === 1, "ack");
   await pause(150);
   return page;
 }
 
-afterEach(() => {
-  for (const page of open.splice(0)) page.close();
-  document.body.removeAttribute("data-jp-theme-light");
-});
+afterEach(closeAll);
 
 /** A small map of known values: 2 layers by 3. */
 function small(names1 = ["conv1", "fc"], names2 = ["a", "b", "c"]) {
@@ -325,7 +321,7 @@ test("a map of 600 x 600 is zoomed and moved without a new layout or image", asy
   observer.disconnect();
 });
 
-interface Range {
+interface BokehRange {
   readonly start: number;
   readonly end: number;
 }
@@ -346,8 +342,8 @@ async function rangesOf() {
     "map_source",
   );
   return {
-    rows: await modelOf<Range>("rows_range"),
-    columns: await modelOf<Range>("columns_range"),
+    rows: await modelOf<BokehRange>("rows_range"),
+    columns: await modelOf<BokehRange>("columns_range"),
     image: source.data.image[0] as { shape: number[] },
   };
 }
