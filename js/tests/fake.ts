@@ -1,4 +1,4 @@
-/** A model without a kernel, and two small networks for it to talk about. */
+/** A widget model without a kernel, and two networks for it to show. */
 
 import type { MapSource, Options } from "../src/map/view.ts";
 import { pendingReason } from "../src/map/words.ts";
@@ -11,7 +11,7 @@ import {
 } from "../src/protocol.ts";
 import type { Session } from "../src/state/session.ts";
 
-/** A map as it first comes. */
+/** The options of a new map. */
 export const PLAIN: Options = {
   ...{ order: "execution", mask: "none", threshold: 0.5 },
   ...{ transpose: false, flip: false },
@@ -271,7 +271,7 @@ export function presetNames(columns: TreeColumns, preset = "auto"): string[] {
   return (columns.presets[preset] ?? []).map((row) => columns.name[row] as string);
 }
 
-/** A smooth map as one meets it, with noise that falls as batches come in. */
+/** A smooth map as real ones are, with noise that falls with the number of batches. */
 export function matrices(rows: number, cols: number, batch: number, seed = 1) {
   const random = generator(seed + batch);
   const matrix = new Float32Array(rows * cols);

@@ -1,4 +1,4 @@
-/** What only Python has, as modules for the browser tests: the figures and BokehJS. */
+/** The figures and BokehJS, which only Python has, as modules for the browser tests. */
 
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";

@@ -110,7 +110,7 @@ test("best matches are marked in the map when asked for, above numbers", async (
   await until(() => `${colorAt(page, 2, 4)}` === `${plain}`, "the cell as it was");
 });
 
-test("Shift-click pins a series and the pin can be let go", async () => {
+test("Shift-click pins a cell, and the pin can be removed", async () => {
   const page = await ready();
   await live(page);
   click(page, 2, 2, { shiftKey: true });
@@ -130,7 +130,7 @@ test("Python's focus is shown, and that of a layer that is not shown is not", as
   expect(text(page, ".cka-row-caption")).toContain("Click a cell");
 });
 
-test("arrow keys move over the map, speak, and Enter focuses", async () => {
+test("arrow keys move over the map and announce cells, Enter focuses", async () => {
   const page = await ready();
   await live(page);
   const grid = page.element.querySelector("[role=grid]") as HTMLElement;
@@ -152,7 +152,7 @@ test("arrow keys move over the map, speak, and Enter focuses", async () => {
   expect(page.model.sentOf("focus").at(-1)?.focus).toBeNull();
 });
 
-test("the notebook hears none of our keys, but its own with Ctrl", async () => {
+test("the notebook does not receive our keys, except those with Ctrl", async () => {
   const page = await ready();
   const heard: string[] = [];
   const listen = (event: KeyboardEvent) => heard.push(event.key);
@@ -211,7 +211,7 @@ test("transposing swaps rows and columns but not what is sent", async () => {
   expect(page.model.sentOf("focus").at(-1)?.focus).toEqual(["conv1", "blocks.0"]);
 });
 
-test("the table shows the values as text, and what is copied is named in full", async () => {
+test("the table shows the values as text, and copies have full names", async () => {
   const page = await ready();
   await live(page);
   const button = (label: string) =>

@@ -28,7 +28,7 @@ function partsOf(page: Page) {
   };
 }
 
-test("at no width does anything stick out of the cell", async () => {
+test("nothing overflows the cell at any width", async () => {
   const page = await ready({ status: "done" });
   const { layers1 = [] } = page.model.state as Record<string, string[]>;
   await live(page, 2);
@@ -106,7 +106,7 @@ test("a narrow cell puts the trees above the map, a tiny one folds them", async 
   await until(() => map.clientWidth > 700, "the map takes the room");
 });
 
-test("above the map the trees make room for a run, and the map is not drawn anew", async () => {
+test("above the map the trees make room for a run, and the map is not drawn again", async () => {
   const page = await ready({ status: "idle" });
   page.element.style.width = "700px";
   const { trees, map, bar } = partsOf(page);
@@ -157,7 +157,7 @@ test("hidden and shown again, the map is still painted", async () => {
   expect(before[3]).toBe(255);
 });
 
-test("scrolled away and back, squeezed and widened, the pixels are there", async () => {
+test("scrolled away and back, narrowed and widened, the map is painted", async () => {
   const page = await ready();
   await live(page);
   const spacer = document.createElement("div");

@@ -19,7 +19,7 @@ function blocks(page: Page): { text: string; box: DOMRect }[] {
   }));
 }
 
-test("layers of a block are under a bracket, through transposing, zoom and orders", async () => {
+test("the layers of a block have a bracket, also after transposing, zooming and sorting", async () => {
   const page = await ready();
   await live(page);
   const stages = ["layer1", "layer2", "layer3", "layer4"];

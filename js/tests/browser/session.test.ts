@@ -38,7 +38,7 @@ test("a second view shows the same cell, and closing it leaves the first", async
   expect(second.element.childElementCount).toBe(0);
 });
 
-test("an ended run is drawn from the traits, with no kernel", async () => {
+test("a finished run is drawn from the traits, with no kernel", async () => {
   const source = makeModel();
   const { layers1, layers2 } = source.state as Record<string, string[]>;
   const size = (layers1?.length ?? 0) * (layers2?.length ?? 0);
@@ -70,7 +70,7 @@ test("an ended run is drawn from the traits, with no kernel", async () => {
   expect(text(page, ".cka-badge")).toBe("Done");
 });
 
-test("fewer layers are shown at once, missing ones are asked for in words", async () => {
+test("fewer layers are shown at once, and missing ones are announced", async () => {
   const page = await ready({ status: "running" });
   await live(page);
   page.model.put({ status: "done" });
@@ -96,7 +96,7 @@ test("fewer layers are shown at once, missing ones are asked for in words", asyn
   expect(page.model.sentOf("command").at(-1)?.name).toBe("run");
 });
 
-test("mirroring chooses the same names in the other tree, and undo brings back", async () => {
+test("mirroring chooses the same names in the other tree, and undo reverts it", async () => {
   const tree = wireTree(vitColumns());
   const trees = { model1: tree, model2: tree };
   const page = await ready({ _trees: trees, layers1: [] });
@@ -152,7 +152,7 @@ test("a model whose classes and names are markup shows them as text", async () =
   expect(text(page, ".cka-message")).toContain(evil);
 });
 
-test("no kernel: the last state stays, is read and clicked, and a line says so", async () => {
+test("without a kernel the last state stays usable, and a message says so", async () => {
   const page = await ready();
   await live(page);
   page.element.querySelector<HTMLElement>(".cka-primary")?.click();
@@ -165,7 +165,7 @@ test("no kernel: the last state stays, is read and clicked, and a line says so",
   expect(colorAt(page, 5, 7)[3]).toBe(255);
 });
 
-test("notes are one line until more is asked for", async () => {
+test("notes are one line until they are opened", async () => {
   const page = await ready();
   const axes = page.model.state._axes as object;
   const notes = ["Some layers are left out.", "The batches are not random: rho = 5."];

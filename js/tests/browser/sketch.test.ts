@@ -19,7 +19,7 @@ import {
 
 afterEach(closeAll);
 
-test("no BokehJS anywhere: the plain map stays, is read and clicked", async () => {
+test("without BokehJS the plain map stays and can be read and clicked", async () => {
   const model = makeModel({
     _figure: { ...(makeModel().state._figure as object), version: "1.2.3" },
   });
@@ -49,7 +49,7 @@ test("no BokehJS anywhere: the plain map stays, is read and clicked", async () =
   expect(text(page, ".cka-focus-value")).toBe("0.500");
 });
 
-/** A page that gets BokehJS when it is told to. */
+/** A page that gets BokehJS only on request. */
 function late(state: Record<string, unknown> = {}): [Page, arrive: () => void] {
   const model = makeModel(state);
   const { widget_manager: manager } = model;
@@ -68,7 +68,7 @@ function late(state: Record<string, unknown> = {}): [Page, arrive: () => void] {
   return [page, () => arrive()];
 }
 
-test("until BokehJS is there the map is drawn plainly, in the very same place", async () => {
+test("until BokehJS has loaded the plain map is drawn in the same place", async () => {
   const [page, arrive] = late({ metric: "cka difference" });
   const { layers2 } = page.model.state._axes as Record<string, string[]>;
   const grey = 4 * (layers2?.length ?? 0) + 9;
@@ -111,7 +111,7 @@ test.each([
   await until(() => acks(page).length === 1, "ack");
   choose(page, "Order of the layers", order);
   for (const label of buttons) press(page, label);
-  // A line ends in the middle of a corner, so that it may or may not be seen there.
+  // A line ends in the middle of a corner cell and may or may not be visible there.
   const cells = [1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14];
   const look = (slot: string) =>
     cells.map((at) => `${colorAt(page, Math.floor(at / 4), at % 4, slot)}`);

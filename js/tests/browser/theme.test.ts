@@ -3,7 +3,7 @@ import { closeAll, deep, live, ready, until } from "./page.ts";
 
 afterEach(closeAll);
 
-test("a theme that changes is followed without drawing anew", async () => {
+test("a change of the theme is followed without drawing again", async () => {
   document.body.dataset.jpThemeLight = "true";
   const page = await ready();
   await live(page);

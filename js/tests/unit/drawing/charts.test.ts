@@ -6,7 +6,7 @@ test("the dots of a trend are left out where they would hide its line", () => {
   expect(dotSize(460 / 60)).toBe(4);
 });
 
-test("the band of a line ends where the line is undefined, and begins anew", () => {
+test("the band of a line ends where the line is undefined, and starts again after it", () => {
   const [none, half] = [Number.NaN, 0.5];
   const bands = bandsOf({
     at: [0, 1, 2, 3, 4, 5, 6],

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { fittingLimit, geometryFor, labelRoom } from "../../../src/drawing/layout.ts";
 import { shortLabel, usualPrefix } from "../../../src/matrix/labels.ts";
 
-test("long names lose what most begin with before the map loses its room", () => {
+test("long names lose their usual prefix before the map loses its room", () => {
   const names = [0, 1, 2].map((k) => `encoder.stages.${k}.layers.0`);
   const usual = usualPrefix(names);
   const pixels = (limit: number) =>
@@ -12,7 +12,7 @@ test("long names lose what most begin with before the map loses its room", () =>
   expect(shortLabel(names[1] ?? "", usual, fitting(900))).toBe(names[1]);
 });
 
-test("charts fit into the width they are given, from a phone to a wide screen", () => {
+test("charts fit their width, from a phone to a wide screen", () => {
   for (const width of [240, 280, 420, 700, 1400]) {
     const geometry = geometryFor(width, {
       rows: 11,

@@ -39,7 +39,7 @@ describe("brackets", () => {
     expect(namesOf(brackets(VIT, 150))).toEqual(["0", "1", "2", "3"]);
   });
 
-  test("stand where their layers are, apart from each other", () => {
+  test("are where their layers are, apart from each other", () => {
     const found = brackets(RESNET, 850);
     expect(found[0]?.from).toBeCloseTo(1.5);
     expect(found[0]?.to).toBeCloseTo(98.5);

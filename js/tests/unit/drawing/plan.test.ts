@@ -5,7 +5,7 @@ import { mapView } from "../../../src/map/view.ts";
 import { Session } from "../../../src/state/session.ts";
 import { FakeModel, PLAIN, sourceOf, stateOf } from "../../fake.ts";
 
-/** A session of two models with layers of these names, who have these titles. */
+/** A session of two models with the same layers, and other facts about them. */
 function sessionOf(names: string[], meta: Record<string, string> = {}): Session {
   const layers = { layers1: names, layers2: names };
   const axes = { epoch: 1, ...layers, undefined1: {}, undefined2: {}, notes: [] };
@@ -36,7 +36,7 @@ describe.each([240, 268, 300, 360, 900])("in %i pixels", (width) => {
     expect(geometry.width - geometry.left - geometry.right).toBeGreaterThan(80);
   });
 
-  test("titles are no longer than what they stand beside", () => {
+  test("titles are no longer than their axes", () => {
     const name = "a model of a very long name ".repeat(8);
     const { rows, columns, geometry } = planOf(long, { name1: name, name2: name });
     expect(widest([rows.title], "x")).toBeLessThanOrEqual(geometry.height);

@@ -23,7 +23,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("trends reach below zero where values do, and keep the colors' range else", () => {
+test("trends reach below zero where values do, else they keep the range of the colors", () => {
   expect(trendRange(viewOf(), [0, 1])).toEqual([-0.135, 1]);
   expect(trendRange(viewOf(), [0.25, 0.75])).toEqual([0.25, 0.75]);
   expect(trendRange(viewOf(), [-0.5, 1])).toEqual([-0.5, 1]);
@@ -31,7 +31,7 @@ test("trends reach below zero where values do, and keep the colors' range else",
   expect(trendRange(null, [0, 1])).toEqual([0, 1]);
 });
 
-test("the convergence plot holds its lines with their bands, not only the first band", () => {
+test("the convergence plot holds bands, but not a first band that is too wide", () => {
   const cone = { at: [2, 8, 32], value: [0.5, 0.7, 0.6], stderr: [0.15, 0.07, 0.04] };
   const [, [low, high]] = historyRange([cone]);
   expect([low, high]).toEqual([expect.closeTo(0.35), expect.closeTo(0.85)]);
@@ -39,7 +39,7 @@ test("the convergence plot holds its lines with their bands, not only the first 
   expect(wild).toEqual([expect.closeTo(0.3), expect.closeTo(0.9)]);
 });
 
-test("the convergence plot holds all its lines with the last band", () => {
+test("the convergence plot holds all lines with their last bands", () => {
   const line = { at: [1, 50], value: [0.5, 0.7], stderr: [Number.NaN, 0.1] };
   const [batches, values] = historyRange([line, { ...line, value: [0.4, Number.NaN] }]);
   expect(batches).toEqual([0, 51]);

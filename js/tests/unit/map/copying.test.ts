@@ -81,7 +81,7 @@ test("copied code is the kernel's, with the layers chosen on the page", () => {
   );
 });
 
-test("where the clipboard is closed the text is selected and copied", async () => {
+test("without access to the clipboard the text is selected and copied", async () => {
   vi.stubGlobal("navigator", { clipboard: undefined });
   let selected = "";
   document.execCommand = () => {

@@ -58,7 +58,7 @@ test.each(fits)("$values are fitted as in Python", ({ values, range, palette }) 
   });
 });
 
-test("what is masked does not stretch a fitted range", () => {
+test("masked values do not stretch a fitted range", () => {
   expect(limits(viewOf({ mask: "diagonal" }), "fit")).toEqual([0, 0.25]);
   expect(limits(viewOf({ mask: "threshold" }), "fit")).toEqual([0.5, 0.875]);
 });
@@ -75,7 +75,7 @@ test("colors that go below zero are for negative values, too", () => {
   expect(imageOf(viewOf(), -0.0625)[2]).toBe(-0.0625);
 });
 
-test("what is drawn at the least color is not below it in float32", () => {
+test("values drawn in the first color are not below the range in float32", () => {
   for (const low of [0.7, 0.1, 1e-3, -0.7]) {
     const [first, second] = imageOf(viewOf(), low);
     expect(first).toBeGreaterThanOrEqual(low);
@@ -85,7 +85,7 @@ test("what is drawn at the least color is not below it in float32", () => {
   expect(imageOf(viewOf(), 0.7)[1]).toBeCloseTo(0.7, 6);
 });
 
-test("a value below zero that is left out needs no color", () => {
+test("a masked value below zero needs no color", () => {
   expect(mapImage(viewOf(), [0, 1]).hasNegative).toBe(true);
   expect(mapImage(viewOf(), [-1, 1]).hasNegative).toBe(false);
   const masked = viewOf({ mask: "threshold", threshold: 0 });
@@ -102,7 +102,7 @@ test("undefined rows are one box, masked cells none", () => {
   expect(undefinedBoxes(viewOf({ mask: "lower" })).left).toEqual([]);
 });
 
-test("of a difference, cells without an error are boxes, however it is drawn", () => {
+test("cells of a difference without an error are boxes, however it is drawn", () => {
   show([5e-9, 1e-4, Number.NaN, 0, 0, Number.NaN], "cka difference");
   const box = { left: [0, 1], right: [1, 2], top: [0, 1], bottom: [1, 2] };
   expect(exactBoxes(viewOf())).toEqual(box);

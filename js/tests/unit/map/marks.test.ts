@@ -23,7 +23,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("best matches are of rows and of columns, never masked, and of others", () => {
+test("best matches are those of rows and columns, never masked cells or the layer itself", () => {
   const both = [
     { row: 0, col: 0 },
     { row: 1, col: 1 },

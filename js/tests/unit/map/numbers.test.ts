@@ -23,7 +23,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("numbers are read on both ends of diverging colors", () => {
+test("numbers are legible on both ends of diverging colors", () => {
   const ends = { limits: [-0.125, 0.125], palette: ["#000000", "#ffffff"] } as const;
   const visible = {
     rows: [1, 2] as [number, number],
@@ -33,7 +33,7 @@ test("numbers are read on both ends of diverging colors", () => {
   expect(numbersFor(viewOf(), around).color).toEqual(["#ffffff"]);
 });
 
-test("numbers are written where they fit, in ink that is seen", () => {
+test("numbers are written where they fit, in a legible color", () => {
   const around = {
     cell: { width: 30, height: 20 },
     visible: { rows: [0, 3], cols: [0, 2] } as {

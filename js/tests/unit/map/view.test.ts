@@ -58,7 +58,7 @@ test("flipped, the first row is the lowest, and a cell is still the same pair", 
   ]);
 });
 
-test("masks are of the matrix, however it is drawn", () => {
+test("masks apply to the matrix, however it is drawn", () => {
   const hidden = (options: Partial<Options>) => {
     const view = viewOf({ mask: "upper", ...options });
     const { rows, cols } = view.values;
@@ -89,7 +89,7 @@ test("flipped clusters keep their order and their joins", () => {
   });
 });
 
-test("fewer chosen layers show fewer rows, new ones wait in their places", () => {
+test("fewer chosen layers show fewer rows, new ones are pending in their places", () => {
   session.choice.choose({ 0: ["conv1", "bn1", "fc"] });
   const view = viewOf();
   expect(view.rows.names).toEqual(["conv1", "bn1", "fc"]);
@@ -114,7 +114,7 @@ test("the frame's order of known layers wins over that of the choice", () => {
   expect(viewOf({ order: "clustered" }).rows.names.at(-1)).toBe("bn1");
 });
 
-test("before the first frame every chosen cell waits", () => {
+test("before the first frame every chosen cell is pending", () => {
   session.frames.shown = null;
   const view = viewOf({ transpose: true });
   expect(view.values).toMatchObject({ rows: 2, cols: 3 });

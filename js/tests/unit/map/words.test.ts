@@ -23,7 +23,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("a cell is read with its ranks, an undefined one with its reason", () => {
+test("the readout has the ranks of a cell, or why it is undefined", () => {
   expect(readout(session.comparison, viewOf(), { row: 0, col: 0 })).toMatchObject({
     names: ["conv1", "blocks.10"],
     value: "0.8750 \u00b1\u202f0.0100",
@@ -43,7 +43,7 @@ test("a cell is read with its ranks, an undefined one with its reason", () => {
   );
 });
 
-test("spoken words have no signs that are not spoken", () => {
+test("spoken text has no symbols", () => {
   expect(spoken(session.comparison, viewOf(), { row: 1, col: 0 })).toBe(
     "layer1.0 by blocks.10, minus 0.13 plus or minus 0.030",
   );

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { branchesOf, clusterRows } from "../../../src/matrix/clusters.ts";
 
-test("clustering brings alike rows together and takes undefined ones along", () => {
+test("clustering puts similar rows together and keeps undefined ones", () => {
   const rows = [
     [1, 0, 0],
     [0, 1, 1],
@@ -32,7 +32,7 @@ test("a dendrogram joins alike rows low and the others at its top", () => {
   expect(branchesOf(null)).toEqual([]);
 });
 
-test("equal rows are joined at no height", () => {
+test("equal rows are joined at height 0", () => {
   const values = new Float32Array(4);
   const [only] = branchesOf(clusterRows({ rows: 2, cols: 2, values }));
   expect(only?.heights).toEqual([0, 0, 0]);

@@ -62,7 +62,7 @@ describe("ticks of depth", () => {
     ]);
   });
 
-  test("are finer where the map is zoomed, and only those in sight", () => {
+  test("are finer where the map is zoomed, and only in the visible part", () => {
     expect(shares(200, false, [100, 110, 320]).map(([, text]) => text)).toEqual([
       ...["50\u202f%", "51\u202f%", "52\u202f%", "53\u202f%", "54\u202f%", "55\u202f%"],
     ]);
@@ -74,7 +74,7 @@ describe("labels of long names", () => {
     ["query", "value"].map((part) => `bert.encoder.layer.${k}.attention.self.${part}`),
   );
 
-  test("lose what most of them begin with, not the number of their block", () => {
+  test("lose their usual prefix, not the number of their block", () => {
     const usual = usualPrefix([...layers, "pooler"]);
     expect(usual).toBe("bert.encoder.layer.");
     expect(shortLabel(layers[0] ?? "", usual, 28)).toBe("\u20260.attention.self.query");
@@ -82,7 +82,7 @@ describe("labels of long names", () => {
     expect(shortLabel("pooler", usual, 28)).toBe("pooler");
   });
 
-  test("keep it where it is short enough, or where there is none", () => {
+  test("keep the prefix where it is short enough, or where there is none", () => {
     expect(shortLabel("blocks.3", "blocks.", 28)).toBe("blocks.3");
     expect(usualPrefix(["layer1.0", "layer2.0", "fc"])).toBe("");
     expect(usualPrefix([])).toBe("");

@@ -36,7 +36,7 @@ test("ranks and best matches leave undefined cells out and count ties", () => {
   expect(bestMatch(Float32Array.of(Number.NaN), new Float32Array(1))).toBeNull();
 });
 
-test("masks hide what they are called after", () => {
+test("masks hide the part they are named after", () => {
   expect(isMasked("upper", 0, 1)).toBe(true);
   expect(isMasked("upper", 1, 1)).toBe(false);
   expect(isMasked("lower", 1, 0)).toBe(true);

@@ -30,7 +30,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("what the run will take is said until the first frame", () => {
+test("the estimate of the run is shown until the first frame", () => {
   begin({ status: "running" });
   expect(line()).toMatch(/first batch\u2026$/);
   model.put({ _estimate: ESTIMATE });
@@ -39,7 +39,7 @@ test("what the run will take is said until the first frame", () => {
   expect(line()).toMatch(/\u00b7 about 40 s, 12 MB of Gram matrices$/);
 });
 
-test("a saved result has no buttons that nothing could obey, and says why", () => {
+test("a saved result has no buttons to run it, and says why", () => {
   const meta = stateOf()._meta as Record<string, unknown>;
   const saved = () => controls.element.querySelector<HTMLElement>(".cka-orders > span");
   const buttons = () => controls.element.querySelector<HTMLElement>(".cka-buttons");
@@ -54,7 +54,7 @@ test("a saved result has no buttons that nothing could obey, and says why", () =
   expect(field().closest("label")?.hidden).toBe(true);
 });
 
-test("what took long to compute is thrown away only when asked twice", () => {
+test("long work is discarded only when asked twice", () => {
   begin({ status: "running" });
   model.message(...wireFrame({ seq: 60, rows: 11, cols: 15 }));
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
@@ -70,7 +70,7 @@ test("what took long to compute is thrown away only when asked twice", () => {
   expect(model.sentOf("command")).toEqual([{ kind: "command", name: "restart" }]);
 });
 
-test("what took not long is thrown away at the first click", () => {
+test("short work is discarded at the first click", () => {
   begin({ status: "running" });
   model.message(...wireFrame({ seq: 30, rows: 11, cols: 15 }));
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
@@ -89,7 +89,7 @@ test("the tolerance of the constructor is in the field, and Python may change it
   expect(field().value).toBe("0.25");
 });
 
-test("a tolerance that is typed is sent, and its echo does not undo the next", () => {
+test("a typed tolerance is sent, and its echo does not undo the next one", () => {
   begin();
   field().value = "0,01";
   field().dispatchEvent(new Event("change"));

@@ -11,7 +11,7 @@ function frameOf(seq: number, batch = seq, epoch = 1, rows = 3, cols = 2): Frame
 
 const shape = { epoch: 1, rows: 3, cols: 2, isReset: false };
 
-test("of thousands of batches at most 256 are kept, evenly, with the last", () => {
+test("at most 256 of thousands of batches are kept, evenly spaced, with the last", () => {
   const history = new CellHistory();
   for (let batch = 1; batch <= 3000; batch++) history.add(frameOf(batch));
   expect(history.cell(0).batches.length).toBeLessThanOrEqual(MAX_FRAMES);
@@ -34,7 +34,7 @@ test("large matrices take no more than 32 MB", () => {
   expect(history.cell(0).batches.length * 8e6).toBeLessThanOrEqual(32 * 2 ** 20);
 });
 
-test("what the kernel kept fills in what the page has missed", () => {
+test("the kernel's history fills gaps in the page's", () => {
   const history = new CellHistory();
   history.add(frameOf(9));
   const matrices = [new Float32Array(6).fill(0.25), new Float32Array(6).fill(0.5)];
@@ -60,7 +60,7 @@ test("a new run starts from nothing and an old one is not taken back", () => {
   expect(history.cell(0).batches).toEqual([]);
 });
 
-test("frames in which some cells are behind are no part of it", () => {
+test("frames in which some cells are behind are left out", () => {
   const history = new CellHistory();
   history.add(frameOf(4));
   for (const batch of [2, 3, 4, 5])

@@ -35,7 +35,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-test("the first view is told to the kernel at once, no view after a moment", () => {
+test("the first view is announced at once, a session without views after a moment", () => {
   session.subscribe((change) => changes.push(change));
   expect(model.sentOf("ready")).toEqual([
     { kind: "ready", page: session.connection.page, views: 1 },
@@ -50,7 +50,7 @@ test("the first view is told to the kernel at once, no view after a moment", () 
   ]);
 });
 
-test("of frames that come together the newest is shown and acknowledged, once", () => {
+test("of frames that arrive together the newest is shown and acknowledged, once", () => {
   session.subscribe((change) => changes.push(change));
   frame(1);
   frame(3);
@@ -79,7 +79,7 @@ test("a hidden tab, which never paints, shows frames all the same", () => {
   vi.unstubAllGlobals();
 });
 
-test("frames of an older run or number are dropped", () => {
+test("frames of an older run or with an older number are dropped", () => {
   model.put({ _axes: { ...(model.state._axes as object), epoch: 2 } });
   frame(1, { epoch: 2 });
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
@@ -98,7 +98,7 @@ test("a frame that comes before its axes waits for them", () => {
   expect(session.frames.shown?.frame.epoch).toBe(2);
 });
 
-test("a frame that does not fit its axes is reported in words", () => {
+test("a frame that does not fit its axes is reported", () => {
   model.message(...wireFrame({ seq: 1, rows: 2, cols: 2 }));
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
   expect(session.messages.current.text).toContain(
@@ -196,7 +196,7 @@ test("an echo of an earlier click does not undo a later one", () => {
   expect(session.choice.layers[0]).toHaveLength(4);
 });
 
-test("what Python sets is taken, also when it overrules the page", () => {
+test("values that Python sets are taken, also when they overrule the page", () => {
   session.subscribe((change) => changes.push(change));
   model.put({ layers1: ["conv1"], focus: ["conv1", "norm"], palette: "viridis" });
   expect(session.choice.layers[0]).toEqual(["conv1"]);
@@ -208,7 +208,7 @@ test("what Python sets is taken, also when it overrules the page", () => {
   expect(session.choice.layers[0]).toEqual(["conv1", "fc"]);
 });
 
-test("no answer to a button is said after four seconds, an answer is not", () => {
+test("the kernel's silence after a button is reported after four seconds", () => {
   session.run.command("pause");
   model.put({ status: "paused" });
   vi.advanceTimersByTime(ANSWER_WITHIN_MS + 1);
@@ -220,7 +220,7 @@ test("no answer to a button is said after four seconds, an answer is not", () =>
   expect(session.messages.current.text).toBe("");
 });
 
-test("a kernel that is restarted is missed at once, and one found again is not", async () => {
+test("a restarted kernel is reported at once, until one is found again", async () => {
   const runtime = new FakeModel({});
   model.widget_manager = { get_model: async () => runtime };
   session.subscribe((change) => changes.push(change));
@@ -249,7 +249,7 @@ test("a kernel that is restarted is missed at once, and one found again is not",
   expect(session.connection.isConnected).toBe(true);
 });
 
-test("a page without a kernel from the start is a saved one, and does not complain", async () => {
+test("a page that never had a kernel is a saved one, and does not complain", async () => {
   const runtime = new FakeModel({});
   runtime.comm_live = false;
   model = new FakeModel(stateOf({ status: "running" }));
@@ -278,7 +278,7 @@ test("a page that cannot find the shared model may have a kernel", async () => {
   expect(session.connection.isSaved).toBe(false);
 });
 
-test("a comm that is closed is reported in words", () => {
+test("a closed comm is reported", () => {
   model.send = () => {
     throw new Error("Comm is closed");
   };
@@ -295,14 +295,14 @@ test("a kernel of another protocol is reported at once", () => {
   );
 });
 
-test("at most eight cells are pinned and a second pin lets go", () => {
+test("at most eight cells are pinned, and pinning again unpins", () => {
   for (let k = 0; k < 12; k++) session.pins.toggle([`a${k}`, "b"]);
   expect(session.pins.pairs).toHaveLength(MAX_PINS);
   session.pins.toggle(["a11", "b"]);
   expect(session.pins.pairs).toHaveLength(MAX_PINS - 1);
 });
 
-test("history of the kernel fills the page's after a reload", () => {
+test("the kernel's history completes the page's after a reload", () => {
   const { rows, cols } = size();
   frame(30);
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
@@ -320,7 +320,7 @@ test("history of the kernel fills the page's after a reload", () => {
   expect(stderrs.slice(0, 2)).toEqual([0.5, 0.25]);
 });
 
-test("the history of a larger map waits for its first frame, whose cells it is of", () => {
+test("the history of a larger map waits for its first frame", () => {
   frame(1);
   vi.advanceTimersByTime(PAINT_WITHIN_MS);
   const before = session.frames.history.cell(3);
@@ -335,7 +335,7 @@ test("the history of a larger map waits for its first frame, whose cells it is o
   expect(session.frames.history.cell(3).values[0]).toBe(0.25);
 });
 
-test("BokehJS is asked of the kernel and its silence is an error in words", async () => {
+test("the kernel is asked for BokehJS, and its silence is an error", async () => {
   const asked = session.connection.requestBokeh("3.9.2", 1000);
   expect(model.sentOf("need_bokeh")).toEqual([
     { kind: "need_bokeh", version: "3.9.2" },

@@ -95,7 +95,7 @@ describe("under a filter", () => {
     expect(tree.boxes(chosen)(nodeOf("layer1"))).toBe("mixed");
   });
 
-  test("unchecking a parent leaves what is hidden chosen", () => {
+  test("unchecking a parent leaves hidden rows chosen", () => {
     const bn = matches("bn1", columns);
     const chosen = tree.chosenBy(["layer1.0", "layer1.0.bn1", "layer1.1.bn1"]);
     expect(names(tree.toggled(chosen, nodeOf("layer1"), bn))).toEqual(["layer1.0"]);
@@ -117,7 +117,7 @@ describe("under a filter", () => {
 });
 
 describe("folding", () => {
-  test("alike siblings are one line and a chosen one keeps it folded", () => {
+  test("like siblings are one line, which a chosen one leaves folded", () => {
     const vit = new Tree(vitColumns());
     const chosen = vit.preset("auto");
     const open = vit.opened(chosen, 40);
@@ -149,7 +149,7 @@ describe("folding", () => {
     expect(labels.some((label) => label.includes("["))).toBe(false);
   });
 
-  test("position and number of siblings are those that are shown", () => {
+  test("position and number of siblings count the visible ones", () => {
     const lines = tree.lines((node) => node.depth < 1, null);
     expect(lines[0]).toMatchObject({ position: 1, siblings: 1 });
     expect(lines.at(-1)).toMatchObject({ position: 11, siblings: 11 });
@@ -188,7 +188,7 @@ test("10 000 modules are flattened, filtered and toggled within a blink", () => 
 });
 
 describe("inverting a choice", () => {
-  test("turns every layer that can be chosen, and no other; twice is nothing", () => {
+  test("inverts every layer that can be chosen and no other; twice changes nothing", () => {
     const auto = tree.preset("auto");
     const inverse = tree.inverted(auto, null);
     for (let row = 0; row < tree.size; row++) {
@@ -197,7 +197,7 @@ describe("inverting a choice", () => {
     expect(tree.inverted(inverse, null)).toEqual(auto);
   });
 
-  test("keeps its hands off what a filter hides", () => {
+  test("leaves rows hidden by a filter as they are", () => {
     const filter = matches("type:BasicBlock", columns);
     const chosen = tree.chosenBy(["conv1", "layer1.0", "layer2.1"]);
     expect(names(tree.inverted(chosen, filter))).toEqual([

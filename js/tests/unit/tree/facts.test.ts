@@ -13,7 +13,7 @@ function facts(row: Omit<Parameters<typeof columnsFrom>[0][number], "name" | "ty
   return factsOf(tree, tree.roots[0]?.children[0] as TreeNode);
 }
 
-test("parameters: share, own ones among them, frozen ones, type and device", () => {
+test("parameters: share, how many are its own or frozen, type and device", () => {
   const { share, weights } = facts({ params: 500, facts: { own: 20, trainable: 0 } });
   expect(share).toBe("25\u202f%");
   expect(weights).toEqual(["float32 on cpu", "20 of its own", "frozen"]);
@@ -29,7 +29,7 @@ test("few bits and no numbers at all are flagged", () => {
   expect(none.weights).toContain("float32 on meta");
 });
 
-test("an output of another type or place than the weights says so", () => {
+test("the type and device of an output are stated where they differ from the weights'", () => {
   const row = { params: 500, shape: [null, 8] };
   expect(facts(row).output).toEqual(["32\u202fB an example", "1 call"]);
   expect(
@@ -37,12 +37,12 @@ test("an output of another type or place than the weights says so", () => {
   ).toEqual(["float16 on cuda:0", "16\u202fB an example", "1 call"]);
 });
 
-test("calls are not said twice, and not before they are known", () => {
+test("calls are stated once, and not before they are known", () => {
   expect(facts({ reason: "called 3 times", facts: { calls: 3 } }).output).toEqual([]);
   expect(facts({ facts: { calls: null } }).output).toEqual([]);
 });
 
-test("a folded run says what all of its members say", () => {
+test("a folded run has the facts that all of its members share", () => {
   const vit = new Tree(vitColumns());
   const run = vit.roots[0]?.children.find(({ label }) => label === "blocks")
     ?.children[0] as TreeNode;
@@ -56,7 +56,7 @@ test("a folded run says what all of its members say", () => {
   expect(factsOf(mixed, run).weights).toEqual([]);
 });
 
-test("bytes and shares are read at a glance", () => {
+test("bytes and shares are short", () => {
   expect([32, 3072, 802816, 3211264].map(bytes)).toEqual([
     "32\u202fB",
     "3.07\u202fkB",

@@ -88,7 +88,7 @@ test("Shift-click gives all lines between the state of the first", () => {
   expect(lastChoice().slice(0, 4)).toEqual(["conv1", "bn1", "relu", "maxpool"]);
 });
 
-test("a greyed row says why and is not chosen by a click", () => {
+test("a greyed row says why it cannot be chosen, and a click does not choose it", () => {
   const row = [...rows()].find((element) =>
     element.textContent?.includes("never called"),
   );
@@ -100,7 +100,7 @@ test("a greyed row says why and is not chosen by a click", () => {
   expect(handlers.choose).not.toHaveBeenCalled();
 });
 
-test("arrows walk, open and fold as the tree pattern demands", () => {
+test("arrow keys move, open and fold as in the ARIA tree pattern", () => {
   expect(active()).toMatch(/^ResNet,/);
   press("ArrowDown");
   expect(active()).toMatch(/^conv1,/);
@@ -173,7 +173,7 @@ test("10 000 modules are drawn as less than 60 rows", () => {
   expect(rows().length).toBeLessThan(60);
 });
 
-test("presets carry their counts and say which one is in force", () => {
+test("presets have counts and show which one is in force", () => {
   expect(button("Auto").textContent).toBe("Auto11");
   expect(button("Auto").getAttribute("aria-pressed")).toBe("true");
   button("Blocks").click();
@@ -199,7 +199,7 @@ test("a chip keeps the keyboard's focus when it is drawn again", () => {
   expect(document.activeElement?.textContent).toBe(button("Conv2d").textContent);
 });
 
-test("a search counts its matches and names its mistakes", () => {
+test("a search counts its matches and explains its mistakes", () => {
   const found = () => selector.element.querySelector(".cka-found")?.textContent;
   search("bn1");
   expect(found()).toBe("9");
@@ -244,7 +244,7 @@ test("undo and mirror are buttons with a name", () => {
   expect(handlers.mirror).toHaveBeenCalledOnce();
 });
 
-test("the invert button turns the choice in one message, under a filter the matches", () => {
+test("the invert button inverts the choice, or with a filter the matches, in one message", () => {
   const invert = () =>
     selector.element.querySelector<HTMLButtonElement>("[aria-label^='Invert']");
   expect(invert()?.title).toBe(
@@ -268,7 +268,7 @@ test("the invert button turns the choice in one message, under a filter the matc
 const about = () =>
   [...selector.element.querySelectorAll(".cka-about > p")].map((p) => p.textContent);
 
-test("below the tree stands what is known of the active line, or of the pointed one", () => {
+test("the active line, or the one under the pointer, is described below the tree", () => {
   expect(about()).toEqual([
     "ResNet",
     "11\u202f689\u202f512 parameters \u00b7 float32 on cpu",
@@ -290,7 +290,7 @@ test("a row describes what its label does not say", () => {
   );
 });
 
-test("a row without room for all keeps its name, then parameters, then its shape", () => {
+test("a narrow row keeps its name, then parameters, then its shape", () => {
   const columns = rowOf("conv1")?.querySelector(".cka-columns") as HTMLElement;
   expect([...columns.children].map((child) => child.className)).toEqual([
     "cka-params",

@@ -36,7 +36,7 @@ test("a name with brackets is found by itself", () => {
   expect(() => matches("odd[z-a]", odd)).toThrow("odd[z-a] is not a valid");
 });
 
-test("a query that cannot be meant is answered in words", () => {
+test("an invalid query is answered with an error", () => {
   expect(() => matches("/(/", columns)).toThrow(
     "/(/ is not a valid regular expression",
   );

@@ -57,7 +57,7 @@ test("mirroring is one message with the names of the other tree, and can be undo
   expect(session.choice.layers).toEqual([SHARED, []]);
 });
 
-test("what has no namesake is left out and said, until the next time", () => {
+test("layers without a namesake are left out and reported until the next mirroring", () => {
   show({ layers1: [...SHARED, "extra.a", "extra.b", "extra.c", "extra.d", "extra.e"] });
   mirror(0)?.click();
   expect(session.choice.layers[1]).toEqual(SHARED);
@@ -72,7 +72,7 @@ test("what has no namesake is left out and said, until the next time", () => {
   expect(session.messages.current.text).toBe("");
 });
 
-test("nothing to mirror is an error in words, and no message to the kernel", () => {
+test("mirroring nothing is an error, and no message to the kernel", () => {
   show({ layers1: ["extra.b"], layers2: ["fc"] });
   mirror(0)?.click();
   expect(session.messages.current.text).toBe(
@@ -86,7 +86,7 @@ test("nothing to mirror is an error in words, and no message to the kernel", () 
   expect(model.sentOf("layers")).toEqual([]);
 });
 
-test("beside the map trees stay, above it they fold to one line while a run is on", () => {
+test("trees stay beside the map; above it they fold to one line during a run", () => {
   side.resize(WIDE);
   model.put({ status: "running" });
   expect(isFolded()).toBe(false);
@@ -107,7 +107,7 @@ test("a pause or the end of a run moves nothing", () => {
   }
 });
 
-test("who has unfolded the trees keeps them", () => {
+test("trees that the user unfolded stay", () => {
   side.resize(SLIM);
   model.put({ status: "running" });
   bar().click();
@@ -137,7 +137,7 @@ test("nothing folds under the keyboard's focus, nor when it leaves", () => {
   expect(isFolded()).toBe(true);
 });
 
-test("the line counts what is chosen", () => {
+test("the line counts chosen layers", () => {
   session.choice.choose({ 0: ["fc"], 1: ["fc"] });
   expect(bar().textContent).toBe("1 of 8 layers \u00d7 1 of 3 layers");
 });

@@ -1,12 +1,12 @@
 import { expect, test } from "vitest";
 import { paint, type Rgb, rgbOf } from "../../../src/ui/colors.ts";
 
-test("colors are read as css writes them", () => {
+test("colors are read in the notations of CSS", () => {
   expect(rgbOf("#2a9d8f")).toEqual([42, 157, 143]);
   expect(rgbOf("rgb(42, 157, 143)")).toEqual([42, 157, 143]);
 });
 
-test("values take the steps of the palette, those without a value stay open", () => {
+test("values take the colors of the palette, undefined ones stay transparent", () => {
   const palette: Rgb[] = [
     [0, 0, 0],
     [10, 10, 10],

@@ -23,7 +23,7 @@ function contrast(a = "", b = ""): number {
 
 const PINS = [1, 2, 3, 4, 5, 6, 7, 8].map((k) => `pin${k}`);
 
-/** Ink and the papers it is used on; 4.5 for text, 3 for what is only seen. */
+/** Foreground and background colors: contrast 4.5 for text, 3 for graphics. */
 const PAIRS: [string[], string[], number][] = [
   [["text", "muted"], ["raised", "sunken", "hover"], 4.5],
   [["row", "column", "history", "accent", "error"], ["raised"], 4.5],
@@ -47,7 +47,7 @@ describe.each(Object.entries(themes))("in the %s theme", (_, theme) => {
   }
 });
 
-test("what is saved has the light theme's colors", () => {
+test("saved pictures have the colors of the light theme", () => {
   expect(light).toMatchObject(INK);
 });
 
