@@ -1,4 +1,4 @@
-/** What the map is drawn on, and the terms in which that is said. */
+/** The interface that BokehJS and the sketch share, and its types. */
 
 import type { Box, BoxKind } from "../map/image.ts";
 import type { Marks } from "../map/marks.ts";

@@ -20,7 +20,7 @@ const REFRESH_MS = 400;
 export class MapTable {
   readonly element: HTMLElement;
   private readonly comparison: Comparison;
-  private readonly look: (pair: PerSide<string>) => void;
+  private readonly select: (pair: PerSide<string>) => void;
   private readonly caption = h("p", { class: "cka-caption" });
   private readonly scroller = h("div", {
     class: "cka-table-scroller",
@@ -34,10 +34,10 @@ export class MapTable {
   private focus: Cell | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** Clicked cells go to `look`. */
-  constructor(comparison: Comparison, look: (pair: PerSide<string>) => void) {
+  /** Clicked cells go to `select`. */
+  constructor(comparison: Comparison, select: (pair: PerSide<string>) => void) {
     this.comparison = comparison;
-    this.look = look;
+    this.select = select;
     const copy = copyButton(
       "Copy table",
       "Copy all values and standard errors, for a spreadsheet",
@@ -157,6 +157,6 @@ export class MapTable {
     const selected = getSelection()?.toString();
     if (!cell || !this.view || selected) return;
     const [row = 0, col = 0] = (cell.dataset.at ?? "").split(" ").map(Number);
-    this.look(pairOf(this.view, { row, col }));
+    this.select(pairOf(this.view, { row, col }));
   }
 }

@@ -1,4 +1,4 @@
-/** How what the page knows changes, and who is told. */
+/** Changes to what the page knows, and who is told of them. */
 
 import type { Message } from "../protocol.ts";
 
