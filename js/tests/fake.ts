@@ -105,7 +105,9 @@ export function columnsFrom(
   presets: Record<string, string[]>,
 ): TreeColumns {
   const names = rows.map((row) => row.name);
-  const at = (list: string[]) => list.map((name) => names.indexOf(name));
+  const parents = new Set(names.flatMap(parentsOf));
+  const rowOf = new Map(names.map((name, row) => [name, row]));
+  const at = (list: string[]) => list.map((name) => rowOf.get(name) ?? -1);
   return {
     name: names,
     type: rows.map((row) => row.type),
@@ -114,22 +116,21 @@ export function columnsFrom(
     shape: rows.map((row) => row.shape ?? null),
     reason: rows.map((row) => row.reason ?? null),
     order: rows.map((row, k) => (row.reason ? null : k)),
-    facts: rows.map(factsOf),
+    facts: rows.map((row) => factsOf(row, !parents.has(row.name))),
     presets: Object.fromEntries(
       Object.entries(presets).map(([name, list]) => [name, at(list)]),
     ),
   };
 }
 
+/** The names of all modules above one: "a.b.c" has "", "a" and "a.b". */
+function parentsOf(name: string): string[] {
+  const parts = name.split(".");
+  return name === "" ? [] : parts.map((_, k) => parts.slice(0, k).join("."));
+}
+
 /** Float32 throughout; all parameters of a leaf are its own. */
-function factsOf(
-  { name, params = 0, shape, reason, facts }: Row,
-  _: number,
-  all: readonly Row[],
-): Facts {
-  const isLeaf = !all.some(
-    (row) => row.name !== name && (name === "" || row.name.startsWith(`${name}.`)),
-  );
+function factsOf({ params = 0, shape, reason, facts }: Row, isLeaf: boolean): Facts {
   const numbers = (shape ?? []).reduce<number>((n, size) => n * (size ?? 1), 1);
   return {
     own: isLeaf ? params : 0,
