@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bokeh.layouts import gridplot
 
-from cka_notebook._messages import counted, did_you_mean, some
+from cka_notebook._messages import counted, did_you_mean, first_few
 
 from . import drawing
 from .drawing import Map
@@ -232,7 +232,7 @@ def _chosen(
         msg = (
             f"`{argument}` contains {unknown[0]!r}, which is not in the result."
             f"{did_you_mean(unknown[0], own)} The result has "
-            f"{counted(len(own), 'layer')}: {some(list(own))}."
+            f"{counted(len(own), 'layer')}: {first_few(list(own))}."
         )
         raise ValueError(msg)
     return [positions[name] for name in names], names

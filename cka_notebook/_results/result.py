@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from cka_notebook._messages import counted, did_you_mean, some
+from cka_notebook._messages import counted, did_you_mean, first_few
 from cka_notebook.metrics import MinibatchCKA
 
 from . import files
@@ -355,7 +355,7 @@ def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
     msg = (
         f"Expected a layer of {title} in this result, got {layer!r}."
         f"{did_you_mean(layer, names)} It has {counted(len(names), 'layer')}: "
-        f"{some(names)}."
+        f"{first_few(names)}."
     )
     raise ValueError(msg)
 
@@ -366,8 +366,8 @@ def _in_common(
     positions = shared(mine, theirs)
     if not len(positions[0]):
         msg = (
-            f"Cannot subtract results without common {what}: {some(mine)} and "
-            f"{some(theirs)}. Compare layers with the same names."
+            f"Cannot subtract results without common {what}: {first_few(mine)} and "
+            f"{first_few(theirs)}. Compare layers with the same names."
         )
         raise ValueError(msg)
     return positions
@@ -383,11 +383,8 @@ def _left_out(mine: CKAResult, theirs: CKAResult) -> list[str]:
     alone = sorted(
         {*mine.layers1} ^ {*theirs.layers1} | {*mine.layers2} ^ {*theirs.layers2}
     )
-    return (
-        [f"Left out, because only one of the results has them: {some(alone)}"]
-        if alone
-        else []
-    )
+    note = f"Left out, because only one of the results has them: {first_few(alone)}"
+    return [note] if alone else []
 
 
 def _check_same_comparison(mine: CKAResult, theirs: CKAResult) -> None:
