@@ -28,14 +28,14 @@ def test_thinning_is_said():
     tree = LayerTree(zoo.DeepLeaves(312))
     assert len(tree.choose()) == 64
     assert tree.auto_note() == (
-        "DeepLeaves: `auto` shows 64 of 312 layers, every 5th and the last."
+        "DeepLeaves: `auto` chose 64 of 312 layers: every 5th, plus the last."
     )
     assert LayerTree(zoo.DeepLeaves(64)).auto_note() is None
 
 
 def test_thinning_names_the_step_in_english():
     notes = [LayerTree(zoo.DeepLeaves(n)).auto_note() for n in (65, 190, 1324)]
-    assert [note.split("every ")[1].split()[0].rstrip(".") for note in notes] == [
+    assert [note.split("every ")[1].split()[0].rstrip(".,") for note in notes] == [
         "2nd",
         "3rd",
         "21st",
