@@ -466,7 +466,7 @@ def test_pool_may_differ_by_layer_and_is_on_record():
 
 
 def test_a_pool_for_a_layer_that_was_not_chosen_is_an_error():
-    with pytest.raises(ValueError, match="`pool` names 'fc', which matches no chosen"):
+    with pytest.raises(ValueError, match="`pool` key 'fc' matches none of the chosen"):
         compare(zoo.mlp(), batches=zoo.batches_of(), pool={"fc": "mean"})
 
 

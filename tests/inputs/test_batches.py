@@ -22,7 +22,7 @@ def loader(size=16, data=DATA, **options):
 
 
 @pytest.mark.parametrize("last", [0, 1, 2, 3])
-def test_a_last_batch_too_small_is_skipped_counted_and_said(last):
+def test_a_last_batch_too_small_is_skipped_counted_and_noted(last):
     model1, model2 = zoo.mlp(), zoo.mlp()
     batches = [*zoo.batches_of(3), DATA[:last]] if last else zoo.batches_of(3)
     if last:
@@ -147,7 +147,7 @@ def test_shuffling_loaders_may_be_compared_unpaired():
 
 
 def test_a_shuffling_loader_of_two_is_an_error_before_any_batch():
-    with pytest.raises(ValueError, match="got a shuffling `loader2`"):
+    with pytest.raises(ValueError, match="but `loader2` shuffles"):
         compare(zoo.mlp(), batches=loader(), loader2=loader(shuffle=True))
 
 
@@ -236,7 +236,9 @@ def test_an_empty_loader_is_an_error():
 def test_a_used_up_generator_is_an_error_with_the_remedy():
     stream, cka = iter(zoo.batches_of()), CKA(zoo.mlp())
     cka.compare(stream, progress=False)
-    with pytest.raises(ValueError, match="used up before: pass a DataLoader or a list"):
+    with pytest.raises(
+        ValueError, match="exhausted generator: pass a DataLoader or a list"
+    ):
         cka.compare(stream, progress=False)
 
 

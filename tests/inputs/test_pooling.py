@@ -149,7 +149,7 @@ def test_a_pool_for_a_layer_that_is_not_there_is_an_error():
     pooling = Pooling({"block.1": "mean", "head": "cls", "block.*": "last"})
     pooling.check(["block.1", "block.2", "head"])
     with pytest.raises(
-        ValueError, match="`pool` names 'head', which matches no chosen"
+        ValueError, match="`pool` key 'head' matches none of the chosen"
     ):
         pooling.check(["block.1", "block.2"])
 
