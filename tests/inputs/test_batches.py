@@ -206,7 +206,7 @@ def test_any_iterable_of_batches_is_a_loader(given, total):
     assert_right(result, model, model, DATA.split(16))
 
 
-def test_a_loader_that_knows_its_length_wrongly_is_taken_to_its_end():
+def test_a_loader_of_wrong_length_is_iterated_to_its_end():
     class Wrong(list):
         def __len__(self):
             return 2
@@ -301,7 +301,7 @@ def test_one_model_of_two_may_have_its_own_forward():
     assert result.examples == 64
 
 
-def test_a_batch_of_a_class_of_its_own_needs_only_a_length():
+def test_a_batch_of_a_custom_class_needs_only_a_length():
     class Opaque:
         def __init__(self, x):
             self.hidden = x
@@ -318,7 +318,7 @@ def test_a_batch_of_a_class_of_its_own_needs_only_a_length():
     assert_right(result, model, model, zoo.batches_of())
 
 
-def test_data_with_tokens_first_are_suspected_in_a_note_and_turned_by_forward():
+def test_data_with_tokens_first_are_suspected_in_a_note_and_transposed_by_forward():
     class TokensFirst(nn.Module):
         def __init__(self):
             super().__init__()

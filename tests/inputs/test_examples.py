@@ -95,7 +95,7 @@ def test_forward_may_get_words(batch):
     ],
     ids=str,
 )
-def test_the_first_tensor_or_a_list_of_images_says_how_many_examples_there_are(
+def test_the_first_tensor_or_a_list_of_images_gives_the_number_of_examples(
     batch, count
 ):
     assert count_examples(batch, axis=0) == count

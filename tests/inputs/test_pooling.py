@@ -119,7 +119,7 @@ def test_a_decoder_layer_over_encoder_tokens_takes_the_mask_that_fits():
     torch.testing.assert_close(pooled[0], TOKENS[0, :3].mean(0))
 
 
-def test_masks_that_are_learnt_during_a_batch_come_first_and_go_with_it():
+def test_masks_learned_during_a_batch_come_first_and_are_dropped_after_it():
     pooling, longer = Pooling(), torch.ones(6, 7)
     pooling.begin(MASK, None)
     pooling.learn(longer, None)

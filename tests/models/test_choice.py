@@ -154,13 +154,13 @@ def test_a_choice_of_no_known_kind_is_a_type_error(wrong):
 
 
 @pytest.mark.parametrize("wrong", [1.5, nn.Linear(1, 1), nn.Sequential(nn.ReLU())])
-def test_what_is_no_list_of_choices_is_the_same_error_before_any_probe(wrong):
+def test_a_choice_of_no_known_kind_is_the_same_error_before_any_probe(wrong):
     for refuse in (mlp_tree().check, mlp_tree().choose):
         with pytest.raises(TypeError, match="names, indices, globs, compiled"):
             refuse(wrong)
 
 
-def test_who_passes_a_module_is_told_its_name():
+def test_a_module_is_refused_with_the_name_to_pass_instead():
     model = zoo.ResNet(width=2)
     with pytest.raises(TypeError, match=r"got a Conv2d \(pass its name, 'conv1'\)"):
         LayerTree(model).check([model.conv1])
@@ -168,7 +168,7 @@ def test_who_passes_a_module_is_told_its_name():
         LayerTree(model).check([nn.ReLU()])
 
 
-def test_a_container_that_is_never_called_tells_what_it_contains():
+def test_a_container_that_is_never_called_is_refused_with_what_it_contains():
     tree = probed(zoo.Unused(), torch.randn(8, 10))
     with pytest.raises(
         ValueError, match=r"It contains 2 layers: 'parts\.0', 'parts\.1'"

@@ -93,7 +93,7 @@ def test_tied_modules_appear_under_both_names_and_count_once():
     assert found["decode"]["params"] == found["encode"]["params"] == 72
 
 
-def test_columns_tell_shapes_types_depths_and_parameters():
+def test_columns_contain_shapes_types_depths_and_parameters():
     found, _ = rows(probed(zoo.ResNet(width=2), torch.randn(4, 3, 32, 32)))
     row = found["layer2.0.conv1"]
     assert row["shape"] == [None, 4, 4, 4]
@@ -126,7 +126,7 @@ def test_calls_are_rows_below_their_module():
     assert found["act#1"]["shape"] == [None, 8]
 
 
-def test_presets_are_row_numbers_of_what_choose_gives():
+def test_presets_are_row_numbers_of_the_chosen_layers():
     tree = probed(zoo.ResNet(width=2), torch.randn(4, 3, 32, 32))
     columns = tree.columns()
     for preset, indices in columns["presets"].items():
@@ -146,7 +146,7 @@ class TokensFirst(nn.Module):
         return self.head(self.rnn(self.embed(words))[0])
 
 
-def test_tokens_that_may_be_taken_for_examples_are_said():
+def test_a_note_reports_tokens_that_may_be_taken_for_examples():
     words = torch.randint(50, (8, 12))
     note = probed(TokensFirst(), words).axis_note()
     assert note.startswith("TokensFirst: 'rnn' (LSTM) has batch_first=False")
@@ -154,7 +154,7 @@ def test_tokens_that_may_be_taken_for_examples_are_said():
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_model_that_turns_its_input_itself_is_not_suspected(kind):
+def test_a_model_that_transposes_its_input_itself_is_not_suspected(kind):
     assert probed(zoo.Recurrent(kind), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.Attention(), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.SequenceFirst(), torch.randn(8, 7, 6)).axis_note() is None
