@@ -21,7 +21,8 @@ from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_f
 from cka_notebook._inputs.nested import describe, tensors
 from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._messages import first_few
-from cka_notebook._models.layer_tree import Choices, LayerTree
+from cka_notebook._models.choice import Choices
+from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._results.files import PathLike

@@ -570,12 +570,12 @@ def test_unknown_options_are_refused_with_the_allowed_ones():
 
 def test_unknown_layers_are_refused_with_the_nearest():
     explorer, _ = make(model1_layers=None)
-    with pytest.raises(traitlets.TraitError, match="names 'headd'"):
+    with pytest.raises(traitlets.TraitError, match="contains 'headd'"):
         explorer.layers1 = ["headd"]
     explorer.wait(60)
-    with pytest.raises(traitlets.TraitError, match="none of the 4 layers"):
+    with pytest.raises(traitlets.TraitError, match="contains 'headd'"):
         explorer.layers1 = ["headd"]
-    with pytest.raises(traitlets.TraitError, match="`focus` names 'x'"):
+    with pytest.raises(traitlets.TraitError, match="`focus` contains 'x'"):
         explorer.focus = ("0", "x")
     with pytest.raises(traitlets.TraitError, match="lower first, got"):
         explorer.color_range = [1, 0]
