@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from cka_notebook import hsic
 from cka_notebook._capture.capture import Capture
 from cka_notebook._capture.probe import probe
 from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import describe, tensors
@@ -216,7 +216,7 @@ class Run:
             return False
         calls = self._calls(pair, running.done + 1)
         n = calls[0].examples
-        if n < hsic.MIN_EXAMPLES:
+        if n < MIN_EXAMPLES:
             running.skip()
             return True
         grams = self._grams(calls)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cka_notebook import hsic, metrics
+from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.buffer import Grams
+from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
 from cka_notebook._messages import counted, some
@@ -215,14 +216,14 @@ class RunState:
         self._finished = True
         if not self.batches:
             msg = (
-                f"Expected batches of at least {hsic.MIN_EXAMPLES} examples, got "
+                f"Expected batches of at least {MIN_EXAMPLES} examples, got "
                 f"{self.skipped} smaller ones. The unbiased HSIC divides by n - 3: "
                 "raise batch_size."
             )
             raise ValueError(msg)
         if self.skipped:
             self.notes.append(
-                f"{counted(self.skipped, 'batch')} of fewer than {hsic.MIN_EXAMPLES} "
+                f"{counted(self.skipped, 'batch')} of fewer than {MIN_EXAMPLES} "
                 "examples left out: the unbiased HSIC divides by n - 3."
             )
         not_random = note_on(self.scatters)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .products import sums_dtype
 
+MIN_EXAMPLES = 4
+"""The unbiased HSIC divides by n (n - 3)."""
+
 BLOCK = 32
 """Columns of a block, about: narrower ones save work, wider ones are faster."""
 
