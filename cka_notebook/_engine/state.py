@@ -9,9 +9,8 @@ from torch import Tensor
 
 from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
-from cka_notebook._grams.buffer import Grams
 from cka_notebook._grams.packing import MIN_EXAMPLES
-from cka_notebook._grams.pairs import batch_products, spread, sums_device
+from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
 from cka_notebook._messages import counted, some
 from cka_notebook._results.result import CKAResult
@@ -184,11 +183,11 @@ class RunState:
             f"is below {tolerance:g}."
         )
 
-    def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
+    def add(self, grams1: LayerGrams, grams2: LayerGrams, examples: int) -> None:
         """Add one batch."""
         self.batches += 1
         self.examples += examples
-        home = sums_device(grams1.z.device)
+        home = sums_device(grams1.packed.z.device)
         if self._sums is None:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
@@ -230,12 +229,12 @@ class RunState:
         if not_random is not None:
             self.notes.append(not_random)
 
-    def _note_problems(self, *grams: Grams) -> None:
+    def _note_problems(self, *grams: LayerGrams) -> None:
         for side, given in enumerate(grams):
             known = self._problems[side]
             for row, problem in given.problems.items():
                 known.setdefault(row, f"{problem} in batch {self.done}")
-            traces, bad = given.traces, self._bad[side]
+            traces, bad = given.packed.trace, self._bad[side]
             if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
                 continue  # as nearly always; on a GPU a look would wait
             wrong = spread(~torch.isfinite(traces), given.index)
