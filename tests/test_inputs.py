@@ -82,7 +82,7 @@ def caller_of(model, forward=None):
     return Caller(model, f"model1 ({type(model).__name__})", forward)
 
 
-@pytest.mark.parametrize("batch", [X, [X], (X,), (X, Y), [X, Y]], ids=repr)
+@pytest.mark.parametrize("batch", [X, [X], (X,), (X, Y), [X, Y]])
 def test_a_tensor_or_the_first_of_a_list_is_the_input(batch):
     call = caller_of(zoo.mlp()).prepare(batch, 1)
     assert len(call.args) == 1
@@ -197,7 +197,7 @@ def test_forward_gets_the_batch_as_the_loader_gave_it(batch):
 
 
 @pytest.mark.parametrize(
-    "batch", [["a", "b", "c", "d"], (["a", "b", "c", "d"], torch.arange(4))], ids=str
+    "batch", [["a", "b", "c", "d"], (["a", "b", "c", "d"], torch.arange(4))]
 )
 def test_forward_may_get_words(batch):
     caller = caller_of(zoo.mlp(), lambda _model, _batch: None)
@@ -292,7 +292,7 @@ def test_multihead_attention_and_transformer_count_on_their_second_axis():
 
 
 @pytest.mark.parametrize(
-    "batch", ["words", [], ["a", "b"], 7, None, {}, {"labels": Y}, [None, X]], ids=str
+    "batch", ["words", [], ["a", "b"], 7, None, {}, {"labels": Y}, [None, X]]
 )
 def test_a_batch_without_a_tensor_is_an_error_that_names_model_and_batch(batch):
     with pytest.raises(
