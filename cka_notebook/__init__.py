@@ -9,13 +9,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import hsic, metrics
-from ._engine import CKA
-from ._result import CKAResult
+from ._engine.cka import CKA
+from ._results.result import CKAResult
 
 if TYPE_CHECKING:
-    from ._doctor import doctor
-    from ._explorer import CKAExplorer
     from ._figures import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
+    from ._notebook.doctor import doctor
+    from ._widget.explorer import CKAExplorer
 
 __version__ = version("cka-notebook")
 
@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 _LATE = {
-    "CKAExplorer": "_explorer",
-    "doctor": "_doctor",
+    "CKAExplorer": "_widget.explorer",
+    "doctor": "_notebook.doctor",
     "plot_cka_comparison": "_figures",
     "plot_cka_heatmap": "_figures",
     "plot_cka_trend": "_figures",

@@ -6,8 +6,9 @@ import pytest
 import torch
 from support.zoo import ResNet, mlp
 
-from cka_notebook import CKA, _products
-from cka_notebook._readback import Readback
+from cka_notebook import CKA
+from cka_notebook._grams import products
+from cka_notebook._page.readback import Readback
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,7 +51,7 @@ def test_the_product_that_a_gpu_chooses_is_exact(shape):
     x = torch.randn(shape, device="cuda")
     exact = x.double() @ x.double().T
     made = torch.empty_like(exact, dtype=torch.float32)
-    _products.lower_product(x, [made], first=True)
+    products.lower_product(x, [made], first=True)
     error = (made - exact).abs().fill_diagonal_(0).max() / exact.diagonal().min()
     assert error < 1e-6
 

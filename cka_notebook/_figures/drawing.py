@@ -23,7 +23,7 @@ from bokeh.models.annotations import ColorBar
 from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
-from cka_notebook._words import written
+from cka_notebook._messages import written
 
 from .shared import (
     BELOW_ZERO,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bokeh.layouts import gridplot
 
-from cka_notebook._words import counted, did_you_mean, some
+from cka_notebook._messages import counted, did_you_mean, some
 
 from . import drawing
 from .drawing import Map
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure
     from numpy.typing import ArrayLike, NDArray
 
-    from cka_notebook._result import CKAResult
+    from cka_notebook._results.result import CKAResult
 
 
 def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name

@@ -32,9 +32,10 @@ CHROMIUM_OPTIONS = (
 SETUP = """
 import threading, torch
 from torch import nn
-from cka_notebook import CKAExplorer, _session
+from cka_notebook import CKAExplorer
+from cka_notebook._widget import session
 
-_session.LONG_RUN = float("inf")  # Start at once, however long the run.
+session.LONG_RUN = float("inf")  # Start at once, however long the run.
 torch.set_num_threads(1)
 torch.manual_seed(0)
 

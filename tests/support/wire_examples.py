@@ -1,7 +1,7 @@
 """One example of every message between kernel and page, made by the package itself.
 
 ``tests/wire/*.json`` holds them; the tests of the page read the same files. To write
-them anew: ``CKA_NOTEBOOK_WRITE_WIRE=1 pytest tests/test_explorer.py -k wire``.
+them anew: ``CKA_NOTEBOOK_WRITE_WIRE=1 pytest tests/widget/test_explorer.py -k wire``.
 """
 
 import base64
@@ -12,11 +12,12 @@ from unittest import mock
 import torch
 from torch import nn
 
-from cka_notebook import CKA, CKAResult, _frames
-from cka_notebook._comparison import Live
-from cka_notebook._frames import Frames, axes, floats, in_passing
-from cka_notebook._running import NO_VARIANCE
-from cka_notebook._source import with_layers
+from cka_notebook import CKA, CKAResult
+from cka_notebook._engine.state import NO_VARIANCE
+from cka_notebook._page import frames
+from cka_notebook._page.frames import Frames, axes, floats, in_passing
+from cka_notebook._widget.comparison import Live
+from cka_notebook._widget.source import with_layers
 
 HOSTILE = ("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>")
 NAN = float("nan")
@@ -142,7 +143,7 @@ def run():
 
 def frame_in_codes(header):
     """A live frame, as it would be were its map a large one."""
-    with mock.patch.object(_frames, "LARGE_MAP", 0):
+    with mock.patch.object(frames, "LARGE_MAP", 0):
         header, arrays = in_passing(header, floats(MATRIX), floats(STDERR))
     return header, [array.tobytes() for array in arrays]
 
