@@ -18,22 +18,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first few names, quoted.
 
     Example:
-        >>> print(some(["a", "b"]), some("abcd"))
+        >>> print(first_few(["a", "b"]), first_few("abcd"))
         'a', 'b' 'a', 'b', 'c', ...
     """
     listed = ", ".join(map(repr, names[:SHOWN]))
     return f"{listed}, ..." if len(names) > SHOWN else listed
 
 
-def written(metric: str) -> str:
+def metric_title(metric: str) -> str:
     """The name of a measure as titles and hover texts write it.
 
     Example:
-        >>> written("cka difference")
+        >>> metric_title("cka difference")
         'CKA difference'
     """
     return metric.replace("cka", "CKA")

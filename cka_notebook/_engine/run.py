@@ -20,7 +20,7 @@ from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import describe, tensors
 from cka_notebook._inputs.pooling import Pooling, Pools
-from cka_notebook._messages import some
+from cka_notebook._messages import first_few
 from cka_notebook._models.layer_tree import Choices, LayerTree
 from cka_notebook._models.nodes import Layer
 from cka_notebook._models.offloading import is_dispatched
@@ -311,8 +311,9 @@ class Run:
         notes += [tree.axis_note() for tree in self.trees]
         titles = self.plan.name1, self.plan.name2
         notes += [
-            f"{title} changes {some(names)} when it runs, in evaluation mode, too: it "
-            "is not left as it was found, and a batch depends on those before. Compare "
+            f"{title} changes {first_few(names)} when it runs, in evaluation mode, "
+            "too: it is not left as it was found, and a batch depends on those before. "
+            "Compare "
             "copy.deepcopy(model) to keep the model as it is."
             for title, names in zip(titles, self.changing, strict=False)
             if names

@@ -12,7 +12,7 @@ from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.buffer import Grams
 from cka_notebook._grams.pairs import batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
-from cka_notebook._messages import counted, some
+from cka_notebook._messages import counted, first_few
 from cka_notebook._results.result import CKAResult
 
 if TYPE_CHECKING:
@@ -277,4 +277,4 @@ def _sentences(name: str, undefined: dict[str, str]) -> list[str]:
 def _many(layers: list[str]) -> str:
     if len(layers) == 1:
         return f"{layers[0]!r} is"
-    return f"{len(layers)} layers ({some(layers)}) are"
+    return f"{len(layers)} layers ({first_few(layers)}) are"

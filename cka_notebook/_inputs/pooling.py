@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cka_notebook._messages import some
+from cka_notebook._messages import first_few
 
 Pool = str | Callable[[Tensor], Tensor]
 Pools = Pool | Mapping[str, Pool]
@@ -51,7 +51,7 @@ class Pooling:
                 chosen = list(dict.fromkeys(layers))
                 msg = (
                     f"`pool` names {pattern!r}, which matches no chosen layer. Chosen: "
-                    f"{some(chosen)}."
+                    f"{first_few(chosen)}."
                 )
                 raise ValueError(msg)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from cka_notebook._messages import counted, did_you_mean, some
+from cka_notebook._messages import counted, did_you_mean, first_few
 
 from .blocks import auto, find_blocks, thinned
 from .nodes import (
@@ -308,10 +308,10 @@ class LayerTree:
         names = self.names
         inside = [name for name in names if name.startswith(f"{container}.")]
         if inside:
-            return f"It holds {counted(len(inside), 'layer')}: {some(inside)}."
+            return f"It holds {counted(len(inside), 'layer')}: {first_few(inside)}."
         if names:
             layers = counted(len(names), "layer")
-            return f"It has {layers} to choose from: {some(names)}."
+            return f"It has {layers} to choose from: {first_few(names)}."
         reasons = [
             f"{node.name or node.kind!r}: {output.reason}"
             for node in self.nodes

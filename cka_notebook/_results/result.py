@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from cka_notebook._messages import counted, did_you_mean, some
+from cka_notebook._messages import counted, did_you_mean, first_few
 from cka_notebook.metrics import MinibatchCKA
 
 from . import files
@@ -353,7 +353,7 @@ def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
     msg = (
         f"Expected a layer of {title} in this result, got {layer!r}."
         f"{did_you_mean(layer, names)} It has {counted(len(names), 'layer')}: "
-        f"{some(names)}."
+        f"{first_few(names)}."
     )
     raise ValueError(msg)
 
@@ -363,8 +363,9 @@ def _check_shared(
 ) -> None:
     if not len(places):
         msg = (
-            f"Expected results with {what} in common to subtract, got {some(mine)} and "
-            f"{some(theirs)}. Compare layers of the same names."
+            f"Expected results with {what} in common to subtract, got "
+            f"{first_few(mine)} and {first_few(theirs)}. Compare layers of the same "
+            "names."
         )
         raise ValueError(msg)
 
@@ -379,7 +380,8 @@ def _left_out(mine: CKAResult, theirs: CKAResult) -> list[str]:
     alone = sorted(
         {*mine.layers1} ^ {*theirs.layers1} | {*mine.layers2} ^ {*theirs.layers2}
     )
-    return [f"Left out, for one result alone has them: {some(alone)}"] if alone else []
+    note = f"Left out, for one result alone has them: {first_few(alone)}"
+    return [note] if alone else []
 
 
 def _left_undefined(

@@ -20,7 +20,7 @@ from ipywidgets import widget_serialization
 from cka_notebook import _figures, metrics
 from cka_notebook._engine.cka import check_tolerance
 from cka_notebook._figures.png import png
-from cka_notebook._messages import counted, written
+from cka_notebook._messages import counted, metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
 from cka_notebook._notebook.variables import names_of
@@ -326,7 +326,7 @@ class CKAExplorer(anywidget.AnyWidget):
             state |= self._session.frames.with_whole_history(state["_snapshot"])
         page = html.page(
             state,
-            title=f"{written(self.metric)} of {name1} and {name2}",
+            title=f"{metric_title(self.metric)} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
             style=str(self._css),
