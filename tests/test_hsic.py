@@ -1,6 +1,5 @@
 """The mathematics against published numbers, theory, and two other implementations."""
 
-import dcor
 import numpy as np
 import pytest
 import torch
@@ -50,6 +49,8 @@ def test_published_numbers_are_reproduced_to_the_last_digit(options, published):
 
 @pytest.mark.filterwarnings("ignore:Distance covariance")
 def test_debiased_linear_cka_is_dcor_s_bias_corrected_correlation_with_exponent_two():
+    import dcor  # noqa: PLC0415  It takes seconds, for which nobody else should wait.
+
     x, y = demo()
     theirs = dcor.u_distance_correlation_sqr(x.numpy(), y.numpy(), exponent=2)
     assert hsic.cka(x, y).item() == pytest.approx(theirs, abs=EXACT)

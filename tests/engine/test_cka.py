@@ -290,7 +290,7 @@ def test_an_unknown_option_is_an_error_at_construction(options, error, message):
         CKA(zoo.mlp(), **options)
 
 
-@pytest.mark.parametrize("wrong", [None, "resnet18", torch.randn(3)], ids=str)
+@pytest.mark.parametrize("wrong", [None, "resnet18", torch.randn(3)])
 def test_what_is_no_model_is_refused(wrong):
     with pytest.raises(TypeError, match=r"`model1` to be a torch.nn.Module, got"):
         CKA(wrong)
@@ -308,7 +308,7 @@ def test_a_model_of_which_nothing_can_be_compared_is_an_error_with_the_reasons()
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    "compiled", [torch.jit.script, lambda m: torch.jit.trace(m, DATA)], ids=str
+    "compiled", [torch.jit.script, lambda m: torch.jit.trace(m, DATA)]
 )
 def test_a_scripted_or_traced_model_is_refused_with_the_remedy(compiled):
     with pytest.raises(TypeError, match="Pass the model that was scripted or traced"):
