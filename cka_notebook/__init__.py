@@ -5,19 +5,17 @@ it is first asked for, so a cluster node pays nothing for it.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import hsic, metrics
 from ._engine import CKA
 from ._result import CKAResult
+from ._version import __version__
 
 if TYPE_CHECKING:
     from ._doctor import doctor
     from ._explorer import CKAExplorer
     from ._figures import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
-
-__version__ = version("cka-notebook")
 
 __all__ = [
     "CKA",

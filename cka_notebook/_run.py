@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from itertools import chain
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from ._nested import describe, tensors
 from ._nodes import Layer
 from ._pool import Pooling, Pools
 from ._running import Running
+from ._version import __version__
 from ._words import some
 
 
@@ -329,7 +329,7 @@ class Run:
         models = [_model_facts(caller.model) for caller in self.callers]
         loader, loader2 = self.loaders
         return {
-            "cka_notebook": version("cka-notebook"),
+            "cka_notebook": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "pool": self.pools[0].describe(),

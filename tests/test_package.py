@@ -20,6 +20,28 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CORE = {"CKA", "CKAExplorer", "CKAResult", "hsic", "metrics"}
 HEAVY = {"anywidget", "bokeh", "ipywidgets", "matplotlib", "pandas", "xarray"}
 
+BARE = """
+import sys
+from importlib import metadata
+
+version_of = metadata.version
+
+def version(name):
+    if name == "cka-notebook":
+        raise metadata.PackageNotFoundError(name)
+    return version_of(name)
+
+metadata.version = version
+sys.modules.update(dict.fromkeys(HEAVY))  # None: importing it is an ImportError
+
+import torch
+from cka_notebook import CKA
+
+model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+result = CKA(model, model1_layers="all").compare([torch.randn(8, 4)], progress=False)
+print(result.provenance["cka_notebook"])
+"""
+
 
 def test_importing_loads_neither_the_page_half_nor_what_is_optional():
     program = "import sys, cka_notebook; print(*{m.split('.')[0] for m in sys.modules})"
@@ -28,6 +50,15 @@ def test_importing_loads_neither_the_page_half_nor_what_is_optional():
     )
     assert "torch" in done.stdout.split()
     assert HEAVY.isdisjoint(done.stdout.split())
+
+
+def test_a_checkout_that_is_not_installed_compares_models():
+    """On a cluster node there may be torch and a checkout, and nothing else."""
+    program = f"HEAVY = {HEAVY}\n{BARE}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == cka_notebook.__version__
 
 
 @pytest.mark.parametrize("name", sorted(CORE.union(cka_notebook.__all__)))
