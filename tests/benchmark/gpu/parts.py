@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from . import graphs, operations, steps, waits
 from .record import DeviceLostError, Recorder
 
@@ -14,6 +16,8 @@ ROOT = Path(__file__).parents[3]
 
 def run(name: str, folder: Path, device: str, quick: bool, end: float) -> int:
     """Run one part until a time of `time.time`; the exit status."""
+    if device == "cpu":
+        torch.set_num_threads(1)  # Two on a busy machine are many times slower.
     path = folder / f"{name}.jsonl"
     recorder = Recorder(path, device, quick, end - time.time())
     try:
