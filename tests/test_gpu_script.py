@@ -38,7 +38,7 @@ def test_a_bare_machine_runs_it_and_gets_a_table(tmp_path):
     out = tmp_path / "out"
     command = ["bash", ROOT / "tests" / "gpu", "--quick", "--device", "cpu"]
     done = subprocess.run(
-        [*command, "--only", "tests", "waits", "--seconds", "60", "--", out],
+        [*command, "--only", "tests", "waits", "--seconds", "300", "--", out],
         env=paths,
         capture_output=True,
         text=True,

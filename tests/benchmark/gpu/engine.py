@@ -12,7 +12,6 @@ from torch import Tensor
 from cka_notebook import CKA, _running
 from cka_notebook._catch_up import Kept
 from cka_notebook._grams import GramBuffer, Group
-from cka_notebook._packing import packing
 from cka_notebook._products import split_product
 from cka_notebook._readback import Readback
 from cka_notebook._running import Running
@@ -26,7 +25,6 @@ __all__ = [
     "Step",
     "added_layers",
     "marked",
-    "packed_length",
     "pair_products",
     "split_product",
     "steps",
@@ -59,11 +57,6 @@ def added_layers(
             break
     running.close()
     return steps(cka, loader, layers1=layers[0], layers2=layers[1], kept=kept)
-
-
-def packed_length(n: int) -> int:
-    """Numbers in a packed Gram matrix."""
-    return packing(n, torch.device("cpu"), torch.float32).length
 
 
 @contextmanager

@@ -108,7 +108,7 @@ def products(recorder: Recorder) -> None:
             name = f"product: {variant.name}"
             optional = variant.name in ("one-pass split", "fused")
             given = recorder, name, variant, n, p
-            recorder.attempt(name, _product, *given, needs=3, optional=optional)
+            recorder.attempt(name, _product, *given, needs=1, optional=optional)
 
 
 def _product(recorder: Recorder, name: str, variant: Variant, n: int, p: int) -> None:
@@ -137,7 +137,7 @@ def accumulation(recorder: Recorder) -> None:
         for exponent, offset in product(exponents, (1.0, 0.0)):
             name = f"sum: {variant.name}"
             given = recorder, name, variant, (n, 2**exponent), offset
-            recorder.attempt(name, _sum, *given, needs=2, optional=True)
+            recorder.attempt(name, _sum, *given, needs=1, optional=True)
 
 
 def _sum(
