@@ -1,8 +1,8 @@
-# Sourced by notebooks/start and tests/run, in the root of the repository.
+# Sourced by notebooks/start and tests/run from the root of the repository.
 
 venv=.venv
 
-# A Python that is new enough, by whatever name it goes here.
+# Prints the name of the first Python that is new enough.
 find_python() {
   local candidate
   for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python; do
@@ -11,11 +11,11 @@ find_python() {
       return
     fi
   done
-  echo "Expected Python 3.11 or newer and found none: install one, or set PYTHON to it." >&2
+  echo "Python 3.11 or newer not found. Install it, or set PYTHON to its path." >&2
   return 1
 }
 
-# What the environment was made from; when it changes, pip runs again.
+# Hash of everything that determines the environment; pip runs again when it changes.
 fingerprint() {
   "$venv/bin/python" - "$1" <<'PYTHON'
 import hashlib, pathlib, sys
@@ -26,7 +26,7 @@ print(digest.hexdigest())
 PYTHON
 }
 
-# install_extras NAME: the package, editable, with the extras NAME, in .venv.
+# install_extras NAME: installs the package with the extras NAME, editable, into .venv.
 install_extras() {
   local stamp="$venv/.installed-$1" python
   if ! "$venv/bin/python" -c "" 2>/dev/null; then
@@ -36,7 +36,7 @@ install_extras() {
   if [[ -f $stamp && $(<"$stamp") == "$(fingerprint "$1")" ]]; then
     return 0
   fi
-  echo "Installing cka_notebook and its extras '$1' into $venv (some minutes the first time)"
+  echo "Installing cka_notebook with extras '$1' into $venv (takes a few minutes the first time)"
   "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check \
     --constraint binder/constraints.txt --editable ".[$1]" || return 1
   fingerprint "$1" >"$stamp"

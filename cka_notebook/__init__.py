@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import hsic, metrics
-from ._engine import CKA
-from ._result import CKAResult
+from ._engine.cka import CKA
+from ._results.result import CKAResult
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._doctor import doctor
-    from ._explorer import CKAExplorer
     from ._figures import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
+    from ._notebook.doctor import doctor
+    from ._widget.explorer import CKAExplorer
 
 __all__ = [
     "CKA",
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 _LATE = {
-    "CKAExplorer": "_explorer",
-    "doctor": "_doctor",
+    "CKAExplorer": "_widget.explorer",
+    "doctor": "_notebook.doctor",
     "plot_cka_comparison": "_figures",
     "plot_cka_heatmap": "_figures",
     "plot_cka_trend": "_figures",

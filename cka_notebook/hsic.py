@@ -17,28 +17,20 @@ References:
     [4] Szekely & Rizzo 2014, https://arxiv.org/abs/1310.2926
 """
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ._products import lower_product
+from cka_notebook._grams.products import lower_gram, working_dtype
 
 Estimator = Literal["unbiased", "biased"]
 Kernel = Literal["linear", "rbf", "cosine"]
-Shift = Literal["mean", "row", "none"]
 KERNELS = get_args(Kernel)
 ESTIMATORS = get_args(Estimator)
 
 MIN_EXAMPLES = 4
 """HSIC_1 divides by n (n - 3)."""
-
-PAIR_BLOCK = 4096
-"""Columns that one float32 product sums up; the sums of blocks are float64."""
-
-SELF_BLOCK = 32
-"""Rows of the pairs of a model with itself that are done together."""
 
 
 def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Tensor:
@@ -173,70 +165,6 @@ def u_center(K: Tensor) -> Tensor:
     return U
 
 
-def lower_gram(
-    rows: Tensor, blocks: Sequence[Tensor], scratch: Tensor, shift: Shift
-) -> Tensor | None:
-    """Linear Gram matrix of shifted features, its lower triangle only.
-
-    Any shift of the features gives the same U-centered matrix; one near their mean
-    keeps float32 from cancelling. Shifted features pass through one small buffer, so no
-    centered or up-cast copy of a large feature map ever exists.
-
-    Args:
-        rows: Shape ``(n, p)``, any real dtype. Not modified.
-        blocks: What is overwritten: neighboring columns of the matrix, one block after
-            the other, each from its diagonal down. One block is the whole matrix.
-        scratch: Shape ``(n, c)``, of the dtype of the blocks.
-        shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
-            good unless that one is far from all others; or ``"none"``.
-
-    Returns:
-        Scalar, ``sum(mean ** 2)`` if that was the shift, else None: examples that are
-        all the same then give exact zeros.
-    """
-    if shift == "none" and rows.dtype == scratch.dtype:
-        lower_product(rows, blocks, first=True)
-        return None
-    if shift != "mean" and rows.shape[1] == scratch.shape[1]:
-        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
-        return None
-    moment = scratch.new_zeros(()) if shift == "mean" else None
-    step = scratch.shape[1]
-    for start in range(0, rows.shape[1], step):
-        part = rows[:, start : start + step]
-        point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
-        if moment is not None:
-            moment += torch.dot(point, point)
-        part = _shifted(part, point, scratch[:, : part.shape[1]])
-        lower_product(part, blocks, first=start == 0)
-    return moment
-
-
-def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
-    """Inner products of all pairs of packed Gram matrices.
-
-    Args:
-        z1: Shape ``(L1, m)``.
-        z2: Shape ``(L2, m)``; if it is ``z1`` itself, half the work is done.
-
-    Returns:
-        Shape ``(L1, L2)``, float64: ``<U(K_i), U(L_j)>`` up to the scales.
-    """
-    total = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=z1.device)
-    if z1 is not z2:
-        _add_products(z1, z2, total)
-        return total.mul_(2)
-    for row in range(0, len(z1), SELF_BLOCK):
-        rows = slice(row, row + SELF_BLOCK)
-        _add_products(z1[row:], z1[rows], total[row:, rows])
-    return total.tril().add_(total.tril(-1).T).mul_(2)
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype in which activations of ``dtype`` are centered and multiplied."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def check_examples(n: int) -> None:
     """Raise ValueError if n examples are too few for the unbiased HSIC."""
     if n < MIN_EXAMPLES:
@@ -245,21 +173,6 @@ def check_examples(n: int) -> None:
             "The unbiased HSIC divides by n - 3."
         )
         raise ValueError(msg)
-
-
-def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
-    for start in range(0, z1.shape[1], PAIR_BLOCK):
-        block = slice(start, start + PAIR_BLOCK)
-        if z1.is_cuda:  # whose float32 products may be TF32
-            total += z1[:, block].double() @ z2[:, block].double().T
-        else:
-            total += z1[:, block] @ z2[:, block].T
-
-
-def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
-    if part.dtype == out.dtype:
-        return torch.sub(part, point, out=out)
-    return out.copy_(part).sub_(point)
 
 
 def _as_rows(x: Tensor) -> Tensor:

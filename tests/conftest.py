@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lab import CHROMIUM_OPTIONS, SECONDS, Server, chromium
+from support.lab import CHROMIUM_OPTIONS, SECONDS, Server, chromium
 
 torch.set_num_threads(1)
 

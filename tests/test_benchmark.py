@@ -1,5 +1,6 @@
 """The benchmark runs, and what it says about errors holds; times are not tested."""
 
+import json
 import math
 
 import pytest
@@ -46,13 +47,30 @@ def test_a_report_becomes_a_row_with_all_its_numbers():
     )
 
 
-def test_a_table_takes_its_place_in_the_readme_and_only_that(tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("# Title\n\n<!-- a -->\nold\n<!-- a -->\n\nEnd.\n")
-    tables.place("new", "a", "A", readme)
-    assert readme.read_text() == "# Title\n\n<!-- a -->\nnew\n<!-- a -->\n\nEnd.\n"
-    tables.place("more", "b", "B", readme)
-    assert readme.read_text().endswith("End.\n\n## B\n\n<!-- b -->\nmore\n<!-- b -->\n")
+def test_a_table_takes_its_place_in_a_page_and_only_that(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# Title\n\n<!-- a -->\nold\n<!-- a -->\n\nEnd.\n")
+    tables.place("new", "a", page)
+    filled = "# Title\n\n<!-- a -->\nnew\n<!-- a -->\n\nEnd.\n"
+    assert page.read_text() == filled
+    with pytest.raises(ValueError, match=r"two lines <!-- b --> in README\.md"):
+        tables.place("more", "b", page)
+    assert page.read_text() == filled
+
+
+def test_the_pages_show_the_committed_results():
+    file = cli.RESULTS / "cpu-float32.json"
+    report = json.loads(file.read_text(encoding="utf-8"))
+    mark = "<!-- benchmark -->"
+    for page, shown in (
+        (tables.PAGE, f"{tables.markdown(report)}\n\n{tables.legend(report)}"),
+        (tables.README, tables.headline(report)),
+    ):
+        text = page.read_text(encoding="utf-8")
+        assert text.split(mark)[1:-1] == [f"\n{shown}\n"]
+    headline = tables.headline(report).splitlines()
+    assert len(headline) == 2 + len(tables.HEADLINE)
+    assert set(headline) <= set(tables.markdown(report).splitlines())
 
 
 def test_time_is_counted_from_the_second_batch_on():

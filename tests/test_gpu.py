@@ -5,12 +5,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from support.zoo import ResNet, mlp
 from torch import nn
-from zoo import ResNet, mlp
 
-from cka_notebook import CKA, _products
-from cka_notebook._catch_up import Kept
-from cka_notebook._readback import Readback
+from cka_notebook import CKA
+from cka_notebook._engine.catch_up import PausedRun
+from cka_notebook._grams import products
+from cka_notebook._page.readback import Readback
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,7 +54,7 @@ def test_the_product_that_a_gpu_chooses_is_exact(shape):
     x = torch.randn(shape, device="cuda")
     exact = x.double() @ x.double().T
     made = torch.empty_like(exact, dtype=torch.float32)
-    _products.lower_product(x, [made], first=True)
+    products.lower_product(x, [made], first=True)
     error = (made - exact).abs().fill_diagonal_(0).max() / exact.diagonal().min()
     assert error < 1e-6
 
@@ -222,7 +223,7 @@ def test_products_are_timed_on_the_device_of_the_model():
 
     x = torch.empty(1, device="cuda:1")
     with torch.cuda.device(0):
-        assert _products._gpu_seconds(slow, x) > 0.01
+        assert products._gpu_seconds(slow, x) > 0.01
 
 
 @pytest.fixture
@@ -324,7 +325,9 @@ def test_layers_are_added_with_a_gpu_as_the_default_device():
     cka = CKA(mlp(), mlp())
     loader = [torch.randn(16, 10) for _ in range(4)]
     steps = cka._steps(loader, layers1=["1"], layers2=["1"])
-    kept = next(Kept.of(state, state.result()) for state in steps if state.batches == 2)
+    kept = next(
+        PausedRun.of(state, state.result()) for state in steps if state.batches == 2
+    )
     steps.close()
     *_, last = cka._steps(loader, layers1=["1", "3"], layers2=["1"], kept=kept)
     assert last.batches == 4

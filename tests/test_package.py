@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,16 @@ import cka_notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+    ROOT / ".github" / "CHANGELOG.md",
+    ROOT / "tests" / "peers" / "README.md",
+    ROOT / "tests" / "benchmark" / "README.md",
+]
+README, CONTRIBUTING = (path.read_text(encoding="utf-8") for path in PAGES[:2])
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LAYERS = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
 
 CORE = {"CKA", "CKAExplorer", "CKAResult", "hsic", "metrics"}
 HEAVY = {"anywidget", "bokeh", "ipywidgets", "matplotlib", "pandas", "xarray"}
@@ -104,21 +114,46 @@ def test_what_the_readme_runs_is_there():
     assert all((ROOT / script).is_file() for script in scripts)
 
 
-def test_what_the_readme_links_to_is_there():
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(page):
     targets = [
         target.split("#")[0]
-        for target in re.findall(r"\]\(([^)\s]+)\)", README)
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
         if not target.startswith(("http", "#"))
     ]
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_what_the_readme_calls_files_of_the_package_is_there():
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_files_that_a_page_names_are_there(page):
     files = re.findall(
-        r"`((?:cka_notebook|js|notebooks|tests|binder)/[\w./]+)`", README
+        r"\b(?:cka_notebook|js|notebooks|tests|binder)/[\w./-]*\w",
+        " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))),
     )
-    assert files
+    assert files or page not in PAGES[:2]
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_readme_links_to_every_other_page():
+    links = {
+        (ROOT / target).resolve()
+        for target in re.findall(r"\]\(([^)\s]+)\)", README)
+        if not target.startswith(("http", "#"))
+    }
+    assert set(PAGES[1:]) <= links
+
+
+def test_the_storeys_of_the_package_are_those_of_the_import_contract():
+    names = re.findall(r"^(\w+(?: \| \w+)*)  ", CONTRIBUTING, flags=re.MULTILINE)
+    shown = [set(line.split(" | ")) for line in names]
+    assert shown == [set(line.split(" | ")) for line in LAYERS if "(" not in line]
+
+
+def test_the_walks_name_modules_that_are_there():
+    modules = re.findall(r"`(_\w+/\w+)`", CONTRIBUTING)
+    package = ROOT / "cka_notebook"
+    assert modules
+    assert [x for x in modules if not (package / f"{x}.py").exists()] == []
 
 
 @pytest.mark.parametrize("name", ["loader.js", "widget.js", "widget.css"])

@@ -83,11 +83,33 @@ def test_the_committed_table_holds_all_three_peers():
     assert set(COMMITTED["contenders"]) == {"ours", *sites.PEERS}
 
 
-def test_the_readme_shows_the_committed_table():
-    page = (sites.ROOT / "README.md").read_text(encoding="utf-8")
-    if "<!-- peers -->" not in page:
-        pytest.skip("README.md has no place for it yet")
-    assert table.markdown(COMMITTED) in page
+def test_the_pages_show_the_committed_table():
+    mark = "<!-- peers -->"
+    for page, shown in (
+        (table.PAGE, table.markdown(COMMITTED)),
+        (table.README, table.short(COMMITTED)),
+    ):
+        text = page.read_text(encoding="utf-8")
+        assert text.split(mark)[1:-1] == [f"\n{shown}\n"]
+
+
+def rows_of(table):
+    """Title and verdicts of each row."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    return {title: verdicts for title, *verdicts in rows}
+
+
+def test_the_short_table_holds_verdicts_of_the_long_one_and_their_count():
+    long, short = (rows_of(f(COMMITTED)) for f in (table.markdown, table.short))
+    title, counts = short.popitem()
+    assert title == f"Right, of all {len(CASES)} cases"
+    columns = zip(*long.values(), strict=True)
+    assert [int(x) for x in counts] == [column.count("right") for column in columns]
+    assert len(short) == 6
+    for title, verdicts in short.items():
+        full = long[title]
+        assert verdicts == ["crash" if x.startswith("crash") else x for x in full]
 
 
 @pytest.mark.parametrize("peer", sites.PEERS)

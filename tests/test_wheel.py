@@ -54,7 +54,7 @@ import cka_notebook
 assert pathlib.Path(cka_notebook.__file__).is_relative_to(sys.argv[1])
 loader = pathlib.Path(cka_notebook.__file__).parent / "static" / "loader.js"
 assert str(cka_notebook.CKAExplorer._esm) == loader.read_text(encoding="utf-8")
-assert "export" in cka_notebook._runtime.page_code()
+assert "export" in cka_notebook._page.runtime.page_code()
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(site)],

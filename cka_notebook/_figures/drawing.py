@@ -23,7 +23,7 @@ from bokeh.models.annotations import ColorBar
 from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
-from cka_notebook._words import written
+from cka_notebook._messages import metric_title
 
 from .shared import (
     BELOW_ZERO,
@@ -74,7 +74,7 @@ class Map:
     @property
     def measure(self) -> str:
         """The name of the measure as it is written in figures."""
-        return written(self.metric)
+        return metric_title(self.metric)
 
     @property
     def palette(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bokeh.layouts import gridplot
 
-from cka_notebook._words import counted, did_you_mean, some
+from cka_notebook._messages import counted, did_you_mean, first_few
 
 from . import drawing
 from .drawing import Map
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure
     from numpy.typing import ArrayLike, NDArray
 
-    from cka_notebook._result import CKAResult
+    from cka_notebook._results.result import CKAResult
 
 
 def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
@@ -233,7 +233,7 @@ def _chosen(
         msg = (
             f"`{argument}` names {unknown[0]!r}, which the result does not have."
             f"{did_you_mean(unknown[0], own)} It has {counted(len(own), 'layer')}: "
-            f"{some(list(own))}."
+            f"{first_few(list(own))}."
         )
         raise ValueError(msg)
     return [where[name] for name in names], names

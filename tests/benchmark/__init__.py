@@ -1,1 +1,1 @@
-"""Time, memory and error of CKA beside its peers; run ``python -m tests.benchmark``."""
+"""Time, memory and error of ours and its peers; run ``python -m tests.benchmark``."""

@@ -1,4 +1,4 @@
-"""Measure CKA beside its peers: ``python -m tests.benchmark --help``."""
+"""Measure ours and its peers: ``python -m tests.benchmark --help``."""
 
 import sys
 from pathlib import Path

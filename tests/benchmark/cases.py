@@ -1,11 +1,11 @@
-"""What is measured: two models, their layers, and batches of one size."""
+"""The cases: two models, their layers, and batches of one size."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from support.zoo import BasicBlock
 from torch import Tensor, nn
-from zoo import BasicBlock
 
 from .models import (
     Bert,
@@ -20,17 +20,17 @@ from .models import (
 
 @dataclass(frozen=True)
 class Case:
-    """A pair of models and what they are given.
+    """A pair of models and their inputs.
 
     Attributes:
-        title: What the table says.
-        make1: Makes the model of the rows.
-        make2: Makes the model of the columns; None compares the first with itself.
-        inputs: Makes a batch of so many examples.
-        examples: Examples in a batch.
-        blocks: Compare only building blocks and what stands beside them.
-        slow_peers: Whether one batch of the slow peers ends in bearable time.
-        device: Where the case belongs: a GPU needs larger ones.
+        title: The row's name in the table.
+        make1: Creates the model of the rows.
+        make2: Creates the model of the columns; None compares the first with itself.
+        inputs: Creates a batch of n examples.
+        examples: Examples per batch.
+        blocks: Compare only building blocks, stem and head.
+        slow_peers: Whether the slow peers finish a batch in reasonable time.
+        device: Device the case is meant for: a GPU needs larger ones.
     """
 
     title: str
@@ -43,19 +43,19 @@ class Case:
     device: str = "cpu"
 
     def models(self) -> tuple[nn.Module, nn.Module]:
-        """The two models, always with the same weights, in evaluation mode."""
+        """Both models in evaluation mode, with the same weights every time."""
         torch.manual_seed(0)
         model1 = self.make1().eval()
         model2 = model1 if self.make2 is None else self.make2().eval()
         return model1, model2
 
     def batches(self, count: int) -> list[Tensor]:
-        """So many batches, always the same."""
+        """The first ``count`` batches, the same every time."""
         torch.manual_seed(1)
         return [self.inputs(self.examples) for _ in range(count)]
 
     def layers(self, model: nn.Module) -> list[str]:
-        """Names of the compared modules, in order of definition."""
+        """Names of the compared modules, in the order of definition."""
         find = block_names if self.blocks else leaf_names
         return list(find(model))
 
@@ -68,7 +68,7 @@ def leaf_names(model: nn.Module) -> Iterator[str]:
 
 
 def block_names(model: nn.Module) -> Iterator[str]:
-    """Building blocks, and the stem and head around them."""
+    """Building blocks, with the stem and head around them."""
     kinds = (BasicBlock, PreNormBlock, PostNormBlock)
     ends = {"conv1", "maxpool", "avgpool", "fc", "patches", "norm", "head", "words"}
     for name, module in model.named_modules():
@@ -77,7 +77,7 @@ def block_names(model: nn.Module) -> Iterator[str]:
 
 
 def images(size: int) -> Callable[[int], Tensor]:
-    """Random images that are not white noise, so that examples differ in more ways."""
+    """Random images with coarse structure, so that examples differ beyond noise."""
 
     def make(n: int) -> Tensor:
         coarse = torch.randn(n, 3, 8, 8)
@@ -180,7 +180,7 @@ ALL = CASES | QUICK
 
 
 def fan(layers: int, examples: int, features: int) -> Case:
-    """A case of any size whose forward passes are nearly free."""
+    """A case of any size with nearly free forward passes."""
 
     def make() -> Fan:
         return Fan(layers, features)

@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str]) -> None:
-    """Measure what the arguments ask for, print it, and write it down."""
+    """Run the measurement that the arguments select; print and save the results."""
     options = parser().parse_args(arguments)
     options.command = " ".join(["python -m tests.benchmark", *arguments])
     if options.install:
@@ -28,45 +28,61 @@ def main(arguments: list[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be asked for."""
+    """The command line options."""
     p = argparse.ArgumentParser(prog="python -m tests.benchmark", description=__doc__)
     add = p.add_argument
     modes = p.add_mutually_exclusive_group()
     for flag, mode, text in (
         ("--list", list_cases, "list the cases and stop"),
-        ("--growth", grow, "time and memory by layers, examples and features"),
-        ("--coverage", cover, "coverage of the error bars, in a simulation"),
-        ("--live", watch, "what frames to a page cost the engine"),
+        (
+            "--growth",
+            grow,
+            "time and memory by number of layers, examples and features",
+        ),
+        ("--coverage", cover, "coverage of the standard errors, in a simulation"),
+        ("--live", watch, "what sending frames to a page costs the engine"),
     ):
         modes.add_argument(
             flag, dest="mode", action="store_const", const=mode, help=text
         )
     p.set_defaults(mode=compare_contenders)
-    add("--quick", action="store_true", help="small cases, to see that all works")
+    add(
+        "--quick",
+        action="store_true",
+        help="small cases, to check that everything works",
+    )
     add("--cases", nargs="+", choices=[*CASES, *QUICK], metavar="CASE")
     add("--contenders", nargs="+", choices=[*FAST, *SLOW], default=[*FAST, *SLOW])
     add("--rounds", type=int, default=5, help="alternating rounds")
-    add("--keep", action="store_true", help="keep the last results of other cases")
-    add("--times", action="store_true", help="times only: no memory, no error")
-    add("--limit", type=float, default=900, help="seconds for one batch of a slow peer")
+    add("--keep", action="store_true", help="keep earlier results of other cases")
+    add("--times", action="store_true", help="measure times only, not memory and error")
+    add(
+        "--limit", type=float, default=900, help="time limit of a slow peer, in seconds"
+    )
     add("--threads", type=int, default=1)
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--dtype", choices=["float32", "bfloat16"], default="float32")
-    add("--no-tf32", action="store_true", help="CUDA: forward passes without TF32")
+    add(
+        "--no-tf32",
+        action="store_true",
+        help="on CUDA, run forward passes without TF32",
+    )
     add("--runs", type=int, default=200, help="runs of the coverage simulation")
-    add("--install", action="store_true", help="install the peers that are missing")
-    add("--readme", action="store_true", help="put the table into README.md")
-    add("--results", type=Path, default=RESULTS, help="folder of the JSON and the plot")
+    add("--install", action="store_true", help="install missing peers")
+    add("--readme", action="store_true", help="write the tables to both READMEs")
+    add(
+        "--results", type=Path, default=RESULTS, help="folder for the JSON and the plot"
+    )
     return p
 
 
 def list_cases(options: argparse.Namespace) -> None:
-    """Names of the cases that would be measured."""
+    """Print the names of the selected cases."""
     _say("\n".join(_settings(options)["cases"]))
 
 
 def compare_contenders(options: argparse.Namespace) -> None:
-    """All contenders on all cases: the table of the README."""
+    """Measure all contenders on all cases: the tables of the READMEs."""
     report = compare.measure(_settings(options), _say)
     name = "quick" if options.quick else f"{options.device}-{options.dtype}"
     before = options.results / f"{name}.json"
@@ -77,18 +93,19 @@ def compare_contenders(options: argparse.Namespace) -> None:
     text = f"{tables.markdown(report)}\n\n{tables.legend(report)}"
     _write(options, name, report, text, "comparison")
     if options.readme:
-        tables.place(text, "benchmark", "Benchmark")
+        tables.place(text, "benchmark", tables.PAGE)
+        tables.place(tables.headline(report), "benchmark", tables.README)
 
 
 def grow(options: argparse.Namespace) -> None:
-    """How time and memory grow."""
+    """Measure how time and memory grow."""
     axes = growth.QUICK_AXES if options.quick else growth.AXES
     found = growth.measure(axes, _settings(options), _say)
     _write(options, "growth", found, growth.markdown(found), "growth")
 
 
 def cover(options: argparse.Namespace) -> None:
-    """How often the error bars hold the truth."""
+    """Simulate how often the confidence intervals contain the true value."""
     from . import coverage  # noqa: PLC0415 needs scikit-learn
 
     torch.set_num_threads(1)
@@ -97,7 +114,7 @@ def cover(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
-    """What frames cost."""
+    """Measure what sending frames costs."""
     from . import live  # noqa: PLC0415 needs the explorer
 
     torch.set_num_threads(1)
@@ -127,12 +144,12 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _write(
     options: argparse.Namespace, name: str, found: Any, text: str, plot: str = ""
 ) -> None:
-    """Print the text, keep the numbers, and draw them if there is Matplotlib."""
+    """Print the text, save the numbers, and plot them if Matplotlib is installed."""
     _say(text)
     file = options.results / f"{name}.json"
     file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if plot and find_spec("matplotlib") is not None:
-        from . import plots  # noqa: PLC0415 Matplotlib may be missing
+        from . import plots  # noqa: PLC0415 needs Matplotlib
 
         getattr(plots, plot)(found, file.with_suffix(".svg"))
 

@@ -1,4 +1,4 @@
-"""Clocks and gauges: time between batches, and the peak of memory."""
+"""Time between batches, and peak memory."""
 
 import resource
 import statistics
@@ -14,14 +14,14 @@ MIB = 2**20
 
 
 class ClockedLoader:
-    """A loader that notes when each batch is asked for.
+    """A loader that records when each batch is requested.
 
-    From one request to the next a contender does all of its work for one batch, so its
-    time is known without touching it. The first batch is a warm-up.
+    Between two requests, a contender does all of its work for one batch, so this
+    measures it without changing it. The first batch is a warm-up.
 
     Args:
-        batches: Inputs; they are yielded as ``(inputs,)``, which all contenders take.
-        device: Where the time passes: on ``cuda`` the stream's own, by events.
+        batches: Inputs, yielded as ``(inputs,)``, which all contenders accept.
+        device: On ``cuda``, time is measured by events on the stream.
     """
 
     dataset = "synthetic"
@@ -41,11 +41,11 @@ class ClockedLoader:
             for batch in self.batches:
                 self._mark()
                 yield (batch,)
-        finally:  # Not every contender asks once more after the last batch.
+        finally:  # Not every contender requests another batch after the last.
             self._mark()
 
     def seconds(self) -> list[float]:
-        """Seconds of each batch after the first: processor time, or the GPU's."""
+        """Processor or GPU time of each batch after the first, in seconds."""
         pairs = list(zip(self._marks[1:], self._marks[2:], strict=False))
         if self._device == "cpu":
             return [after[0] - before[0] for before, after in pairs]
@@ -53,7 +53,7 @@ class ClockedLoader:
         return [before[2].elapsed_time(after[2]) / 1e3 for before, after in pairs]
 
     def wall(self) -> list[float]:
-        """The same by the clock on the wall."""
+        """Wall time of each batch after the first, in seconds."""
         pairs = zip(self._marks[1:], self._marks[2:], strict=False)
         return [after[1] - before[1] for before, after in pairs]
 
@@ -66,9 +66,9 @@ class ClockedLoader:
 
 
 class Peak:
-    """The highest memory inside a block, in MiB, and how far that is above its start.
+    """Peak memory inside a block, absolute and above its start, in MiB.
 
-    Of the process (resident set) on the CPU, of the allocator on a GPU.
+    On the CPU, the resident set of the process; on a GPU, the allocator's memory.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -97,12 +97,12 @@ class Peak:
 
 
 def median(values: list[float]) -> float:
-    """The middle, or NaN of nothing."""
+    """The median; NaN for an empty list."""
     return statistics.median(values) if values else float("nan")
 
 
 def _status(field: str) -> float:
-    """A line of the kernel's account of this process, in MiB."""
+    """A memory field of ``/proc/self/status``, in MiB."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(field):

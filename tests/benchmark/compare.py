@@ -1,4 +1,4 @@
-"""The main measurement: cases by contenders, as one report."""
+"""The main measurement: all contenders on all cases."""
 
 import platform
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Say = Callable[[str], None]
 
 
 def measure(settings: dict[str, Any], say: Say) -> dict[str, Any]:
-    """Measure every case of the settings, and say so after each."""
+    """Measure every case of the settings and report progress."""
     report = {"settings": settings, "machine": _machine(), "cases": {}}
     for name in settings["cases"]:
         report["cases"][name] = found = _case(name, settings)
@@ -46,7 +46,7 @@ def _case(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _figures(timed: dict[str, Any], name: str, threads: int) -> dict[str, Any]:
     if name in timed["failed"]:
         return {"failed": timed["failed"][name]}
-    # Threads that wait for each other burn processor time, too.
+    # Waiting threads also use processor time.
     clock = timed["seconds" if threads == 1 else "wall"]
     return {
         "seconds": timed["seconds"][name],
@@ -59,7 +59,7 @@ def _figures(timed: dict[str, Any], name: str, threads: int) -> dict[str, Any]:
 def _add_solo(
     found: dict[str, Any], base: dict[str, Any], names: list[str], limit: float
 ) -> None:
-    """Memory and error, and the slow peers' time."""
+    """Add memory, error, and the slow peers' time."""
     bare = jobs.run(base | {"kind": "solo", "contender": "forward"})
     exact = torch.tensor(jobs.run(base | {"kind": "truth"})["matrix"])
     found["forward"]["memory"] = bare["above"]
@@ -91,7 +91,7 @@ def _machine() -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 a file of the kernel
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 a kernel file
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

@@ -1,7 +1,7 @@
-"""One way to run each contender on a case: what its README shows.
+"""Runs each contender on a case the way its README shows.
 
-A contender is made for two models and the names of their layers, and then called with a
-loader. It returns its matrix, with rows in the order of the names given.
+A contender is created for two models and the names of their layers, and then called
+with a loader. It returns its matrix, with rows in the order of the names.
 """
 
 import importlib
@@ -23,7 +23,7 @@ NAMES = ("forward", *FAST, *SLOW)
 def make(
     name: str, models: tuple[nn.Module, nn.Module], layers: tuple[list[str], list[str]]
 ) -> Contender:
-    """Make one contender ready, hooks and all where it sets them early."""
+    """Prepare a contender, including any hooks that it registers early."""
     makers = {
         "forward": _forward,
         "ours": _ours,
@@ -37,7 +37,7 @@ def make(
 
 
 def calls(model: nn.Module, batch: Tensor) -> dict[str, int]:
-    """How often each module is called, in the order of the first calls' returns."""
+    """Number of calls of each module, in the order of their first returns."""
     counts: Counter[str] = Counter()
     handles = [
         module.register_forward_hook(lambda *_, name=name: counts.update([name]))
@@ -74,7 +74,7 @@ def _forward(model1: nn.Module, model2: nn.Module, *_: list[str]) -> Contender:
 def _ours(
     model1: nn.Module, model2: nn.Module, layers1: list[str], layers2: list[str]
 ) -> Contender:
-    from cka_notebook import CKA  # noqa: PLC0415 a peer's process needs none of it
+    from cka_notebook import CKA  # noqa: PLC0415 not needed in a peer's process
 
     def run(loader: Iterable) -> Tensor:
         first = loader.batches[0][:4]
@@ -90,7 +90,7 @@ def _ours(
 
 
 def _last_calls(model: nn.Module, batch: Tensor, layers: list[str]) -> list[str]:
-    """The peers see the last call of a module only, so that is what we compare."""
+    """The peers only see the last call of a module, so ours compares that too."""
     counts = calls(model, batch)
     return [f"{x}#{counts[x] - 1}" if counts[x] > 1 else x for x in layers]
 
@@ -142,7 +142,7 @@ def _simtorch(
     sides = []
     for model, layers in ((model1, layers1), (model2, layers2)):
         side = similarity_model(model, device=device)
-        # Its own choice of layers is by substring, and would take more than these.
+        # Its own layer choice matches substrings and would select more than these.
         for name in layers:
             hook = partial(side._add_hook, name)
             model.get_submodule(name).register_forward_hook(hook)
@@ -158,6 +158,6 @@ def _simtorch(
 
 
 def _rows(features: dict[str, Tensor], layers: list[str]) -> list[int]:
-    """Rows come in the order of execution, whatever was asked for."""
+    """Indices of the layers among rows that are in execution order."""
     place = {name: row for row, name in enumerate(features)}
     return [place[name] for name in layers]

@@ -1,7 +1,7 @@
-"""Whether the error bars cover: how often 95 % intervals hold the true CKA.
+"""Coverage of the standard errors: how often 95 % intervals contain the true CKA.
 
-Batches are drawn with replacement from scikit-learn's digits. What minibatch CKA then
-estimates is known exactly: the biased CKA of all 1797 digits.
+Batches are drawn with replacement from scikit-learn's digits. The value that minibatch
+CKA then estimates is known exactly: the biased CKA of all 1797 digits.
 """
 
 import warnings
@@ -20,7 +20,7 @@ LEVEL = 0.95
 
 
 def measure(runs: int, epochs: int = 60) -> list[dict[str, Any]]:
-    """Coverage of normal and Student-t intervals, for few and for many batches."""
+    """Coverage of normal and Student-t intervals, by number of batches."""
     digits, labels = (torch.as_tensor(x) for x in load_digits(return_X_y=True))
     digits = digits.float() / 16
     models = [_trained(digits, labels, seed, epochs) for seed in (0, 1)]
@@ -32,7 +32,7 @@ def measure(runs: int, epochs: int = 60) -> list[dict[str, Any]]:
 
 
 def markdown(found: list[dict[str, Any]]) -> str:
-    """One row a number of batches."""
+    """One row per number of batches."""
     head = ["batches", "normal", "Student t", "worst cell", "stderr / true sd"]
     rows = [
         [
@@ -101,7 +101,7 @@ def _features(model: nn.Sequential, x: Tensor) -> list[Tensor]:
 
 
 def _biased(features1: list[Tensor], features2: list[Tensor]) -> Tensor:
-    """CKA of centered features, by their covariances [Kornblith et al. 2019]."""
+    """CKA of centered features from their covariances (Kornblith et al. 2019)."""
 
     def norm(x: Tensor, y: Tensor) -> Tensor:
         return (x.T @ y).square().sum()

@@ -1,7 +1,7 @@
-"""How the part that is CKA grows with layers, examples and features.
+"""How the cost of CKA itself grows with layers, examples and features.
 
-The models are fans of layers that cost next to nothing, so that what is left after
-subtracting the forward passes is the cost of CKA itself.
+The models are fans of layers that are almost free, so subtracting the time of the
+forward passes leaves the cost of CKA.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def measure(
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """One row a point: milliseconds and MiB of each contender."""
+    """One row per point: milliseconds and MiB of each contender."""
     names = list(next(iter(found.values()))[0]["contenders"])
     head = ["layers", "n", "features"]
     head += [f"{name}, {unit}" for unit in ("ms", "MiB") for name in names]

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, with an allocator that does not blur times."""
+"""Runs jobs in their own processes, with allocator settings for stable times."""
 
 import json
 import os
@@ -10,23 +10,23 @@ from typing import Any
 
 TESTS = Path(__file__).parents[1]
 STEADY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
-"""Freed memory stays with the process. By default glibc hands it back after each layer,
-and page faults take a tenth of the time, except for contenders that keep activations
-and so speed up the forward passes beside them."""
+"""Keep freed memory in the process. By default glibc returns it after each layer, and
+page faults take a tenth of the time, except for contenders that keep activations: these
+would make the forward passes themselves faster."""
 
 DEADLINE = 1800.0
-"""Seconds for a job that is not expected to be slow."""
+"""Default time limit of a job, in seconds."""
 
 
 class JobFailedError(Exception):
-    """A job ended without a result; the text is for the table."""
+    """A job ended without a result; its text goes into the table."""
 
 
 def run(job: dict[str, Any], deadline: float = DEADLINE) -> dict[str, Any]:
-    """Run one job in a new process and return what it found.
+    """Run one job in a new process and return its result.
 
     Raises:
-        JobFailedError: If it crashed, or lasted longer than the deadline.
+        JobFailedError: If it crashed or exceeded the deadline.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
@@ -55,6 +55,6 @@ def run(job: dict[str, Any], deadline: float = DEADLINE) -> dict[str, Any]:
 def _environment(job: dict[str, Any]) -> dict[str, str]:
     threads = {"OMP_NUM_THREADS": str(job["threads"]), "TQDM_DISABLE": "1"}
     path = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    # Memory is measured as a user would see it.
+    # Memory is measured with the default allocator, as users have it.
     steady = STEADY if job["kind"] == "times" else {}
     return os.environ | threads | path | steady

@@ -1,6 +1,6 @@
-"""What it costs the engine to be watched: the explorer beside a bare `CKA.compare`.
+"""Cost of live frames: the explorer compared with a bare `CKA.compare`.
 
-A page that acknowledges every frame at once takes as many as there can be.
+The page acknowledges every frame at once, so the publisher sends as many as it can.
 """
 
 import time
@@ -21,11 +21,11 @@ Times = tuple[float, float]
 BATCHES = 3000
 EXAMPLES = 32
 WIDTH, DEPTH = 64, 12
-"""Between 1 and 2 ms a batch, where the requirement is of 20 ms."""
+"""Gives batches of 1 to 2 ms; the requirement is for batches of 20 ms."""
 
 
 class WatchedExplorer(CKAExplorer):
-    """An explorer whose page draws every frame in no time."""
+    """An explorer whose page acknowledges every frame at once."""
 
     frames = 0
 
@@ -39,10 +39,10 @@ class WatchedExplorer(CKAExplorer):
 
 
 def measure(rounds: int, batches: int = BATCHES) -> dict[str, Any]:
-    """Processor and wall time of a run, watched and not.
+    """Processor and wall time of a run with and without a page.
 
-    Each round takes one of them, the other twice, and the first again, so that a
-    machine that gets slower or faster meanwhile favors neither.
+    Each round runs without, twice with, and again without, so that a drift in the
+    machine's speed favors neither.
     """
     torch.manual_seed(0)
     pair = tuple(mlp(WIDTH, DEPTH, WIDTH).eval() for _ in range(2))
@@ -67,13 +67,14 @@ def measure(rounds: int, batches: int = BATCHES) -> dict[str, Any]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The cost in a sentence."""
+    """The cost, in a sentence."""
     alone, watched, ratio = found["alone"], found["watched"], found["ratio"]
     return (
-        f"Live: {alone['processor']:.2f} ms of processor time a batch alone, "
-        f"{watched['processor']:.2f} ms with {found['frames']:.0f} frames sent during "
-        f"{found['batches']} batches, {_more(ratio['processor'])} more; on the wall "
-        f"{alone['wall']:.2f} and {watched['wall']:.2f} ms, {_more(ratio['wall'])}."
+        f"Live: {alone['processor']:.2f} ms of processor time per batch without a "
+        f"page, {watched['processor']:.2f} ms with one that takes "
+        f"{found['frames']:.0f} frames in {found['batches']} batches: "
+        f"{_more(ratio['processor'])} more. Wall time: {alone['wall']:.2f} and "
+        f"{watched['wall']:.2f} ms, {_more(ratio['wall'])} more."
     )
 
 
@@ -92,7 +93,7 @@ def _milliseconds(times: list[Times], batches: int) -> dict[str, float]:
 
 
 def _ratios(watched: list[Times], alone: list[Times]) -> dict[str, float]:
-    """Medians over rounds, of which each is compared with itself alone."""
+    """Medians over rounds of the ratios within a round."""
     pairs = list(zip(watched, alone, strict=True))
     processor, wall = (median([w[k] / a[k] for w, a in pairs]) for k in (0, 1))
     return {"processor": processor, "wall": wall}

@@ -1,15 +1,15 @@
-"""The models of the benchmark, small enough to define here: weights are random."""
+"""The models of the benchmark, with random weights."""
 
 from itertools import pairwise
 
 import torch
-import zoo
+from support import zoo
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class ResNet(zoo.ResNet):
-    """A ResNet of basic blocks: ``(2, 2, 2, 2)`` is ResNet-18, ``(3, 4, 6, 3)`` 34."""
+    """A ResNet of basic blocks: (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) ResNet-34."""
 
     def __init__(self, depths: tuple[int, ...], classes: int = 1000) -> None:
         super().__init__(64, depths, classes)
@@ -115,7 +115,7 @@ class Bert(nn.Module):
 
 
 def mlp(width: int = 512, depth: int = 51, inputs: int = 512) -> nn.Sequential:
-    """Linear and ReLU in turn: ``2 * depth`` layers."""
+    """Alternating Linear and ReLU: ``2 * depth`` layers."""
     widths = [inputs, *[width] * depth]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -126,7 +126,7 @@ def mlp(width: int = 512, depth: int = 51, inputs: int = 512) -> nn.Sequential:
 
 
 class Scale(nn.Module):
-    """Multiplies each feature by a number of its own."""
+    """Multiplies each feature by its own factor."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Scale(nn.Module):
 
 
 class Fan(nn.Module):
-    """So many layers on the same input: a forward pass that costs next to nothing."""
+    """Many layers on the same input: a forward pass that is almost free."""
 
     def __init__(self, layers: int, features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pictures of what was measured, as small SVG files."""
+"""Plots of the results, as small SVG files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ STYLE = {
 
 
 def comparison(report: dict[str, Any], path: Path) -> None:
-    """Time, memory and error of all contenders, a group of bars for each case."""
+    """Time, memory and error of all contenders, with a group of bars per case."""
     panels = (
         ("time / forward passes", "ratio", "log"),
         ("memory above forward, MiB", "memory", "symlog"),
@@ -57,7 +57,7 @@ def comparison(report: dict[str, Any], path: Path) -> None:
 def growth(found: dict[str, Any], path: Path) -> None:
     """Milliseconds and MiB along each axis."""
     rows: tuple[tuple[str, str, Callable[[float], float]], ...] = (
-        ("CKA part, ms a batch", "seconds", lambda x: 1e3 * x),
+        ("CKA part, ms per batch", "seconds", lambda x: 1e3 * x),
         ("memory above forward, MiB", "memory", lambda x: max(x, 0.1)),
     )
     with mpl.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""Markdown of what was measured, and its place in the README."""
+"""Markdown tables of the results, and where they are written."""
 
 import math
 from collections.abc import Iterable
@@ -8,47 +8,62 @@ from typing import Any
 from .cases import ALL
 from .contenders import FAST, SLOW
 
+PAGE = Path(__file__).parent / "README.md"
 README = Path(__file__).parents[2] / "README.md"
+
+HEADLINE = ("resnet64-n128", "resnet224-n32", "bert64-n128", "mlp-n128")
+"""Cases shown in the main README, among them the one where a peer is faster."""
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row a case, one column a contender: time, memory, error."""
-    peers = [x for x in (*FAST, *SLOW) if x in report["settings"]["contenders"]]
-    head = ["", "n", "layers", "forward", *peers]
-    rows = [_row(name, found, peers) for name, found in report["cases"].items()]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """One row per case, one column per contender: time, memory, error."""
+    return _table(report, report["cases"])
+
+
+def headline(report: dict[str, Any]) -> str:
+    """The few rows of the main README."""
+    return _table(report, HEADLINE)
 
 
 def legend(report: dict[str, Any]) -> str:
-    """What the numbers are, and the command that made them."""
+    """How to read the numbers, and the command that produced them."""
     settings, machine = report["settings"], report["machine"]
     where = machine["gpu"] if settings["device"] != "cpu" else machine["processor"]
     clock = "processor" if settings["threads"] == 1 else "wall"
     clock = "GPU" if settings["device"] != "cpu" else clock
     return (
-        f"First number: {clock} time of a batch over that of the bare forward passes, "
-        f"medians over {settings['rounds']} alternating rounds (torch_cka, simtorch: "
-        "one batch). Second: peak memory above the bare forward's, each contender in a "
-        "process of its own. Third: largest error of a cell against float64 from "
-        "copied activations of one batch. Empty: not run, it would take too long. "
-        f"{where}, {settings['threads']} thread(s), {settings['dtype']}, torch "
-        f"{machine['torch']}. Made by `{settings['command']}`."
+        f"First number: {clock} time per batch, relative to the forward passes alone; "
+        f"median over {settings['rounds']} alternating rounds (torch_cka and simtorch: "
+        "one batch). Second: peak memory above that of the forward passes, each "
+        "contender in its own process. Third: largest error of any cell for one batch, "
+        "against float64 and copied activations. Empty: not run, because it would take "
+        f"too long. {where}, {settings['threads']} thread(s), {settings['dtype']}, "
+        f"torch {machine['torch']}. Command: `{settings['command']}`."
     )
 
 
-def place(text: str, marker: str, heading: str, readme: Path = README) -> None:
-    """Put text between two ``<!-- marker -->`` lines.
+def place(text: str, marker: str, file: Path) -> None:
+    """Replace the text between the two ``<!-- marker -->`` lines of a page.
 
-    If there are none yet, a section of that heading is made for them at the end.
+    Raises:
+        ValueError: If the page does not have exactly two such lines.
     """
     mark = f"<!-- {marker} -->"
-    page = readme.read_text(encoding="utf-8")
+    page = file.read_text(encoding="utf-8")
     if page.count(mark) != 2:
-        page = f"{page.rstrip()}\n\n## {heading}\n\n{mark}\n{mark}\n"
+        msg = f"Expected two lines {mark} in {file.name}, got {page.count(mark)}."
+        raise ValueError(msg)
     before, _, after = page.split(mark)
-    filled = f"{before}{mark}\n{text.strip()}\n{mark}{after}"
-    readme.write_text(filled, encoding="utf-8")
+    file.write_text(f"{before}{mark}\n{text.strip()}\n{mark}{after}", encoding="utf-8")
+
+
+def _table(report: dict[str, Any], cases: Iterable[str]) -> str:
+    peers = [x for x in (*FAST, *SLOW) if x in report["settings"]["contenders"]]
+    head = ["", "n", "layers", "forward", *peers]
+    known = report["cases"]
+    rows = [_row(name, known[name], peers) for name in cases if name in known]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _row(name: str, found: dict[str, Any], peers: Iterable[str]) -> list[str]:

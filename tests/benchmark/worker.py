@@ -1,4 +1,4 @@
-"""The jobs of the benchmark; each runs in a process of its own, see `jobs`."""
+"""The jobs of the benchmark; each runs in its own process, see `jobs`."""
 
 import copy
 import json
@@ -21,11 +21,11 @@ Job = dict[str, Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ROUND_SECONDS = 1.0
 MOST_BATCHES = 48
-"""A round of one contender lasts about so long, but has no more batches than this."""
+"""A round of one contender takes about this long, but at most this many batches."""
 
 
 def main() -> None:
-    """Run the job of the command line and write what it found."""
+    """Run the job given on the command line and write its result."""
     job = json.loads(sys.argv[1])
     torch.set_num_threads(job["threads"])
     torch.backends.cuda.matmul.allow_tf32 = job["tf32"]
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def times(job: Job) -> dict[str, Any]:
-    """Seconds a batch of the bare forward passes and the fast contenders, in turn."""
+    """Seconds per batch of the forward passes and the fast contenders, in turn."""
     case, models, batches = _prepared(job, 1)
     layers = case.layers(models[0]), case.layers(models[1])
     runs = {name: contenders.make(name, models, layers) for name in job["contenders"]}
@@ -48,7 +48,7 @@ def times(job: Job) -> dict[str, Any]:
             loader = ClockedLoader(batches * (many + 1), job["device"])
             try:
                 runs[name](loader)
-            except RuntimeError as error:  # Out of memory, above all.
+            except RuntimeError as error:  # Mostly out of memory.
                 failed[name] = str(error).split("\n")[0][:60]
                 del runs[name]
                 continue
@@ -65,20 +65,20 @@ def times(job: Job) -> dict[str, Any]:
 
 
 def solo(job: Job) -> dict[str, Any]:
-    """Peak memory and matrix of one contender, and its time if it is a slow one."""
+    """Peak memory and matrix of one contender, and its time if it is slow."""
     slow = job["contender"] in contenders.SLOW
     case, models, batches = _prepared(job, 1)
     layers = case.layers(models[0]), case.layers(models[1])
     before = _forward_seconds(models, batches, job) if slow else []
     if slow:
-        # Their hooks stay, and would be timed with the forward passes.
+        # Their hooks stay and would slow down the timed forward passes.
         models = _copied(models)
     run = contenders.make(job["contender"], models, layers)
     loader = ClockedLoader(batches if slow else batches * 2, job["device"])
     with Peak(job["device"]) as peak:
         clock = time.process_time if job["device"] == "cpu" else time.perf_counter
         start = clock()
-        matrix = run(loader)  # The slow ones wait for the GPU after every pair.
+        matrix = run(loader)  # The slow ones synchronize after every pair.
         seconds = clock() - start
     found: dict[str, Any] = {"above": peak.above, "peak": peak.peak}
     if matrix is not None and job.get("matrix", True):

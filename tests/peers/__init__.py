@@ -1,1 +1,1 @@
-"""What other CKA packages make of the same models; run ``python -m tests.peers``."""
+"""Other CKA packages on the same models; run ``python -m tests.peers``."""

@@ -1,6 +1,6 @@
-"""Run torch_cka, simtorch and pytorch-cka beside ours: ``python -m tests.peers``.
+"""Compare torch_cka, simtorch and pytorch-cka with ours: ``python -m tests.peers``.
 
-``--readme`` puts the table into README.md.
+``--readme`` writes the table to ``tests/peers/README.md`` and README.md.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The cases of the table: what goes in, and how the answer is judged."""
+"""The cases of the table: models, loader, and how an answer is judged."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ class Case:
     """One row of the table.
 
     Attributes:
-        title: What is asked.
+        title: The row's name in the table.
         ask: Makes the models and the loader.
-        pick: The activations, examples first, in what a module returns.
-        call: How a batch is meant to reach a model.
-        wanted: Layers that must be among the rows.
-        raw: Whether simtorch's factor of batches / layers is left in.
-        judge: Another way to judge than by the numbers of one comparison.
+        pick: Extracts the activations, examples first, from a module's output.
+        call: How a batch should be passed to a model.
+        wanted: Layers that the rows must include.
+        raw: Whether to keep simtorch's factor of batches / layers.
+        judge: Replaces the default judgment by the cells of one comparison.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Case:
     judge: Callable[[Contender, Question], Verdict] | None = None
 
     def run(self, contender: Contender, estimator: str = "unbiased") -> Verdict:
-        """The verdict on one contender; its exceptions come through."""
+        """The verdict on one contender; its exceptions propagate."""
         torch.manual_seed(0)
         question = self.ask()
         if self.judge is not None:
@@ -53,13 +53,13 @@ class Case:
         return judge(answer, exact, estimator, self.wanted)
 
     def exact(self, question: Question) -> Exact:
-        """The truth, from copies of the models."""
+        """The exact values, from copies of the models."""
         pair = copy.deepcopy((question.model1, question.model2))
         return observe(pair, question.loader, self.call, self.pick)
 
 
 def _undo_simtorch(answer: Answer, question: Question) -> None:
-    """Release 0.2.1 divides by the number of layers instead of batches."""
+    """Undo release 0.2.1's division by the number of layers instead of batches."""
     answer.matrix = answer.matrix * len(answer.rows) / len(list(question.loader))
 
 
@@ -71,7 +71,7 @@ def loader(x: Tensor, **options: Any) -> DataLoader:
 def vectors(
     make: Callable[[], nn.Module], layers: list[str] | None = None, **options: Any
 ) -> Callable[[], Question]:
-    """Two models of one kind on 64 random vectors."""
+    """Two models of the same kind on 64 random vectors."""
 
     def ask() -> Question:
         data = loader(torch.randn(64, 10), **options)
@@ -130,7 +130,7 @@ def bare_tensors() -> Question:
 def sequences(
     make: Callable[[], nn.Module], layers: list[str], width: int = 10
 ) -> Callable[[], Question]:
-    """16 examples of 7 steps each, in every batch."""
+    """Batches of 16 sequences of 7 steps."""
 
     def ask() -> Question:
         data = loader(torch.randn(64, 7, width))
@@ -189,7 +189,7 @@ def short_last() -> Question:
 
 
 def left_as_found(contender: Contender, question: Question) -> Verdict:
-    """No hook, no mode and no weight may differ afterwards, and copies can be made."""
+    """Hooks, modes and weights must be as before, and copying must work."""
     pair = question.model1, question.model2
     before = [_state(model) for model in pair]
     question.layers1 = question.layers2 = ["body", "head"]
@@ -220,7 +220,7 @@ SHUFFLES = 20
 
 
 def noise(contender: Contender, question: Question) -> Verdict:
-    """The error over shuffles that end in a short batch, and that of whole batches."""
+    """Compare the noise over shuffles with and without a short last batch."""
     data = question.loader.dataset.tensors[0]
     short, whole = [], []
     for _ in range(SHUFFLES):
@@ -234,7 +234,7 @@ def noise(contender: Contender, question: Question) -> Verdict:
 
 
 class Rows(Dataset):
-    """A data set of anything that can be indexed."""
+    """A data set over anything that can be indexed."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows

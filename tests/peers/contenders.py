@@ -1,7 +1,6 @@
 """The contenders, each called as its README shows.
 
-All return an `Answer`: their matrix, and the names of its rows and columns as far as
-they give any.
+Each returns an `Answer`: its matrix, with the names of rows and columns.
 """
 
 import importlib
@@ -18,7 +17,7 @@ from . import sites
 
 @dataclass
 class Question:
-    """Two models and a loader; layers of None ask for the contender's own choice."""
+    """Two models and a loader; layers of None mean the contender's default."""
 
     model1: nn.Module
     model2: nn.Module
@@ -29,7 +28,7 @@ class Question:
 
 @dataclass
 class Answer:
-    """A matrix and what its rows and columns are."""
+    """A matrix with the names of its rows and columns."""
 
     rows: list[str]
     columns: list[str]
@@ -40,8 +39,8 @@ Contender = Callable[[Question], Answer]
 
 
 def ours(question: Question) -> Answer:
-    """cka_notebook, with nothing but the layers."""
-    from cka_notebook import CKA  # noqa: PLC0415 the peers' processes need none of it
+    """cka_notebook, with default settings."""
+    from cka_notebook import CKA  # noqa: PLC0415 not needed in the peers' processes
 
     cka = CKA(
         question.model1,
@@ -69,11 +68,11 @@ def torch_cka(question: Question) -> Answer:
 
 
 def simtorch(question: Question) -> Answer:
-    """simtorch 0.2.1: the matrix comes without names, so rows are as its hooks fire."""
+    """simtorch 0.2.1: gives no names, so rows are in the order of its hooks' calls."""
     similarity_model = sites.load("simtorch", "simtorch.model").SimilarityModel
     kind = importlib.import_module("simtorch.similarity").CKA
     sides = [
-        # An empty string is a part of every name.
+        # An empty string is contained in every name.
         similarity_model(model, layers_to_include=[""] if layers is None else layers)
         for model, layers in (
             (question.model1, question.layers1),
@@ -86,7 +85,7 @@ def simtorch(question: Question) -> Answer:
 
 
 def pytorch_cka(question: Question) -> Answer:
-    """pytorch-cka 1.1.3: rows are the layers asked for, or all but the root."""
+    """pytorch-cka 1.1.3: rows are the given layers, or all but the root."""
     [matrix] = sites.load("pytorch-cka", "cka").compute_cka(
         question.model1,
         question.model2,

@@ -1,6 +1,6 @@
-"""What is right: CKA in float64 from activations copied in our own hooks.
+"""Exact values: CKA in float64 from activations copied in our own hooks.
 
-The models run once more, before any contender has touched them.
+Copies of the models are run before any contender has touched the originals.
 """
 
 import math
@@ -15,39 +15,39 @@ from torch import Tensor, nn
 from . import reference
 
 ROUNDING = 1e-12
-"""An HSIC below this share of the squared Gram matrices is 0 in all but float64."""
+"""An HSIC below this share of the squared Gram matrices counts as 0."""
 
 Grams = dict[str, list[Tensor]]
-"""For each call of each module its Gram matrices, one a batch."""
+"""For each call of each module, its Gram matrices, one per batch."""
 
 
 @dataclass
 class Exact:
-    """The truth about two models on some batches.
+    """The exact CKA of two models on some batches.
 
     Attributes:
-        grams1: Of model 1, by the names of its layers.
-        grams2: Of model 2.
+        grams1: Gram matrices of model 1, by layer.
+        grams2: Gram matrices of model 2.
     """
 
     grams1: Grams
     grams2: Grams
 
     def unbiased(self, row: str, column: str) -> float:
-        """Minibatch CKA; batches weigh n (n - 3), those of fewer than 4 nothing."""
+        """Minibatch CKA; batches weigh n (n - 3), and those with n < 4 are skipped."""
         pairs = list(zip(self.grams1[row], self.grams2[column], strict=True))
         pairs = [(K, L) for K, L in pairs if len(K) > 3]
         xy = sum(reference.hsic1(K, L) for K, L in pairs)
         xx = sum(reference.hsic1(K, K) for K, _ in pairs)
         yy = sum(reference.hsic1(L, L) for _, L in pairs)
-        none = [
+        undefined = [
             bool(own <= ROUNDING * sum(K.square().sum() for K in grams))
             for own, grams in ((xx, self.grams1[row]), (yy, self.grams2[column]))
         ]
-        return math.nan if any(none) else float(xy / (xx * yy).sqrt())
+        return math.nan if any(undefined) else float(xy / (xx * yy).sqrt())
 
     def biased(self, row: str, column: str) -> float:
-        """The mean over batches of biased CKA, which simtorch estimates."""
+        """The mean of biased CKA over batches, which simtorch estimates."""
         pairs = zip(self.grams1[row], self.grams2[column], strict=True)
         values = [_biased(K, L) for K, L in pairs if len(K) > 1]
         return float(torch.stack(values).mean())
@@ -96,7 +96,7 @@ def _observe(
 
 
 def _by_call(calls: dict[str, list[Tensor]], counts: dict[str, int]) -> Grams:
-    """A module called k times a batch becomes the layers name#0 ... name#k-1."""
+    """Split a module called k times per batch into layers name#0 ... name#k-1."""
     named: Grams = {}
     for name, found in calls.items():
         k = counts[name]
@@ -115,7 +115,7 @@ def _centered(K: Tensor) -> Tensor:
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The tensor in an output: itself, the first of a tuple or of a dict's values."""
+    """The output itself, or the first tensor in a tuple or in a dict's values."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() and output.ndim > 1 else None
     values = output.values() if hasattr(output, "values") else output
@@ -124,6 +124,6 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 def batch_second(output: Any) -> Tensor | None:
-    """The same for layers that give (tokens, batch, width)."""
+    """The same for layers that return (tokens, batch, width)."""
     tensor = first_tensor(output)
     return tensor.transpose(0, 1) if tensor is not None and tensor.ndim == 3 else tensor

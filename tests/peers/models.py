@@ -1,4 +1,4 @@
-"""Small models, each with one habit that real ones have."""
+"""Small models, each with one feature that occurs in real ones."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ def mlp() -> nn.Sequential:
 
 
 def inplace_mlp() -> nn.Sequential:
-    """What the linear layers and the normalization return is overwritten."""
+    """The outputs of the linear layers and the normalization are overwritten."""
     return nn.Sequential(
         nn.Linear(10, 16),
         nn.BatchNorm1d(16),
@@ -24,7 +24,7 @@ def inplace_mlp() -> nn.Sequential:
 
 
 def dead_relu() -> nn.Sequential:
-    """The first ReLU gives zeros for every example."""
+    """The first ReLU outputs zeros for every example."""
     model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 12), nn.Tanh())
     with torch.no_grad():
         model[0].bias.fill_(-100.0)
@@ -32,7 +32,7 @@ def dead_relu() -> nn.Sequential:
 
 
 def nearly_dead_relu() -> nn.Sequential:
-    """The ReLU gives zeros but for examples that are far away."""
+    """The ReLU outputs zeros except for examples that are far away."""
     model = nn.Sequential(nn.Linear(10, 16), nn.ReLU())
     with torch.no_grad():
         model[0].weight.abs_()
@@ -60,7 +60,7 @@ def scaled_mlp(factor: float) -> nn.Sequential:
 
 
 class Shift(nn.Module):
-    """Adds a number."""
+    """Adds a constant."""
 
     def __init__(self, by: float) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Unused(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Its blocks stand in an `nn.ModuleList`, which itself is never called."""
+    """Its blocks are in an `nn.ModuleList`, which itself is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Recurrent(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Transformer layers as PyTorch makes them: (tokens, batch, width)."""
+    """PyTorch's transformer layers by default: (tokens, batch, width)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
 
 
 class Masked(nn.Module):
-    """Averages over tokens, but only those that the attention mask keeps."""
+    """Averages over the tokens that the attention mask keeps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class Masked(nn.Module):
 
 
 class Half(nn.Module):
-    """Sees only its half of the features, so that two of these share nothing."""
+    """Uses only half of the features, so that two of these are unrelated."""
 
     def __init__(self, right: bool) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class Frozen(nn.Module):
 
 
 def bert() -> nn.Module:
-    """A two-layer BERT of Hugging Face."""
+    """A two-layer BERT from Hugging Face."""
     from transformers import BertConfig, BertModel  # noqa: PLC0415 takes seconds
 
     sizes = {"hidden_size": 16, "intermediate_size": 32, "vocab_size": 50}

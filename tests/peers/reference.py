@@ -1,4 +1,4 @@
-"""The textbook: CKA in float64 from activations that were copied in a hook."""
+"""Textbook CKA in float64 from activations copied in a hook."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 Run = Callable[[nn.Module, Any], object]
 COLUMNS = 1 << 16
-"""Features are taken this many at a time, so that float64 copies stay small."""
+"""Number of features per step, so that float64 copies stay small."""
 
 
 def gram(x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def _selves(K: Tensor) -> Tensor:
 def grams_of(
     model: nn.Module, layers: Iterable[str], batches: Iterable[Any], run: Run
 ) -> list[list[Tensor]]:
-    """For each batch the Gram matrices of the layers' last calls."""
+    """For each batch, the Gram matrices of the layers' last calls."""
     last: dict[str, Tensor] = {}
     found = []
     handles = [

@@ -1,4 +1,4 @@
-"""Where the peers are installed: each in a folder of its own that git ignores."""
+"""Installs and imports the peers, each in its own folder, ignored by git."""
 
 import importlib
 import subprocess
@@ -18,18 +18,18 @@ PEERS = {
 """Name of each peer, and its release on PyPI."""
 
 EXTRAS = {"simtorch": ["seaborn==0.13.2"]}
-"""What a peer imports beyond torch, numpy, matplotlib and tqdm."""
+"""What a peer imports besides torch, numpy, matplotlib and tqdm."""
 
 PLOTTING = ("matplotlib", "matplotlib.pyplot", "mpl_toolkits", "seaborn")
 
 
 def installed(peer: str) -> bool:
-    """Whether this peer can be run."""
+    """Whether this peer is installed."""
     return (FOLDER / peer).is_dir()
 
 
 def install() -> None:
-    """Install the peers that are missing; their torch is the one that is here."""
+    """Install missing peers; they use the torch of this environment."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     constraints = ["--constraint", str(ROOT / "binder" / "constraints.txt")]
     for peer, release in PEERS.items():
@@ -40,7 +40,7 @@ def install() -> None:
 
 
 def load(peer: str, module: str) -> types.ModuleType:
-    """Import a module of one peer, which must be the only one in this process."""
+    """Import a module of a peer; only one peer per process."""
     sys.path.append(str(FOLDER / peer))
     if find_spec("matplotlib") is None:
         _replace_plotting()
@@ -48,7 +48,7 @@ def load(peer: str, module: str) -> types.ModuleType:
 
 
 def _replace_plotting() -> None:
-    """Let peers import their plots on a machine that has no Matplotlib."""
+    """Let peers import their plotting code without Matplotlib."""
     for name in PLOTTING:
         module = types.ModuleType(name)
         module.__getattr__ = lambda attribute: attribute  # type: ignore[method-assign]

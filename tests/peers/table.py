@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark.tables import place
+from benchmark.tables import README, place
 
 from . import sites
 from .cases import CASES
@@ -20,12 +20,16 @@ from .verdicts import TOLERANCE, Verdict
 
 HERE = Path(__file__).parent
 FILE = HERE / "table.json"
+PAGE = HERE / "README.md"
 COMMAND = "python -m tests.peers"
 DEADLINE = 900
 
+SHORT = ("inplace", "residual", "bfloat16", "bert", "last", "found")
+"""Cases that the main README shows."""
+
 
 def build(chosen: Iterable[str]) -> dict[str, Any]:
-    """Run the chosen contenders, one after the other; keep what is known of others."""
+    """Run the chosen contenders in turn; keep the known verdicts on the others."""
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     fresh = {name: verdicts(name) for name in chosen}
     cases = {key: {"title": case.title} for key, case in CASES.items()}
@@ -44,22 +48,34 @@ def build(chosen: Iterable[str]) -> dict[str, Any]:
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table and how to read it."""
-    names = list(table["contenders"])
-    head = ["", *(title.replace("==", " ") for title in table["contenders"].values())]
+    """The whole table and how to read it."""
     rows = [
-        [case["title"], *(_cell(case, name) for name in names)]
+        [case["title"], *(_cell(case, name) for name in table["contenders"])]
         for case in table["cases"].values()
     ]
-    lines = [head, ["---"] * len(head), *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{body}\n\n{_legend(table)}"
+    return f"{_table(table, rows)}\n\n{_legend(table)}"
+
+
+def short(table: dict[str, Any]) -> str:
+    """A few rows, and how many of all cases each contender gets right."""
+    cases, names = table["cases"], table["contenders"]
+    rows = [
+        [cases[key]["title"], *(_short_cell(cases[key], name) for name in names)]
+        for key in SHORT
+    ]
+    right = [
+        sum(_kind(case, name) == "right" for case in cases.values()) for name in names
+    ]
+    rows.append([f"Right, of all {len(cases)} cases", *map(str, right)])
+    return _table(table, rows)
 
 
 def main(arguments: list[str]) -> None:
-    """Install the peers, build the table, write and print it."""
+    """Install the peers, then build, save and print the table."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--readme", action="store_true", help="put it into README.md")
+    parser.add_argument(
+        "--readme", action="store_true", help="write it to both READMEs"
+    )
     parser.add_argument(
         "--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS)
     )
@@ -71,7 +87,23 @@ def main(arguments: list[str]) -> None:
     text = markdown(table)
     print(text)
     if options.readme:
-        place(text, "peers", "What the others get wrong")
+        place(text, "peers", PAGE)
+        place(short(table), "peers", README)
+
+
+def _table(table: dict[str, Any], rows: list[list[str]]) -> str:
+    head = ["", *(title.replace("==", " ") for title in table["contenders"].values())]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _kind(case: dict[str, Any], name: str) -> str:
+    return case[name]["kind"] if name in case else ""
+
+
+def _short_cell(case: dict[str, Any], name: str) -> str:
+    """The verdict without the text of an exception."""
+    return "crash" if _kind(case, name) == "crash" else _cell(case, name)
 
 
 def _cell(case: dict[str, Any], name: str) -> str:
@@ -80,16 +112,17 @@ def _cell(case: dict[str, Any], name: str) -> str:
 
 def _legend(table: dict[str, Any]) -> str:
     return (
-        f"Right: every cell within {table['tolerance']:g} of CKA in float64 from "
-        "activations that were copied in a hook, for the layer that its row and column "
-        "are said to be, and NaN where CKA is 0 / 0; in brackets the largest error. "
-        "simtorch is judged by the biased estimate that it promises, and below the "
-        "first row its factor (number of batches / number of layers) is taken out. "
-        f"Made by `{table['command']}`, torch {table['torch']}, CPU."
+        f"Right: every cell is within {table['tolerance']:g} of CKA computed in "
+        "float64 from activations copied in a hook, for the layers that its row and "
+        "column name, and NaN where CKA is 0 / 0. In brackets: the largest error. "
+        "simtorch is judged by the biased estimator that it documents, and in all rows "
+        "but the first its factor (number of batches / number of layers) is divided "
+        f"out. Command: `{table['command']}`, torch {table['torch']}, CPU."
     )
 
 
 def verdicts(name: str, *keys: str) -> dict[str, dict[str, str]]:
+    """Run one contender in its own process, on some cases or on all."""
     path = os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])
     quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
     with tempfile.TemporaryDirectory() as folder:

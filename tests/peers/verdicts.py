@@ -1,4 +1,4 @@
-"""From an answer and the truth to a verdict, by numbers alone."""
+"""Verdicts, from the numbers of an answer and the exact values."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,10 @@ from .contenders import Answer
 from .exact import Exact, Grams
 
 TOLERANCE = 1e-3
-"""A cell of CKA that is off by more than this is wrong: maps are read to two digits."""
+"""Largest error of a cell that counts as right: maps are read to two digits."""
 
 SHORTEST, LONGEST = 24, 44
-"""Letters of an exception that say enough, and that fit into a cell of the table."""
+"""Length of an exception's text: enough to be clear, and most that fits a cell."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ RIGHT = Verdict("right")
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of an answer, and the truths it may stand for, by call of the row."""
+    """One value of an answer, and the exact values it may mean, by call of the row."""
 
     row: str
     column: str
@@ -39,31 +39,31 @@ class Cell:
 
     @property
     def ghost(self) -> bool:
-        """A number for a layer that never ran."""
+        """Whether this is a value for a layer that never ran."""
         return not self.truths and not math.isnan(self.value)
 
     @property
     def invented(self) -> bool:
-        """A number where CKA is 0 / 0."""
+        """Whether this is a value where CKA is 0 / 0."""
         truths = [x for found in self.truths.values() for x in found]
         undefined = bool(truths) and all(math.isnan(x) for x in truths)
         return undefined and not math.isnan(self.value)
 
     def error(self, call: str) -> float:
-        """The distance to the nearest truth for this call of the row's module."""
+        """Distance to the nearest exact value for this call of the row's module."""
         return min((_distance(self.value, x) for x in self.truths[call]), default=0.0)
 
 
 def judge(
     answer: Answer, exact: Exact, estimator: str, wanted: Iterable[str]
 ) -> Verdict:
-    """Compare every cell with the truth for the layers it is said to be of.
+    """Compare every cell with the exact value for the layers that it names.
 
     Args:
-        answer: What a contender says.
-        exact: The truth.
-        estimator: ``"unbiased"`` or ``"biased"``, as the contender promises.
-        wanted: Layers that must be among the rows.
+        answer: A contender's answer.
+        exact: The exact values.
+        estimator: ``"unbiased"`` or ``"biased"``, as the contender documents.
+        wanted: Layers that the rows must include.
     """
     shape = list(answer.matrix.shape)
     if shape != [len(answer.rows), len(answer.columns)] or 0 in shape:
@@ -82,7 +82,7 @@ def judge(
 
 
 def crash(error: BaseException) -> Verdict:
-    """An exception, in the few words that fit a table."""
+    """A verdict from an exception, shortened to fit the table."""
     text = str(error).split("\n")[0].replace("|", "/")
     if len(text) < SHORTEST:
         text = f"{type(error).__name__}: {text}"
@@ -100,7 +100,7 @@ def _cells(answer: Answer, exact: Exact, estimator: str) -> Iterator[Cell]:
 
 
 def _closest(cells: list[Cell]) -> tuple[float, set[str]]:
-    """The largest error, each row taken for the call that it is nearest to."""
+    """The largest error, with each row matched to its nearest call, and those calls."""
     errors: dict[str, dict[str, float]] = {}
     for cell in cells:
         of_row = errors.setdefault(cell.row, {})
@@ -111,7 +111,7 @@ def _closest(cells: list[Cell]) -> tuple[float, set[str]]:
 
 
 def _calls(name: str, grams: Grams) -> list[str]:
-    """A name can stand for any call of its module; for none, if it never ran."""
+    """The calls that a name may mean; none if its module never ran."""
     return [x for x in grams if x == name or x.startswith(f"{name}#")]
 
 

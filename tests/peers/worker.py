@@ -1,4 +1,4 @@
-"""One contender through all cases, each in a process of its own.
+"""Runs one contender on all cases, each in its own process.
 
 ``python -m peers.worker NAME OUT.json [CASE ...]``
 """
@@ -19,21 +19,21 @@ from .contenders import CONTENDERS
 from .verdicts import Verdict, crash
 
 SECONDS = 120
-"""A case takes a second or two; a contender that hangs is given up."""
+"""Time limit of a case, which normally takes a second or two."""
 
 ESTIMATORS = {"simtorch": "biased"}
-"""simtorch promises another estimator than the rest, and is judged by that one."""
+"""simtorch documents the biased estimator and is judged by it."""
 
 
 def main(name: str, out: str, *keys: str) -> None:
-    """Write the verdicts on one contender."""
+    """Write the verdicts on one contender to a file."""
     torch.set_num_threads(1)
     found = {key: apart(name, key) for key in keys or CASES}
     Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 
 def apart(name: str, key: str) -> dict[str, str]:
-    """The verdict on one case, found in a process that is forked for it."""
+    """The verdict on one case, from a forked process."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(name, key, there))
@@ -51,7 +51,7 @@ def apart(name: str, key: str) -> dict[str, str]:
 
 
 def verdict(name: str, key: str) -> Verdict:
-    """The verdict on one case; an exception is one, too."""
+    """The verdict on one case; an exception counts as a crash."""
     try:
         return CASES[key].run(CONTENDERS[name], ESTIMATORS.get(name, "unbiased"))
     except Exception as error:

@@ -9,19 +9,19 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from cka_notebook import CKA, _running
-from cka_notebook._catch_up import Kept
-from cka_notebook._grams import GramBuffer, Group
-from cka_notebook._products import split_product
-from cka_notebook._readback import Readback
-from cka_notebook._running import Running
-from cka_notebook.hsic import pair_products
+from cka_notebook import CKA
+from cka_notebook._engine.catch_up import PausedRun
+from cka_notebook._engine.state import RunState
+from cka_notebook._grams.buffer import GramBuffer, Group
+from cka_notebook._grams.pairs import pair_products
+from cka_notebook._grams.products import split_product
+from cka_notebook._page.readback import Readback
 
 __all__ = [
     "PHASES",
     "GramBuffer",
     "Readback",
-    "Running",
+    "RunState",
     "Step",
     "added_layers",
     "marked",
@@ -33,27 +33,27 @@ __all__ = [
 PHASES = {
     "Gram products": (Group, "add"),
     "U-centering": (Group, "center"),
-    "pairs and sums": (_running.Running, "add"),
+    "pairs and sums": (RunState, "add"),
 }
 """Methods in which the engine spends its time beside the forward passes."""
 
 
 def steps(
     cka: CKA, loader: Iterable[Any], **options: Any
-) -> Generator[Running, None, None]:
+) -> Generator[RunState, None, None]:
     """The engine's states: before the first batch, and after each."""
     return cka._steps(loader, **options)
 
 
 def added_layers(
     cka: CKA, loader: Iterable[Any], layers: tuple[list[str], list[str]], done: int
-) -> Generator[Running, None, None]:
+) -> Generator[RunState, None, None]:
     """The states of a run that goes on with more layers after some batches."""
     first = [names[:1] for names in layers]
     running = steps(cka, loader, layers1=first[0], layers2=first[1])
     for state in running:
         if state.done == done:
-            kept = Kept.of(state, state.result())
+            kept = PausedRun.of(state, state.result())
             break
     running.close()
     return steps(cka, loader, layers1=layers[0], layers2=layers[1], kept=kept)

@@ -23,8 +23,8 @@ STABLE = 9, 12
 
 TEXT = "called a synchronizing CUDA operation"
 
-States = Generator[engine.Running, None, None]
-Look = Callable[[engine.Running], object]
+States = Generator[engine.RunState, None, None]
+Look = Callable[[engine.RunState], object]
 
 
 def measure(recorder: Recorder) -> None:
@@ -48,7 +48,7 @@ def autocast(recorder: Recorder, workload: Workload) -> None:
 def frames(recorder: Recorder, workload: Workload) -> None:
     """With the numbers of each batch sent to a page."""
 
-    def send(state: engine.Running) -> None:
+    def send(state: engine.RunState) -> None:
         engine.Readback(state.matrix(), state.stderr())
 
     states = engine.steps(_cka(workload), _loader(workload))
@@ -80,7 +80,7 @@ def mixed_dtypes(recorder: Recorder, workload: Workload) -> None:
 def added_layers(recorder: Recorder, workload: Workload) -> None:
     """While layers that were added catch up, with frames."""
 
-    def send(state: engine.Running) -> None:
+    def send(state: engine.RunState) -> None:
         engine.Readback(state.matrix(), state.stderr())
 
     names = workload.single_calls()

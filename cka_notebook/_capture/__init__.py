@@ -1,0 +1,1 @@
+"""One forward pass becomes Gram matrices; nothing else of it is kept."""

@@ -1,0 +1,59 @@
+"""Which tensor of a module's output is compared, and its shape ``(n, p)``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cka_notebook._models.nodes import Output
+
+OUTPUT_KEYS = ("last_hidden_state", "logits")
+"""Where Hugging Face outputs keep what the next layer sees."""
+
+
+def tensor_of(output: Any) -> Tensor | str:
+    """The tensor to compare in a module's output, or why there is none."""
+    if isinstance(output, Tensor):
+        return _usable(output)
+    if output is None:
+        return "no output"
+    if isinstance(output, Mapping):
+        first = [output[key] for key in OUTPUT_KEYS if output.get(key) is not None]
+        items = [*first, *output.values()]
+    elif isinstance(output, list | tuple):
+        items = list(output)
+    else:
+        return f"output of type {type(output).__name__}"
+    found = [tensor_of(item) for item in items]
+    tensor = next((item for item in found if isinstance(item, Tensor)), None)
+    reasons = [item for item in found if isinstance(item, str)]
+    return tensor if tensor is not None else (reasons or ["empty output"])[0]
+
+
+def batch_first(activations: Tensor, output: Output) -> Tensor:
+    """Activations as (n, ...), whatever their batch axis."""
+    rows = activations.movedim(output.axis, 0) if output.axis else activations
+    if output.groups > 1 and len(rows) % output.groups == 0:
+        rows = rows.reshape(-1, output.groups, *rows.shape[1:])
+    return rows.unsqueeze(1) if rows.ndim == 1 else rows
+
+
+def as_rows(features: Tensor) -> Tensor:
+    """Features as (n, p), in memory order where that saves a copy.
+
+    A Gram matrix does not depend on the order of the columns.
+    """
+    if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+        features = features.permute(0, 2, 3, 1)
+    return features.flatten(1)
+
+
+def _usable(tensor: Tensor) -> Tensor | str:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return "sparse or nested output"
+    if tensor.is_complex():
+        return "complex output"
+    if not tensor.is_floating_point():
+        return "integer output"
+    return tensor if tensor.ndim > 0 else "scalar output"

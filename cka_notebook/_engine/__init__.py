@@ -1,0 +1,1 @@
+"""Both models in step over one loader: a generator of run states."""

@@ -1,0 +1,1 @@
+"""The activations of one layer become one packed, U-centered Gram matrix."""

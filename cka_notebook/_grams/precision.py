@@ -1,0 +1,53 @@
+"""The precision of our own arithmetic, whatever the user allows her models."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+
+def reduces_float32(kind: str) -> bool:
+    """Whether the user allows float32 products of fewer bits (TF32, bfloat16).
+
+    Args:
+        kind: Of which devices, ``"cpu"`` or ``"cuda"``; others have no such setting.
+    """
+    backend = _matmul_backend(kind)
+    if backend is None:
+        return torch.get_float32_matmul_precision() != "highest"
+    return backend.fp32_precision not in ("none", "ieee")
+
+
+def _matmul_backend(kind: str) -> Any:
+    """Where recent versions of torch keep the precision of products, or None."""
+    name = {"cuda": "cuda", "cpu": "mkldnn"}.get(kind)
+    backend = getattr(getattr(torch.backends, name), "matmul", None) if name else None
+    return backend if hasattr(backend, "fp32_precision") else None
+
+
+@contextmanager
+def _full_float32(kind: str) -> Iterator[None]:
+    """Float32 products in float32, whatever the user allows her models."""
+    backend = _matmul_backend(kind)
+    if backend is None:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    else:
+        before, backend.fp32_precision = backend.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        if backend is None:
+            torch.set_float32_matmul_precision(before)
+        else:
+            backend.fp32_precision = before
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Our own arithmetic: no reduced float32 and no autocast of the user's."""
+    kind = device.type
+    guard = _full_float32(kind) if reduces_float32(kind) else nullcontext()
+    with guard, torch.autocast(kind, enabled=False):
+        yield

@@ -1,0 +1,238 @@
+"""Products of activations with themselves, by the fastest way that is exact enough.
+
+Nearly all of what CKA adds to a forward pass is spent here. Ways that are not part of
+torch's public interface, or round more than float32, are tried out on the device itself
+before they are used, and public float32 products are there where they fail.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Product = Callable[[Tensor], Tensor]
+"""``x @ x.T`` of float32 activations ``(n, p)``."""
+
+ONEDNN_WIDTH = 4096
+"""Layers of at least so many features are multiplied by oneDNN, where there is one."""
+
+SPLIT_NUMBERS = 1 << 22
+"""Smaller activations are not worth the launches of several products on a GPU."""
+
+TOLERANCE = 1e-6
+"""Largest error of a product on a GPU, as a share of the lengths of its two rows."""
+
+TRIAL = 256, 16384
+"""Shape of the activations on which products are tried out."""
+
+
+def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> None:
+    """Add ``part @ part.T`` to the blocks of its lower triangle, or begin them.
+
+    Column blocks save nearly half the work of the whole product, but small products run
+    below full speed.
+
+    Args:
+        part: Shape ``(n, c)``. Not modified.
+        blocks: Neighboring columns of the matrix, each from its diagonal down; one
+            block is the whole matrix.
+        first: Whether what the blocks hold counts for nothing.
+    """
+    if part.shape[1] >= ONEDNN_WIDTH and _suits_onednn(part):
+        product = _onednn_product()
+        if product is not None:
+            _by_onednn(product, part, blocks, first)
+            return
+    if len(blocks) == 1:
+        _whole_product(part, blocks[0], first)
+        return
+    # `narrow` takes half the time of a slice, which counts where layers are small.
+    n, top, turned = len(part), 0, part.T
+    for block in blocks:
+        width = block.shape[1]
+        below, here = part.narrow(0, top, n - top), turned.narrow(1, top, width)
+        _product(below, here, block, first)
+        top += width
+
+
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of long sums: float64, except where there is none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def split_product(x: Tensor) -> Tensor:
+    """``x @ x.T`` by two bfloat16 products, nearly as exact as one in float32.
+
+    With x = h + l, both bfloat16, it is ``h h' + l h' + h l'``; what is left out,
+    ``l l'``, is 2 ** -18 of it at most, and off the diagonal far less.
+    """
+    high = x.to(torch.bfloat16)
+    low = (x - high).to(torch.bfloat16)
+    mixed = _bfloat16_product(low, high.T)
+    return _bfloat16_product(high, high.T).add_(mixed).add_(mixed.T)
+
+
+def fastest(
+    candidates: Sequence[Product],
+    x: Tensor,
+    seconds: Callable[[Product, Tensor], float],
+) -> Product:
+    """The fastest of those that are exact on ``x``; the first one is taken to be.
+
+    Args:
+        candidates: Ways to multiply. One that raises is out.
+        x: Activations to try them on.
+        seconds: What a candidate takes.
+    """
+    exact = x.double() @ x.double().T
+    lengths = exact.diagonal().sqrt()
+    best, shortest = candidates[0], seconds(candidates[0], x)
+    for candidate in candidates[1:]:
+        try:
+            error = (candidate(x) - exact).abs() / (lengths[:, None] * lengths)
+            if error.fill_diagonal_(0).max() > TOLERANCE:
+                continue
+            took = seconds(candidate, x)
+        except (RuntimeError, TypeError):  # this device or this torch has it not
+            continue
+        if took < shortest:
+            best, shortest = candidate, took
+    return best
+
+
+def _whole_product(part: Tensor, out: Tensor, first: bool) -> None:
+    if part.is_cuda and part.dtype == torch.float32 and part.numel() >= SPLIT_NUMBERS:
+        made = _gpu_product(part.device)(part)
+        out.copy_(made) if first else out.add_(made)
+    else:
+        _product(part, part.T, out, first)
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor, first: bool) -> None:
+    if first:
+        torch.mm(left, right, out=out)
+    else:
+        out.addmm_(left, right)
+
+
+def _by_onednn(
+    product: Callable[..., Tensor], part: Tensor, blocks: Sequence[Tensor], first: bool
+) -> None:
+    """The same by oneDNN, two blocks at once where that is faster."""
+    step = 2 if len(part) >= 256 or part.shape[1] < 32768 else 1
+    top = 0
+    for start in range(0, len(blocks), step):
+        some = blocks[start : start + step]
+        width = sum(block.shape[1] for block in some)
+        made = product(part[top:], part[top : top + width], None, "none", [], "")
+        left = 0
+        for block in some:
+            piece = made[left:, left : left + block.shape[1]]
+            block.copy_(piece) if first else block.add_(piece)
+            left += block.shape[1]
+        top += width
+
+
+def _suits_onednn(part: Tensor) -> bool:
+    """Whole rows: with strided ones it is a hundred times slower."""
+    return part.is_cpu and part.dtype == torch.float32 and part.is_contiguous()
+
+
+@lru_cache(maxsize=1)
+def _onednn_product() -> Callable[..., Tensor] | None:
+    """``x @ y.T`` by oneDNN, a quarter faster on wide layers; None if torch lacks it.
+
+    It is no public operation, so it is believed only after a look at what it does.
+    """
+    x = torch.arange(3.0 * ONEDNN_WIDTH).reshape(3, -1).sin()
+    try:
+        product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 see above
+        made = product(x, x[:2], None, "none", [], "")
+    except Exception:  # whatever it is, there is another way
+        return None
+    return product if torch.allclose(made, x @ x[:2].T, rtol=1e-4) else None
+
+
+@lru_cache(maxsize=16)
+def _gpu_product(device: torch.device) -> Product:
+    """The fastest exact product of a device, found out when it is first needed."""
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(TRIAL, device=device, generator=generator)
+    return fastest([_float32_product, split_product], x, _gpu_seconds)
+
+
+def _float32_product(x: Tensor) -> Tensor:
+    return x @ x.T
+
+
+def _bfloat16_product(left: Tensor, right: Tensor) -> Tensor:
+    """A product of bfloat16 that is summed, and given, in float32."""
+    as_float32: dict[str, Any] = {"out_dtype": torch.float32}
+    return torch.mm(left, right, **as_float32)
+
+
+def _gpu_seconds(product: Product, x: Tensor) -> float:
+    event: Any = torch.cuda.Event
+    start, end = event(enable_timing=True), event(enable_timing=True)
+    product(x)
+    start.record()
+    for _ in range(5):
+        product(x)
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 5e3
+
+
+Shift = Literal["mean", "row", "none"]
+
+
+def lower_gram(
+    rows: Tensor, blocks: Sequence[Tensor], scratch: Tensor, shift: Shift
+) -> Tensor | None:
+    """Linear Gram matrix of shifted features, its lower triangle only.
+
+    Any shift of the features gives the same U-centered matrix; one near their mean
+    keeps float32 from cancelling. Shifted features pass through one small buffer, so no
+    centered or up-cast copy of a large feature map ever exists.
+
+    Args:
+        rows: Shape ``(n, p)``, any real dtype. Not modified.
+        blocks: What is overwritten: neighboring columns of the matrix, one block after
+            the other, each from its diagonal down. One block is the whole matrix.
+        scratch: Shape ``(n, c)``, of the dtype of the blocks.
+        shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
+            good unless that one is far from all others; or ``"none"``.
+
+    Returns:
+        Scalar, ``sum(mean ** 2)`` if that was the shift, else None: examples that are
+        all the same then give exact zeros.
+    """
+    if shift == "none" and rows.dtype == scratch.dtype:
+        lower_product(rows, blocks, first=True)
+        return None
+    if shift != "mean" and rows.shape[1] == scratch.shape[1]:
+        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
+        return None
+    moment = scratch.new_zeros(()) if shift == "mean" else None
+    step = scratch.shape[1]
+    for start in range(0, rows.shape[1], step):
+        part = rows[:, start : start + step]
+        point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
+        if moment is not None:
+            moment += torch.dot(point, point)
+        part = _shifted(part, point, scratch[:, : part.shape[1]])
+        lower_product(part, blocks, first=start == 0)
+    return moment
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which activations of ``dtype`` are centered and multiplied."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
+    if part.dtype == out.dtype:
+        return torch.sub(part, point, out=out)
+    return out.copy_(part).sub_(point)

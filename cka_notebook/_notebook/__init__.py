@@ -1,0 +1,1 @@
+"""The notebook around an explorer: cells, variables, front ends."""

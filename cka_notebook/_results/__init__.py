@@ -1,0 +1,1 @@
+"""The finished matrix: save, load, merge, subtract, match."""

@@ -1,0 +1,392 @@
+"""A CKA matrix that knows its axes, its uncertainty and where it came from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from cka_notebook._messages import counted, did_you_mean, first_few
+from cka_notebook.metrics import MinibatchCKA
+
+from . import files
+from .best_path import best_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DIFFERENCE = " difference"
+"""What the measure of a difference of two results ends with."""
+
+FORMAT = "cka_notebook.result/1"
+"""Kind and version of the files that `CKAResult.save` writes."""
+
+
+class Pair(NamedTuple):
+    """A layer of each model, and how similar they are."""
+
+    layer1: str
+    layer2: str
+    value: float
+    stderr: float
+
+
+@dataclass(eq=False)
+class CKAResult:
+    """Similarity of every layer of model 1 (rows) to every layer of model 2 (columns).
+
+    Attributes:
+        matrix: Shape ``(L1, L2)``, float64, on the CPU; NaN where undefined, never
+            clamped: the unbiased estimate can be slightly negative.
+        stderr: Shape ``(L1, L2)``, float64; standard error over batches, NaN with fewer
+            than two.
+        layers1: Names of the rows.
+        layers2: Names of the columns.
+        name1: What model 1 is called.
+        name2: What model 2 is called.
+        metric: Name of the measure.
+        examples: Number of examples that were compared.
+        batches: Number of batches they came in.
+        skipped: Number of batches that were too small.
+        notes: What a reader should know, in sentences.
+        undefined1: Why a row is NaN, by layer name.
+        undefined2: Why a column is NaN.
+        provenance: Versions, devices, dtypes, pooling, models and loaders.
+
+    Example:
+        >>> from torch import nn
+        >>> from cka_notebook import CKA
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> result = CKA(model).compare([torch.randn(16, 4)], progress=False)
+        >>> result.layers1
+        ('0', '2')
+    """
+
+    matrix: Tensor
+    stderr: Tensor
+    layers1: tuple[str, ...]
+    layers2: tuple[str, ...]
+    name1: str = "model1"
+    name2: str = "model2"
+    metric: str = "cka"
+    examples: int = 0
+    batches: int = 0
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+    undefined1: dict[str, str] = field(default_factory=dict)
+    undefined2: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    sums: MinibatchCKA | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        rows, columns = self.matrix.shape
+        return (
+            f"CKAResult({self.name1} x {self.name2}, {rows} x {columns} layers, "
+            f"{self.metric}, {counted(self.examples, 'example')} in "
+            f"{counted(self.batches, 'batch')})"
+        )
+
+    def __sub__(self, other: Self) -> Self:
+        """What changed from another result to this one, on the layers of both.
+
+        A fine-tuned model less its base, say, or one data set less another. Layers are
+        matched by name and keep the order of this result. The standard errors are those
+        of independent results; of the same batches the difference is more certain.
+
+        Returns:
+            A result of values between -2 and 2 that cannot be merged. Figures and
+            explorers show it in two colors around 0.
+
+        Raises:
+            ValueError: If the measures differ, or no rows or no columns are shared.
+
+        Example:
+            >>> layers = ("a", "b"), ("x",)
+            >>> before = CKAResult(torch.eye(2, 1), torch.full((2, 1), 0.25), *layers)
+            >>> after = CKAResult(torch.ones(2, 1), torch.zeros(2, 1), *layers)
+            >>> (after - before).matrix.tolist(), (after - before).metric
+            ([[0.0], [1.0]], 'cka difference')
+        """
+        if not isinstance(other, CKAResult):
+            return NotImplemented
+        if self.metric != other.metric or self.is_difference:
+            msg = (
+                "Expected two results of one measure to subtract, got "
+                f"{self.metric!r} and {other.metric!r}."
+            )
+            raise ValueError(msg)
+        rows, their_rows = shared(self.layers1, other.layers1)
+        columns, their_columns = shared(self.layers2, other.layers2)
+        _check_shared("rows", rows, self.layers1, other.layers1)
+        _check_shared("columns", columns, self.layers2, other.layers2)
+        mine = self._subset(rows, columns)
+        theirs = other._subset(their_rows, their_columns)
+        return replace(
+            mine,
+            matrix=mine.matrix - theirs.matrix,
+            stderr=torch.hypot(mine.stderr, theirs.stderr),
+            name1=_change(self.name1, other.name1),
+            name2=_change(self.name2, other.name2),
+            metric=self.metric + DIFFERENCE,
+            examples=min(self.examples, other.examples),
+            batches=min(self.batches, other.batches),
+            skipped=0,
+            notes=list(
+                dict.fromkeys([*_left_out(self, other), *mine.notes, *other.notes])
+            ),
+            undefined1=mine.undefined1 | theirs.undefined1,
+            undefined2=mine.undefined2 | theirs.undefined2,
+            provenance={"minuend": self.provenance, "subtrahend": other.provenance},
+        )
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether this is one result less another."""
+        return self.metric.endswith(DIFFERENCE)
+
+    def row(self, layer: str | int) -> Tensor:
+        """One layer of model 1 against all of model 2, ``(L2,)``."""
+        return self.matrix[_position(layer, self.layers1, self.name1)]
+
+    def column(self, layer: str | int) -> Tensor:
+        """One layer of model 2 against all of model 1, ``(L1,)``."""
+        return self.matrix[:, _position(layer, self.layers2, self.name2)]
+
+    def diagonal(self) -> Tensor:
+        """Layer i against layer i, ``(L,)``.
+
+        Raises:
+            ValueError: If the models have different numbers of layers here.
+        """
+        if len(self.layers1) != len(self.layers2):
+            msg = (
+                f"Expected as many layers of {self.name1} as of {self.name2}, got "
+                f"{len(self.layers1)} and {len(self.layers2)}. Use best_matches(), or "
+                "choose matching layers."
+            )
+            raise ValueError(msg)
+        return self.matrix.diagonal()
+
+    def best_matches(self) -> dict[str, str | None]:
+        """For each layer of model 1, the most similar one of model 2.
+
+        None where the whole row is undefined.
+        """
+        values = self.matrix.nan_to_num(nan=-torch.inf)
+        best, where = values.max(dim=1)
+        return {
+            layer: self.layers2[int(j)] if value > -torch.inf else None
+            for layer, value, j in zip(self.layers1, best, where, strict=True)
+        }
+
+    def best_path(self) -> list[Pair]:
+        """The pairs along the best way from the first layers to the last ones.
+
+        Each step goes to the next layer of model 1, of model 2, or of both, so the
+        depths of both models are matched without going back, as dynamic time warping
+        does. Of all such ways it has the highest mean; undefined values are crossed
+        where there is no way around them.
+
+        Returns:
+            Pairs in order, for instance for ``pandas.DataFrame``; none if the whole
+            matrix is undefined.
+
+        Example:
+            >>> matrix = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.75, 1.0]])
+            >>> stderr = torch.full((2, 3), 0.125)
+            >>> result = CKAResult(matrix, stderr, ("a", "b"), ("x", "y", "z"))
+            >>> [(pair.layer1, pair.layer2) for pair in result.best_path()]
+            [('a', 'x'), ('b', 'y'), ('b', 'z')]
+            >>> result.best_path()[1]
+            Pair(layer1='b', layer2='y', value=0.75, stderr=0.125)
+        """
+        values, errors = self.matrix.tolist(), self.stderr.tolist()
+        return [
+            Pair(self.layers1[i], self.layers2[j], values[i][j], errors[i][j])
+            for i, j in best_path(values)
+        ]
+
+    def export(self) -> dict[str, Any]:
+        """A plain dict with the keys of torch_cka and of pytorch-cka.
+
+        Example:
+            >>> result = CKAResult(torch.eye(1), torch.eye(1), ("a",), ("b",))
+            >>> sorted(result.export())[:3]
+            ['CKA', 'cka_matrix', 'dataset1_name']
+        """
+        data = self.provenance.get("loader1", {}).get("dataset", "")
+        other = self.provenance.get("loader2") or {}
+        return {
+            "model1_name": self.name1,
+            "model2_name": self.name2,
+            "CKA": self.matrix,
+            "cka_matrix": self.matrix,
+            "stderr": self.stderr,
+            "model1_layers": list(self.layers1),
+            "model2_layers": list(self.layers2),
+            "dataset1_name": data,
+            "dataset2_name": other.get("dataset", data),
+        }
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """The matrix as a pandas DataFrame, rows and columns named by layer.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        import pandas as pd  # noqa: PLC0415 optional, and slow to import
+
+        index = pd.Index(self.layers1, name=self.name1)
+        columns = pd.Index(self.layers2, name=self.name2)
+        return pd.DataFrame(self.matrix.numpy(), index=index, columns=columns)
+
+    def merge(self, other: Self) -> Self:
+        """The result of the batches of both, for the same models and layers.
+
+        Raises:
+            ValueError: If layers or metric differ, or one result has no sums.
+        """
+        for what in ("layers1", "layers2", "metric", "name1", "name2"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                msg = (
+                    f"Expected results of the same comparison to merge, got `{what}` "
+                    f"{mine!r} and {theirs!r}."
+                )
+                raise ValueError(msg)
+        if self.sums is None or other.sums is None:
+            msg = "Expected results made by CKA.compare, got one without running sums."
+            raise ValueError(msg)
+        sums = self.sums.merge(other.sums)
+        return replace(
+            self,
+            matrix=sums.compute(),
+            stderr=sums.stderr(),
+            examples=self.examples + other.examples,
+            batches=self.batches + other.batches,
+            skipped=self.skipped + other.skipped,
+            notes=list(dict.fromkeys([*self.notes, *other.notes])),
+            undefined1=_left_undefined(
+                self.undefined1 | other.undefined1, self.layers1, sums.xx
+            ),
+            undefined2=_left_undefined(
+                self.undefined2 | other.undefined2, self.layers2, sums.yy
+            ),
+            sums=sums,
+        )
+
+    def save(self, path: files.PathLike) -> None:
+        """Write one safetensors file, from which `load` gives the same bits back.
+
+        The file appears whole or not at all.
+        """
+        tensors = {"matrix": self.matrix, "stderr": self.stderr}
+        if self.sums is not None:
+            sums = self.sums.tensors()
+            tensors |= {f"sums.{name}": value for name, value in sums.items()}
+        files.write(path, FORMAT, tensors, self._facts())
+
+    @classmethod
+    def load(cls, path: files.PathLike) -> Self:
+        """Read a file that `save` wrote. Nothing in it is executed.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is of another kind or version.
+        """
+        tensors, facts = files.read(path, FORMAT)
+        sums = {k[5:]: v for k, v in tensors.items() if k.startswith("sums.")}
+        batches = facts.pop("sums_batches", 0)
+        facts |= {key: tuple(facts[key]) for key in ("layers1", "layers2")}
+        return cls(
+            tensors["matrix"],
+            tensors["stderr"],
+            sums=MinibatchCKA(**sums, batches=batches) if sums else None,
+            **facts,
+        )
+
+    def _subset(self, rows: Tensor, columns: Tensor) -> Self:
+        """The rows and columns at these places, without running sums."""
+        layers1 = tuple(self.layers1[i] for i in rows.tolist())
+        layers2 = tuple(self.layers2[i] for i in columns.tolist())
+        return replace(
+            self,
+            matrix=self.matrix[rows[:, None], columns],
+            stderr=self.stderr[rows[:, None], columns],
+            layers1=layers1,
+            layers2=layers2,
+            undefined1={k: v for k, v in self.undefined1.items() if k in layers1},
+            undefined2={k: v for k, v in self.undefined2.items() if k in layers2},
+            sums=None,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        names = (
+            "layers1 layers2 name1 name2 metric examples batches skipped notes "
+            "undefined1 undefined2 provenance"
+        )
+        facts = {name: getattr(self, name) for name in names.split()}
+        if self.sums is not None:
+            facts["sums_batches"] = self.sums.batches
+        return facts
+
+
+def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Where the layers of both are, in the order of the first: in the first, in others.
+
+    Example:
+        >>> shared(["a", "b", "c"], ["c", "b"])
+        (tensor([1, 2]), tensor([1, 0]))
+    """
+    place = {name: i for i, name in enumerate(others)}
+    pairs = [(i, place[name]) for i, name in enumerate(layers) if name in place]
+    both = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
+    if isinstance(layer, int):
+        return layer
+    if layer in names:
+        return names.index(layer)
+    msg = (
+        f"Expected a layer of {title} in this result, got {layer!r}."
+        f"{did_you_mean(layer, names)} It has {counted(len(names), 'layer')}: "
+        f"{first_few(names)}."
+    )
+    raise ValueError(msg)
+
+
+def _check_shared(
+    what: str, places: Tensor, mine: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    if not len(places):
+        msg = (
+            f"Expected results with {what} in common to subtract, got "
+            f"{first_few(mine)} and {first_few(theirs)}. Compare layers of the same "
+            "names."
+        )
+        raise ValueError(msg)
+
+
+def _change(mine: str, theirs: str) -> str:
+    """What a model is called in a difference."""
+    return mine if mine == theirs else f"{mine} \u2212 {theirs}"
+
+
+def _left_out(mine: CKAResult, theirs: CKAResult) -> list[str]:
+    """A sentence on which layers a difference lacks, if it lacks any."""
+    alone = sorted(
+        {*mine.layers1} ^ {*theirs.layers1} | {*mine.layers2} ^ {*theirs.layers2}
+    )
+    note = f"Left out, for one result alone has them: {first_few(alone)}"
+    return [note] if alone else []
+
+
+def _left_undefined(
+    reasons: dict[str, str], names: tuple[str, ...], norms: Tensor
+) -> dict[str, str]:
+    """Reasons of the layers that are undefined after a merge, too."""
+    defined = {n for n, norm in zip(names, norms, strict=True) if norm > 0}
+    return {name: text for name, text in reasons.items() if name not in defined}

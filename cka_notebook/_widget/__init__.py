@@ -1,0 +1,1 @@
+"""The explorer, its thread and its messages."""

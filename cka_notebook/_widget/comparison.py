@@ -1,0 +1,364 @@
+"""What an explorer compares: two models over a loader, or a saved result.
+
+Between runs the models are held weakly, so that ``del model`` frees their memory
+although a notebook's output still holds the explorer. A model that nobody else holds is
+kept: it could not come back.
+"""
+
+import contextlib
+import inspect
+import sys
+import weakref
+from collections.abc import Generator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from cka_notebook._engine.catch_up import PausedRun
+from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
+from cka_notebook._engine.estimate import Estimate, size
+from cka_notebook._engine.state import RunState
+from cka_notebook._inputs.loaders import length
+from cka_notebook._messages import counted, did_you_mean
+from cka_notebook._results.result import CKAResult
+
+from .saved_tree import Columns, Side, choose_rows, columns_of, side_of
+from .source import call_around_layers
+
+RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint", "callback")
+"""Options of `CKA.compare` that an explorer takes, too."""
+
+OWN_OPTIONS = ("autostart", "theme")
+"""Options of an explorer alone."""
+
+NAMES = ("model1_name", "model2_name")
+
+MEMORY_SHARE = 0.7
+"""A run that nobody asked for holds when it would take more of the free memory."""
+
+OWN_REFERENCES = 2
+"""A model in a list counts one reference, and looking at the count another."""
+
+
+class Comparison(Protocol):
+    """What an explorer asks of the thing it shows."""
+
+    names: tuple[str, str]
+    same: bool
+    metric: str
+    tolerance: float | None
+    callback: Callback | None
+    loader_text: str
+    one_shot: bool
+
+    def trees(self) -> dict[str, Columns]:
+        """The layer trees, as columns for the page."""
+
+    def initial(self, side: Side) -> list[str]:
+        """Layers that are chosen when nobody has chosen yet."""
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers."""
+
+    def prepare(self, metric: str) -> None:
+        """Get hold of what a run needs; RuntimeError if it is gone."""
+
+    def steps(
+        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+    ) -> Generator[RunState, None, None]:
+        """The engine's running states, in layers that were chosen since, if any."""
+
+    def too_large(self, estimate: Estimate) -> str | None:
+        """What to say if a run hardly fits into memory."""
+
+    def release(self) -> None:
+        """Hold the models weakly until the next run."""
+
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that repeats this comparison, around its two lists of layers."""
+
+
+class Live:
+    """Two models over one loader, or over two.
+
+    Args:
+        model1: The model of the rows.
+        model2: The model of the columns; None compares `model1` with itself.
+        loader: Batches.
+        loader2: Batches for model 2, or None.
+        options: Options of `CKA` and of its `compare`.
+
+    Raises:
+        TypeError: If an option is unknown or of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        model1: nn.Module,
+        model2: nn.Module | None,
+        loader: Iterable[Any],
+        loader2: Iterable[Any] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        check_options(options)
+        self._loader, self._loader2 = loader, loader2
+        self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
+        # The session looks at it after each batch, for it may change during a run.
+        self.tolerance = self._run_options.pop("stop_when_stable", None)
+        check_tolerance(self.tolerance)
+        # What the session calls, for its errors are shown and do not end a run.
+        self.callback: Callback | None = self._run_options.pop("callback", None)
+        check_callback(self.callback)
+        self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
+        self._cka: CKA | None = CKA(model1, model2, **self._options)
+        self._models = _Models(model1, model2 if model2 is not None else model1)
+        self.names = self._cka.name1, self._cka.name2
+        # A later run begins elsewhere, where variables have other names.
+        self._options |= dict(zip(NAMES, self.names, strict=True))
+        self.same = self._cka.same
+        self.metric = self._cka.metric
+        self.loader_text = describe_loader(loader)
+        self.one_shot = hasattr(loader, "__next__") or hasattr(loader2, "__next__")
+        self._first_choices: dict[Side, Any] = {
+            "layers1": self._cka.choices1,
+            "layers2": self._cka.choices2,
+        }
+        self._trees: dict[str, Columns] = {}
+
+    def trees(self) -> dict[str, Columns]:
+        """The layer trees as columns; those of the last run when none is going on."""
+        if self._cka is not None:
+            trees = {"model1": self._cka.tree1, "model2": self._cka.tree2}
+            if not self._trees or all(tree.probed for tree in trees.values()):
+                self._trees = {name: tree.columns() for name, tree in trees.items()}
+        return self._trees
+
+    def initial(self, side: Side) -> list[str]:
+        """Layers of the constructor's choice, as far as known before a probe."""
+        return self.choose(side, self._first_choices[side])
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers.
+
+        Raises:
+            ValueError: If a name or pattern matches nothing, with the nearest names.
+        """
+        if self._cka is None:
+            return choose_rows(side_of(self._trees, side), choices, side)
+        tree = self._cka.tree1 if side == "layers1" else self._cka.tree2
+        if tree.probed:
+            return tree.choose(choices)
+        tree.check(choices)
+        try:
+            return tree.choose(choices)
+        except ValueError:
+            # The calls "act#0", "act#1" of a module are known after the probe only.
+            names = [choices] if isinstance(choices, str) else choices
+            if not isinstance(names, list | tuple):
+                raise
+            return [name for name in names if isinstance(name, str)]
+
+    def prepare(self, metric: str) -> None:
+        """Get hold of the models.
+
+        Raises:
+            RuntimeError: If one is gone.
+        """
+        if self._cka is None or self._cka.metric != metric:
+            model1, model2 = self._models.held()
+            self._cka = CKA(model1, model2, **{**self._options, "metric": metric})
+
+    def steps(
+        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+    ) -> Generator[RunState, None, None]:
+        """The engine's running states, in layers that were chosen since, if any.
+
+        Args:
+            choices: The layers.
+            kept: What is kept of the run that goes on.
+        """
+        if self._cka is None:
+            msg = "Expected prepare() before steps()."
+            raise RuntimeError(msg)
+        return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
+            self._loader, self._loader2, **self._run_options, **choices, kept=kept
+        )
+
+    def too_large(self, estimate: Estimate) -> str | None:
+        """What to say if the Gram matrices of a batch hardly fit into memory."""
+        parameter = next(self._models.held()[0].parameters(), None)
+        free = free_bytes(parameter.device if parameter is not None else None)
+        if free is None or estimate.nbytes <= MEMORY_SHARE * free:
+            return None
+        return (
+            f"{estimate.layers} layers and batches of {estimate.examples} examples "
+            f"take about {size(estimate.nbytes)}, and {size(free)} are free. Choose "
+            "fewer layers or a smaller batch_size, or resume."
+        )
+
+    def release(self) -> None:
+        """Hold the models weakly until the next run."""
+        self.trees()
+        self._cka = None
+        self._models.release()
+
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that repeats this comparison, around its two lists of layers.
+
+        Its variables are called as the arguments of the explorer. Where a checkpoint is
+        on this machine is nothing to hand on, and changes no number.
+        """
+        models = ["model1"] if self.same else ["model1", "model2"]
+        loaders = ["loader"] if self._loader2 is None else ["loader", "loader2"]
+        options = {**self._options, "metric": metric}
+        run = {**self._run_options, "stop_when_stable": tolerance}
+        run.pop("checkpoint", None)
+        return call_around_layers(models, options, loaders, run)
+
+
+class Saved:
+    """A result without models."""
+
+    one_shot = False
+    loader_text = ""
+    tolerance: float | None = None
+    callback: Callback | None = None
+
+    def __init__(self, result: CKAResult) -> None:
+        self.names = result.name1, result.name2
+        self.same = False
+        self.metric = result.metric
+        self._is_difference = result.is_difference
+        self._layers: dict[Side, list[str]] = {
+            "layers1": list(result.layers1),
+            "layers2": list(result.layers2),
+        }
+
+    def trees(self) -> dict[str, Columns]:
+        """The trees that the names of the layers span."""
+        return {
+            "model1": columns_of(self.names[0], self._layers["layers1"]),
+            "model2": columns_of(self.names[1], self._layers["layers2"]),
+        }
+
+    def initial(self, side: Side) -> list[str]:
+        """All layers of the result."""
+        return self._layers[side]
+
+    def choose(self, side: Side, choices: Any) -> list[str]:
+        """Names of the chosen layers."""
+        return choose_rows(side_of(self.trees(), side), choices, side)
+
+    def prepare(self, metric: str) -> None:
+        """Nothing can be computed.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        msg = (
+            f"Expected models to compare by {metric}, got a saved result. Make an "
+            "explorer with CKAExplorer(model1, model2, loader)."
+        )
+        raise RuntimeError(msg)
+
+    def steps(
+        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+    ) -> Generator[RunState, None, None]:
+        """Nothing, likewise."""
+        del choices, kept
+        yield from ()
+
+    def too_large(self, estimate: Estimate) -> None:
+        """Never, likewise."""
+        del estimate
+
+    def release(self) -> None:
+        """There is nothing to let go of."""
+
+    def code(self, metric: str, tolerance: float | None) -> list[str]:
+        """The call that would repeat this comparison, if there is one."""
+        if self._is_difference:
+            return []  # of two comparisons
+        names = dict(zip(NAMES, self.names, strict=True))
+        run = {"stop_when_stable": tolerance}
+        options = {**names, "metric": metric}
+        return call_around_layers(["model1", "model2"], options, ["loader"], run)
+
+
+class _Models:
+    """The models: strongly held during a run, weakly afterwards."""
+
+    def __init__(self, *models: nn.Module) -> None:
+        self._kinds = [type(model).__name__ for model in models]
+        self._weak = [weakref.ref(model) for model in models]
+        self._strong = list({id(model): model for model in models}.values())
+
+    def held(self) -> list[nn.Module]:
+        """The models, which are held again from here on."""
+        models = [reference() for reference in self._weak]
+        for number, (model, kind) in enumerate(
+            zip(models, self._kinds, strict=True), 1
+        ):
+            if model is None:
+                msg = (
+                    f"Expected model{number} ({kind}) to exist still, and it was "
+                    "deleted after the last run. Make a new CKAExplorer."
+                )
+                raise RuntimeError(msg)
+        found = [model for model in models if model is not None]
+        self._strong = list({id(model): model for model in found}.values())
+        return found
+
+    def release(self) -> None:
+        """Keep only what nobody else holds."""
+        for place in reversed(range(len(self._strong))):
+            if sys.getrefcount(self._strong[place]) > OWN_REFERENCES:
+                del self._strong[place]
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Refuse unknown keywords.
+
+    Raises:
+        TypeError: With the allowed ones.
+    """
+    signature = list(inspect.signature(CKA).parameters)[2:]
+    allowed = sorted({*signature, *RUN_OPTIONS, *OWN_OPTIONS})
+    for option in options:
+        if option not in allowed:
+            msg = (
+                f"CKAExplorer got an unexpected keyword argument {option!r}."
+                f"{did_you_mean(option, allowed)} It takes {', '.join(allowed)}."
+            )
+            raise TypeError(msg)
+
+
+def describe_loader(loader: Iterable[Any]) -> str:
+    """A loader in a few words, without addresses.
+
+    Example:
+        >>> describe_loader([1, 2, 3])
+        'list, 3 batches'
+    """
+    data = getattr(loader, "dataset", loader)
+    words = [type(data).__name__]
+    batches = length(loader)
+    if batches is not None:
+        words.append(counted(batches, "batch"))
+    size = getattr(loader, "batch_size", None)
+    if isinstance(size, int):
+        words.append(f"batch size {size}")
+    return ", ".join(words)
+
+
+def free_bytes(device: torch.device | None) -> int | None:
+    """Free memory of a device, None meaning the CPU; None where it cannot be told."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    return None

@@ -1,0 +1,281 @@
+"""What is borrowed from the user comes back."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from support import zoo
+from support.reference import differences, snapshot
+from torch import nn
+
+from cka_notebook import CKA, CKAExplorer
+from cka_notebook._engine.borrowed import RandomStreams, eager, evaluating, lent, placed
+from cka_notebook._grams import precision
+from cka_notebook._grams.precision import exact, reduces_float32
+
+CPU = torch.device("cpu")
+
+
+def draws():
+    return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def reset():
+    torch.manual_seed(3)
+    np.random.seed(3)  # noqa: NPY002 the global stream is what is at stake
+    random.seed(3)
+
+
+def test_a_run_draws_from_streams_of_its_own_and_leaves_the_global_ones():
+    reset()
+    expected = [draws() for _ in range(2)]
+    reset()
+    own = RandomStreams([CPU])
+    first = draws()
+    with own:
+        inside = draws()
+    second = draws()
+    assert [first, second] == expected
+    # It starts where the global streams were.
+    assert inside == expected[0]
+
+
+def test_the_own_streams_go_on_where_they_were():
+    reset()
+    expected = [draws() for _ in range(3)]
+    reset()
+    own = RandomStreams([CPU])
+    inside = []
+    for _ in range(3):
+        with own:
+            inside.append(draws())
+    assert inside == expected
+
+
+def test_nested_use_does_not_swap_back_early():
+    reset()
+    own = RandomStreams([CPU])
+    outside = torch.get_rng_state()
+    with own:
+        with own:
+            draws()
+        draws()
+    assert torch.equal(torch.get_rng_state(), outside)
+
+
+def test_lent_streams_are_the_user_s_and_the_own_go_on_after_them():
+    reset()
+    expected = [draws() for _ in range(2)]
+    reset()
+    own = RandomStreams([CPU])
+    with own:
+        inside = [draws()]
+        with lent(), lent():
+            outside = draws()
+            with RandomStreams([CPU]), lent():
+                draws()
+        inside.append(draws())
+    assert inside == expected
+    assert outside == expected[0]
+    with lent():
+        assert draws() != expected[1]
+
+
+def test_streams_that_are_saved_or_loaded_inside_are_those_in_place():
+    reset()
+    own = RandomStreams([CPU])
+    with own:
+        draws()
+        saved = own.save()
+        following = draws()
+        own.load(saved)
+        assert draws() == following
+
+
+def test_the_global_streams_come_back_after_an_exception():
+    own, before = RandomStreams([CPU]), torch.get_rng_state()
+
+    def interrupted():
+        draws()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), own:
+        interrupted()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_module_s_own_flag_comes_back():
+    model = zoo.ResNet(width=2).train()
+    model.layer1.eval()
+    model.bn1.eval()
+    flags = [module.training for module in model.modules()]
+    with evaluating(list(model.modules())):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == flags
+    with pytest.raises(KeyboardInterrupt), evaluating(list(model.modules())):
+        raise KeyboardInterrupt
+    assert [module.training for module in model.modules()] == flags
+
+
+def test_evaluating_calls_no_method_of_the_user_s():
+    class Frozen(nn.Module):
+        def train(self, mode=True):  # noqa: ARG002 torch's signature
+            raise AssertionError
+
+    with evaluating([Frozen()]):
+        pass
+
+
+def test_a_model_is_not_touched_where_it_stays():
+    model = zoo.mlp()
+    before = snapshot(model)
+    with placed(model, None), placed(model, CPU):
+        assert differences(before, snapshot(model)) == []
+
+
+class Moving(nn.Module):
+    """A model that only says where it was sent."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.sent = []
+        self.fails = False
+
+    def to(self, device):
+        self.sent.append(str(device))
+        if self.fails and str(device) != "cpu":
+            raise torch.OutOfMemoryError
+
+
+def test_a_model_is_sent_and_comes_back():
+    model = Moving()
+    with placed(model, torch.device("cuda", 0)):
+        assert model.sent == ["cuda:0"]
+    assert model.sent == ["cuda:0", "cpu"]
+
+
+def test_a_model_comes_back_from_a_move_that_failed_half_way():
+    model = Moving()
+    model.fails = True
+    with pytest.raises(torch.OutOfMemoryError), placed(model, torch.device("cuda", 0)):
+        pass
+    assert model.sent == ["cuda:0", "cpu"]
+
+
+def test_a_dispatched_model_is_not_moved():
+    model = Moving()
+    model.hf_device_map = {"": 0}
+    with placed(model, torch.device("cuda", 0)):
+        assert model.sent == []
+
+
+def test_a_model_on_two_devices_is_not_gathered_on_one():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
+    with (
+        pytest.raises(ValueError, match="on one device to move it"),
+        placed(model, CPU),
+    ):
+        pass
+
+
+def test_no_model_is_sent_to_the_device_that_would_lose_its_weights():
+    model = zoo.mlp()
+    with (
+        pytest.raises(ValueError, match="`device` to hold numbers, got 'meta'"),
+        placed(model, torch.device("meta")),
+    ):
+        pass
+    assert not any(p.is_meta for p in model.parameters())
+
+
+def test_a_run_loads_no_compiler():
+    program = """
+import sys, torch
+from cka_notebook import CKA
+CKA(torch.nn.Linear(3, 2)).compare([torch.randn(8, 3)], progress=False)
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
+
+
+def test_compiled_graphs_give_way_to_hooks_for_the_time_being():
+    model = zoo.mlp()
+    seen = []
+    part = torch.compile(model[0], backend="eager")
+    part(torch.randn(2, 10))
+    handle = model[0].register_forward_hook(lambda *_: seen.append(1))
+    with eager():
+        part(torch.randn(2, 10))
+    handle.remove()
+    assert seen == [1]
+
+
+def test_what_one_kind_of_device_may_reduce_does_not_slow_down_another():
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert reduces_float32("cuda")
+        assert not reduces_float32("cpu")
+        with exact(torch.device("cpu")):
+            assert torch.backends.cuda.matmul.allow_tf32
+        with exact(torch.device("cuda")):
+            assert not reduces_float32("cuda")
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_older_torch_has_one_setting_for_all(monkeypatch, kind):
+    monkeypatch.setattr(precision, "_matmul_backend", lambda _: None)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert reduces_float32(kind)
+        with exact(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+class Noisy(nn.Module):
+    """Draws a random number in every forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(10, 4)
+
+    def forward(self, x):
+        return self.body(x + torch.rand(1))
+
+
+def by_compare(model, batches, callback):
+    CKA(model, model1_layers="all").compare(batches, callback=callback, progress=False)
+
+
+def by_explorer(model, batches, callback, **options):
+    explorer = CKAExplorer(model, model, batches, autostart=False, callback=callback)
+    explorer.run(**options)
+    explorer.wait()
+    explorer.close()
+
+
+def by_blocked_explorer(model, batches, callback):
+    by_explorer(model, batches, callback, block=True)
+
+
+@pytest.mark.parametrize("run", [by_compare, by_explorer, by_blocked_explorer])
+def test_a_callback_draws_from_the_user_s_streams(run):
+    model, batches = Noisy(), zoo.batches_of(5)
+    reset()
+    expected = [draws() for _ in range(6)]
+    found = []
+    reset()
+    run(model, batches, lambda *_: found.append(draws()))
+    assert [*found, draws()] == expected

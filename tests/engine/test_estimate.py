@@ -1,0 +1,154 @@
+"""What a run is said to take, against what it takes."""
+
+import contextlib
+import time
+
+import pytest
+import torch
+from support import zoo
+from torch import nn
+from torch.utils.data import DataLoader
+
+from cka_notebook import CKA
+from cka_notebook._engine import run
+from cka_notebook._engine.estimate import Estimate, Timing, about, size
+from cka_notebook._page.frames import gpu_memory
+
+
+@contextlib.contextmanager
+def probed(loader, *models, **options):
+    """The state before the first batch, the run, and what comes after."""
+    runs, made = [], run.Run.__init__
+
+    def noting(self, *args, **kwargs):
+        runs.append(self)
+        made(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Run, "__init__", noting)
+        steps = CKA(*models, **options)._steps(loader)
+        with contextlib.closing(steps):
+            yield next(steps), runs[0], steps
+
+
+@pytest.mark.parametrize("examples", [7, 64, 600])
+@pytest.mark.parametrize("itself", [False, True])
+def test_memory_is_what_the_engine_holds_after_a_batch(examples, itself):
+    models = [zoo.mlp()] if itself else [zoo.mlp(), zoo.Reversed()]
+    batches = zoo.batches_of(2, size=examples)
+    with probed(batches, *models, model1_layers="all") as (state, run, steps):
+        estimate = state.estimate
+        after = next(steps)
+        groups = run.buffer._groups.values()
+        packed = sum(group._z.nbytes for group in groups)
+        whole = sum(group._whole.nbytes for group in groups if group._whole is not None)
+        sums = sum(tensor.nbytes for tensor in after.sums.tensors().values())
+    assert estimate.examples == examples
+    assert estimate.nbytes == packed + whole + sums
+
+
+def test_memory_of_a_hundred_layers_and_large_batches_is_mostly_packed_matrices():
+    estimate = Estimate.of_memory(100, (50, 50), 1024, on_cpu=True)
+    assert estimate.nbytes == pytest.approx(100 * 1024**2 / 2 * 4, rel=0.05)
+
+
+def test_a_pass_that_is_mostly_calls_tells_no_time():
+    assert Timing(2, calls=100, seconds=0.01).of_batch(64) is None
+    assert Timing(2, calls=100, seconds=0.1).of_batch(64) == pytest.approx(3.2)
+    assert Timing(64, calls=100, seconds=0.01).of_batch(64) == 0.01
+
+
+def test_time_is_that_of_loading_and_of_all_passes_over_all_batches():
+    estimate = Estimate(2, 8, 100)
+    passes = [Timing(2, 1, 0.5), Timing(2, 1, 0.25)]
+    assert estimate.with_time(10, 0.5, passes).seconds == pytest.approx(35)
+    assert estimate.with_time(None, 0.5, passes).seconds is None
+    unknown = [*passes, Timing(2, 1000, 0.1)]
+    assert estimate.with_time(10, 0.5, unknown).seconds is None
+    assert estimate.with_time(10, 0.5, []).seconds is None
+
+
+class Slow(nn.Module):
+    """Takes a millisecond an example, by a clock of its own."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.layer, self.clock = nn.Linear(6, 4), clock
+
+    def forward(self, x):
+        self.clock.now += 1e-3 * len(x)
+        return self.layer(x)
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    strftime = staticmethod(time.strftime)
+
+
+def test_the_time_of_a_run_follows_from_its_probe(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(run, "time", clock)
+
+    def loader():
+        while True:
+            clock.now += 0.5
+            yield torch.randn(20, 6)
+
+    class Ten:
+        def __iter__(self):
+            return loader()
+
+        def __len__(self):
+            return 10
+
+    with probed(Ten(), Slow(clock), Slow(clock)) as (state, *_):
+        # Ten batches: half a second to load, 20 examples through two models.
+        assert state.estimate.seconds == pytest.approx(10 * (0.5 + 2 * 0.02))
+    with probed(loader(), Slow(clock)) as (state, *_):
+        assert state.estimate.seconds is None, "without a length"
+
+
+def test_loading_in_other_processes_takes_no_time_of_this_one(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(run, "time", clock)
+    loader = DataLoader(torch.randn(40, 6), 20)
+    loader.__dict__["num_workers"] = 1
+
+    class Late:
+        num_workers = 1
+
+        def __iter__(self):
+            clock.now += 100
+            return iter(loader.dataset.split(20))
+
+        def __len__(self):
+            return 2
+
+    with probed(Late(), Slow(clock)) as (state, *_):
+        assert state.estimate.seconds == pytest.approx(2 * 0.02)
+
+
+def test_memory_of_a_gpu_is_asked_of_the_driver(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (77 << 30, 80 << 30))
+    assert gpu_memory(torch.device("cuda", 1)) == [3 << 30, 80 << 30]
+    assert gpu_memory(torch.device("cpu")) is None
+
+
+def test_words_are_of_two_digits_at_most():
+    assert [about(s) for s in (0.01, 89.4, 95, 5400)] == [
+        "about 1 s",
+        "about 89 s",
+        "about 2 min",
+        "about 1.5 h",
+    ]
+    assert [size(n) for n in (1, 9.96e6, 999.4e6, 999.6e6, 1.1e10)] == [
+        "0.1 MB",
+        "10 MB",
+        "999 MB",
+        "1.0 GB",
+        "11 GB",
+    ]

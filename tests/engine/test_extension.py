@@ -1,0 +1,111 @@
+"""Layers that are added after a run: only what is missing is computed."""
+
+import pytest
+import torch
+from support.zoo import ThreeLinear
+
+from cka_notebook import CKA, CKAExplorer
+
+
+@pytest.fixture
+def explorer():
+    batches = list(torch.randn(5, 12, 6))
+    models = ThreeLinear(8), ThreeLinear(9)
+    shown = CKAExplorer(*models, batches, autostart=False)
+    shown.models, shown.batches = models, batches
+    yield shown
+    shown.close()
+
+
+def ran(explorer, layers1, layers2):
+    explorer.layers1, explorer.layers2 = layers1, layers2
+    explorer.run(block=True)
+    return explorer.result
+
+
+def asked(monkeypatch):
+    """Layers that the engine is asked for from here on."""
+    seen = []
+    choose = CKA._steps
+
+    def steps(self, *args, **options):
+        seen.append((options.get("layers1"), options.get("layers2")))
+        return choose(self, *args, **options)
+
+    monkeypatch.setattr(CKA, "_steps", steps)
+    return seen
+
+
+def expected(explorer, layers1, layers2):
+    cka = CKA(*explorer.models, model1_layers=layers1, model2_layers=layers2)
+    return cka.compare(explorer.batches, progress=False)
+
+
+@pytest.mark.parametrize("side", [1, 2])
+def test_layers_added_to_one_model_are_the_only_ones_computed(
+    explorer, monkeypatch, side
+):
+    few, all_layers = ["first", "third"], ["first", "second", "third"]
+    first = ran(explorer, few, few)
+    seen = asked(monkeypatch)
+    wanted = (all_layers, few) if side == 1 else (few, all_layers)
+    result = ran(explorer, *wanted)
+    assert seen[0] == ((["second"], few) if side == 1 else (few, ["second"]))
+    assert (list(result.layers1), list(result.layers2)) == wanted
+    whole = expected(explorer, *wanted)
+    torch.testing.assert_close(result.matrix, whole.matrix, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.stderr, whole.stderr, rtol=0, atol=1e-5)
+    known = [i for i, name in enumerate(all_layers) if name in few]
+    block = result.matrix[known] if side == 1 else result.matrix[:, known]
+    assert torch.equal(block, first.matrix)
+    assert any("added in a later run" in note for note in result.notes)
+
+
+def test_layers_added_to_both_models_are_computed_with_all_others(
+    explorer, monkeypatch
+):
+    ran(explorer, ["first"], ["first"])
+    seen = asked(monkeypatch)
+    result = ran(explorer, ["first", "second"], ["first", "third"])
+    assert seen[0] == (["first", "second"], ["first", "third"])
+    assert result.sums is not None
+
+
+def test_a_result_of_two_runs_refuses_to_be_merged(explorer):
+    first = ran(explorer, ["first"], ["first"])
+    both = ran(explorer, ["first", "second"], ["first"])
+    with pytest.raises(ValueError, match="without running sums"):
+        both.merge(both)
+    assert first.merge(first).batches == 2 * first.batches
+
+
+def test_a_restart_computes_everything_anew(explorer, monkeypatch):
+    ran(explorer, ["first"], ["first"])
+    explorer.layers1 = ["first", "second"]
+    seen = asked(monkeypatch)
+    explorer._session.restart()
+    result = explorer.wait(timeout=60)
+    assert seen[0][0] == ["first", "second"]
+    assert result.sums is not None
+
+
+def test_frames_of_the_new_layers_show_the_known_ones_from_the_start(explorer):
+    first = ran(explorer, ["first"], ["first", "third"])
+    explorer.layers1 = ["first", "second"]
+    states = explorer._session.steps()
+    state = next(states)
+    assert torch.equal(state.matrix()[0], first.matrix[0])
+    assert state.matrix()[1].isnan().all()
+    next(states)
+    assert not state.matrix().isnan().any()
+    assert torch.equal(state.matrix()[0], first.matrix[0])
+    states.close()
+
+
+def test_a_dead_layer_that_is_added_keeps_its_reason(explorer):
+    with torch.no_grad():
+        explorer.models[0].second.weight.zero_()
+    ran(explorer, ["first"], ["first"])
+    result = ran(explorer, ["first", "second"], ["first"])
+    assert "no variance" in result.undefined1["second"]
+    assert result.matrix[1].isnan().all()

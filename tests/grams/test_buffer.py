@@ -1,0 +1,110 @@
+"""Gram matrices that gather in groups are those that are made one by one."""
+
+import pytest
+import torch
+from support.reference import hsic1
+
+from cka_notebook import hsic
+from cka_notebook._grams import buffer as buffer_module
+from cka_notebook._grams import pairs
+from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.products import lower_gram
+
+
+def reduced(layers, capacity=None, batches=1):
+    buffer = GramBuffer(capacity or len(layers))
+    for _ in range(batches):
+        buffer.begin(len(layers[0]))
+        indices = [buffer.add(x, row) for row, x in enumerate(layers)]
+        z, scales, traces, norms = buffer.finish()
+    return buffer, Grams(z, scales, traces, norms, indices, {})
+
+
+def products(grams):
+    return pairs.pair_products(grams.z, grams.z) * (
+        grams.scales[:, None] * grams.scales
+    )
+
+
+def by_definition(layers):
+    """Of all pairs, n (n - 3) HSIC_1 in float64."""
+    n, exact = len(layers[0]), [x.double() for x in layers]
+    return torch.tensor(
+        [[hsic1(a @ a.T, b @ b.T) * n * (n - 3) for b in exact] for a in exact]
+    )
+
+
+def largest_error(made, expected):
+    norm = expected.diagonal().sqrt()
+    return ((made - expected).abs() / (norm[:, None] * norm)).max()
+
+
+@pytest.mark.parametrize("n", [4, 5, 33])
+def test_groups_of_any_size_give_the_hsic_of_all_pairs(n, monkeypatch):
+    layers = [torch.randn(n, p) for p in (3, 50, 7, 11, 2)]
+    expected = by_definition(layers)
+    for size in (1, 2 * n * n * 4, 1 << 20):
+        monkeypatch.setattr(buffer_module, "GROUP_BYTES", size)
+        made = products(reduced(layers)[1])
+        assert largest_error(made, expected) < 1e-5
+
+
+@pytest.mark.parametrize("widths", [(3, 50, 70), (3, 50, 71)])
+def test_row_sums_of_narrow_features_are_those_of_their_gram_matrices(widths):
+    layers = [torch.randn(70, p) + 0.5 for p in widths]
+    buffer, grams = reduced(layers, batches=2)
+    assert set(buffer.shifts.values()) == {"none"}, "the features as they are"
+    assert largest_error(products(grams), by_definition(layers)) < 1e-6
+
+
+def test_dtypes_of_one_model_may_differ():
+    layers = [torch.randn(8, 5), torch.randn(8, 5, dtype=torch.float64)]
+    layers.append(layers[0].bfloat16())
+    made = products(reduced(layers)[1])
+    cka = made[0, 2] / (made[0, 0] * made[2, 2]).sqrt()
+    assert cka.item() == pytest.approx(1, abs=1e-3)
+    exact = [hsic.gram(x) for x in layers[:2]]
+    ours = made[0, 1] / (8 * 5)
+    assert ours.item() == pytest.approx(hsic.hsic(*exact).item(), rel=1e-4)
+
+
+def test_features_far_from_zero_stay_shifted():
+    near, far = torch.randn(32, 40), torch.randn(32, 40) + 1000
+    buffer, _ = reduced([near, far], batches=3)
+    assert buffer.shifts == {0: "none", 1: "row"}
+
+
+def test_a_first_example_far_from_all_others_calls_for_the_exact_mean():
+    x = torch.randn(32, 40)
+    x[0] += 30
+    x[1:] += 30
+    x[0] *= 10
+    buffer, _ = reduced([x], batches=2)
+    assert buffer.shifts == {0: "mean"}
+
+
+def test_features_that_drift_away_are_shifted_again():
+    buffer = GramBuffer(1)
+    for offset in (0, 0, 1e4, 1e4):
+        buffer.begin(32)
+        buffer.add(torch.randn(32, 40) + offset, 0)
+        buffer.finish()
+    assert buffer.shifts == {0: "row"}
+
+
+def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
+    x = torch.randn(8, 3000)
+    expected = products(reduced([x])[1])
+    lower, calls = lower_gram, []
+
+    def fails_once(rows, out, scratch, shift):
+        calls.append(scratch.shape[1])
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return lower(rows, out, scratch, shift)
+
+    monkeypatch.setattr(buffer_module, "lower_gram", fails_once)
+    monkeypatch.setattr(buffer_module, "SCRATCH_BYTES", 8 * 4 * 2000)
+    made = products(reduced([x])[1])
+    assert calls == [2000, 1000]
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)

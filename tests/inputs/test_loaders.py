@@ -1,0 +1,160 @@
+"""Loaders of all kinds give batches once, and pairs that are pairs."""
+
+import pytest
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from cka_notebook._inputs.loaders import (
+    batches,
+    check_loaders,
+    length,
+    loader_facts,
+    shuffles,
+)
+
+DATA = TensorDataset(torch.arange(20.0).unsqueeze(1))
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.arange(20.0).unsqueeze(1))
+
+
+def loader(**options):
+    return DataLoader(DATA, batch_size=5, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (loader(), 4),
+        ([1, 2, 3], 3),
+        (DataLoader(Stream(), batch_size=5), None),
+        ((x for x in [1, 2]), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_length_is_known_or_none(given, expected):
+    assert length(given) == expected
+
+
+@pytest.mark.parametrize(
+    "given",
+    [loader(), [1, 2, 3, 4], DataLoader(Stream(), batch_size=5), iter(range(4))],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_iterable_is_iterated_once(given):
+    check_loaders(given, None, True, None)
+    taken = list(batches(given, None, True))
+    assert len(taken) == 4
+    assert all(first is second for first, second in taken)
+
+
+def test_the_loader_s_iterator_is_made_at_once_and_batches_only_when_asked():
+    made, taken = [], []
+
+    class Loader:
+        def __iter__(self):
+            made.append(1)
+            return (taken.append(i) or i for i in range(3))
+
+    pairs = batches(Loader(), None, True)
+    assert made == [1]
+    assert not taken
+    assert next(pairs) == (0, 0)
+    assert taken == [0]
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.randn(8, 10), {"x": 1}, "words", 7, None], ids=str
+)
+def test_what_is_no_loader_is_refused(wrong):
+    with pytest.raises(TypeError, match="`loader` to yield batches, got a"):
+        check_loaders(wrong, None, True, None)
+    if wrong is not None:
+        with pytest.raises(TypeError, match="`loader2` to yield batches, got a"):
+            check_loaders([1], wrong, True, None)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_max_batches_below_one_is_refused(count):
+    with pytest.raises(ValueError, match="`max_batches` to be at least 1, got"):
+        check_loaders([1], None, True, count)
+
+
+def test_paired_loaders_of_different_length_are_refused_before_any_batch():
+    with pytest.raises(ValueError, match="equal length, got 4 and 3 batches"):
+        check_loaders(loader(), [1, 2, 3], True, None)
+    check_loaders(loader(), [1, 2, 3], False, None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shuffle": True},
+        {"sampler": RandomSampler(DATA)},
+        {"sampler": SubsetRandomSampler(range(20))},
+        {"sampler": WeightedRandomSampler([1.0] * 20, 20)},
+    ],
+    ids=lambda options: str(next(iter(options.values()))),
+)
+def test_a_shuffling_loader_of_a_pair_is_refused_and_named(options):
+    with pytest.raises(ValueError, match="same order, got a shuffling `loader`"):
+        check_loaders(loader(**options), loader(), True, None)
+    with pytest.raises(
+        ValueError, match=r"got a shuffling `loader2`\. Pass shuffle=False"
+    ):
+        check_loaders(loader(), loader(**options), True, None)
+    check_loaders(loader(**options), loader(), False, None)
+    check_loaders(loader(**options), None, True, None)
+
+
+def test_shuffling_by_a_batch_sampler_is_seen():
+    sampler = BatchSampler(RandomSampler(DATA), 5, False)
+    assert shuffles(DataLoader(DATA, batch_sampler=sampler))
+    assert not shuffles(loader())
+    assert not shuffles([1, 2])
+
+
+def test_a_distributed_sampler_says_itself_whether_it_shuffles():
+    class Sampler:
+        shuffle = True
+
+    class Loader(list):
+        sampler = Sampler()
+
+    assert shuffles(Loader())
+    Loader.sampler.shuffle = False
+    assert not shuffles(Loader())
+
+
+@pytest.mark.parametrize(("short", "number"), [("loader", 2), ("loader2", 3)])
+def test_a_pair_of_which_one_ends_early_is_an_error_that_names_it(short, number):
+    first, second = (2, 5) if short == "loader" else (5, 3)
+    pairs = batches(iter(range(first)), iter(range(second)), True)
+    with pytest.raises(ValueError, match=f"`{short}` ended after {number} batches"):
+        list(pairs)
+
+
+def test_unpaired_loaders_end_with_the_shorter_one():
+    assert list(batches([1, 2, 3], [4, 5], False)) == [(1, 4), (2, 5)]
+
+
+def test_facts_of_a_loader_are_for_the_record():
+    facts = loader_facts(loader(shuffle=True))
+    assert facts == {
+        "class": "DataLoader",
+        "dataset": "TensorDataset",
+        "batches": 4,
+        "batch_size": 5,
+        "shuffled": True,
+    }
+    assert loader_facts(iter([]))["batches"] is None

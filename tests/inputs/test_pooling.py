@@ -1,0 +1,173 @@
+"""From activations to features: tokens, positions, masks, per layer."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from cka_notebook._inputs.pooling import Pooling
+
+TOKENS = torch.randn(6, 5, 4)
+IMAGE = torch.randn(6, 3, 4, 4)
+MASK = torch.tensor([[1, 1, 1, 0, 0]] * 5 + [[0, 0, 1, 1, 1]])
+
+
+def features(pool, x, mask=None, layer="layer", decoder_mask=None):
+    pooling = Pooling(pool)
+    pooling.begin(mask, decoder_mask)
+    return pooling.features(layer)(x)
+
+
+@pytest.mark.parametrize("x", [TOKENS, IMAGE, torch.randn(6, 7)], ids=str)
+def test_auto_without_a_mask_leaves_all_features(x):
+    assert features("auto", x) is x
+
+
+def test_auto_with_a_mask_averages_the_tokens_it_keeps():
+    pooled = features("auto", TOKENS, MASK)
+    torch.testing.assert_close(pooled[:5], TOKENS[:5, :3].mean(1))
+    torch.testing.assert_close(pooled[5], TOKENS[5, 2:].mean(0))
+
+
+@pytest.mark.parametrize("garbage", [1e30, torch.nan, torch.inf])
+@pytest.mark.parametrize("pool", ["auto", "mean", "last"])
+def test_padding_may_hold_anything(pool, garbage):
+    padded = torch.where(MASK.unsqueeze(-1) > 0, TOKENS, garbage)
+    assert torch.equal(features(pool, padded, MASK), features(pool, TOKENS, MASK))
+
+
+def test_a_mask_of_zeros_gives_zeros_not_nan():
+    assert features("mean", TOKENS, torch.zeros(6, 5)).abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
+def test_masks_of_any_dtype_are_the_same(dtype):
+    assert torch.equal(
+        features("auto", TOKENS, MASK.to(dtype)), features("auto", TOKENS, MASK)
+    )
+
+
+@pytest.mark.parametrize("x", [IMAGE, torch.randn(6, 7), torch.randn(6, 9, 4)], ids=str)
+def test_a_mask_does_not_touch_what_is_no_sequence_of_its_length(x):
+    assert features("auto", x, MASK) is x
+
+
+def test_mean_is_over_tokens_or_positions():
+    torch.testing.assert_close(features("mean", TOKENS), TOKENS.mean(1))
+    torch.testing.assert_close(features("mean", IMAGE), IMAGE.mean((2, 3)))
+
+
+def test_flatten_keeps_padding_in():
+    assert features("flatten", TOKENS, MASK) is TOKENS
+
+
+def test_cls_and_last_take_one_token():
+    assert torch.equal(features("cls", TOKENS), TOKENS[:, 0])
+    assert torch.equal(features("last", TOKENS), TOKENS[:, -1])
+
+
+def test_last_with_a_mask_is_the_last_token_kept_on_either_side():
+    pooled = features("last", TOKENS, MASK)
+    assert torch.equal(pooled[0], TOKENS[0, 2])
+    assert torch.equal(pooled[5], TOKENS[5, 4])
+
+
+def test_half_precision_tokens_are_averaged_in_float32():
+    assert features("auto", TOKENS.half(), MASK).dtype == torch.float32
+
+
+def test_a_callable_makes_features_of_activations():
+    assert torch.equal(features(lambda x: x.amax(1), TOKENS), TOKENS.amax(1))
+    assert features(lambda x: x.sum((1, 2)), TOKENS).shape == (6, 1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "got"),
+    [
+        (lambda x: x.mean(), "shape \\(\\)"),
+        (lambda x: x[:2], "shape \\(2, 5, 4\\)"),
+        (lambda _: None, "NoneType"),
+    ],
+    ids=["scalar", "rows", "none"],
+)
+def test_a_callable_that_loses_examples_is_refused(pool, got):
+    with pytest.raises(ValueError, match=f"of 6 rows for .*, got {got}"):
+        features(pool, TOKENS)
+
+
+def test_each_layer_may_have_its_own_pool_and_the_first_match_counts():
+    pool = {"head": "last", "h.*": "cls", "*": "mean"}
+    assert torch.equal(features(pool, TOKENS, layer="head"), TOKENS[:, -1])
+    assert torch.equal(features(pool, TOKENS, layer="h.3"), TOKENS[:, 0])
+    assert torch.equal(features(pool, TOKENS, layer="x"), TOKENS.mean(1))
+    assert features({"h.*": "cls"}, TOKENS, layer="x") is TOKENS
+
+
+def test_decoder_layers_take_the_decoder_s_mask():
+    ones = torch.ones(6, 5)
+    plain = features("auto", TOKENS, MASK, "decoder.block.0", ones)
+    torch.testing.assert_close(plain, TOKENS.mean(1))
+    other = features("auto", TOKENS, MASK, "model.decoder.block.0", ones)
+    torch.testing.assert_close(other, TOKENS.mean(1))
+    encoder = features("auto", TOKENS, MASK, "encoder.block.0", ones)
+    torch.testing.assert_close(encoder[0], TOKENS[0, :3].mean(0))
+
+
+def test_a_decoder_layer_over_encoder_tokens_takes_the_mask_that_fits():
+    short = torch.ones(6, 3)
+    pooled = features("auto", TOKENS, MASK, "decoder.block.0.cross.k", short)
+    torch.testing.assert_close(pooled[0], TOKENS[0, :3].mean(0))
+
+
+def test_masks_that_are_learnt_during_a_batch_come_first_and_go_with_it():
+    pooling, longer = Pooling(), torch.ones(6, 7)
+    pooling.begin(MASK, None)
+    pooling.learn(longer, None)
+    pooling.learn(None, torch.ones(6, 5))
+    make, deep = pooling.features("h.0"), pooling.features("decoder.block.0")
+    wide = torch.randn(6, 7, 4)
+    torch.testing.assert_close(make(wide), wide.mean(1))
+    torch.testing.assert_close(deep(TOKENS), TOKENS.mean(1))
+    pooling.begin(MASK, None)
+    assert make(wide) is wide
+    torch.testing.assert_close(deep(TOKENS)[0], TOKENS[0, :3].mean(0))
+
+
+def test_equal_treatment_is_one_function_so_equal_tensors_share_a_gram():
+    pooling = Pooling({"a": "mean", "b": "mean", "c": "cls"})
+    assert pooling.features("a") is pooling.features("b")
+    assert pooling.features("a") is not pooling.features("c")
+
+
+@pytest.mark.parametrize("wrong", ["max", "", 3, None, {"a": "max"}], ids=str)
+def test_an_unknown_pool_is_named_with_the_known_ones(wrong):
+    with pytest.raises(ValueError, match="'auto', 'flatten', 'mean', 'cls', 'last' or"):
+        Pooling(wrong)
+
+
+def test_a_pool_for_a_layer_that_is_not_there_is_an_error():
+    pooling = Pooling({"block.1": "mean", "head": "cls", "block.*": "last"})
+    pooling.check(["block.1", "block.2", "head"])
+    with pytest.raises(
+        ValueError, match="`pool` names 'head', which matches no chosen"
+    ):
+        pooling.check(["block.1", "block.2"])
+
+
+def test_choices_are_described_for_the_record():
+    def middle(x):
+        return x[:, 2]
+
+    assert Pooling({"a": middle, "b": "cls"}).describe() == {"a": "middle", "b": "cls"}
+    assert Pooling("mean").describe() == {"*": "mean"}
+    assert Pooling(partial(middle)).describe() == {"*": "middle"}
+    assert Pooling(torch.nn.Flatten()).describe() == {"*": "Flatten"}
+
+
+def test_whether_padding_was_left_out_is_known():
+    pooling = Pooling()
+    pooling.features("a")(TOKENS)
+    assert not pooling.masked
+    pooling.begin(MASK, None)
+    pooling.features("a")(TOKENS)
+    assert pooling.masked

@@ -1,0 +1,141 @@
+"""What of a run goes to the page."""
+
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from support.wire_examples import running
+
+from cka_notebook import CKAResult
+from cka_notebook._page import frames as frames_module
+from cka_notebook._page.frames import Frames, Progress
+from cka_notebook._page.readback import Readback, floats
+
+LAYERS = tuple(f"layer{k}" for k in range(501))
+NAN = float("nan")
+
+
+def large():
+    """A running state of 501 x 501 layers."""
+    torch.manual_seed(0)
+    state = running(3)
+    matrix = torch.rand(501, 501, dtype=torch.float64) * 0.8 + 0.2
+    matrix[0, 0] = NAN
+    state.layers1 = state.layers2 = LAYERS
+    state.matrix = lambda: matrix
+    state.stderr = lambda: matrix / 50
+    return state
+
+
+def begun(state):
+    """Frames of this state's epoch, and what they send."""
+    sent = []
+    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
+    frames.begin(1, state)
+    return frames, sent
+
+
+def test_a_large_map_goes_out_in_bytes_and_its_last_frame_bit_for_bit():
+    state = large()
+    frames, sent = begun(state)
+    frames.take(1.0, state)
+    (header, (values, errors)) = sent[0]
+    assert len(values) == len(errors) == 501 * 501
+    codes, scale = np.frombuffer(values, "u1"), header["codes"]
+    assert codes[0] == 255
+    read = scale["low"] + codes[1:] * scale["step"]
+    wanted = floats(state.matrix()).ravel()
+    np.testing.assert_allclose(read, wanted[1:], atol=0.51 * scale["step"])
+
+    result = CKAResult(
+        state.matrix(), state.stderr(), LAYERS, LAYERS, "A", "B", examples=1, batches=1
+    )
+    traits = frames.hold(Progress(batches=4), result, final=True)
+    last, buffers = sent[-1]
+    assert "codes" not in last
+    assert buffers[0] == traits["_matrix"] == floats(result.matrix).tobytes()
+
+
+def test_a_smaller_map_goes_out_as_float32():
+    state = running(3)
+    frames, sent = begun(state)
+    frames.take(1.0, state)
+    assert "codes" not in sent[0][0]
+    assert sent[0][1][0] == floats(state.matrix()).tobytes()
+
+
+class Slow(Readback):
+    """As from a GPU: the numbers come when they come."""
+
+    made: ClassVar[list["Slow"]] = []
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.there = False
+        self.made.append(self)
+
+    @property
+    def has_come(self):
+        return self.there
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """All numbers that were asked for, which come when they come."""
+    monkeypatch.setattr(frames_module, "Readback", Slow)
+    monkeypatch.setattr(Slow, "made", [])
+    return Slow.made
+
+
+def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
+    state = running(3)
+    frames, sent = begun(state)
+    first = floats(state.matrix())
+    frames.take(1.0, state)
+    state.batches += 1
+    frames.take(2.0, state)
+    assert not sent
+    assert len(slow) == 1  # One at a time.
+    slow[0].there = True
+    frames.take(3.0, state)
+    header, buffers = sent[0]
+    assert header["batch"] == 3
+    assert header["seconds"] == 1.0
+    assert buffers[0] == first.tobytes()
+
+
+def test_a_map_kept_costs_what_it_took_to_make_and_not_to_come(monkeypatch, slow):
+    now, costs = [0.0], []
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    monkeypatch.setattr(frames_module, "time", clock)
+    add = lambda *_, cost: costs.append(cost)  # noqa: E731
+    monkeypatch.setattr(frames_module.History, "add", add)
+    state = running(3)
+    matrix = state.matrix()
+
+    def computed():
+        now[0] += 3.0
+        return matrix
+
+    state.matrix = computed
+    frames, _ = begun(state)
+    frames.take(1.0, state)
+    now[0] += 100.0
+    slow[0].there = True
+    frames.take(2.0, state)
+    assert costs == [3.0]
+
+
+def test_a_frame_that_comes_after_the_last_one_is_dropped(slow):
+    state = running(3)
+    frames, sent = begun(state)
+    frames.take(1.0, state)
+    numbers, names = (state.matrix(), state.stderr()), (state.layers1, state.layers2)
+    result = CKAResult(*numbers, *names, "A", "B", examples=1, batches=1)
+    frames.hold(Progress(batches=3), result, final=True)
+    slow[0].there = True
+    frames.begin(2, state)
+    frames.take(2.0, state)
+    assert [header["final"] for header, _ in sent] == [True]

@@ -1,0 +1,348 @@
+"""Frames out: newest wins, one in flight until acknowledged, the last always sent."""
+
+import contextvars
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from support.doubles import until
+
+from cka_notebook._page.history import HISTORY_SHARE, History, Moment
+from cka_notebook._page.publisher import (
+    ACK_TIMEOUT,
+    BLIND_INTERVAL,
+    INTERVAL,
+    UNSEEN_INTERVAL,
+    Publisher,
+)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Line:
+    """What the publisher sends over."""
+
+    def __init__(self):
+        self.sent = []
+        self.open = threading.Event()
+        self.open.set()
+
+    def __call__(self, header, buffers):
+        assert self.open.wait(60)
+        self.sent.append((header, [np.frombuffer(b, "<f4") for b in buffers]))
+
+    @property
+    def batches(self):
+        return [header["batch"] for header, _ in self.sent]
+
+
+def frame(value, epoch=1):
+    return {"kind": "frame", "batch": value, "epoch": epoch}, [np.float32([[value]])]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def line():
+    return Line()
+
+
+@pytest.fixture
+def inline(line, clock):
+    """A publisher without a thread: it sends in `offer`, by the fake clock."""
+    return Publisher(line, clock=clock)
+
+
+@pytest.fixture
+def threaded(line):
+    publisher = Publisher(line)
+    publisher.start()
+    yield publisher
+    line.open.set()
+    publisher.finish()
+
+
+def ack(publisher, line, views=1):
+    header = line.sent[-1][0]
+    publisher.acknowledge("page", views, header["epoch"], header["seq"])
+
+
+def test_a_listening_page_gets_the_next_frame_only_after_its_acknowledgement(
+    inline, line, clock
+):
+    inline.hear("page", views=1)
+    assert inline.wants()
+    inline.offer(*frame(1))
+    for batch in range(2, 12):
+        clock.now += INTERVAL
+        assert not inline.wants()
+        inline.offer(*frame(batch))
+    assert line.batches == [1]
+    ack(inline, line)
+    assert inline.wants() or inline._waiting
+    inline.offer(*frame(12))
+    assert line.batches == [1, 12]
+
+
+def test_frames_are_a_tenth_of_a_second_apart_however_fast_the_page_is(
+    inline, line, clock
+):
+    inline.hear("page", views=1)
+    inline.offer(*frame(1))
+    ack(inline, line)
+    clock.now += 0.9 * INTERVAL
+    assert not inline.wants()
+    clock.now += 0.2 * INTERVAL
+    assert inline.wants()
+
+
+def test_a_lost_acknowledgement_stops_frames_for_two_seconds_only(inline, line, clock):
+    inline.hear("page", views=1)
+    inline.offer(*frame(1))
+    clock.now += 0.9 * ACK_TIMEOUT
+    assert not inline.wants()
+    clock.now += 0.2 * ACK_TIMEOUT
+    assert inline.wants()
+    inline.offer(*frame(2))
+    assert line.batches == [1, 2]
+    clock.now += 1.1 * BLIND_INTERVAL
+    assert inline.wants(), "nobody listens, so frames go blindly"
+    inline.offer(*frame(3))
+    ack(inline, line)
+    clock.now += 1.1 * INTERVAL
+    assert inline.wants(), "an acknowledgement restores the full rate"
+
+
+def test_an_acknowledgement_of_an_older_frame_does_not_count(inline, line, clock):
+    inline.hear("page", views=1)
+    inline.offer(*frame(1))
+    ack(inline, line)
+    clock.now += INTERVAL
+    inline.offer(*frame(2))
+    seq = line.sent[0][0]["seq"]
+    inline.acknowledge("page", 1, epoch=1, seq=seq)
+    clock.now += INTERVAL
+    assert not inline.wants()
+
+
+def test_without_a_page_two_frames_a_second_go_and_large_ones_fewer(inline, clock):
+    inline.offer(*frame(1))
+    clock.now += 0.9 * BLIND_INTERVAL
+    assert not inline.wants()
+    clock.now += 0.2 * BLIND_INTERVAL
+    assert inline.wants()
+    inline.offer({"kind": "frame", "batch": 2}, [np.zeros((1000, 1000), np.float32)])
+    clock.now += 3.9
+    assert not inline.wants(), "4 MB at 1 MB/s take 4 s"
+    clock.now += 0.2
+    assert inline.wants()
+
+
+def test_a_page_without_views_gets_one_frame_a_second(inline, line, clock):
+    inline.hear("page", views=0)
+    inline.offer(*frame(1))
+    ack(inline, line, views=0)
+    clock.now += 0.9 * UNSEEN_INTERVAL
+    assert not inline.wants()
+    clock.now += 0.2 * UNSEEN_INTERVAL
+    assert inline.wants()
+
+
+def test_an_urgent_frame_skips_every_wait_and_is_never_replaced(inline, line):
+    inline.hear("page", views=1)
+    inline.offer(*frame(1))
+    inline.offer(*frame(2))
+    inline.offer(*frame(3), urgent=True)
+    assert line.batches == [1, 3]
+
+
+def test_numbers_only_grow_even_when_frames_are_dropped_or_repeated(
+    inline, line, clock
+):
+    for batch in range(5):
+        inline.offer(*frame(batch))
+        clock.now += 0.4 * BLIND_INTERVAL
+    inline.greet("page", views=1)
+    numbers = [header["seq"] for header, _ in line.sent]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) >= 2
+
+
+def test_a_page_that_comes_gets_the_latest_frame_again(inline, line, clock):
+    inline.offer(*frame(1))
+    clock.now += 1.1 * INTERVAL
+    inline.greet("other", views=1)
+    assert line.batches == [1, 1]
+    inline.forget()
+    inline.greet("third", views=1)
+    assert line.batches == [1, 1], "a frame of an old run is not repeated"
+
+
+def test_the_newest_waiting_frame_wins(threaded, line):
+    threaded.hear("page", views=1)
+    threaded.offer(*frame(1))
+    until(lambda: line.sent)
+    for batch in range(2, 50):
+        threaded.offer(*frame(batch))
+    ack(threaded, line)
+    until(lambda: len(line.sent) == 2)
+    assert line.batches == [1, 49]
+
+
+def test_finish_sends_what_waits_and_ends_the_thread(threaded, line):
+    threaded.hear("page", views=1)
+    threaded.offer(*frame(1))
+    until(lambda: line.sent)
+    thread = threaded._thread
+    threaded.offer(*frame(2), urgent=True)
+    threaded.finish()
+    assert line.batches == [1, 2]
+    assert not thread.is_alive()
+
+
+def test_nothing_is_wanted_while_a_frame_is_being_sent(threaded, line):
+    line.open.clear()
+    threaded.offer(*frame(1))
+    until(lambda: threaded._sending)
+    assert not threaded.wants()
+    line.open.set()
+    until(lambda: line.sent)
+
+
+def test_a_failing_line_does_not_end_the_thread(caplog):
+    broken = threading.Event()
+    sent = []
+
+    def send(header, _):
+        if not broken.is_set():
+            broken.set()
+            raise OSError("gone")
+        sent.append(header)
+
+    publisher = Publisher(send)
+    publisher.start()
+    publisher.offer(*frame(1), urgent=True)
+    publisher.offer(*frame(2), urgent=True)
+    publisher.finish()
+    assert [header["batch"] for header in sent] == [2]
+    assert "could not be sent" in caplog.text
+
+
+def test_the_thread_belongs_to_the_cell_that_started_it():
+    cell = contextvars.ContextVar("cell", default="none")
+    seen = []
+    cell.set("In[3]")
+    publisher = Publisher(lambda *_: seen.append(cell.get()))
+    publisher.start()
+    publisher.offer(*frame(1), urgent=True)
+    publisher.finish()
+    assert seen == ["In[3]"]
+
+
+def test_values_cross_as_little_endian_float32_row_by_row(inline, line):
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    inline.offer({"kind": "frame", "batch": 1}, [matrix])
+    np.testing.assert_array_equal(line.sent[0][1][0], [0, 3, 1, 4, 2, 5])
+
+
+def moment(batch, value=None, shape=(2, 2)):
+    matrix = np.full(shape, batch if value is None else value, np.float32)
+    return Moment(batch, matrix, matrix / 100)
+
+
+def read(taken, cells=4):
+    """Batches, values and errors of the first cell, as a page reads them."""
+    facts, data = taken
+    count = len(facts["batches"]) * cells
+    values = np.frombuffer(data, "<u2", count)[::cells] * facts["step"] + facts["low"]
+    errors = np.frombuffer(data, "u1", count, 2 * count)[::cells] / 254
+    return facts["batches"], values, errors**2 * facts["most"]
+
+
+def test_a_history_keeps_at_most_64_evenly_spaced_frames(clock):
+    history = History(cells=4, clock=clock)
+    for batch in range(1, 1001):
+        if history.wants(batch):
+            history.add(moment(batch), cost=0.0)
+    batches = history.batches
+    assert 32 <= len(batches) <= 64
+    assert len({b - a for a, b in pairwise(batches)}) == 1
+    history.close(moment(1000))
+    batches, values, errors = read(history.take())
+    assert len(batches) <= 64
+    assert batches[-1] == 1000
+    np.testing.assert_allclose(values, batches, atol=1000 / 2**16)
+    np.testing.assert_allclose(errors, values / 100, rtol=1e-3)
+
+
+def test_a_part_of_a_history_is_denser_where_errors_fall_fastest(clock):
+    history = History(cells=4, clock=clock)
+    for batch in range(1, 21):
+        history.add(moment(batch), cost=0.0)
+    batches, values, _ = read(history.take(limit=5 * 12))
+    assert batches == [1, 2, 6, 12, 20]
+    np.testing.assert_allclose(values, batches, atol=1e-3)
+    assert history.take(limit=12)[0]["batches"] == [20]
+    assert history.take(limit=11)[0]["batches"] == []
+    assert history.take(limit=20 * 12) == history.take()
+    assert history.take(before=20)[0]["batches"] == list(range(1, 20))
+
+
+@pytest.mark.parametrize("count", range(1, 21))
+def test_a_part_of_a_history_uses_all_of_its_limit(clock, count):
+    history = History(cells=4, clock=clock)
+    for batch in range(1, 21):
+        history.add(moment(batch), cost=0.0)
+    batches = history.take(limit=count * 12)[0]["batches"]
+    assert len(set(batches)) == count
+    assert batches[-1] == 20
+
+
+def test_a_history_of_large_maps_stays_below_4_mb(clock):
+    history = History(cells=500 * 500, clock=clock)
+    for batch in range(1, 20):
+        history.add(moment(batch, shape=(500, 500)), cost=0.0)
+    history.close(moment(20, shape=(500, 500)))
+    facts, data = history.take()
+    assert len(data) <= 4_000_000
+    assert facts["batches"][-1] == 20
+
+
+def test_a_history_waits_after_a_costly_frame(clock):
+    history = History(cells=1, clock=clock)
+    history.add(moment(1), cost=1.0)
+    clock.now += 0.9 / HISTORY_SHARE
+    assert not history.wants(2)
+    clock.now += 0.2 / HISTORY_SHARE
+    assert history.wants(2)
+
+
+def test_closing_twice_keeps_one_frame_of_a_batch(clock):
+    history = History(cells=4, clock=clock)
+    history.add(moment(1), cost=0.0)
+    history.close(moment(1, value=5))
+    batches, values, _ = read(history.take())
+    assert (batches, values.tolist()) == ([1], [5])
+
+
+def test_undefined_cells_and_errors_of_a_history_stay_undefined(clock):
+    history = History(cells=4, clock=clock)
+    matrix = np.float32([[0.25, np.nan], [-0.5, 1]])
+    stderr = np.float32([[np.nan, np.nan], [0, 0.01]])
+    history.add(Moment(1, matrix, stderr), cost=0.0)
+    facts, data = history.take()
+    values, errors = np.frombuffer(data, "<u2", 4), np.frombuffer(data, "u1", 4, 8)
+    assert values[1] == 2**16 - 1
+    defined = values[[0, 2, 3]] * facts["step"] + facts["low"]
+    np.testing.assert_allclose(defined, [0.25, -0.5, 1], atol=1.5 / 2**17)
+    assert errors.tolist() == [255, 255, 0, 254]

@@ -1,0 +1,290 @@
+"""A result knows its axes, its uncertainty and where it came from."""
+
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support import zoo
+from support.reference import FLOAT32, compare
+
+from cka_notebook import CKAResult
+
+ALL = {"model1_layers": "all", "model2_layers": "all"}
+
+
+def result_of(count=4, seed=0, model=None):
+    torch.manual_seed(1)
+    model1, model2 = model or zoo.mlp(), zoo.Reversed()
+    return compare(
+        model1, model2, zoo.batches_of(count, seed=seed), model1_name="left", **ALL
+    )
+
+
+def small():
+    matrix = torch.tensor(
+        [[0.5, 0.9, torch.nan], [torch.nan] * 3, [0.2, 0.1, -0.1]], dtype=torch.float64
+    )
+    return CKAResult(
+        matrix, torch.zeros(3, 3).double(), ("a", "b", "c"), ("x", "y", "z")
+    )
+
+
+def other():
+    """Of some of the same layers, in another order."""
+    matrix = torch.tensor([[0.25, 0.125], [0.5, torch.nan]], dtype=torch.float64)
+    stderr = torch.full((2, 2), 0.25).double()
+    return CKAResult(matrix, stderr, ("c", "a"), ("w", "x"), name2="tuned")
+
+
+def test_a_difference_is_of_the_layers_of_both():
+    change = small() - other()
+    assert (change.layers1, change.layers2) == (("a", "c"), ("x",))
+    assert change.matrix.isnan().tolist() == [[True], [False]]
+    assert change.matrix[1, 0].item() == pytest.approx(0.2 - 0.125)
+    assert change.stderr.tolist() == [[0.25], [0.25]]
+    assert (change.name1, change.name2) == ("model1", "model2 \u2212 tuned")
+    assert change.is_difference
+    assert not small().is_difference
+    [note] = change.notes
+    assert note == "Left out, for one result alone has them: 'b', 'w', 'y', ..."
+    assert (small() - small()).notes == []
+
+
+def test_independent_errors_of_a_difference_add_in_squares():
+    result = result_of()
+    change = result_of(seed=1) - result
+    expected = (result.stderr.square() + result_of(seed=1).stderr.square()).sqrt()
+    torch.testing.assert_close(change.stderr, expected)
+    assert (result - result).matrix.nan_to_num().abs().max() == 0
+
+
+def test_a_difference_is_kept_in_a_file_and_merges_with_nothing(tmp_path):
+    change = small() - other()
+    change.save(tmp_path / "change.safetensors")
+    kept = CKAResult.load(tmp_path / "change.safetensors")
+    assert kept.is_difference
+    torch.testing.assert_close(
+        kept.matrix, change.matrix, rtol=0, atol=0, equal_nan=True
+    )
+    with pytest.raises(ValueError, match="got one without running sums"):
+        kept.merge(change)
+
+
+def test_what_cannot_be_subtracted_is_refused():
+    with pytest.raises(ValueError, match=r"rows in common .* got 'a', 'b', 'c' and"):
+        small() - result_of()
+    with pytest.raises(ValueError, match="of one measure to subtract, got 'cka' and"):
+        small() - (small() - other())
+    with pytest.raises(TypeError):
+        small() - 1
+
+
+def test_rows_and_columns_by_name_and_by_number():
+    result = small()
+    assert torch.equal(result.row("c"), result.matrix[2])
+    assert torch.equal(result.row(-1), result.matrix[2])
+    assert result.column("y")[::2].tolist() == [0.9, 0.1]
+    assert result.column(2)[2] == -0.1
+
+
+def test_an_unknown_layer_is_named_with_the_model_and_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"layer of model1 in this result, got 'x'.*'a'"
+    ):
+        small().row("x")
+    with pytest.raises(
+        ValueError, match=r"layer of model2 in this result, got 'a'.*'x'"
+    ):
+        small().column("a")
+
+
+def test_the_diagonal_is_layer_by_layer():
+    assert torch.equal(result_of().matrix[:2].diagonal(), result_of().matrix[:2].diag())
+    assert small().diagonal()[2] == pytest.approx(-0.1)
+
+
+def test_models_of_different_depth_have_no_diagonal():
+    with pytest.raises(ValueError, match=r"as many layers of left .* got 5 and 2. Use"):
+        result_of().diagonal()
+
+
+def test_best_matches_leave_out_what_is_undefined():
+    assert small().best_matches() == {"a": "y", "b": None, "c": "x"}
+
+
+def test_a_dataframe_has_the_layers_as_rows_and_columns():
+    frame = result_of().to_dataframe()
+    assert list(frame.index) == ["0", "1", "2", "3", "4"]
+    assert list(frame.columns) == ["a", "b"]
+    assert (frame.index.name, frame.columns.name) == ("left", "Reversed")
+    assert frame.loc["2", "b"] == result_of().matrix[2, 1].item()
+
+
+def test_export_has_the_keys_of_both_peers():
+    exported = result_of().export()
+    assert exported["CKA"] is exported["cka_matrix"]
+    assert exported["model1_name"] == "left"
+    assert exported["model1_layers"] == ["0", "1", "2", "3", "4"]
+    assert exported["model2_layers"] == ["a", "b"]
+    assert {"dataset1_name", "dataset2_name", "stderr"} <= set(exported)
+
+
+def test_matrices_are_float64_on_the_cpu_without_a_graph():
+    result = result_of()
+    for values in (result.matrix, result.stderr):
+        assert values.dtype == torch.float64
+        assert values.device.type == "cpu"
+        assert not values.requires_grad
+
+
+def test_the_record_says_what_was_computed_and_how():
+    record = result_of().provenance
+    assert record["torch"] == torch.__version__
+    assert record["pool"] == {"*": "auto"}
+    assert record["model1"]["class"].endswith("Sequential")
+    assert record["model1"]["parameters"] == 16 * 10 + 16 + 12 * 16 + 12 + 5 * 12 + 5
+    assert record["model1"]["dtypes"] == ["float32"]
+    assert record["loader1"]["batches"] == 4
+    json.dumps(record)
+
+
+def test_its_repr_is_one_line_without_numbers_of_the_matrix():
+    text = repr(result_of())
+    assert text == (
+        "CKAResult(left x Reversed, 5 x 2 layers, cka, 64 examples in 4 batches)"
+    )
+
+
+def test_save_and_load_give_the_same_bits_back(tmp_path):
+    result = result_of()
+    result.matrix[1, 1] = torch.nan
+    result.notes.append("Grüße, '\"\\ {}")
+    result.save(tmp_path / "one.cka")
+    loaded = CKAResult.load(tmp_path / "one.cka")
+    for name in ("matrix", "stderr"):
+        mine, theirs = getattr(result, name), getattr(loaded, name)
+        assert torch.equal(mine.view(torch.int64), theirs.view(torch.int64))
+    for name, value in result.sums.tensors().items():
+        assert torch.equal(loaded.sums.tensors()[name], value)
+    assert loaded.sums.batches == result.sums.batches
+    plain = (
+        "layers1 layers2 name1 name2 metric examples batches skipped notes undefined1 "
+        "undefined2 provenance"
+    )
+    for name in plain.split():
+        assert getattr(loaded, name) == getattr(result, name)
+
+
+def test_a_result_without_sums_can_be_saved(tmp_path):
+    small().save(tmp_path / "one.cka")
+    assert CKAResult.load(tmp_path / "one.cka").sums is None
+
+
+def test_saving_leaves_no_other_file_and_replaces_an_old_one(tmp_path):
+    result_of(2).save(tmp_path / "one.cka")
+    result_of(4).save(str(tmp_path / "one.cka"))
+    assert [path.name for path in tmp_path.iterdir()] == ["one.cka"]
+    assert CKAResult.load(tmp_path / "one.cka").batches == 4
+
+
+def test_a_file_in_no_folder_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"missing' to write 'x' to\. Create"):
+        small().save(tmp_path / "missing" / "x")
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    result = result_of(2)
+    result.save(tmp_path / "one.cka")
+    result.provenance["bad"] = object()
+    with pytest.raises(TypeError):
+        result.save(tmp_path / "one.cka")
+    assert [path.name for path in tmp_path.iterdir()] == ["one.cka"]
+    assert CKAResult.load(tmp_path / "one.cka").batches == 2
+
+
+def test_loading_what_is_not_there_or_no_result_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"file at .*none"):
+        CKAResult.load(tmp_path / "none.cka")
+    (tmp_path / "text.cka").write_text("words")
+    with pytest.raises(ValueError, match=r"file of format .*text"):
+        CKAResult.load(tmp_path / "text.cka")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.cka", {"format": "x/1"})
+    with pytest.raises(ValueError, match=r"format 'cka_notebook.result/1', got 'x/1'"):
+        CKAResult.load(tmp_path / "other.cka")
+
+
+def test_loading_executes_nothing(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return sys.exit, (3,)
+
+    (tmp_path / "trap.cka").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match="file of format"):
+        CKAResult.load(tmp_path / "trap.cka")
+
+
+def test_merged_results_are_the_result_of_all_batches():
+    torch.manual_seed(1)
+    model1, model2 = zoo.mlp(), zoo.Reversed()
+    batches = zoo.batches_of(5)
+    parts = [
+        compare(model1, model2, part, **ALL) for part in (batches[:2], batches[2:])
+    ]
+    whole = compare(model1, model2, batches, **ALL)
+    merged = parts[0].merge(parts[1])
+    # The engine may treat a first batch otherwise than a later one, in float32.
+    torch.testing.assert_close(merged.matrix, whole.matrix, rtol=0, atol=FLOAT32)
+    torch.testing.assert_close(merged.stderr, whole.stderr, rtol=1e-3, atol=FLOAT32)
+    assert (merged.batches, merged.examples) == (5, 80)
+
+
+def test_results_merge_after_a_round_trip(tmp_path):
+    first, second = result_of(2), result_of(3, seed=1)
+    expected = first.merge(second)
+    first.save(tmp_path / "one.cka")
+    second.save(tmp_path / "two.cka")
+    merged = CKAResult.load(tmp_path / "one.cka").merge(
+        CKAResult.load(tmp_path / "two.cka")
+    )
+    assert torch.equal(merged.matrix, expected.matrix)
+
+
+def test_a_layer_that_is_dead_in_one_part_only_is_defined_after_a_merge():
+    model = torch.nn.Sequential(torch.nn.Linear(10, 6), torch.nn.ReLU())
+    dead = compare(model, batches=[torch.ones(8, 10)] * 2, **ALL)
+    alive = compare(model, batches=zoo.batches_of(), **ALL)
+    assert set(dead.undefined1) == {"0", "1"}
+    merged = dead.merge(alive)
+    assert merged.undefined1 == {}
+    torch.testing.assert_close(merged.matrix, alive.matrix, rtol=0, atol=FLOAT32)
+
+
+def test_a_layer_that_did_not_run_in_one_part_stays_undefined_after_a_merge():
+    class Sometimes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.always, self.sometimes = torch.nn.Linear(10, 8), torch.nn.Linear(8, 8)
+
+        def forward(self, x):
+            y = self.always(x)
+            return self.sometimes(y) if x[0, 0] < 1e3 else y
+
+    model, batches = Sometimes(), zoo.batches_of()
+    batches[3][0, 0] = 1e4
+    parts = [compare(model, batches=part, **ALL) for part in (batches[:2], batches[2:])]
+    for merged in (parts[0].merge(parts[1]), parts[1].merge(parts[0])):
+        assert merged.undefined1 == {"sometimes": "not called in batch 2"}
+        assert merged.matrix.isnan().tolist() == [[False, True], [True, True]]
+
+
+def test_results_of_other_layers_do_not_merge():
+    other = compare(zoo.mlp(), zoo.Reversed(), zoo.batches_of(), model1_name="left")
+    with pytest.raises(
+        ValueError, match="of the same comparison to merge, got `layers1`"
+    ):
+        result_of().merge(other)
+    with pytest.raises(ValueError, match="without running sums"):
+        small().merge(small())

@@ -1,0 +1,138 @@
+"""What an explorer compares, without the explorer."""
+
+import gc
+import re
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from cka_notebook import CKAResult
+from cka_notebook._widget.comparison import Live, Saved, describe_loader
+from cka_notebook._widget.saved_tree import choose_rows, columns_of
+from cka_notebook._widget.source import with_layers
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
+def live(*models, **options):
+    return Live(*models, [torch.randn(12, 6)], None, options)
+
+
+def finish(comparison, choices=None):
+    comparison.prepare("cka")
+    for state in comparison.steps(choices or {}):
+        last = state
+    result = last.result()
+    del state, last
+    comparison.release()
+    return result
+
+
+def test_after_a_run_layers_are_chosen_from_what_the_probe_saw():
+    model = net()
+    comparison = live(model, None, model1_layers="all")
+    finish(comparison)
+    for choices in ("all", ["0", "1", "2"], "?", "leaves"):
+        assert comparison.choose("layers1", choices) == ["0", "1", "2"]
+    assert comparison.choose("layers2", ["2", "0"]) == ["2", "0"]
+    assert comparison.trees()["model1"]["shape"][1] == [None, 8]
+
+
+def test_the_trees_columns_name_the_row_that_cannot_be_chosen():
+    model = net()
+    comparison = live(model, None)
+    finish(comparison)
+    with pytest.raises(ValueError, match=re.escape("names '', which is none of the 3")):
+        comparison.choose("layers1", [""])
+
+
+def test_one_model_is_let_go_of_while_the_other_is_held():
+    model1, model2 = net(), net()
+    comparison = live(model1, model2)
+    finish(comparison)
+    gone = weakref.ref(model1)
+    del model1
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(RuntimeError, match=r"model1 .* was deleted after the last run"):
+        comparison.prepare("cka")
+
+
+def test_the_same_model_twice_is_one_comparison():
+    model = net()
+    comparison = live(model, model)
+    assert comparison.same
+    code = with_layers(comparison.code("cka", None), ["0"], ["1"])
+    assert code.startswith("CKA(\n    model1,\n    model1_name=")
+    finish(comparison)
+    assert finish(comparison).batches == 1
+
+
+def test_calls_of_a_module_may_be_chosen_before_they_are_known():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.fc = nn.ReLU(), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.act(self.fc(self.act(x)))
+
+    model = Twice()
+    comparison = live(model, None)
+    assert comparison.choose("layers1", ["act#1", "fc"]) == ["act#1", "fc"]
+    assert comparison.choose("layers1", "act#0") == ["act#0"]
+    result = finish(comparison, {"layers1": ["act#1", "fc"]})
+    assert result.layers1 == ("act#1", "fc")
+
+
+def test_a_saved_result_spans_a_tree_of_its_layers():
+    layers = ("stem", "block.0.conv", "block.1", "head")
+    matrix = torch.zeros(4, 1)
+    saved = Saved(CKAResult(matrix, matrix, layers, ("x",), "Left", "Right"))
+    columns = saved.trees()["model1"]
+    names = ["", "stem", "block", "block.0", "block.0.conv", "block.1", "head"]
+    assert columns["name"] == names
+    assert columns["depth"] == [0, 1, 1, 2, 3, 2, 1]
+    assert columns["type"][0] == "Left"
+    chosen = [r is None for r in columns["reason"]]
+    assert [n for n, c in zip(names, chosen, strict=True) if c] == list(layers)
+    assert saved.choose("layers1", "auto") == list(layers)
+
+
+def test_siblings_stay_together_however_their_layers_were_called():
+    columns = columns_of("Net", ["a.x", "b", "a.y"])
+    assert columns["name"] == ["", "a", "a.x", "a.y", "b"]
+    assert choose_rows(columns, "*", "layers1") == ["a.x", "b", "a.y"]
+
+
+def test_choosing_rows_offers_the_nearest_names():
+    columns = columns_of("Net", ["layer1", "layer2", "head"])
+    with pytest.raises(ValueError, match="Did you mean 'layer2' or 'layer1'"):
+        choose_rows(columns, ["layer22"], "layers2")
+
+
+def test_without_a_model_rows_are_chosen_by_all_that_needs_none():
+    columns = columns_of("Net", ["layer1", "layer2", "head"])
+    assert choose_rows(columns, None, "layers1") == ["layer1", "layer2", "head"]
+    assert choose_rows(columns, [-1, 0], "layers1") == ["head", "layer1"]
+    assert choose_rows(columns, re.compile("2$"), "layers1") == ["layer2"]
+    with pytest.raises(ValueError, match="'3', which is none of the 3 layers"):
+        choose_rows(columns, 3, "layers1")
+
+
+@pytest.mark.parametrize("wrong", [1.5, nn.ReLU, nn.ReLU(), lambda *_: True, [True]])
+def test_without_a_model_what_looks_at_modules_is_refused_in_words(wrong):
+    columns = columns_of("Net", ["layer1"])
+    with pytest.raises(TypeError, match="Expected `layers2` to hold names, globs"):
+        choose_rows(columns, wrong, "layers2")
+
+
+def test_loaders_are_described_without_addresses():
+    data = torch.utils.data.TensorDataset(torch.zeros(10, 2))
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+    assert describe_loader(loader) == "TensorDataset, 3 batches, batch size 4"
+    assert describe_loader(x for x in ()) == "generator"
