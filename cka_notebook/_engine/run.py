@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from itertools import chain
 from typing import Any, Protocol
 
@@ -27,6 +26,7 @@ from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._results.files import PathLike
+from cka_notebook._version import __version__
 
 from .borrowed import RandomStreams, eager, evaluating
 from .checkpoint import Checkpoint, digest, digest_tensors
@@ -334,7 +334,7 @@ class Run:
         models = [_model_facts(caller.model) for caller in self.callers]
         loader, loader2 = self.loaders
         return {
-            "cka_notebook": version("cka-notebook"),
+            "cka_notebook": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "pool": self.pools[0].describe(),
