@@ -15,7 +15,7 @@ from .publisher import Publisher, Send, Sent
 from .readback import Readback, floats
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 NO_SNAPSHOT: dict[str, Any] = {
@@ -90,7 +90,7 @@ class Frames:
         self._coming: _Coming | None = None
         self._gpu: list[int] | None = None
 
-    def begin(self, epoch: int, state: "RunState") -> None:
+    def begin(self, epoch: int, state: "RunView") -> None:
         """A new epoch: forget the frames of the last one.
 
         Layers that catch up with others leave these their history.
@@ -111,7 +111,7 @@ class Frames:
         self._history = History(self._cells)
         self._tell_history(anew=True)
 
-    def take(self, seconds: float, state: "RunState") -> None:
+    def take(self, seconds: float, state: "RunView") -> None:
         """Make a frame of this batch if one is wanted, and send what has come."""
         self._arrive()
         # While layers catch up, the others are as they were when the run held.
@@ -200,7 +200,7 @@ class Frames:
         matrix, stderr = floats(result.matrix), floats(result.stderr)
         return self._snapshot({**header, "seq": 1}, matrix, stderr)
 
-    def progress(self, seconds: float, state: "RunState") -> Progress:
+    def progress(self, seconds: float, state: "RunView") -> Progress:
         """How far a run has come."""
         return Progress(
             state.done, state.total, state.examples, seconds, self._max_stderr
@@ -281,7 +281,7 @@ class Frames:
         }
 
 
-def axes(epoch: int, known: "RunState | CKAResult") -> dict[str, Any]:
+def axes(epoch: int, known: "RunView | CKAResult") -> dict[str, Any]:
     """What the rows and columns of an epoch's frames are."""
     return {
         "epoch": epoch,

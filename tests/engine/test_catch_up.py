@@ -160,7 +160,10 @@ def test_what_is_done_is_said_while_it_is_done(make):
 
     explorer._session.batch = watch
     goes_on(explorer, ALL, ["third"])
-    text = "Computing 2 new layers over the 3 batches done, then going on."
+    text = (
+        "Computing 2 new layers over the 3 batches already done; the run then "
+        "continues."
+    )
     assert said[:3] == [(1, text, False), (2, text, False), (3, "", False)]
 
 
@@ -287,7 +290,7 @@ def test_layers_that_replace_all_others_begin_from_zero(make):
     assert result.batches == 6
 
 
-@pytest.mark.filterwarnings("ignore:1 batch of fewer")
+@pytest.mark.filterwarnings("ignore:Skipped 1 batch")
 def test_small_batches_and_undefined_layers_keep_their_reasons(make):
     batches = data()
     batches[1] = batches[1][:2]

@@ -58,7 +58,9 @@ def test_layers_added_to_one_model_are_the_only_ones_computed(
     known = [i for i, name in enumerate(all_layers) if name in few]
     block = result.matrix[known] if side == 1 else result.matrix[:, known]
     assert torch.equal(block, first.matrix)
-    assert any("added in a later run" in note for note in result.notes)
+    assert any(
+        "added in a second pass over the loader" in note for note in result.notes
+    )
 
 
 def test_layers_added_to_both_models_are_computed_with_all_others(
@@ -107,5 +109,5 @@ def test_a_dead_layer_that_is_added_keeps_its_reason(explorer):
         explorer.models[0].second.weight.zero_()
     ran(explorer, ["first"], ["first"])
     result = ran(explorer, ["first", "second"], ["first"])
-    assert "no variance" in result.undefined1["second"]
+    assert "no shared variance" in result.undefined1["second"]
     assert result.matrix[1].isnan().all()
