@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cka_notebook._messages import counted
-from cka_notebook._results.notes import Note
+from cka_notebook._messages import Note, counted
 from cka_notebook._results.result import CKAResult, shared
 
 from .state import Axis, RunState, RunView

@@ -10,9 +10,8 @@ from torch import nn
 
 from cka_notebook import hsic
 from cka_notebook._inputs.loaders import loader_facts
-from cka_notebook._messages import counted, first_few
+from cka_notebook._messages import Note, Reason, counted, first_few
 from cka_notebook._models.offloading import is_dispatched
-from cka_notebook._results.notes import Note, Reason
 
 if TYPE_CHECKING:
     from .side import LiveModel, Side
@@ -39,9 +38,9 @@ def not_finite(batch: int) -> Reason:
     return Reason(text, "not_finite")
 
 
-def no_output(problem: str, batch: int) -> Reason:
+def no_output(problem: Reason, batch: int) -> Reason:
     """The reason of a layer that a batch left without a Gram matrix."""
-    return Reason(f"{problem} in batch {batch}", "no_output")
+    return Reason(f"{problem} in batch {batch}", problem.code)
 
 
 def run_notes(

@@ -13,7 +13,7 @@ from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.buffer import Grams
 from cka_notebook._grams.pairs import batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
-from cka_notebook._results.notes import Note, Reason
+from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
 
 from .facts import (
@@ -136,14 +136,12 @@ class Axis:
     @property
     def problems(self) -> dict[str, str]:
         """Why layers have no Gram matrix, by row, as files hold them."""
-        return {str(row): str(text) for row, text in self._problems.items()}
+        return {str(row): reason for row, reason in self._problems.items()}
 
     def load(self, bad: Tensor, problems: dict[str, str]) -> None:
         """Restore `bad` and `problems`."""
         self._bad = bad
-        self._problems = {
-            int(row): Reason(text, "no_output") for row, text in problems.items()
-        }
+        self._problems = {int(row): reason for row, reason in problems.items()}
 
 
 class RunState:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cka_notebook._messages import Reason
+
 from .packing import WHOLE, PackedGrams, packing
 from .precision import exact
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product, working_dtype
@@ -52,7 +54,7 @@ class Grams:
     traces: Tensor
     norms: Tensor
     index: list[int]
-    problems: dict[int, str]
+    problems: dict[int, Reason]
 
     def subset(self, rows: "Sequence[int]") -> "Grams":
         """The Gram matrices of some layers, in another order."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from cka_notebook._messages import counted, did_you_mean, first_few
+from cka_notebook._messages import Reason, counted, did_you_mean, first_few
 
 from .blocks import auto, find_blocks, thinned
 from .nodes import (
@@ -44,7 +44,7 @@ class _Row(NamedTuple):
     depth: int
     weights: Parameters
     output: Output | None
-    reason: str | None
+    reason: Reason | None
     calls: int | None
 
 
@@ -205,13 +205,14 @@ class LayerTree:
         once = node.outputs[0] if node.outputs and len(node.outputs) == 1 else None
         reason = once.reason if once else None
         if node.alias is not None:
-            reason = f"the same module as {node.alias!r}"
+            reason = Reason(f"the same module as {node.alias!r}", "alias")
         elif node.outputs is not None and not node.outputs:
-            reason = "never called"
+            reason = Reason("never called", "not_called")
         elif node.outputs is not None and len(node.outputs) > 1:
-            reason = f"called {len(node.outputs)} times"
+            times = f"called {len(node.outputs)} times"
+            reason = Reason(times, "called_repeatedly")
         elif reason is None and not node.name and node.module not in self._modules():
-            reason = "the model itself"
+            reason = Reason("the model itself", "model")
         calls = None if node.outputs is None else len(node.outputs)
         return _Row(node.name, node.kind, node.depth, weights, once, reason, calls)
 

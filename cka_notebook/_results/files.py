@@ -14,9 +14,21 @@ PathLike = str | os.PathLike[str]
 
 
 def write(
-    path: PathLike, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    path: PathLike,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    later_facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tensors and facts; the file appears whole or not at all.
+
+    Args:
+        path: The file.
+        kind: Kind and version of the file.
+        tensors: Tensors by name.
+        facts: What JSON can hold.
+        later_facts: Facts that the first readers of this kind do not know, in a place
+            where they do not look.
 
     Raises:
         FileNotFoundError: If there is no folder for it.
@@ -26,7 +38,10 @@ def write(
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     own = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(own, part, {"format": kind, "json": json.dumps(facts)})
+        header = {"format": kind, "json": json.dumps(facts)}
+        if later_facts:
+            header["later"] = json.dumps(later_facts)
+        save_file(own, part, header)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -63,4 +78,5 @@ def read(path: PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{str(path)!r}."
         )
         raise ValueError(msg)
-    return tensors, json.loads(header["json"])
+    later = json.loads(header.get("later", "{}"))
+    return tensors, {**json.loads(header["json"]), **later}
