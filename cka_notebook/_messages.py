@@ -1,11 +1,12 @@
-"""Words that messages share, and messages with their severity or kind as a field."""
+"""Parts of messages, and messages with their severity or kind as a field."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 from typing import Literal, Self
 
 SHOWN = 3
-"""Names that a message lists before it breaks off."""
+"""Maximum number of names that a message lists."""
+
 
 Code = Literal[
     "alias",  # the same module as an earlier row of the tree
@@ -100,7 +101,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """The name of a measure as titles and hover texts write it.
+    """Name of a measure in titles and hover texts.
 
     Example:
         >>> metric_title("cka difference")
@@ -110,7 +111,7 @@ def metric_title(metric: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the names nearest to a wrong one, or nothing if none is near.
+    """A question that suggests the names most similar to a wrong one, or nothing.
 
     Example:
         >>> did_you_mean("fc1", ["fc", "conv", "fc2"])

@@ -61,12 +61,12 @@ def test_numbers_come_from_a_gpu_without_waiting():
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch.cuda._sleep(50_000_000)
-        coming = Readback(tensor, tensor * 2)
-        assert not coming.has_come
+        copies = Readback(tensor, tensor * 2)
+        assert not copies.is_ready
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    values, doubled = coming.values()
-    assert coming.has_come
+    values, doubled = copies.values()
+    assert copies.is_ready
     assert values.tolist() == tensor.tolist()
     assert (doubled == 2 * values).all()
 

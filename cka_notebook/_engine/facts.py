@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from cka_notebook import hsic
+from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._inputs.loaders import loader_facts
 from cka_notebook._messages import Note, Reason, counted, first_few
 from cka_notebook._models.offloading import is_dispatched
@@ -73,7 +73,7 @@ def run_notes(
 def skip_note(skipped: int) -> Note:
     """The note on batches that were too small."""
     return Note(
-        f"Skipped {counted(skipped, 'batch')} with fewer than {hsic.MIN_EXAMPLES} "
+        f"Skipped {counted(skipped, 'batch')} with fewer than {MIN_EXAMPLES} "
         "examples: the unbiased HSIC divides by n - 3."
     )
 

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import torch
 
-from cka_notebook import hsic
-from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.buffer import GramBuffer
+from cka_notebook._grams.packing import MIN_EXAMPLES
+from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import tensors
@@ -176,7 +177,7 @@ class Run:
             return False
         calls = self._calls(batch, state.done + 1)
         n = calls[0].examples
-        if n < hsic.MIN_EXAMPLES:
+        if n < MIN_EXAMPLES:
             state.skip()
             return True
         given = self._grams(calls)
@@ -216,14 +217,14 @@ class Run:
         both = zip(self.models, calls, strict=True)
         return [model.caller.take(call, min(sizes)) for model, call in both]
 
-    def _grams(self, calls: list[Call]) -> dict[LiveModel, Grams]:
+    def _grams(self, calls: list[Call]) -> dict[LiveModel, LayerGrams]:
         """The Gram matrices of one batch, by model."""
         self.buffer.begin(calls[0].examples)
         for model, call in zip(self.models, calls, strict=True):
             model.run(call)
         with model.explaining(call):
             packed = self.buffer.finish()
-        return {model: model.grams(*packed) for model in self.models}
+        return {model: model.grams(packed) for model in self.models}
 
     def _estimate(self, state: RunState, layers: int) -> Estimate:
         """Expected memory and time; time only on CPUs, where calls are synchronous."""

@@ -16,11 +16,14 @@ from torch import nn
 from cka_notebook._capture.capture import Capture
 from cka_notebook._capture.probe import probe
 from cka_notebook._capture.shuffling import Scatter
-from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.buffer import GramBuffer
+from cka_notebook._grams.packing import PackedGrams
+from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
-from cka_notebook._models.layer_tree import Choices, LayerTree
+from cka_notebook._models.choice import Choices
+from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 
 from .borrowed import eager, evaluating
@@ -139,9 +142,9 @@ class LiveModel:
         self._forward(call)
         self._capture.finish()
 
-    def grams(self, *packed: torch.Tensor) -> Grams:
+    def grams(self, packed: PackedGrams) -> LayerGrams:
         """The Gram matrices of this model, from all those of the batch."""
-        return self._capture.grams(*packed)
+        return self._capture.grams(packed)
 
     @property
     def scatters(self) -> list[tuple[str, str, Scatter]]:
@@ -210,11 +213,8 @@ class Side:
         return self.spec.tree
 
     def learn(self) -> None:
-        """Copy the probe of the side that the model is shared with."""
-        probed = self.model.tree
-        if self.tree is not probed:
-            outputs = {node.module: node.outputs or [] for node in probed.nodes}
-            self.tree.learn(outputs)
+        """Take the result of the probe, if another side's tree has it."""
+        self.tree.recall(self.model.tree.outputs)
 
     def choose(self, layers: list[str] | None) -> None:
         """Choose these layers; None resolves the user's choice."""
@@ -229,7 +229,7 @@ class Side:
         """Take these layers alone, which are among the captured ones."""
         self.rows = self.model.places(layers)
 
-    def grams(self, given: dict[LiveModel, Grams]) -> Grams:
+    def grams(self, given: dict[LiveModel, LayerGrams]) -> LayerGrams:
         """The Gram matrices of one batch, from those that each model gave."""
         return given[self.model].subset(self.rows)
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from cka_notebook import hsic, metrics
+from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
-from cka_notebook._grams.buffer import Grams
-from cka_notebook._grams.pairs import batch_products, spread, sums_device
+from cka_notebook._grams.packing import MIN_EXAMPLES
+from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
@@ -98,11 +98,11 @@ class Axis:
         self._problems: dict[int, str] = {}
         self._bad: Tensor | None = None
 
-    def add(self, grams: Grams, batch: int) -> None:
+    def add(self, grams: LayerGrams, batch: int) -> None:
         """Note what is wrong with the Gram matrices of a batch."""
         for row, problem in grams.problems.items():
             self._problems.setdefault(row, no_output(problem, batch))
-        traces, bad = grams.traces, self._bad
+        traces, bad = grams.packed.trace, self._bad
         if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
             return  # The usual case; on a GPU, reading the value would synchronise.
         wrong = spread(~torch.isfinite(traces), grams.index)
@@ -295,11 +295,11 @@ class RunState:
         """Note that the run ends because it is stable."""
         self.notes.append(stable_note(self.done, tolerance))
 
-    def add(self, rows: Grams, columns: Grams, examples: int) -> None:
+    def add(self, rows: LayerGrams, columns: LayerGrams, examples: int) -> None:
         """Add one batch."""
         self.batches += 1
         self.examples += examples
-        home = sums_device(rows.z.device)
+        home = sums_device(rows.packed.z.device)
         if self._sums is None:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
@@ -328,7 +328,7 @@ class RunState:
         self._finished = True
         if not self.batches:
             msg = (
-                f"Expected batches of at least {hsic.MIN_EXAMPLES} examples, but all "
+                f"Expected batches of at least {MIN_EXAMPLES} examples, but all "
                 f"{self.skipped} were smaller. The unbiased HSIC divides by n - 3: "
                 "increase batch_size."
             )
