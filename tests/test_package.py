@@ -46,6 +46,28 @@ STEPS = {
 }
 """Uses of the package, and which heavy or private packages each of them loads."""
 
+BARE = """
+import sys
+from importlib import metadata
+
+version_of = metadata.version
+
+def version(name):
+    if name == "cka-notebook":
+        raise metadata.PackageNotFoundError(name)
+    return version_of(name)
+
+metadata.version = version
+sys.modules.update(dict.fromkeys(HEAVY))  # None: importing it is an ImportError
+
+import torch
+from cka_notebook import CKA
+
+model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+result = CKA(model, model1_layers="all").compare([torch.randn(8, 4)], progress=False)
+print(result.provenance["cka_notebook"])
+"""
+
 
 def test_each_use_of_the_package_loads_only_what_it_needs():
     program = "".join(f"{step}\nprint(*sys.modules)\n" for step in STEPS)
@@ -61,6 +83,15 @@ def test_each_use_of_the_package_loads_only_what_it_needs():
     for (step, needed), modules in zip(STEPS.items(), loaded, strict=True):
         expected |= needed
         assert modules & (HEAVY | ROOMS) == expected, step
+
+
+def test_a_checkout_that_is_not_installed_compares_models():
+    """On a cluster node there may be torch and a checkout, and nothing else."""
+    program = f"HEAVY = {HEAVY}\n{BARE}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == cka_notebook.__version__
 
 
 @pytest.mark.parametrize("name", sorted(CORE.union(cka_notebook.__all__)))

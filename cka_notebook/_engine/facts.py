@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._inputs.loaders import loader_facts
 from cka_notebook._messages import Note, Reason, counted, first_few
 from cka_notebook._models.offloading import is_dispatched
+from cka_notebook._version import __version__
 
 if TYPE_CHECKING:
     from .side import LiveModel, Side
@@ -110,7 +110,7 @@ def run_provenance(
     models = [side.model for side in sides]
     facts = [loader_facts(loader) for loader in loaders]
     return {
-        "cka_notebook": version("cka-notebook"),
+        "cka_notebook": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "pool": models[0].pooling.describe(),

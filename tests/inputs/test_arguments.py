@@ -21,7 +21,7 @@ X, Y = torch.randn(8, 10), torch.arange(8)
 LEFT, RIGHT = torch.randn(8, 6), torch.randn(8, 4)
 
 
-@pytest.mark.parametrize("batch", [X, [X], (X,), (X, Y), [X, Y]], ids=repr)
+@pytest.mark.parametrize("batch", [X, [X], (X,), (X, Y), [X, Y]])
 def test_a_tensor_or_the_first_of_a_list_is_the_input(batch):
     call = caller_of(zoo.mlp()).prepare(batch, 1)
     assert len(call.args) == 1
@@ -104,7 +104,7 @@ def test_given_decoder_inputs_are_kept():
 
 
 @pytest.mark.parametrize(
-    "batch", ["words", [], ["a", "b"], 7, None, {}, {"labels": Y}, [None, X]], ids=str
+    "batch", ["words", [], ["a", "b"], 7, None, {}, {"labels": Y}, [None, X]]
 )
 def test_a_batch_without_a_tensor_is_an_error_that_names_model_and_batch(batch):
     with pytest.raises(

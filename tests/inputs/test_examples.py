@@ -74,7 +74,7 @@ def test_a_list_of_inputs_is_no_list_of_images():
 
 
 @pytest.mark.parametrize(
-    "batch", [["a", "b", "c", "d"], (["a", "b", "c", "d"], torch.arange(4))], ids=str
+    "batch", [["a", "b", "c", "d"], (["a", "b", "c", "d"], torch.arange(4))]
 )
 def test_forward_may_get_words(batch):
     caller = caller_of(zoo.mlp(), lambda _model, _batch: None)
@@ -93,7 +93,6 @@ def test_forward_may_get_words(batch):
         (["a", "b"], None),
         ({}, None),
     ],
-    ids=str,
 )
 def test_the_first_tensor_or_a_list_of_images_gives_the_number_of_examples(
     batch, count
@@ -109,7 +108,6 @@ class Sized:
 @pytest.mark.parametrize(
     ("batch", "count"),
     [(["a", "b"], 2), (Sized(), 4), ("words", None), ({}, None), (7, None), ([], None)],
-    ids=str,
 )
 def test_a_batch_without_tensors_is_counted_by_its_length(batch, count):
     assert count_items(batch) == count
