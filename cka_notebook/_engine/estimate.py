@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cka_notebook._grams.buffer import held
+from cka_notebook._grams.buffer import buffer_bytes
 
 FLOAT64 = 8
 
@@ -66,7 +66,7 @@ class Estimate:
     ) -> "Estimate":
         """Of so many layers of both models, and of a grid of pairs."""
         rows, columns = grid
-        grams = held(examples, layers, on_cpu=on_cpu)
+        grams = buffer_bytes(examples, layers, on_cpu=on_cpu)
         sums = 5 * rows * columns + 2 * (rows + columns)
         return cls(layers, examples, grams + FLOAT64 * sums)
 
