@@ -6,11 +6,11 @@ import weakref
 
 import pytest
 import torch
+from support.doubles import batches, make
 from torch import nn
 
-from cka_notebook import CKAResult
-from cka_notebook._widget.comparison import Live, Saved, describe_loader
-from cka_notebook._widget.saved_tree import choose_rows, columns_of
+from cka_notebook import CKAExplorer, CKAResult
+from cka_notebook._widget.comparison import Live, Saved, describe_loader, free_bytes
 from cka_notebook._widget.source import with_layers
 
 
@@ -103,36 +103,59 @@ def test_a_saved_result_spans_a_tree_of_its_layers():
     assert saved.choose("layers1", "auto") == list(layers)
 
 
-def test_siblings_stay_together_however_their_layers_were_called():
-    columns = columns_of("Net", ["a.x", "b", "a.y"])
-    assert columns["name"] == ["", "a", "a.x", "a.y", "b"]
-    assert choose_rows(columns, "*", "layers1") == ["a.x", "b", "a.y"]
-
-
-def test_choosing_rows_offers_the_nearest_names():
-    columns = columns_of("Net", ["layer1", "layer2", "head"])
-    with pytest.raises(ValueError, match="Did you mean 'layer2' or 'layer1'"):
-        choose_rows(columns, ["layer22"], "layers2")
-
-
-def test_without_a_model_rows_are_chosen_by_all_that_needs_none():
-    columns = columns_of("Net", ["layer1", "layer2", "head"])
-    assert choose_rows(columns, None, "layers1") == ["layer1", "layer2", "head"]
-    assert choose_rows(columns, [-1, 0], "layers1") == ["head", "layer1"]
-    assert choose_rows(columns, re.compile("2$"), "layers1") == ["layer2"]
-    with pytest.raises(ValueError, match="'3', which is none of the 3 layers"):
-        choose_rows(columns, 3, "layers1")
-
-
-@pytest.mark.parametrize("wrong", [1.5, nn.ReLU, nn.ReLU(), lambda *_: True, [True]])
-def test_without_a_model_what_looks_at_modules_is_refused_in_words(wrong):
-    columns = columns_of("Net", ["layer1"])
-    with pytest.raises(TypeError, match="Expected `layers2` to hold names, globs"):
-        choose_rows(columns, wrong, "layers2")
-
-
 def test_loaders_are_described_without_addresses():
     data = torch.utils.data.TensorDataset(torch.zeros(10, 2))
     loader = torch.utils.data.DataLoader(data, batch_size=4)
     assert describe_loader(loader) == "TensorDataset, 3 batches, batch size 4"
     assert describe_loader(x for x in ()) == "generator"
+
+
+def test_unknown_options_are_refused_with_the_allowed_ones():
+    with pytest.raises(
+        TypeError, match=r"'layers1'.*takes autocast, autostart, .*model1_layers.*theme"
+    ):
+        make(layers1=["0"])
+    with pytest.raises(TypeError, match="Did you mean 'max_batches'"):
+        make(max_batch=3)
+    with pytest.raises(TypeError, match=r"function of \(batch, total, matrix\).*got 3"):
+        make(callback=3)
+
+
+def test_the_free_memory_of_this_machine_can_be_told():
+    free = free_bytes(None)
+    assert free is None or free > 1_000_000
+
+
+def test_models_are_freed_after_a_run_although_the_explorer_lives():
+    model1, model2 = net(), net()
+    explorer = CKAExplorer(model1, model2, batches())
+    explorer.wait(60)
+    alive = weakref.ref(model1)
+    explorer.run()
+    explorer.wait(60)
+    del model1
+    gc.collect()
+    assert alive() is None
+    with pytest.raises(RuntimeError, match="model1 \\(Sequential\\) to exist still"):
+        explorer.run()
+    assert explorer.result.batches == 6
+    assert explorer.layers1
+    assert explorer.status == "done"
+
+
+def test_models_that_nobody_else_holds_are_kept_for_another_run():
+    explorer, _ = make()
+    explorer.wait(60)
+    gc.collect()
+    explorer.run()
+    assert explorer.wait(60).batches == 6
+
+
+def test_the_model_is_left_without_hooks_after_every_exit():
+    model = net()
+    explorer = CKAExplorer(model, None, batches())
+    explorer.wait(60)
+    explorer.run()
+    explorer.stop()
+    explorer.wait(60)
+    assert all(not module._forward_hooks for module in model.modules())

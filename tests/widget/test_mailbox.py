@@ -2,7 +2,7 @@
 
 import threading
 
-from support.doubles import until
+from support.doubles import make, until
 
 from cka_notebook._widget.mailbox import Mailbox
 
@@ -38,3 +38,39 @@ def test_without_threads_messages_are_handled_where_they_arrive(monkeypatch):
     desk = Mailbox(lambda message: seen.append((message, threading.current_thread())))
     desk.put({"number": 1})
     assert seen == [({"number": 1}, threading.current_thread())]
+
+
+def test_what_a_page_asks_wrongly_is_answered_in_words():
+    explorer, line = make()
+    line.page({"kind": "layers", "layers1": ["nowhere"]})
+    until(lambda: explorer._message["kind"] == "error")
+    assert "'nowhere'" in explorer._message["text"]
+    for nonsense in (
+        "text",
+        None,
+        {"kind": "ack"},
+        {"kind": 3},
+        {"kind": "tolerance", "value": "x"},
+    ):
+        line.page(nonsense)
+    assert explorer.wait(60).batches == 6
+
+
+def test_a_slow_callback_does_not_deafen_the_explorer():
+    inside, goes = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        assert goes.wait(60)
+
+    explorer, line = make(callback=wait)
+    explorer.run()
+    assert inside.wait(60)
+    line.page({"kind": "view", "palette": "viridis"})
+    until(lambda: explorer.palette == "viridis")
+    line.page({"kind": "command", "name": "pause"})
+    goes.set()
+    until(lambda: explorer.status == "paused")
+    assert explorer.progress.batches < 6
+    line.page({"kind": "command", "name": "resume"})
+    assert explorer.wait(60).batches == 6
