@@ -6,7 +6,7 @@ from cka_notebook._notebook import cell
 def test_running_a_cell_again_closes_what_it_had_made(monkeypatch):
     execution = cell.Execution("cell-1", "first")
     monkeypatch.setattr(cell, "current_execution", lambda: execution)
-    monkeypatch.setattr(cell, "_made", {})
+    monkeypatch.setattr(cell, "_created", {})
 
     class Thing:
         closed = False
