@@ -33,9 +33,9 @@ SETUP = """
 import threading, torch
 from torch import nn
 from cka_notebook import CKAExplorer
-from cka_notebook._widget import session
+from cka_notebook._widget import checks
 
-session.LONG_RUN = float("inf")  # A run does not hold by itself, however long.
+checks.LONG_RUN = float("inf")  # A run does not hold by itself, however long.
 torch.set_num_threads(1)
 torch.manual_seed(0)
 

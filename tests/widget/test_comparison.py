@@ -1,4 +1,4 @@
-"""What an explorer compares, without the explorer."""
+"""What an explorer compares, mostly without the explorer."""
 
 import gc
 import re
@@ -136,7 +136,7 @@ def test_models_are_freed_after_a_run_although_the_explorer_lives():
     del model1
     gc.collect()
     assert alive() is None
-    with pytest.raises(RuntimeError, match="model1 \\(Sequential\\) to exist still"):
+    with pytest.raises(RuntimeError, match="model1 \\(Sequential\\) to be alive"):
         explorer.run()
     assert explorer.result.batches == 6
     assert explorer.layers1

@@ -49,7 +49,7 @@ def test_the_kernel_understands_every_golden_message_of_the_page():
     explorer.run(block=True)
     for message in wire_examples.FROM_PAGE:
         if message["kind"] != "command":
-            explorer._handle(message)
+            explorer._messages.handle(message)
             assert explorer._message["kind"] != "error", explorer._message
     assert explorer.layers1 == list(wire_examples.LAYERS1)
     assert explorer.layers2 == list(wire_examples.LAYERS2)
@@ -142,7 +142,7 @@ def test_unknown_layers_are_refused_with_the_nearest():
         explorer.layers1 = ["headd"]
     with pytest.raises(traitlets.TraitError, match="`focus` names 'x'"):
         explorer.focus = ("0", "x")
-    with pytest.raises(traitlets.TraitError, match="lower first, got"):
+    with pytest.raises(traitlets.TraitError, match="low < high, got"):
         explorer.color_range = [1, 0]
     with pytest.raises(traitlets.TraitError, match="one of \\['cka'"):
         explorer.metric = "rank"
@@ -182,10 +182,10 @@ def test_a_tolerance_goes_both_ways():
     explorer, line = make(stop_when_stable=0.005)
     assert explorer.stop_when_stable == 0.005
     assert explorer.get_state()["stop_when_stable"] == 0.005
-    explorer._handle({"kind": "tolerance", "value": 0.25})
+    explorer._messages.handle({"kind": "tolerance", "value": 0.25})
     assert explorer.stop_when_stable == explorer._session.tolerance == 0.25
     assert line.values("stop_when_stable")[-1] == 0.25
-    explorer._handle({"kind": "tolerance", "value": None})
+    explorer._messages.handle({"kind": "tolerance", "value": None})
     assert explorer.stop_when_stable is None
     with pytest.raises(traitlets.TraitError, match="a standard error above 0, got -1"):
         explorer.stop_when_stable = -1
@@ -286,9 +286,9 @@ def test_a_difference_is_shown_in_two_colors_around_0_and_repeats_no_call():
     colors = _figures.PALETTES["puor"]
     difference = (result - less).matrix.numpy()
     expected = png(difference, colors, (-0.25, 0.25), is_still=True)
-    assert shown._look().picture == expected
+    assert shown._preview().picture == expected
     exact = [replace(r, stderr=torch.zeros_like(r.stderr)) for r in (result, less)]
-    look = CKAExplorer.from_result(exact[0] - exact[1])._look()
+    look = CKAExplorer.from_result(exact[0] - exact[1])._preview()
     greyed = np.full(difference.shape, fill_value=True)
     assert look.picture == png(
         difference, colors, (-0.25, 0.25), greyed=greyed, is_still=True
@@ -430,4 +430,4 @@ def test_the_picture_beside_the_widget_has_the_colors_of_the_page():
     limits = _figures.fitted_range(matrix)
     assert limits[0] == 0
     colors = _figures.PALETTES["magma"]
-    assert explorer._look().picture == png(matrix, colors, limits, is_still=True)
+    assert explorer._preview().picture == png(matrix, colors, limits, is_still=True)

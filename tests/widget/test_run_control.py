@@ -7,6 +7,8 @@ import pytest
 import torch
 from support.doubles import Gate, batches, floats, make, pause_midway, until
 
+from cka_notebook._widget.worker import Phase
+
 # Pause, resume, stop
 
 
@@ -83,7 +85,8 @@ def test_an_interrupt_of_wait_stops_the_run_and_keeps_the_result():
 
     def interrupt():
         signal.raise_signal(signal.SIGINT)
-        until(explorer._session.runs.live._stopping.is_set)
+        worker = explorer._session.runs.live
+        until(lambda: worker.phase is Phase.STOPPING)
         loader.let(1)
 
     timer = threading.Timer(0.2, interrupt)
@@ -102,7 +105,7 @@ def test_wait_says_where_the_run_is_when_time_is_up():
     loader = Gate(batches(6))
     explorer, _ = make(loader)
     with pytest.raises(
-        TimeoutError, match=r"within 0.1 s, and it is running at batch 0"
+        TimeoutError, match=r"within 0.1 s, but it is running at batch 0"
     ):
         explorer.wait(0.1)
     loader.let(10)

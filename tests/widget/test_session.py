@@ -11,7 +11,7 @@ from support.doubles import Gate, batches, floats, make, net, pause_midway, unti
 from cka_notebook import CKA, CKAExplorer
 from cka_notebook._engine import state
 from cka_notebook._page import frames
-from cka_notebook._widget import comparison, session
+from cka_notebook._widget import checks, comparison
 
 # Frames
 
@@ -58,7 +58,7 @@ def test_batches_seen_by_a_page_grow_and_numbers_too():
 
 def test_without_acknowledgement_one_frame_is_in_flight_and_the_last_arrives():
     explorer, line = make(batches(200), acknowledges=False, autostart=False)
-    explorer._handle({"kind": "ready", "page": "page-1", "views": 1})
+    explorer._messages.handle({"kind": "ready", "page": "page-1", "views": 1})
     until(lambda: explorer._session.runs.live is None)
     line.page({"kind": "ready", "page": "page-1", "views": 1})
     result = explorer.wait(60)
@@ -156,7 +156,7 @@ def test_an_exception_of_the_callback_is_shown_once_and_the_run_goes_on():
     assert seen == [1, 2, 3, 4, 5, 6]
     shown = [message["text"] for message in line.values("_message") if message["text"]]
     failed = "The callback failed at batch 2 (ValueError: no room for 2)."
-    assert shown == [f"{failed} The run goes on."]
+    assert shown == [f"{failed} The run continues."]
     assert explorer._message["kind"] == "error"
     explorer.run()
     explorer.wait(60)
@@ -172,7 +172,7 @@ def test_stop_iteration_from_the_callback_ends_the_run_and_is_said():
     explorer, _ = make([torch.randn(2, 6), *batches()], callback=stop)
     result = explorer.wait(60)
     assert (result.batches, result.skipped, explorer.status) == (1, 1, "done")
-    assert explorer._message["text"] == "Ended by its callback after 2 batches."
+    assert explorer._message["text"] == "Ended by the callback after 2 batches."
     assert any("fewer than 4" in note for note in result.notes)
 
 
@@ -203,23 +203,23 @@ def test_a_tolerance_of_the_constructor_can_be_lifted():
 def test_a_tolerance_ends_the_run_when_all_is_stable():
     data = batches(1, n=64)
     explorer, line = make(data * 400)
-    explorer._handle({"kind": "tolerance", "value": 0.5})
+    explorer._messages.handle({"kind": "tolerance", "value": 0.5})
     result = explorer.wait(60)
     assert explorer.status == "done"
     assert result.batches == state.MIN_STABLE
-    text = "Stable: no standard error above 0.5 after 8 batches."
+    text = "Stable after 8 batches: all standard errors are below 0.5."
     assert explorer._message["text"] == text
     assert any("Stopped after 8 batches" in note for note in result.notes)
     assert line.frames[-1].content["batch"] == result.batches
 
 
 def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
-    monkeypatch.setattr(session, "LONG_RUN", 0.0)
+    monkeypatch.setattr(checks, "LONG_RUN", 0.0)
     explorer, _ = make()
     explorer._repr_mimebundle_()
     until(lambda: explorer.status == "paused")
     assert explorer._message["kind"] == "note"
-    assert "The other 4 batches would take about 1 s" in explorer._message["text"]
+    assert "The remaining 4 batches would take about 1 s" in explorer._message["text"]
     assert explorer.result.batches == 2
     assert explorer.wait(60).batches == 6, "wait() asks for it"
 
@@ -232,13 +232,13 @@ def test_a_run_nobody_asked_for_holds_when_it_would_hardly_fit(monkeypatch):
     explorer._repr_mimebundle_()
     until(lambda: explorer.status == "paused")
     assert explorer._message["kind"] == "note"
-    assert "8 layers and batches of 10 examples take" in explorer._message["text"]
+    assert "8 layers and batches of 10 examples need" in explorer._message["text"]
     assert explorer.result is None
     assert explorer.wait(60).batches == 4, "wait() asks for it"
 
 
 def test_a_run_that_was_asked_for_never_holds(monkeypatch):
-    monkeypatch.setattr(session, "LONG_RUN", 0.0)
+    monkeypatch.setattr(checks, "LONG_RUN", 0.0)
     monkeypatch.setattr(comparison, "free_bytes", lambda _: 0)
     explorer, line = make()
     explorer.run()
