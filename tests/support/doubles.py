@@ -165,3 +165,61 @@ def pause_midway(explorer, loader):
     explorer.pause()
     loader.let(1)
     until(lambda: explorer.status == "paused")
+
+
+@dataclass
+class CountingState:
+    """An engine's running state that only counts its batches."""
+
+    batches: int
+
+    def result(self):
+        return f"after {self.batches}"
+
+
+class RecordingHost:
+    """Hosts runs of a few batches without models, and records what it is told.
+
+    `on` maps an event to a function of the worker, called in the worker's thread.
+    """
+
+    def __init__(self, count=3, gate=None, on=None):
+        self.gate = gate or Gate(range(count), open_=True)
+        self.on = on or {}
+        self.events = []
+        self.closed = 0
+
+    def prepare(self):
+        self.events.append("prepare")
+
+    def starts(self):
+        self.events.append("starts")
+
+    def steps(self):
+        try:
+            yield CountingState(0)
+            for number, _ in enumerate(self.gate, 1):
+                yield CountingState(number)
+        finally:
+            self.closed += 1
+
+    def begins(self, worker, state):
+        assert state.batches == 0
+        self._tell(f"begins {worker.epoch}", worker)
+
+    def batch(self, worker, state):
+        return self._tell(f"batch {state.batches}", worker) is not False
+
+    def pauses(self, worker, state):
+        self._tell(f"pauses at {state.batches}", worker)
+
+    def resumes(self, worker):
+        self._tell("resumes", worker)
+
+    def ends(self, worker, outcome):
+        self._tell(f"ends {outcome}", worker)
+
+    def _tell(self, event, worker):
+        self.events.append(event)
+        # Each reaction happens once, or restarting would never end.
+        return self.on.pop(event, lambda _: None)(worker)

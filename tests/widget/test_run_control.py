@@ -5,9 +5,130 @@ import threading
 
 import pytest
 import torch
-from support.doubles import Gate, batches, floats, make, pause_midway, until
+from support.doubles import (
+    Gate,
+    RecordingHost,
+    batches,
+    floats,
+    make,
+    pause_midway,
+    until,
+)
 
+from cka_notebook._widget.run_control import RunControl
 from cka_notebook._widget.worker import Phase
+
+# Without an explorer
+
+
+def hosted(**options):
+    host = RecordingHost(**options)
+    return RunControl(host), host.events
+
+
+def test_one_run_follows_the_other():
+    runs, events = hosted()
+    assert runs.untouched
+    for epoch in (1, 2):
+        runs.start(block=True)
+        assert events[-6:][:3] == ["starts", f"begins {epoch}", "batch 1"]
+    assert not runs.untouched
+    assert runs.live is None
+    assert events.count("prepare") == 2
+
+
+def test_requests_without_a_run_do_nothing():
+    runs, events = hosted()
+    runs.pause()
+    runs.stop()
+    assert not runs.resume()
+    assert events == []
+
+
+def test_restart_without_a_run_starts_one():
+    runs, events = hosted()
+    runs.restart()
+    assert runs.wait(60).outcome == "done"
+    assert events[:2] == ["prepare", "starts"]
+
+
+def test_starting_a_run_under_way_changes_nothing_and_may_wait_for_it():
+    gate = Gate(range(3))
+    runs, events = hosted(gate=gate)
+    runs.start()
+    worker = runs.live
+    runs.start()
+    assert runs.live is worker
+    gate.let(3)
+    runs.start(block=True)
+    assert worker.has_ended
+    assert gate.iterations == 1
+    assert events.count("starts") == 1
+
+
+def test_nothing_is_started_when_nothing_can_be_computed(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("no models")
+
+    monkeypatch.setattr(RecordingHost, "prepare", refuse)
+    runs, events = hosted()
+    with pytest.raises(RuntimeError, match="no models"):
+        runs.start()
+    assert runs.untouched
+    assert events == []
+
+
+def test_a_stale_choice_makes_a_resumed_run_start_over():
+    runs, events = hosted(on={"batch 1": lambda worker: worker.pause()})
+    runs.start()
+    until(lambda: "pauses at 1" in events)
+    runs.stale.add("layers1")
+    assert runs.resume()
+    runs.wait(60)
+    assert not runs.stale
+    assert events[4:6] == ["pauses at 1", "begins 2"]
+
+
+def test_a_probe_leaves_the_control_untouched_and_a_run_during_it_is_announced():
+    runs, events = hosted()
+    runs.start(only_probe=True, block=True)
+    assert runs.untouched
+    assert events == ["prepare", "begins 1", "ends done"]
+    runs, events = hosted(on={"begins 1": lambda _: runs.start()})
+    runs.start(only_probe=True, block=True)
+    assert events[:3] == ["prepare", "begins 1", "starts"]
+    assert events[-1] == "ends done"
+    assert not runs.untouched
+
+
+def test_waiting_resumes_a_run_that_has_paused_itself_and_no_other():
+    gate = Gate(range(3), open_=True)
+    runs, events = hosted(gate=gate, on={"batch 1": lambda worker: worker.pause()})
+    runs.start(cautious=True)
+    until(lambda: "pauses at 1" in events)
+    assert runs.wait(60).outcome == "done"
+    runs, events = hosted(gate=gate, on={"batch 1": lambda worker: worker.pause()})
+    runs.start()
+    until(lambda: "pauses at 1" in events)
+    assert runs.wait(0.05) is None
+    runs.stop()
+    assert runs.wait(60).outcome == "stopped"
+
+
+def test_a_run_can_neither_wait_for_itself_nor_start_the_next_one():
+    messages = []
+
+    def ask(_):
+        for request in (lambda: runs.wait(None), runs.start):
+            with pytest.raises(RuntimeError) as raised:
+                request()
+            messages.append(str(raised.value))
+
+    runs, _ = hosted(on={"ends done": ask})
+    runs.start(block=True)
+    assert "it would wait for itself" in messages[0]
+    assert "Call run() from another thread" in messages[1]
+
 
 # Pause, resume, stop
 

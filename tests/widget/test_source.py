@@ -1,10 +1,13 @@
 """The Python call that repeats a comparison."""
 
+import ast
+
+import pytest
 import torch
 from support.doubles import batches, net
 
 from cka_notebook import CKA, CKAExplorer
-from cka_notebook._widget.source import with_layers
+from cka_notebook._widget.source import call_around_layers, with_layers
 
 
 def test_the_code_repeats_exactly_this_comparison():
@@ -34,3 +37,25 @@ def test_the_code_has_every_option_that_is_not_the_default():
     assert "metric" not in code
     explorer.stop_when_stable = None
     assert ").compare(loader, max_batches=4, paired=True)" in explorer.code
+
+
+def test_options_that_have_their_defaults_and_layers_are_left_out():
+    options = {"metric": "cka", "model1_layers": "all", "device": None}
+    parts = call_around_layers(["a", "b"], options, ["x"], {"stop_when_stable": None})
+    assert parts[0] == "CKA(\n    a,\n    b,\n    device=None,\n    model1_layers="
+    assert parts[2] == ",\n).compare(x)"
+
+
+def test_functions_and_classes_are_written_by_their_name():
+    parts = call_around_layers(["a"], {"forward": batches, "pool": str}, [], {})
+    assert "    forward=batches,\n    pool=str,\n" in parts[0]
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["0"], ["a.b", 'quoted "x"', "tab\t", "\u00e9\u2028"]]
+)
+def test_lists_of_layers_are_python_source(names):
+    call = with_layers(call_around_layers(["a"], {}, ["x"], {}), names, [])
+    [expression] = ast.parse(call).body
+    keywords = expression.value.func.value.keywords
+    assert ast.literal_eval(keywords[0].value) == names
