@@ -1,10 +1,10 @@
-"""Words that messages share: counted things, lists of names, and near misses."""
+"""Parts of messages: counts, lists of names, titles of measures, suggestions."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 SHOWN = 3
-"""Names that a message lists before it breaks off."""
+"""Maximum number of names that a message lists."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -18,29 +18,29 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}{ending}"
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first few names, quoted.
 
     Example:
-        >>> print(some(["a", "b"]), some("abcd"))
+        >>> print(first_few(["a", "b"]), first_few("abcd"))
         'a', 'b' 'a', 'b', 'c', ...
     """
     listed = ", ".join(map(repr, names[:SHOWN]))
     return f"{listed}, ..." if len(names) > SHOWN else listed
 
 
-def written(metric: str) -> str:
-    """The name of a measure as titles and hover texts write it.
+def metric_title(metric: str) -> str:
+    """Name of a measure in titles and hover texts.
 
     Example:
-        >>> written("cka difference")
+        >>> metric_title("cka difference")
         'CKA difference'
     """
     return metric.replace("cka", "CKA")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the names nearest to a wrong one, or nothing if none is near.
+    """A question that suggests the names most similar to a wrong one, or nothing.
 
     Example:
         >>> did_you_mean("fc1", ["fc", "conv", "fc2"])

@@ -40,7 +40,7 @@ def preview(
         matrix, result.stderr.numpy(), is_difference=result.is_difference
     )
     colors = _figures.PALETTES[palette]
-    return Preview(text, png(matrix, colors, limits, greyed=greyed, is_still=True))
+    return Preview(text, png(matrix, colors, limits, greyed=greyed, is_fallback=True))
 
 
 def summary(title: str, result: "CKAResult | None") -> str:

@@ -17,7 +17,7 @@ from ipywidgets import widget_serialization
 
 from cka_notebook import _figures, metrics
 from cka_notebook._engine.cka import check_tolerance
-from cka_notebook._messages import written
+from cka_notebook._messages import metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
 from cka_notebook._notebook.preview import checked_color_range, preview, summary
@@ -298,7 +298,7 @@ class CKAExplorer(anywidget.AnyWidget):
             traits |= self._session.frames.with_whole_history(traits["_snapshot"])
         page = html.page(
             traits,
-            title=f"{written(self.metric)} of {name1} and {name2}",
+            title=f"{metric_title(self.metric)} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
             style=str(self._css),

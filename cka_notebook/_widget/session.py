@@ -57,7 +57,7 @@ class Session:
         self._put = put
         self._checks = Checks(comparison, self.say)
         self._reuse = Reuse(
-            comparison, lambda text: self.say("note", text), self.frames.begin_anew
+            comparison, lambda text: self.say("note", text), self.frames.restart
         )
         self._epoch_choices: dict[Side, Any] = {}
         self._catches_up = False
@@ -160,7 +160,7 @@ class Session:
         """Show a result that was not computed here."""
         self._result = result
         self._set_computing(result.layers1, result.layers2)
-        snapshot = self.frames.saved(result)
+        snapshot = self.frames.show_saved(result)
         self._progress = self.frames.progress_of(result)
         self._put({"_axes": axes(1, result), **snapshot, "status": "done"})
 
@@ -169,7 +169,7 @@ class Session:
         result, worker = self.result, self.runs.live
         if worker is None or result is None:
             return {}
-        snapshot = self.frames.still(self.progress, result)
+        snapshot = self.frames.snapshot(self.progress, result)
         return {"_axes": axes(worker.epoch, result), **snapshot, "status": "stopped"}
 
     # Called by the run control and its workers
@@ -281,5 +281,7 @@ class Session:
         """Send a frame that must arrive, and put all of it into traits."""
         self._put({"_axes": axes(worker.epoch, result)})
         progress = self.frames.progress(worker.seconds, state)
-        behind = state.catching_up
-        self._put(self.frames.hold(progress, result, final=final, catching_up=behind))
+        traits = self.frames.publish(
+            progress, result, final=final, catching_up=state.catching_up
+        )
+        self._put(traits)

@@ -1,10 +1,11 @@
-/** What the front end loads: a session for each model, a view for each display of it. */
+/** What the front end loads: a session for each model, a view for each of its displays. */
 
 import { keyOf, type Model } from "./protocol.ts";
-import { Session, wordsOf } from "./session.ts";
+import { Session } from "./state/session.ts";
+import { errorText } from "./ui/format.ts";
 import { mount } from "./view.ts";
 
-/** By the key of the explorer: each hook gets a proxy of its own of the same model. */
+/** By the key of the explorer: each hook gets its own proxy of the same model. */
 const sessions = new Map<string, Session>();
 
 function sessionOf(model: Model): Session {
@@ -32,7 +33,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   try {
     return mount(model, sessionOf(model), el);
   } catch (error) {
-    el.append(`The explorer cannot be drawn. ${wordsOf(error)}`);
+    el.append(`The explorer cannot be drawn. ${errorText(error)}`);
     return () => el.replaceChildren();
   }
 }

@@ -1,17 +1,23 @@
 /**
- * What the front end evaluates anew for each explorer, saves with it and keeps for ever,
- * and so is small: it finds the page's code, which is evaluated once a page.
+ * What the front end evaluates for each explorer, saves with it and keeps for ever. It is
+ * therefore small: it only finds the page's code, which is evaluated once a page.
  */
 
-import { imported, onceAPage } from "./module.ts";
-import { CUSTOM_MESSAGE, FORGOTTEN, type Model, pageCodeOf, say } from "./protocol.ts";
+import { imported, onceAPage } from "./once.ts";
+import {
+  CUSTOM_MESSAGE,
+  LARGE_TRAITS,
+  type Model,
+  pageCodeOf,
+  say,
+} from "./protocol.ts";
 
 interface Hooks {
   initialize(props: { model: Model }): () => void;
   render(props: { model: Model; el: HTMLElement }): () => void;
 }
 
-/** Tells the code of one build from that of another; put in by `build.mjs`. */
+/** A hash that tells builds apart; set by `build.mjs`. */
 declare const BUILD: string;
 const KERNEL_TIMEOUT_MS = 20000;
 
@@ -26,7 +32,7 @@ async function codeFor(model: Model): Promise<string> {
     const code = await pageCodeOf(model);
     if (code) return code;
   } catch {
-    // A front end that cannot resolve the reference: the kernel is asked instead.
+    // This front end cannot resolve the reference: ask the kernel instead.
   }
   return requested(model);
 }
@@ -51,7 +57,7 @@ function requested(model: Model): Promise<string> {
   });
 }
 
-/** Runs a hook once the code is there, and its clean-up whenever that is asked for. */
+/** Runs a hook once the code is loaded, and its clean-up when asked to. */
 function later(
   model: Model,
   hook: (hooks: Hooks) => () => void,
@@ -70,18 +76,18 @@ function later(
 
 /**
  * Synchronous: messages wait for it, and after two seconds the front end gives up. What
- * the kernel says before the code is there it says again to a session that is ready.
+ * the kernel sends before the code is loaded it sends again once a session is ready.
  */
 function initialize({ model }: { model: Model }): () => void {
   const close = later(
     model,
     (hooks) => hooks.initialize({ model }),
-    () => {}, // Each view says so.
+    () => {}, // Each view reports it.
   );
   return () => {
     close();
     // JupyterLab keeps closed models for as long as the page lives.
-    for (const name of FORGOTTEN) model.set(name, null);
+    for (const name of LARGE_TRAITS) model.set(name, null);
   };
 }
 

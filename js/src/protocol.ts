@@ -1,13 +1,14 @@
 /**
  * Everything that crosses the wire: types, decoders and messages.
  *
- * The only file that knows the names Python uses; `_explorer.py` is its twin. Traits
- * flow from the kernel to the page only, the page speaks by custom messages.
+ * The only file that knows the names Python uses. Traits flow from the kernel to the page
+ * only; the page answers with custom messages. The files in `tests/wire` are examples
+ * that Python is tested with, too.
  */
 
 export const PROTOCOL = 2;
 
-/** What a hook gets from the front end: the part of a widget model that is used here. */
+/** What hooks get from the front end: the part of a widget model that is used here. */
 export interface Model {
   get(name: string): unknown;
   set(name: string, value: unknown): void;
@@ -23,33 +24,43 @@ export interface WholeModel {
   readonly comm_live?: boolean;
 }
 
-export type Side = 1 | 2;
+/** Which of the two models: rows of the matrix are side 0, columns side 1. */
+export type Side = 0 | 1;
+/** One for each model. */
+export type PerSide<T> = readonly [T, T];
+
+export const SIDES: PerSide<Side> = [0, 1];
+
+export function perSide<T>(of: (side: Side) => T): PerSide<T> {
+  return [of(0), of(1)];
+}
+
 export type Status = "idle" | "running" | "paused" | "stopped" | "done" | "error";
 export type CommandName = "run" | "pause" | "resume" | "stop" | "restart";
 export type Tone = "light" | "dark";
 export type ColorRange = "fit" | readonly [number, number];
-export type Focus = readonly [string, string] | null;
+export type Focus = PerSide<string> | null;
 
 export interface Meta {
-  readonly names: readonly [string, string];
+  readonly names: PerSide<string>;
   readonly bokeh: string;
   readonly loader: string;
   readonly self: boolean;
-  /** False of a result that was saved: there are no models to run. */
+  /** False for a saved result: there are no models to run. */
   readonly computes: boolean;
 }
 
-/** What a row of a tree says beside its columns. */
+/** What is known of a row of a tree besides its columns. */
 export interface Facts {
   /** Parameters of the module itself, not of its children. */
   readonly own: number;
-  /** Of all its parameters, those that a training would change. */
+  /** How many of all its parameters training would change. */
   readonly trainable: number;
   /** Types and devices of the parameters, "float32 on cpu". */
   readonly weights: string;
   /** Type and device of what it returns; empty before the probe. */
   readonly output: string;
-  /** Bytes of what it returns for one example; 0 where that is not known. */
+  /** Bytes of what it returns for one example; 0 if unknown. */
   readonly bytes: number;
   /** Calls in one forward pass; null before the probe. */
   readonly calls: number | null;
@@ -69,11 +80,8 @@ export interface TreeColumns {
 
 export interface Axes {
   readonly epoch: number;
-  readonly layers: readonly [readonly string[], readonly string[]];
-  readonly undefinedLayers: readonly [
-    Readonly<Record<string, string>>,
-    Readonly<Record<string, string>>,
-  ];
+  readonly layers: PerSide<readonly string[]>;
+  readonly undefinedLayers: PerSide<Readonly<Record<string, string>>>;
   readonly notes: readonly string[];
 }
 
@@ -87,14 +95,14 @@ export interface Frame {
   readonly seconds: number;
   readonly rate: number;
   readonly maxStderr: number | null;
-  /** Bytes of the GPU in use and in all; null on a CPU. */
+  /** Bytes of GPU memory in use and in total; null on a CPU. */
   readonly gpu: readonly [number, number] | null;
   readonly rows: number;
   readonly cols: number;
   readonly final: boolean;
-  /** Layers that were added have seen fewer batches than the others. */
+  /** Whether added layers have seen fewer batches than the others. */
   readonly catchingUp: boolean;
-  /** Values are apart by this, in a large frame that others follow; else 0. */
+  /** Step between values that crossed as codes, in a large frame; else 0. */
   readonly step: number;
   readonly matrix: Float32Array;
   readonly stderr: Float32Array;
@@ -104,15 +112,15 @@ export interface HistoryPart {
   readonly epoch: number;
   readonly rows: number;
   readonly cols: number;
-  /** Whatever was known of this run before is of no use. */
-  readonly anew: boolean;
+  /** Whether what the page knew of this run before must be dropped. */
+  readonly isReset: boolean;
   readonly batches: readonly number[];
   readonly matrices: readonly Float32Array[];
   readonly stderrs: readonly Float32Array[];
 }
 
 export interface FigureJson {
-  /** JSON of BokehJS, compressed by gzip. */
+  /** JSON for BokehJS, compressed by gzip. */
   readonly doc: Uint8Array<ArrayBuffer>;
   readonly roots: Readonly<Record<string, string>>;
   readonly version: string;
@@ -127,7 +135,7 @@ export interface Message {
   readonly text: string;
 }
 
-/** The events of a model, by the name of what has changed. */
+/** Events of a model, by what has changed. */
 export const CHANGED = {
   trees: "change:_trees",
   axes: "change:_axes",
@@ -135,7 +143,6 @@ export const CHANGED = {
   message: "change:_message",
   estimate: "change:_estimate",
   tolerance: "change:stop_when_stable",
-  meta: "change:_meta",
   status: "change:status",
   layers1: "change:layers1",
   layers2: "change:layers2",
@@ -146,8 +153,8 @@ export const CHANGED = {
   theme: "change:theme",
 } as const;
 
-/** Large values of no use to a page once the model is closed. */
-export const FORGOTTEN = [
+/** Large traits that a page no longer needs once the model is closed. */
+export const LARGE_TRAITS = [
   "_css",
   "_figure",
   "_trees",
@@ -159,13 +166,13 @@ export const FORGOTTEN = [
 ] as const;
 
 export const CUSTOM_MESSAGE = "msg:custom";
-/** Said by the front end when a kernel is restarted, found again, or lets go. */
+/** Sent by the front end when a kernel restarts, is found again, or closes the comm. */
 export const CONNECTION = ["comm_live_update", "comm:close"];
 
 type Bytes = ArrayBuffer | ArrayBufferView;
 type Wire = Record<string, unknown>;
 
-/** Bytes in a buffer of their own: the front end's may be shared and misaligned. */
+/** Bytes in a new buffer: the front end's may be shared and misaligned. */
 export function copyOf(bytes: Bytes): Uint8Array<ArrayBuffer> {
   const view = ArrayBuffer.isView(bytes)
     ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -200,7 +207,7 @@ export function metaOf(model: Model): Meta {
   };
 }
 
-export function treesOf(model: Model): readonly [TreeColumns, TreeColumns] {
+export function treesOf(model: Model): PerSide<TreeColumns> {
   const trees = (model.get("_trees") ?? {}) as { model1?: Wire; model2?: Wire };
   return [columnsOf(trees.model1), columnsOf(trees.model2)];
 }
@@ -223,7 +230,7 @@ function columnsOf(wire: Wire | undefined): TreeColumns {
   };
 }
 
-/** The table of what differs holds each once; rows that say the same share one. */
+/** Facts cross as a table without duplicates; each row has an index into it. */
 function factsByRow(
   wire: Record<string, unknown[]>,
   rows: readonly unknown[],
@@ -242,7 +249,7 @@ function factsByRow(
   return rows.map((_, row) => table[Number(wire.of_row?.[row] ?? -1)] ?? unknown);
 }
 
-/** One of several calls of a module, "act#1", is of the module's class. */
+/** One of several calls of a module, "act#1", has the module's class. */
 function typesOf({
   name = [],
   type = [],
@@ -270,7 +277,7 @@ export function axesOf(model: Model): Axes | null {
 }
 
 export function layersOf(model: Model, side: Side): readonly string[] {
-  return (model.get(side === 1 ? "layers1" : "layers2") ?? []) as string[];
+  return (model.get(`layers${side + 1}`) ?? []) as string[];
 }
 
 export function focusOf(model: Model): Focus {
@@ -288,6 +295,13 @@ export function metricOf(model: Model): string {
   return String(model.get("metric") ?? "cka");
 }
 
+/** How the kernel ends the measure of a difference of two results. */
+const DIFFERENCE = " difference";
+
+export function isDifferenceOf(model: Model): boolean {
+  return metricOf(model).endsWith(DIFFERENCE);
+}
+
 export function paletteOf(model: Model): string {
   return String(model.get("palette") ?? "magma");
 }
@@ -300,7 +314,7 @@ export function colorRangeOf(model: Model): ColorRange {
     : [0, 1];
 }
 
-/** Light or dark, if that was asked for; null follows the page around. */
+/** Light or dark, if one was asked for; null follows the surrounding page. */
 export function toneOf(model: Model): Tone | null {
   const theme = model.get("theme");
   return theme === "light" || theme === "dark" ? theme : null;
@@ -338,7 +352,7 @@ export function figureOf(model: Model): FigureJson | null {
   };
 }
 
-/** Palettes travel as one string of hexadecimal digits each, six a color. */
+/** A palette crosses as a string of hexadecimal digits, six per color. */
 function unpacked(packed: Readonly<Record<string, string>>): Palettes {
   return Object.fromEntries(
     Object.entries(packed).map(([name, digits]) => [
@@ -348,26 +362,26 @@ function unpacked(packed: Readonly<Record<string, string>>): Palettes {
   );
 }
 
-/** The id of the model that carries BokehJS, without the prefix of references. */
+/** The id of the shared model that carries BokehJS, without the prefix of references. */
 export function runtimeIdOf(model: Model): string | null {
   const reference = model.get("_runtime");
   if (typeof reference !== "string" || reference === "") return null;
   return reference.replace(/^IPY_MODEL_/, "").replace(/^anywidget:/, "");
 }
 
-/** The shared model, from the front end's manager; undefined where it has none. */
+/** The shared model from the front end's manager; undefined if there is no manager. */
 export async function runtimeOf(model: Model): Promise<WholeModel | undefined> {
   const id = runtimeIdOf(model);
   return id ? model.widget_manager?.get_model(id) : undefined;
 }
 
-/** The page's code in the shared model. */
+/** The page's code, from the shared model. */
 export async function pageCodeOf(model: Model): Promise<string | null> {
   const code = (await runtimeOf(model))?.get("code");
   return typeof code === "string" && code !== "" ? code : null;
 }
 
-/** Whether there is a kernel behind the page: hooks cannot ask their own model. */
+/** Whether the page has a kernel. Hooks cannot ask their own model, only the shared one. */
 export async function isLive(model: Model): Promise<boolean> {
   try {
     return (await runtimeOf(model))?.comm_live !== false;
@@ -376,7 +390,7 @@ export async function isLive(model: Model): Promise<boolean> {
   }
 }
 
-/** Whether no kernel has ever been there: what is shown was saved. */
+/** Whether there has never been a kernel: the page shows what was saved. */
 export async function isSaved(model: Model): Promise<boolean> {
   try {
     return (await runtimeOf(model))?.comm_live === false;
@@ -385,7 +399,7 @@ export async function isSaved(model: Model): Promise<boolean> {
   }
 }
 
-/** The gzipped BokehJS in the shared model, if it is of that version. */
+/** The gzipped BokehJS in the shared model, if it has that version. */
 export function gzipOf(
   runtime: { get(name: string): unknown },
   version: string,
@@ -395,7 +409,7 @@ export function gzipOf(
   return gz.byteLength > 0 ? copyOf(gz) : null;
 }
 
-/** The last frame of a paused or ended run, from the traits alone. */
+/** The last frame of a paused or finished run, from traits alone. */
 export function snapshotOf(
   model: Model,
 ): { frame: Frame; history: HistoryPart } | null {
@@ -406,7 +420,7 @@ export function snapshotOf(
   const frame = frameFrom(wire.header, [matrix, stderr]);
   const history = model.get("_history");
   const facts = isBytes(history) ? (wire.history ?? {}) : {};
-  return { frame, history: historyFrom({ ...frame, anew: false }, facts, history) };
+  return { frame, history: historyFrom({ ...frame, isReset: false }, facts, history) };
 }
 
 export type Received =
@@ -415,21 +429,14 @@ export type Received =
   | { kind: "bokehjs"; version: string; gz: Uint8Array<ArrayBuffer> }
   | { kind: "unknown" };
 
-/** A custom message of the kernel; throws, in words, when it is not what was agreed. */
+/** A custom message from the kernel; throws an error to show if it is malformed. */
 export function decode(content: unknown, buffers: readonly Bytes[]): Received {
   const wire = (content ?? {}) as Wire;
   switch (wire.kind) {
     case "frame":
       return { kind: "frame", frame: frameFrom(wire, buffers) };
-    case "history": {
-      const shape = {
-        epoch: Number(wire.epoch),
-        rows: Number(wire.rows),
-        cols: Number(wire.cols),
-        anew: wire.anew === true,
-      };
-      return { kind: "history", history: historyFrom(shape, wire, buffers[0]) };
-    }
+    case "history":
+      return { kind: "history", history: historyMessage(wire, buffers[0]) };
     case "bokehjs": {
       const gz = buffers[0];
       if (!gz) throw new Error("Expected BokehJS in one buffer, got none.");
@@ -438,6 +445,16 @@ export function decode(content: unknown, buffers: readonly Bytes[]): Received {
     default:
       return { kind: "unknown" };
   }
+}
+
+function historyMessage(wire: Wire, bytes: unknown): HistoryPart {
+  const shape = {
+    epoch: Number(wire.epoch),
+    rows: Number(wire.rows),
+    cols: Number(wire.cols),
+    isReset: wire.anew === true,
+  };
+  return historyFrom(shape, wire, bytes);
 }
 
 function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
@@ -450,6 +467,21 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
   return {
     seq: Number(header.seq),
     epoch: Number(header.epoch),
+    ...{ rows, cols },
+    final: header.final === true,
+    catchingUp: header.catching_up === true,
+    ...progressOf(header),
+    ...contentOf(header.codes as Wire | undefined, matrix, stderr, rows * cols),
+  };
+}
+
+type Progress = Pick<
+  Frame,
+  "batch" | "total" | "examples" | "skipped" | "seconds" | "rate" | "maxStderr" | "gpu"
+>;
+
+function progressOf(header: Wire): Progress {
+  return {
     batch: Number(header.batch),
     total: numberOrNull(header.total),
     examples: Number(header.examples ?? 0),
@@ -458,15 +490,10 @@ function frameFrom(header: Wire, buffers: readonly Bytes[]): Frame {
     rate: Number(header.rate ?? 0),
     maxStderr: numberOrNull(header.max_stderr),
     gpu: (header.gpu as [number, number] | null | undefined) ?? null,
-    rows,
-    cols,
-    final: header.final === true,
-    catchingUp: header.catching_up === true,
-    ...contentOf(header.codes as Wire | undefined, matrix, stderr, rows * cols),
   };
 }
 
-/** Values and errors of a frame: float32, or a byte each when it says how to read it. */
+/** Values and errors of a frame: float32, or a byte each if the header has a scale. */
 function contentOf(
   codes: Wire | undefined,
   matrix: Bytes,
@@ -483,13 +510,13 @@ function contentOf(
   };
 }
 
-/** Snapshots in codes: two bytes for each value, then one for each of their errors. */
+/** Snapshots as codes: first two bytes for each value, then one byte for each error. */
 function historyFrom(
-  shape: Pick<HistoryPart, "epoch" | "rows" | "cols" | "anew">,
+  shape: Pick<HistoryPart, "epoch" | "rows" | "cols" | "isReset">,
   facts: Wire,
   bytes: unknown,
 ): HistoryPart {
-  const { epoch, rows, cols, anew } = shape;
+  const { rows, cols } = shape;
   const batches = (facts.batches ?? []) as number[];
   const most = (facts.most ?? []) as number[];
   const cells = rows * cols;
@@ -501,26 +528,24 @@ function historyFrom(
   const part = <T>(codes: { slice(from: number, to: number): T }, k: number) =>
     codes.slice(k * cells, (k + 1) * cells);
   return {
-    epoch,
-    rows,
-    cols,
-    anew,
-    batches,
+    epoch: shape.epoch,
+    isReset: shape.isReset,
+    ...{ rows, cols, batches },
     matrices: batches.map((_, k) => valuesOf(part(values, k), facts)),
     stderrs: batches.map((_, k) => errorsOf(part(errors, k), most[k] ?? 0)),
   };
 }
 
-/** What codes stand for; the largest code is NaN. `_codes.py` is the twin. */
+/** The values that codes stand for; the largest code is NaN. Python encodes them. */
 function valuesOf(codes: Uint8Array | Uint16Array, scale: Wire): Float32Array {
-  const nothing = 256 ** codes.BYTES_PER_ELEMENT - 1;
+  const undefinedCode = 256 ** codes.BYTES_PER_ELEMENT - 1;
   const [low, step] = [Number(scale.low ?? 0), Number(scale.step ?? 0)];
   return Float32Array.from(codes, (code) =>
-    code === nothing ? Number.NaN : low + code * step,
+    code === undefinedCode ? Number.NaN : low + code * step,
   );
 }
 
-/** Standard errors are on the scale of their roots, so that small ones are seen. */
+/** Codes of standard errors are linear in their square roots, to resolve small ones. */
 function errorsOf(codes: Uint8Array, most: number): Float32Array {
   return Float32Array.from(codes, (code) =>
     code === 255 ? Number.NaN : most * (code / 254) ** 2,
@@ -543,7 +568,7 @@ function numberOrNull(value: unknown): number | null {
   return typeof value === "number" && Number.isFinite(value) ? value : null;
 }
 
-/** What the page says to the kernel. */
+/** Messages from the page to the kernel. */
 export const say = {
   ready: (page: string, views: number) => ({ kind: "ready", page, views }),
   ack: (page: string, frame: Frame, views: number) => ({
@@ -554,10 +579,10 @@ export const say = {
     views,
   }),
   command: (name: CommandName) => ({ kind: "command", name }),
-  layers: (layers: { 1?: readonly string[]; 2?: readonly string[] }) => ({
+  layers: (layers: Partial<Record<Side, readonly string[]>>) => ({
     kind: "layers",
-    ...(layers[1] && { layers1: layers[1] }),
-    ...(layers[2] && { layers2: layers[2] }),
+    ...(layers[0] && { layers1: layers[0] }),
+    ...(layers[1] && { layers2: layers[1] }),
   }),
   focus: (focus: Focus) => ({ kind: "focus", focus }),
   palette: (palette: string) => ({ kind: "view", palette }),

@@ -1,13 +1,14 @@
-/** One view of an explorer: head, trees, map, wired to the session. */
+/** One view of an explorer: head, trees and map, connected to the session. */
 
-import { loadBokeh } from "./bokehjs.ts";
-import { Controls } from "./controls.ts";
-import { h, set } from "./dom.ts";
-import { MapPanel } from "./map_panel.ts";
+import { loadBokeh } from "./drawing/bokehjs.ts";
+import { Controls } from "./panel/controls.ts";
+import { MapPanel } from "./panel/map_panel.ts";
 import { figureOf, type Model } from "./protocol.ts";
-import { type Change, type Session, wordsOf } from "./session.ts";
-import { followTheme } from "./theme.ts";
-import { TreeSide } from "./tree_side.ts";
+import type { Session } from "./state/session.ts";
+import { TreeSide } from "./tree/side.ts";
+import { h, set } from "./ui/dom.ts";
+import { errorText } from "./ui/format.ts";
+import { followTheme } from "./ui/theme.ts";
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
 export function mount(model: Model, session: Session, parent: HTMLElement): () => void {
@@ -15,34 +16,21 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   set(root, { "aria-roledescription": "CKA explorer", "aria-label": "CKA explorer" });
   parent.append(root);
   let panel: MapPanel | null = null;
-  const theme = followTheme(
-    root,
-    () => session.tone,
-    () => panel?.themeChanged(),
-  );
+  const themeChanged = () => panel?.themeChanged();
+  const theme = followTheme(root, () => session.tone, themeChanged);
   panel = new MapPanel(session, root, figureOf(model)?.palettes ?? {});
   const side = new TreeSide(session, root);
   const controls = new Controls(session, side.toggle);
-  root.append(
-    controls.element,
-    h("div", { class: "cka-body" }, side.element, panel.element),
-  );
-  const update = (change: Change) => {
+  const body = h("div", { class: "cka-body" }, side.element, panel.element);
+  root.append(controls.element, body);
+  const unsubscribe = session.subscribe((change) => {
     side.update(change);
-    if (change === "status") controls.updateStatus();
-    if (change === "layers" || change === "frame") controls.updateLayers();
-    if (change === "message") controls.updateMessage();
-    if (change === "tolerance") controls.updateTolerance();
+    controls.update(change);
     if (change === "theme") theme.apply();
-    if (change === "frame") {
-      controls.updateProgress();
-      controls.notes.update();
-    }
-    panel?.update(change === "status" ? "frame" : change);
-  };
-  const unsubscribe = session.subscribe(update);
+    panel.update(change);
+  });
   const stopSizes = followSize(root, panel, side);
-  keepKeys(root, session);
+  keepKeys(root, () => session.choice.undo());
   const gone = new AbortController();
   void start(model, session, panel, gone.signal);
   return () => {
@@ -50,7 +38,7 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
     unsubscribe();
     stopSizes();
     theme.stop();
-    panel?.destroy();
+    panel.destroy();
     root.remove();
   };
 }
@@ -64,17 +52,19 @@ async function start(
   try {
     const figures = figureOf(model);
     if (!figures) throw new Error("The kernel sent no figures. Run the cell again.");
-    const bokeh = await loadBokeh(model, session, figures.version);
+    const bokeh = await loadBokeh(model, session.connection, figures.version);
     if (gone.aborted) return;
     await connected(panel.element, gone);
     if (!gone.aborted) await panel.start(bokeh, figures);
     if (gone.aborted) panel.destroy();
   } catch (error) {
-    panel.fail(`The plots cannot be drawn; the map is a plain one. ${wordsOf(error)}`);
+    panel.fail(
+      `The plots cannot be drawn, so the map is a plain one. ${errorText(error)}`,
+    );
   }
 }
 
-/** BokehJS draws only into elements of the document; front ends may attach us late. */
+/** BokehJS draws only into elements of the document; front ends may attach ours late. */
 function connected(element: HTMLElement, gone: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const check = () => {
@@ -85,7 +75,7 @@ function connected(element: HTMLElement, gone: AbortSignal): Promise<void> {
   });
 }
 
-/** A new layout whenever the width changes or the view comes back. */
+/** Lays the view out again whenever its width changes or it becomes visible. */
 function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => void {
   const measure = () => {
     const width = root.clientWidth;
@@ -93,32 +83,31 @@ function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => v
     panel.resize(panel.element.clientWidth);
   };
   let frame = 0;
-  const soon = () => {
+  const measureSoon = () => {
     cancelAnimationFrame(frame);
     frame = requestAnimationFrame(measure);
   };
-  const sizes = new ResizeObserver(soon);
-  sizes.observe(root);
-  sizes.observe(panel.element);
-  const sight = new IntersectionObserver(soon);
-  sight.observe(root);
+  const sizes = new ResizeObserver(measureSoon);
+  for (const element of [root, panel.element]) sizes.observe(element);
+  const visibility = new IntersectionObserver(measureSoon);
+  visibility.observe(root);
   measure();
   return () => {
     cancelAnimationFrame(frame);
     sizes.disconnect();
-    sight.disconnect();
+    visibility.disconnect();
   };
 }
 
-/** Keys pressed here are not the notebook's shortcuts ("x" would cut the cell). */
-function keepKeys(root: HTMLElement, session: Session): void {
+/** Keeps keys from being shortcuts of the notebook ("x" would cut the cell). */
+function keepKeys(root: HTMLElement, undo: () => void): void {
   root.addEventListener("keydown", (event) => {
     const control = event.ctrlKey || event.metaKey;
-    const writes = event.target instanceof HTMLInputElement;
-    if (control && event.key.toLowerCase() === "z" && !writes) {
+    const isTyping = event.target instanceof HTMLInputElement;
+    if (control && event.key.toLowerCase() === "z" && !isTyping) {
       event.preventDefault();
       event.stopPropagation();
-      session.undo();
+      undo();
     } else if (!control && event.key !== "Escape") event.stopPropagation();
   });
 }

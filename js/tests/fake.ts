@@ -1,6 +1,7 @@
-/** A model without a kernel, and two small networks for it to talk about. */
+/** A widget model without a kernel, and two networks for it to show. */
 
-import type { Options } from "../src/map_view.ts";
+import type { MapSource, Options } from "../src/map/view.ts";
+import { pendingReason } from "../src/map/words.ts";
 import {
   type Facts,
   type Model,
@@ -8,12 +9,23 @@ import {
   type TreeColumns,
   type WholeModel,
 } from "../src/protocol.ts";
+import type { Session } from "../src/state/session.ts";
 
-/** A map as it first comes. */
+/** The options of a new map. */
 export const PLAIN: Options = {
   ...{ order: "execution", mask: "none", threshold: 0.5 },
   ...{ transpose: false, flip: false },
 };
+
+/** What a view of the session draws. */
+export function sourceOf({ frames, choice, comparison, run }: Session): MapSource {
+  return {
+    shown: frames.shown,
+    layers: choice.layers,
+    isDifference: comparison.isDifference,
+    pendingReason: pendingReason(run),
+  };
+}
 
 type Handler = (...args: never[]) => void;
 
@@ -93,7 +105,9 @@ export function columnsFrom(
   presets: Record<string, string[]>,
 ): TreeColumns {
   const names = rows.map((row) => row.name);
-  const at = (list: string[]) => list.map((name) => names.indexOf(name));
+  const parents = new Set(names.flatMap(parentsOf));
+  const rowOf = new Map(names.map((name, row) => [name, row]));
+  const at = (list: string[]) => list.map((name) => rowOf.get(name) ?? -1);
   return {
     name: names,
     type: rows.map((row) => row.type),
@@ -102,22 +116,21 @@ export function columnsFrom(
     shape: rows.map((row) => row.shape ?? null),
     reason: rows.map((row) => row.reason ?? null),
     order: rows.map((row, k) => (row.reason ? null : k)),
-    facts: rows.map(factsOf),
+    facts: rows.map((row) => factsOf(row, !parents.has(row.name))),
     presets: Object.fromEntries(
       Object.entries(presets).map(([name, list]) => [name, at(list)]),
     ),
   };
 }
 
+/** The names of all modules above one: "a.b.c" has "", "a" and "a.b". */
+function parentsOf(name: string): string[] {
+  const parts = name.split(".");
+  return name === "" ? [] : parts.map((_, k) => parts.slice(0, k).join("."));
+}
+
 /** Float32 throughout; all parameters of a leaf are its own. */
-function factsOf(
-  { name, params = 0, shape, reason, facts }: Row,
-  _: number,
-  all: readonly Row[],
-): Facts {
-  const isLeaf = !all.some(
-    (row) => row.name !== name && (name === "" || row.name.startsWith(`${name}.`)),
-  );
+function factsOf({ params = 0, shape, reason, facts }: Row, isLeaf: boolean): Facts {
   const numbers = (shape ?? []).reduce<number>((n, size) => n * (size ?? 1), 1);
   return {
     own: isLeaf ? params : 0,
@@ -259,7 +272,7 @@ export function presetNames(columns: TreeColumns, preset = "auto"): string[] {
   return (columns.presets[preset] ?? []).map((row) => columns.name[row] as string);
 }
 
-/** A smooth map as one meets it, with noise that falls as batches come in. */
+/** A smooth map as real ones are, with noise that falls with the number of batches. */
 export function matrices(rows: number, cols: number, batch: number, seed = 1) {
   const random = generator(seed + batch);
   const matrix = new Float32Array(rows * cols);

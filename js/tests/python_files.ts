@@ -1,11 +1,11 @@
-/** What only Python has, as modules for the browser tests: the figures and BokehJS. */
+/** The figures and BokehJS, which only Python has, as modules for the browser tests. */
 
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 
-const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const LOCAL = `${ROOT}.venv/bin/python`;
 const PYTHON = process.env.PYTHON ?? (existsSync(LOCAL) ? LOCAL : "python3");
 

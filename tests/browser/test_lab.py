@@ -245,7 +245,7 @@ def test_keys_on_the_map_leave_the_notebook_alone(page, server):
     notebook.click_cell(1, 1)
     for key in ("b", "a", "x", "ArrowRight", "Enter"):
         page.keyboard.press(key)
-    page.wait_for_timeout(300)
+    notebook.until(lambda: notebook.marked() == [1, 2], "the cell that the keys mark")
     assert page.evaluate(count) == before
 
 

@@ -262,7 +262,7 @@ def test_the_loader_s_worker_processes_end_with_the_run():
     del steps
     gc.collect()
     for worker in workers:
-        worker.join(5)
+        worker.join(60)
     assert not any(worker.is_alive() for worker in workers)
 
 

@@ -18,7 +18,7 @@ def features(pool, x, mask=None, layer="layer", decoder_mask=None):
     return pooling.features(layer)(x)
 
 
-@pytest.mark.parametrize("x", [TOKENS, IMAGE, torch.randn(6, 7)], ids=str)
+@pytest.mark.parametrize("x", [TOKENS, IMAGE, torch.randn(6, 7)])
 def test_auto_without_a_mask_leaves_all_features(x):
     assert features("auto", x) is x
 
@@ -47,7 +47,7 @@ def test_masks_of_any_dtype_are_the_same(dtype):
     )
 
 
-@pytest.mark.parametrize("x", [IMAGE, torch.randn(6, 7), torch.randn(6, 9, 4)], ids=str)
+@pytest.mark.parametrize("x", [IMAGE, torch.randn(6, 7), torch.randn(6, 9, 4)])
 def test_a_mask_does_not_touch_what_is_no_sequence_of_its_length(x):
     assert features("auto", x, MASK) is x
 
@@ -119,7 +119,7 @@ def test_a_decoder_layer_over_encoder_tokens_takes_the_mask_that_fits():
     torch.testing.assert_close(pooled[0], TOKENS[0, :3].mean(0))
 
 
-def test_masks_that_are_learnt_during_a_batch_come_first_and_go_with_it():
+def test_masks_learned_during_a_batch_come_first_and_are_dropped_after_it():
     pooling, longer = Pooling(), torch.ones(6, 7)
     pooling.begin(MASK, None)
     pooling.learn(longer, None)
@@ -149,7 +149,7 @@ def test_a_pool_for_a_layer_that_is_not_there_is_an_error():
     pooling = Pooling({"block.1": "mean", "head": "cls", "block.*": "last"})
     pooling.check(["block.1", "block.2", "head"])
     with pytest.raises(
-        ValueError, match="`pool` names 'head', which matches no chosen"
+        ValueError, match="`pool` key 'head' matches none of the chosen"
     ):
         pooling.check(["block.1", "block.2"])
 

@@ -41,6 +41,15 @@ display(explorer)
 explorer._fallback._timer.join()
 """
 
+RENDERED = f"""
+import os
+os.environ["CKA_NOTEBOOK_RENDERER"] = "{{kind}}"
+{QUICK}"""
+
+UNANSWERED = f"""
+del os.environ["CKA_NOTEBOOK_RENDERER"]
+{MAKE.format(count=8, seconds=0.1)}{IMPATIENT}"""
+
 
 @pytest.fixture
 def outputs(monkeypatch):
@@ -56,11 +65,32 @@ def ids(outputs):
     return [content["transient"]["display_id"] for _, content in outputs]
 
 
-def executed(tmp_path, *cells):
+CELLS = {
+    "setup": SETUP,
+    "widget": QUICK,
+    "png": RENDERED.format(kind="png"),
+    "html": RENDERED.format(kind="html"),
+    "none": RENDERED.format(kind="none"),
+    "unanswered": UNANSWERED,
+    "ended": "print(explorer.wait(60).batches)",
+}
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
     """A notebook as nbconvert, which shows no widgets, executes it."""
-    path = tmp_path / "executed.ipynb"
-    execute(path, cells, "--ExecutePreprocessor.store_widget_state=False")
-    return path
+    path = tmp_path_factory.mktemp("executed") / "executed.ipynb"
+    options = ["--ExecutePreprocessor.store_widget_state=False"]
+    execute(path, CELLS.values(), *options)
+    return nbformat.read(path, 4)
+
+
+@pytest.fixture(scope="module")
+def outputs_of(executed):
+    """The outputs of each cell by its name."""
+    return {
+        name: cell.outputs for name, cell in zip(CELLS, executed.cells, strict=True)
+    }
 
 
 def test_the_first_end_makes_an_output_and_the_next_ones_replace_it(outputs):
@@ -165,38 +195,39 @@ def test_pages_know_the_picture_by_its_mark():
     [mark] = re.findall(r'img\[src\*="?([\w+/]+)"?\]', style)
     matrices = np.eye(2), np.random.default_rng(0).random((300, 7))
     for matrix in matrices:
-        picture = png(matrix, ["#000000", "#ffffff"], (0, 1), is_still=True)
+        picture = png(matrix, ["#000000", "#ffffff"], (0, 1), is_fallback=True)
         assert mark in base64.b64encode(picture).decode()
         other = png(matrix, ["#000000", "#ffffff"], (0, 1))
         assert mark not in base64.b64encode(other).decode()
 
 
-def test_where_nobody_answers_the_reason_is_shown_and_the_run_goes_on(tmp_path):
-    slow = MAKE.format(count=8, seconds=0.1)
-    ended = "print(explorer.wait(60).batches)"
-    path = executed(tmp_path, SETUP, slow + IMPATIENT, ended)
-    _, shown, later = nbformat.read(path, 4).cells
-    assert NO_ANSWER in shown.outputs[1].data["text/html"]
-    assert later.outputs[0].text == "8\n"
+@pytest.mark.slow
+def test_where_nobody_answers_the_reason_is_shown_and_the_run_goes_on(outputs_of):
+    assert NO_ANSWER in outputs_of["unanswered"][1].data["text/html"]
+    assert outputs_of["ended"][0].text == "8\n"
 
 
-def test_nbconvert_shows_the_finished_map_without_the_state_of_widgets(tmp_path):
-    path = executed(tmp_path, SETUP, QUICK)
-    [_, still] = nbformat.read(path, 4).cells[1].outputs
+@pytest.mark.slow
+def test_nbconvert_shows_the_finished_map_without_the_state_of_widgets(
+    executed, outputs_of, tmp_path
+):
+    [_, still] = outputs_of["widget"]
     assert "96 examples in 4 batches" in still.data["text/plain"]
     picture = still.data["image/png"]
     assert len(base64.b64decode(picture)) <= 60_000
+    path = tmp_path / "widget.ipynb"
+    alone = nbformat.from_dict(executed | {"cells": executed.cells[:2]})
+    nbformat.write(alone, path)
     command = [sys.executable, "-m", "nbconvert", "--to", "html", path]
     subprocess.run(command, check=True)
     page = path.with_suffix(".html").read_text(encoding="utf-8")
     assert f'src="data:image/png;base64,{picture.strip()}"' in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "html", "none"])
-def test_the_environment_chooses_the_renderer(tmp_path, monkeypatch, kind):
-    monkeypatch.setenv("CKA_NOTEBOOK_RENDERER", kind)
-    path = executed(tmp_path, SETUP, QUICK)
-    first, *later = nbformat.read(path, 4).cells[1].outputs
+def test_the_environment_chooses_the_renderer(outputs_of, kind):
+    first, *later = outputs_of[kind]
     assert set(first.data) == set(forms(PREVIEW._replace(picture=None), kind))
     assert [set(output.data) for output in later] == (
         [] if kind == "none" else [set(forms(PREVIEW, kind))]

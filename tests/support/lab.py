@@ -1,4 +1,4 @@
-"""A JupyterLab server and a page in Chromium: where the widget lives."""
+"""JupyterLab and pages in Chromium, driven as a reader of a notebook would."""
 
 import contextlib
 import json
@@ -11,13 +11,11 @@ import time
 import urllib.request
 from pathlib import Path
 
-import nbformat
-
 THIN_SPACE = "\u202f"
-"""Between thousands."""
+"""What the page puts between thousands."""
 
 SECONDS = 90
-"""Patience with one step of a page, in a browser that shares its machine."""
+"""How long one step of a page may take on a machine that is busy with other tests."""
 
 CHROMIUM_OPTIONS = (
     "--no-sandbox",
@@ -35,12 +33,12 @@ from torch import nn
 from cka_notebook import CKAExplorer
 from cka_notebook._widget import checks
 
-checks.LONG_RUN = float("inf")  # A run does not hold by itself, however long.
+checks.LONG_RUN = float("inf")  # Start at once, however long the run.
 torch.set_num_threads(1)
 torch.manual_seed(0)
 
 class Slow:
-    "Batches that take their time, so that there is something to see, until hurried."
+    "Batches that arrive slowly, so that there is something to see, until `hurry`."
     hurry = threading.Event()
     def __init__(self, count, seconds):
         self.count, self.seconds = count, seconds
@@ -66,17 +64,19 @@ explorer = CKAExplorer(
 SHOW = f"{MAKE}explorer\n"
 
 HURRY = "Slow.hurry.set()"
-"""What is left of a run takes no time any more."""
+"""The remaining batches arrive at once."""
 
 LONG = 5000
-"""Batches that do not end by themselves while a test looks at them, however slowly."""
+"""More batches than any test waits for, however slow the machine."""
 
 SHOW_TO_THE_END = f"{MAKE}display(explorer)\nexplorer.wait(60);\n"
-"""A run that is over when its cell is, for who hears nothing after a cell."""
+"""A run that ends with its cell, for clients that hear nothing afterwards."""
 
 
 def notebook_of(cells):
     """A notebook of code cells, as JSON."""
+    import nbformat  # noqa: PLC0415 conftest loads this file where there is none
+
     made = nbformat.v4.new_notebook()
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     made.metadata.kernelspec = kernel
@@ -87,7 +87,7 @@ def notebook_of(cells):
 
 
 def execute(path, cells, *options):
-    """Write a notebook of code cells as nbconvert, which shows no widget, runs it."""
+    """Run a notebook of code cells with nbconvert, which shows no widget."""
     path.write_text(notebook_of(cells), encoding="utf-8")
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute"]
     subprocess.run([*command, *options, "--inplace", path], check=True)
@@ -102,7 +102,7 @@ def chromium():
 
 
 class Server:
-    """JupyterLab with settings, data and runtime folders of its own, on 127.0.0.1.
+    """JupyterLab on 127.0.0.1 with its own settings, data and runtime folders.
 
     `application` may be ``"notebook"`` instead; kernels are those of `python`.
     """
@@ -133,23 +133,39 @@ class Server:
         (self.root / name).write_text(notebook_of(cells), encoding="utf-8")
 
     def trust(self, path):
-        """Let a notebook that was executed elsewhere show its widgets."""
+        """Let a notebook that was executed outside of this server show its widgets."""
         command = [sys.executable, "-m", "jupyter", "trust", path]
         subprocess.run(command, env=self._environment(), check=True)
+
+    def reset(self):
+        """Remove the notebooks, layouts and settings that an earlier test left."""
+        shutil.rmtree(self.folder / "workspaces", ignore_errors=True)
+        shutil.rmtree(self.folder / "settings")
+        self._quiet_settings()
+        # The folder itself must stay: the server runs in it.
+        for entry in self.root.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def shut_kernels_down(self):
+        """Shut all kernels down, so that none computes beside the next test."""
+        for kernel in json.loads(self._request("GET", "kernels")):
+            self._request("DELETE", f"kernels/{kernel['id']}")
 
     def close(self):
         """Shut the server and its kernels down."""
         with contextlib.suppress(OSError):
-            request = urllib.request.Request(
-                f"{self.origin}/api/shutdown", method="POST"
-            )
-            urllib.request.urlopen(request, timeout=10).close()
+            self._request("POST", "shutdown")
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(20)
         self._log.close()
+
+    def _request(self, method, name):
+        request = urllib.request.Request(f"{self.origin}/api/{name}", method=method)
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return answer.read()
 
     def _options(self):
         return (
@@ -201,7 +217,7 @@ class Server:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{self.origin}/api", timeout=5).close()
+                self._request("GET", "status")
                 return
             if self._process.poll() is not None:
                 break
@@ -305,7 +321,7 @@ class Page:
             if value := condition():
                 return value
             self.page.wait_for_timeout(50)
-        raise AssertionError(f"waited {SECONDS} s in vain for {what}")
+        raise AssertionError(f"expected {what}, which did not come within {SECONDS} s")
 
     @property
     def explorer(self):
@@ -314,7 +330,7 @@ class Page:
 
     @property
     def status(self):
-        """What the explorer's badge says, as the name of a status."""
+        """The status that the explorer's badge shows."""
         badge = self.explorer.locator(".cka-badge")
         return badge.get_attribute("data-status") if badge.count() else None
 
@@ -326,7 +342,7 @@ class Page:
 
     @property
     def batch(self):
-        """Number of the batch that is shown, or 0."""
+        """Number of the batch shown, or 0."""
         first = self.progress.split("/")[0].replace(THIN_SPACE, "")
         return int(first) if first.isdigit() else 0
 
@@ -339,7 +355,7 @@ class Page:
         return self.page.evaluate(MARKED)
 
     def history(self):
-        """Batches of the curve of the marked cell, with its standard error there."""
+        """Standard error of the marked cell by batch, as its curve shows it."""
         return dict(self.page.evaluate(HISTORY))
 
     def point_at(self, row, col):
@@ -362,7 +378,7 @@ class Page:
         return places[0] if places[0] == places[1] == places[2] else None
 
     def screenshot(self, name):
-        """Keep a picture of the page where one is asked for."""
+        """Save a picture of the page if CKA_NOTEBOOK_SCREENSHOTS names a folder."""
         folder = os.environ.get("CKA_NOTEBOOK_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -381,7 +397,7 @@ class Notebook(Page):
         self.wait_until_ready()
 
     def wait_until_ready(self):
-        """Wait for the notebook and its kernel, without which a run is lost."""
+        """Wait for the notebook and its kernel: a cell run earlier would be lost."""
         self.until(lambda: self.page.evaluate(READY), "the notebook and its kernel")
 
     def command(self, name, options=None):
@@ -398,7 +414,7 @@ class Notebook(Page):
         return self.page.evaluate(EXECUTED)
 
     def answer(self, index):
-        """What a cell says when it is run."""
+        """Run a cell and return what it prints."""
         self.run(index)
         return self.text(index).strip()
 

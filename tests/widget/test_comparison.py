@@ -42,12 +42,89 @@ def test_after_a_run_layers_are_chosen_from_what_the_probe_saw():
     assert comparison.trees()["model1"]["shape"][1] == [None, 8]
 
 
-def test_the_trees_columns_name_the_row_that_cannot_be_chosen():
-    model = net()
-    comparison = live(model, None)
+class Twice(nn.Module):
+    """A module `act` that is called twice, and one that is defined after its use."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.fc = nn.Tanh(), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.act(self.fc(self.act(self.fc(x))))
+
+
+CHOICES = (
+    "act",
+    ["act"],
+    ["act#0", "act"],
+    0,
+    [-1, 0],
+    "fc*",
+    re.compile("#1$"),
+    "all",
+)
+
+
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
+def test_a_choice_means_the_same_layers_during_and_after_a_run_and_in_its_result(
+    choices,
+):
+    model = Twice()
+    comparison = live(model, None, model1_layers="all")
+    comparison.prepare("cka")
+    for state in comparison.steps({}):
+        during = comparison.choose("layers1", choices)
+        result = state.result()
+    del state
+    comparison.release()
+    after = comparison.choose("layers1", choices)
+    comparison.prepare("cka")
+    before_the_next = comparison.choose("layers1", choices)
+    saved = Saved(result).choose("layers1", choices)
+    assert during == after == before_the_next == saved
+    assert live(model, None, model1_layers=choices).choose("layers1", "fc") == ["fc"]
+    assert finish(comparison, {"layers1": choices}).layers1 == tuple(during)
+
+
+@pytest.mark.parametrize("choices", ["act", ["act"], ["act#0", "act"]], ids=str)
+def test_an_explorer_chooses_all_calls_by_a_bare_name_whenever_it_is_asked(
+    choices, tmp_path
+):
+    path, loader = tmp_path / "result.safetensors", [torch.randn(16, 6)]
+    before, after = (
+        CKAExplorer(Twice(), None, loader, autostart=False, model1_layers="all")
+        for _ in range(2)
+    )
+    after.wait(60)
+    after.result.save(path)
+    saved = CKAExplorer.from_result(CKAResult.load(path))
+    for explorer in (before, after, saved):
+        explorer.layers1 = choices
+    before.wait(60)
+    for explorer in (before, after, saved):
+        assert explorer.layers1 == ["act#0", "act#1"]
+
+
+def test_classes_choose_layers_of_the_next_run_before_its_probe():
+    comparison = live(model := Twice(), None)
     finish(comparison)
-    with pytest.raises(ValueError, match=re.escape("names '', which is none of the 3")):
-        comparison.choose("layers1", [""])
+    with pytest.raises(TypeError, match="predicates need the model"):
+        comparison.choose("layers1", nn.Tanh)
+    comparison.prepare("cka")
+    assert comparison.choose("layers1", nn.Tanh) == ["act#0", "act#1"]
+    del model
+
+
+def test_no_layers_may_be_chosen_while_nothing_is_computed():
+    comparison = live(model := net(), None)
+    assert comparison.choose("layers1", []) == []
+    result = finish(comparison)
+    assert comparison.choose("layers1", []) == []
+    assert Saved(result).choose("layers1", []) == []
+    comparison.prepare("cka")
+    with pytest.raises(ValueError, match="`layers1` matches no layer of Sequential"):
+        comparison.choose("layers1", [])
+    del model
 
 
 def test_one_model_is_let_go_of_while_the_other_is_held():

@@ -1,6 +1,6 @@
 import axe from "axe-core";
 import { afterEach, expect, test } from "vitest";
-import { click, feed, makeModel, type Page, pause, show, until } from "./page.ts";
+import { click, closeAll, drawn, feed, makeModel, pause, show, until } from "./page.ts";
 
 /** A cell of a notebook is not a page; rows say "9.41k" as "9 408 parameters". */
 const OFF = Object.fromEntries(
@@ -10,13 +10,7 @@ const OFF = Object.fromEntries(
   ]),
 );
 
-let page: Page;
-
-afterEach(() => {
-  page.close();
-  document.body.removeAttribute("data-jp-theme-light");
-  document.body.style.background = "";
-});
+afterEach(closeAll);
 
 test.each([
   ["light", 1000, "true", "#ffffff"],
@@ -30,12 +24,10 @@ test.each([
     const message = { kind: "error", text: "ValueError: something was expected." };
     const model = makeModel({ _message: message });
     const notes = ["Some layers are left out.", "The batches are not random."];
-    page = show(model);
+    const page = show(model);
     page.element.style.width = `${width}px`;
     model.put({ _axes: { ...(model.state._axes as object), notes } });
-    const waiting = () =>
-      page.element.querySelector<HTMLElement>(".cka-waiting")?.hidden;
-    await until(waiting, "the map is not drawn");
+    await drawn(page);
     feed(page, { seq: 1, edit: (matrix) => matrix.fill(Number.NaN, 0, 5) });
     await until(() => page.model.sentOf("ack").length > 0, "ack");
     await pause(200);

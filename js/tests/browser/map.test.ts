@@ -1,4 +1,4 @@
-/** What can be done with a map that is there: save it, mark it, turn it, zoom it. */
+/** What can be done with a map: save it, mark it, flip it, zoom it. */
 
 import { afterEach, expect, test, vi } from "vitest";
 import {
@@ -6,6 +6,7 @@ import {
   cellCenter,
   choose,
   click,
+  closeAll,
   colorAt,
   deepestAt,
   feed,
@@ -18,24 +19,19 @@ import {
 
 const EVIL = "<img src=x onerror=b()>";
 const BELOW = [42, 157, 143];
-const open: Page[] = [];
 
 async function shown(
   state: Record<string, unknown> = {},
   edit?: (matrix: Float32Array, stderr: Float32Array) => void,
 ): Promise<Page> {
   const page = await ready(state);
-  open.push(page);
   feed(page, { seq: 1, ...(edit && { edit }) });
   await until(() => page.model.sentOf("ack").length === 1, "ack");
   await pause(150);
   return page;
 }
 
-afterEach(() => {
-  for (const page of open.splice(0)) page.close();
-  document.body.removeAttribute("data-jp-theme-light");
-});
+afterEach(closeAll);
 
 /** A small map of known values: 2 layers by 3. */
 function small(names1 = ["conv1", "fc"], names2 = ["a", "b", "c"]) {
@@ -46,7 +42,7 @@ function small(names1 = ["conv1", "fc"], names2 = ["a", "b", "c"]) {
 
 const SIX = (matrix: Float32Array) => matrix.set([1, 0.5, -0.1, 0, Number.NaN, 0.25]);
 
-/** Presses a button that saves, and catches the file instead of the browser. */
+/** Presses a save button and catches the file before the browser does. */
 async function saved(page: Page, kind: "PNG" | "SVG"): Promise<[string, Blob]> {
   let file: Promise<[string, Blob]> | undefined;
   const catcher = vi
@@ -70,7 +66,7 @@ async function drawing(page: Page): Promise<[string, XMLDocument]> {
 const words = (parsed: XMLDocument) =>
   [...parsed.querySelectorAll("text")].map((text) => text.textContent);
 
-test("the drawing that is saved has the colors of the cells and all words as text", async () => {
+test("the saved drawing has the colors of the cells and all words as text", async () => {
   document.body.dataset.jpThemeLight = "false";
   const page = await shown(small(["conv1", EVIL], ["a", "b", "c"]), SIX);
   const [name, parsed] = await drawing(page);
@@ -150,7 +146,7 @@ test("the picture has twice the pixels, and the colors where the cells are", asy
   expect([...context.getImageData(0, 0, 1, 1).data]).toEqual([255, 255, 255, 255]);
 });
 
-test("numbers, marks and brackets are saved as they are shown, the rest is not", async () => {
+test("numbers, marks and brackets are saved as shown, the rest is not", async () => {
   const blocks = ["b.0.x", "b.0.y", "b.1.x", "b.1.y"];
   const page = await shown(small(blocks, blocks), (matrix) => {
     matrix.fill(0.5);
@@ -171,7 +167,7 @@ test("numbers, marks and brackets are saved as they are shown, the rest is not",
   expect(dots?.getAttribute("d")?.match(/M/g)).toHaveLength(4);
 });
 
-test("what is zoomed away is cut off in the drawing, with its labels", async () => {
+test("the drawing is clipped to the zoomed part, with its labels", async () => {
   const page = await shown();
   zoomAt(page, 1, 1);
   await until(() => zoomButton(page)?.hidden === false, "the zoom");
@@ -208,7 +204,7 @@ test("values below a threshold can be left out", async () => {
   expect(colorAt(page, 0, 1)[3]).toBe(255);
   expect(colorAt(page, 1, 2)[3]).toBe(0);
   const input = page.element.querySelector<HTMLInputElement>(
-    "[aria-label='Least value that is shown']",
+    "[aria-label='Lowest value shown']",
   );
   expect(input?.hidden).toBe(false);
   if (input) input.value = "0,2";
@@ -216,7 +212,7 @@ test("values below a threshold can be left out", async () => {
   await until(() => colorAt(page, 1, 2)[3] === 255, "0.25 is shown");
 });
 
-test("the best path is a line over the map, says its mean, and is copied as a table", async () => {
+test("the best path is a line over the map, has a mean, and is copied as a table", async () => {
   const page = await shown(small(["x", "y"], ["a", "b", "c"]), (matrix) =>
     matrix.set([0.25, 0.5, 0, 0, 0.75, 0.5]),
   );
@@ -245,7 +241,7 @@ test("the best path is a line over the map, says its mean, and is copied as a ta
   ]);
 });
 
-test("a mark leaves its cell's middle only where a number is written", async () => {
+test("a mark leaves the middle of its cell only for a number", async () => {
   const names = Array.from({ length: 60 }, (_, k) => `layer.${k}`);
   const page = await shown(small(names, names), (matrix) => {
     matrix.fill(0.25);
@@ -262,7 +258,7 @@ test("a mark leaves its cell's middle only where a number is written", async () 
   expect(await dotsOf()).toEqual([0.2]);
 });
 
-test("by depth, both axes are as long and speak in shares of it", async () => {
+test("by depth, both axes are equally long and labelled in percent", async () => {
   const page = await shown();
   choose(page, "Order of the layers", "depth");
   await pause(200);
@@ -325,7 +321,7 @@ test("a map of 600 x 600 is zoomed and moved without a new layout or image", asy
   observer.disconnect();
 });
 
-interface Range {
+interface BokehRange {
   readonly start: number;
   readonly end: number;
 }
@@ -346,13 +342,13 @@ async function rangesOf() {
     "map_source",
   );
   return {
-    rows: await modelOf<Range>("rows_range"),
-    columns: await modelOf<Range>("columns_range"),
+    rows: await modelOf<BokehRange>("rows_range"),
+    columns: await modelOf<BokehRange>("columns_range"),
     image: source.data.image[0] as { shape: number[] },
   };
 }
 
-/** Where in their cells the dots of the rows' best matches stand. */
+/** Where the dots of the rows' best matches are within their cells. */
 async function dotsOf(): Promise<number[]> {
   const { data } = await modelOf<{ data: { y: number[] } }>("row_matches");
   return [...new Set(data.y.map((y) => Math.round(100 * (y % 1)) / 100))];

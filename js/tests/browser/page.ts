@@ -30,20 +30,28 @@ export function makeModel(state: Record<string, unknown> = {}): FakeModel {
   return model;
 }
 
+const open: Page[] = [];
+
+/** Closes what a test has shown, and takes back what it did to the document. */
+export function closeAll(): void {
+  for (const page of open.splice(0)) page.close();
+  document.body.removeAttribute("data-jp-theme-light");
+  document.body.removeAttribute("style");
+}
+
 export function show(model: FakeModel): Page {
   const closeModel = widget.initialize({ model });
   const element = document.createElement("div");
   document.body.append(element);
   const closeView = widget.render({ model, el: element });
-  return {
-    model,
-    element,
-    close: () => {
-      closeView();
-      closeModel();
-      element.remove();
-    },
+  const close = () => {
+    closeView();
+    closeModel();
+    element.remove();
   };
+  const page = { model, element, close };
+  open.push(page);
+  return page;
 }
 
 export function secondView(page: Page): { element: HTMLElement; close: () => void } {
@@ -62,11 +70,12 @@ export function feed(
   page.model.message(...wireFrame({ seq: 1, rows, cols, ...options }));
 }
 
-/** Waits until the condition holds; fails with its words after ten seconds. */
+/** Waits until the condition holds; fails with the words after ten seconds. */
 export async function until(condition: () => unknown, words: string): Promise<void> {
   const start = performance.now();
   while (!condition()) {
-    if (performance.now() - start > 10000) throw new Error(`Waited in vain: ${words}`);
+    if (performance.now() - start > 10000)
+      throw new Error(`Timed out waiting for: ${words}`);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
@@ -118,9 +127,31 @@ export function press(page: Page, label: string): void {
 /** A page with its map drawn by BokehJS. */
 export async function ready(state: Record<string, unknown> = {}): Promise<Page> {
   const page = show(makeModel(state));
-  const waiting = () => page.element.querySelector<HTMLElement>(".cka-waiting");
-  await until(() => waiting()?.hidden, "the map is not drawn");
+  await drawn(page);
   return page;
+}
+
+export function drawn(page: Page, element = page.element): Promise<void> {
+  const waiting = () => element.querySelector<HTMLElement>(".cka-waiting")?.hidden;
+  return until(waiting, "the map");
+}
+
+/** Sends frames and waits until the last one is shown. */
+export async function live(page: Page, frames = 5): Promise<void> {
+  for (let seq = 1; seq <= frames; seq++) feed(page, { seq, batch: 8 * seq });
+  await until(
+    () => acks(page).at(-1)?.seq === frames,
+    "the last frame is acknowledged",
+  );
+  await pause(150);
+}
+
+export function text(page: Page, selector: string): string {
+  return page.element.querySelector(selector)?.textContent ?? "";
+}
+
+export function acks(page: Page): Record<string, unknown>[] {
+  return page.model.sentOf("ack");
 }
 
 /** Center of a cell in the viewport's pixels. */

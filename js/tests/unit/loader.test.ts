@@ -1,10 +1,10 @@
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import loader from "../../src/loader.ts";
-import { FORGOTTEN } from "../../src/protocol.ts";
+import { LARGE_TRAITS } from "../../src/protocol.ts";
 import { FakeModel, stateOf } from "../fake.ts";
 
 const evaluated = vi.hoisted(() => vi.fn());
-vi.mock(import("../../src/module.ts"), async (original) => {
+vi.mock(import("../../src/once.ts"), async (original) => {
   return { ...(await original()), imported: evaluated };
 });
 
@@ -33,7 +33,7 @@ afterEach(() => {
   Reflect.deleteProperty(globalThis, Symbol.for("cka_notebook.code"));
 });
 
-/** A model whose shared one holds this code; without any, the reference leads nowhere. */
+/** A model whose shared model has this code; without code the reference is broken. */
 function modelWith(code?: string): FakeModel {
   const model = new FakeModel(stateOf());
   model.widget_manager = {
@@ -63,7 +63,7 @@ test("the code is evaluated once, and each explorer runs its hooks", async () =>
   expect(done).toEqual([...once, ...once]);
 });
 
-test("where the shared model cannot be had the kernel is asked for the code", async () => {
+test("without the shared model the kernel is asked for the code", async () => {
   const model = modelWith();
   loader.initialize({ model });
   view(model);
@@ -88,7 +88,7 @@ test("a view without code says so, and the next explorer tries again", async () 
   expect(done).toEqual(["drawn"]);
 });
 
-test("what is gone before the code has come is never begun", async () => {
+test("a model closed before the code has loaded is never initialized", async () => {
   const model = modelWith("the code");
   const close = loader.initialize({ model });
   view(model).close();
@@ -97,11 +97,11 @@ test("what is gone before the code has come is never begun", async () => {
   expect(done).toEqual([]);
 });
 
-test("a closed model keeps nothing large", async () => {
+test("a closed model keeps no large traits", async () => {
   const model = modelWith("the code");
   const close = loader.initialize({ model });
   await settled();
   expect(model.get("_trees")).not.toBeNull();
   close();
-  for (const name of FORGOTTEN) expect(model.get(name)).toBeNull();
+  for (const name of LARGE_TRAITS) expect(model.get(name)).toBeNull();
 });

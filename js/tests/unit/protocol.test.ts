@@ -54,7 +54,7 @@ test("a frame that Python wrote is read with its NaN and its missing total", () 
   expect(unknown.kind === "frame" && unknown.frame.total).toBeNull();
 });
 
-test("a large frame that Python wrote in codes is read to half a step", () => {
+test("a large frame that Python wrote as codes is read to half a step", () => {
   const received = decode(
     inCodes.message,
     inCodes.buffers.map((text) => bytesOf(text, 1)),
@@ -84,7 +84,7 @@ test("buffers at any offset are copied, not aliased", () => {
   }
 });
 
-test("a frame of the wrong size is refused in words", () => {
+test("a frame of the wrong size is refused with an error", () => {
   const buffers = frame.buffers.map((text) => bytesOf(text));
   const { rows, cols } = frame.message;
   expect(() => decode({ ...frame.message, rows: rows + 1 }, buffers)).toThrow(
@@ -120,7 +120,7 @@ test("the history that Python wrote has values and errors for each batch", () =>
   }
 });
 
-test("an ended run is read from the traits alone", () => {
+test("a finished run is read from the traits alone", () => {
   const model = new FakeModel({
     _snapshot: snapshot.snapshot,
     _matrix: bytesOf(snapshot.matrix, 1),
@@ -163,7 +163,7 @@ test("trees and axes that Python wrote keep their columns", () => {
   expect(axesOf(new FakeModel({ _axes: null }))).toBeNull();
 });
 
-test("each thing the page says is one that Python has agreed to read", () => {
+test("every message from the page is one that Python reads", () => {
   const ack = fromPage.find((message) => message.kind === "ack");
   const frame = { epoch: ack?.epoch, seq: ack?.seq } as Parameters<typeof say.ack>[1];
   const layers1 = fromPage.find((message) => message.kind === "layers")?.layers1;
@@ -172,8 +172,8 @@ test("each thing the page says is one that Python has agreed to read", () => {
     say.ready("page-1", 1),
     say.ack("page-1", frame, 1),
     ...(["run", "pause", "resume", "stop", "restart"] as const).map(say.command),
-    say.layers({ 1: layers1 as string[] }),
-    say.layers({ 1: both?.layers1 as string[], 2: both?.layers2 as string[] }),
+    say.layers({ 0: layers1 as string[] }),
+    say.layers({ 0: both?.layers1 as string[], 1: both?.layers2 as string[] }),
     say.focus(null),
     say.palette("viridis"),
     say.colorRange("fit"),
@@ -195,11 +195,11 @@ test("BokehJS is taken from the shared model only in the version asked for", () 
   expect(runtimeIdOf(new FakeModel({}))).toBeNull();
 });
 
-test("a message of a later protocol is left alone", () => {
+test("a message of a later protocol is ignored", () => {
   expect(decode({ kind: "weather" }, [])).toEqual({ kind: "unknown" });
 });
 
-test("a tree without facts, of a saved result, says so of each row", () => {
+test("the tree of a saved result has no facts about its rows", () => {
   const [first] = treesOf(new FakeModel({ _trees: { model1: { name: ["", "a"] } } }));
   expect(first.facts.map(({ own, calls, weights }) => [own, calls, weights])).toEqual([
     [0, null, ""],

@@ -1,0 +1,88 @@
+/**
+ * The search box: text, glob, /regex/, type:Linear, depth:2; all words must match.
+ *
+ * A glob means here what it means to `model1_layers=` in Python.
+ */
+
+import type { TreeColumns } from "../protocol.ts";
+
+type Test = (row: number) => boolean;
+
+const IS_GLOB = /[*?]|\[.+\]/;
+
+/** Which rows match; null for an empty query. Throws an error to show for a bad one. */
+export function matches(query: string, columns: TreeColumns): Uint8Array | null {
+  const words = query.trim().split(/\s+/).filter(Boolean);
+  if (words.length === 0) return null;
+  const tests = words.map((word) => testOf(word, columns));
+  return Uint8Array.from(columns.name, (_, row) =>
+    tests.every((test) => test(row)) ? 1 : 0,
+  );
+}
+
+function testOf(word: string, columns: TreeColumns): Test {
+  const { name, type, depth } = columns;
+  const [, key, rest = ""] = /^(type|depth):(.*)$/i.exec(word) ?? [];
+  if (key?.toLowerCase() === "depth") return depthTest(rest, depth);
+  if (key) return typeTest(rest, type);
+  const [, source, flags = ""] = /^\/(.+)\/(i?)$/.exec(word) ?? [];
+  if (source !== undefined) {
+    const pattern = compiled(source, flags);
+    return (row) => pattern.test(name[row] ?? "");
+  }
+  if (IS_GLOB.test(word)) {
+    const pattern = globPattern(word, "");
+    return (row) => name[row] === word || pattern.test(name[row] ?? "");
+  }
+  const text = word.toLowerCase();
+  return (row) =>
+    (name[row] ?? "").toLowerCase().includes(text) ||
+    (type[row] ?? "").toLowerCase().includes(text);
+}
+
+function typeTest(text: string, type: readonly string[]): Test {
+  const pattern = globPattern(text, "i");
+  const name = text.toLowerCase();
+  return (row) =>
+    pattern.test(type[row] ?? "") ||
+    (!IS_GLOB.test(text) && (type[row] ?? "").toLowerCase() === name);
+}
+
+function depthTest(text: string, depth: readonly number[]): Test {
+  const [, sign = "", digits] = /^(<=?|>=?)?(\d+)$/.exec(text) ?? [];
+  if (digits === undefined) {
+    throw new Error(
+      `"depth:${text}" needs a number, for instance depth:2 or depth:<=3.`,
+    );
+  }
+  const wanted = Number(digits);
+  const tests: Record<string, (d: number) => boolean> = {
+    "": (d) => d === wanted,
+    "<": (d) => d < wanted,
+    "<=": (d) => d <= wanted,
+    ">": (d) => d > wanted,
+    ">=": (d) => d >= wanted,
+  };
+  return (row) => tests[sign]?.(depth[row] ?? 0) ?? false;
+}
+
+/** Like Python's fnmatch: `*` is any text, with dots, `?` one character, `[0-3]` a set. */
+export function globPattern(glob: string, flags: string): RegExp {
+  const source = glob.replace(
+    /\[(!?)(\]?[^\]]*)\]|[\s\S]/g,
+    (part, not: string | undefined, set: string | undefined) => {
+      if (set) return `[${not ? "^" : ""}${set.replace(/[\\\][^]/g, "\\$&")}]`;
+      if (part === "*") return "[^]*";
+      return part === "?" ? "[^]" : part.replace(/[^\w\s#-]/g, "\\$&");
+    },
+  );
+  return compiled(`^${source}$`, flags, glob);
+}
+
+function compiled(source: string, flags: string, shown = `/${source}/`): RegExp {
+  try {
+    return new RegExp(source, flags);
+  } catch {
+    throw new Error(`${shown} is not a valid regular expression.`);
+  }
+}
