@@ -5,19 +5,17 @@ it is first asked for, so a cluster node pays nothing for it.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import hsic, metrics
 from ._engine.cka import CKA
 from ._results.result import CKAResult
+from ._version import __version__
 
 if TYPE_CHECKING:
     from ._figures import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
     from ._notebook.doctor import doctor
     from ._widget.explorer import CKAExplorer
-
-__version__ = version("cka-notebook")
 
 __all__ = [
     "CKA",

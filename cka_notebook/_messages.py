@@ -1,10 +1,10 @@
-"""Words that messages share: counted things, lists of names, and near misses."""
+"""Parts of messages: counts, lists of names, titles of measures, suggestions."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 SHOWN = 3
-"""Names that a message lists before it breaks off."""
+"""Maximum number of names that a message lists."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -30,7 +30,7 @@ def first_few(names: Sequence[str]) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """The name of a measure as titles and hover texts write it.
+    """Name of a measure in titles and hover texts.
 
     Example:
         >>> metric_title("cka difference")
@@ -40,7 +40,7 @@ def metric_title(metric: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question with the names nearest to a wrong one, or nothing if none is near.
+    """A question that suggests the names most similar to a wrong one, or nothing.
 
     Example:
         >>> did_you_mean("fc1", ["fc", "conv", "fc2"])

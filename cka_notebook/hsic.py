@@ -1,14 +1,10 @@
-"""HSIC and CKA of activation matrices: the mathematics, and nothing else.
+"""HSIC and CKA of two activation matrices.
 
-Letters are those of the papers, here and in every module above:
+Letters follow the papers, here and in the rest of the package:
 
     n         examples in a batch            x, y   activations of one layer, (n, p)
     p         features of one example        K, L   Gram matrices, (n, n)
     L1, L2    layers of model 1, of model 2  U      a U-centered Gram matrix [4]
-
-The engine never forms an HSIC of one pair. It packs each U-centered Gram matrix into
-one row of about n * n / 2 numbers, so that the HSIC of *all* pairs of layers is one
-matrix product (`pair_products`).
 
 References:
     [1] Kornblith et al. 2019, https://arxiv.org/abs/1905.00414
@@ -22,29 +18,27 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.products import lower_gram, working_dtype
 
-Estimator = Literal["unbiased", "biased"]
-Kernel = Literal["linear", "rbf", "cosine"]
-KERNELS = get_args(Kernel)
-ESTIMATORS = get_args(Estimator)
+__all__ = ["cka", "gram", "hsic", "u_center"]
 
-MIN_EXAMPLES = 4
-"""HSIC_1 divides by n (n - 3)."""
+_Estimator = Literal["unbiased", "biased"]
+_Kernel = Literal["linear", "rbf", "cosine"]
 
 
-def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Tensor:
+def gram(x: Tensor, kernel: _Kernel = "linear", *, threshold: float = 0.5) -> Tensor:
     """Gram matrix of centered activations.
 
-    Centering over the examples changes no HSIC (for the linear kernel) but removes the
-    float32 cancellation that large feature means would cause.
+    Centering over the examples changes no HSIC of the linear kernel, and avoids the
+    cancellation that large feature means cause in float32.
 
     Args:
         x: Activations, shape ``(n, ...)``; all axes after the first are flattened into
             ``p`` features. Any real dtype. Not modified.
         kernel: ``"linear"``; ``"rbf"``, whose bandwidth is ``threshold`` times the
-            median distance as in [1]; or ``"cosine"``, of activations as they are.
-        threshold: Share of the median distance, used by ``"rbf"`` only.
+            median distance as in [1]; or ``"cosine"``, of uncentered activations.
+        threshold: Bandwidth as a share of the median distance; ``"rbf"`` only.
 
     Returns:
         Shape ``(n, n)``, float64 if ``x`` is, else float32, on the device of ``x``.
@@ -58,19 +52,19 @@ def gram(x: Tensor, kernel: Kernel = "linear", *, threshold: float = 0.5) -> Ten
                 [ 2.,  1., -3.],
                 [-6., -3.,  9.]])
     """
-    _check_option("kernel", kernel, KERNELS)
+    _check_option("kernel", kernel, get_args(_Kernel))
     rows = _as_rows(x)
     if kernel == "linear":
         return _linear_gram(rows)
     return _cosine_gram(rows) if kernel == "cosine" else _rbf_gram(rows, threshold)
 
 
-def hsic(K: Tensor, L: Tensor, estimator: Estimator = "unbiased") -> Tensor:
+def hsic(K: Tensor, L: Tensor, estimator: _Estimator = "unbiased") -> Tensor:
     """Hilbert-Schmidt independence criterion of two Gram matrices.
 
     Args:
         K: Gram matrix, shape ``(n, n)``, symmetric, centered or not.
-        L: Likewise, of the same examples in the same order.
+        L: Gram matrix of the same examples in the same order, shape ``(n, n)``.
         estimator: ``"unbiased"`` is HSIC_1 of [3], computed as
             ``<U(K), U(L)> / (n * (n - 3))`` [4], and can be negative; ``"biased"`` is
             ``tr(K H L H) / (n - 1) ** 2`` of [1].
@@ -87,20 +81,20 @@ def hsic(K: Tensor, L: Tensor, estimator: Estimator = "unbiased") -> Tensor:
         >>> bool(hsic(K, K) > 0)
         True
     """
-    _check_option("estimator", estimator, ESTIMATORS)
+    _check_option("estimator", estimator, get_args(_Estimator))
     _check_pair(K, L)
     n = K.shape[0]
     if estimator == "biased":
         return (_double_center(K) * L.double()).sum() / (n - 1) ** 2
-    check_examples(n)
+    _check_examples(n)
     return (u_center(K.double()) * u_center(L.double())).sum() / (n * (n - 3))
 
 
 def cka(
     x: Tensor,
     y: Tensor,
-    estimator: Estimator = "unbiased",
-    kernel: Kernel = "linear",
+    estimator: _Estimator = "unbiased",
+    kernel: _Kernel = "linear",
     *,
     threshold: float = 0.5,
 ) -> Tensor:
@@ -108,7 +102,7 @@ def cka(
 
     Args:
         x: Activations, shape ``(n, ...)``. Not modified.
-        y: Activations, shape ``(n, ...)``; its features need not match those of ``x``.
+        y: Activations, shape ``(n, ...)``; the number of features may differ.
         estimator: As in `hsic`. With ``"unbiased"`` the value can be slightly negative.
         kernel: As in `gram`.
         threshold: As in `gram`.
@@ -126,8 +120,8 @@ def cka(
     """
     if x.shape[0] != y.shape[0]:
         msg = (
-            f"Expected `x` and `y` of the same examples, got {x.shape[0]} and "
-            f"{y.shape[0]}. Row i of both must be the same example."
+            "Expected the same number of examples in `x` and `y`, got "
+            f"{x.shape[0]} and {y.shape[0]}. Row i of both must be the same example."
         )
         raise ValueError(msg)
     K = gram(x.double(), kernel, threshold=threshold)
@@ -154,7 +148,7 @@ def u_center(K: Tensor) -> Tensor:
         True
     """
     n = K.shape[-1]
-    check_examples(n)
+    _check_examples(n)
     U = K.clone()
     U.diagonal(dim1=-2, dim2=-1).zero_()
     rows = U.sum(-1) / (n - 2)
@@ -163,16 +157,6 @@ def u_center(K: Tensor) -> Tensor:
     U -= rows.unsqueeze(-2)
     U.diagonal(dim1=-2, dim2=-1).zero_()
     return U
-
-
-def check_examples(n: int) -> None:
-    """Raise ValueError if n examples are too few for the unbiased HSIC."""
-    if n < MIN_EXAMPLES:
-        msg = (
-            f"Expected at least {MIN_EXAMPLES} examples, got {n}. "
-            "The unbiased HSIC divides by n - 3."
-        )
-        raise ValueError(msg)
 
 
 def _as_rows(x: Tensor) -> Tensor:
@@ -204,15 +188,15 @@ def _rbf_gram(rows: Tensor, threshold: float) -> Tensor:
     K = _linear_gram(rows)
     norms = K.diagonal()
     distances = (norms[:, None] + norms[None, :] - 2 * K).clamp_min_(0)
-    # numpy's median, the mean of the two middle values, as in the published notebook
+    # Median as in numpy and the published notebook: the mean of the two middle values.
     middle = distances.flatten().quantile(0.5)
     return torch.exp(-distances / (2 * threshold**2 * middle))
 
 
 def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        some = ", ".join(repr(item) for item in known)
-        msg = f"Expected `{name}` to be one of {some}, got {value!r}."
+        options = ", ".join(repr(item) for item in known)
+        msg = f"Expected `{name}` to be one of {options}, got {value!r}."
         raise ValueError(msg)
 
 
@@ -222,5 +206,14 @@ def _check_pair(K: Tensor, L: Tensor) -> None:
         msg = (
             "Expected two Gram matrices of the same shape (n, n), got "
             f"{tuple(K.shape)} and {tuple(L.shape)}."
+        )
+        raise ValueError(msg)
+
+
+def _check_examples(n: int) -> None:
+    if n < MIN_EXAMPLES:
+        msg = (
+            f"Expected at least {MIN_EXAMPLES} examples, got {n}. "
+            "The unbiased HSIC divides by n - 3."
         )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""The package as a whole: what importing costs, what is public, what is committed."""
+"""The package as a whole: what importing loads, what is public, what is committed."""
 
 import json
 import re
@@ -28,16 +28,70 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LAYERS = PROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
 
 CORE = {"CKA", "CKAExplorer", "CKAResult", "hsic", "metrics"}
-HEAVY = {"anywidget", "bokeh", "ipywidgets", "matplotlib", "pandas", "xarray"}
+HEAVY = {
+    *("anywidget", "bokeh", "comm", "ipywidgets", "IPython", "lightning"),
+    *("matplotlib", "pandas", "traitlets", "transformers", "xarray"),
+}
+ROOMS = {
+    f"cka_notebook.{name}" for name in ("_figures", "_notebook", "_page", "_widget")
+}
+WIDGETS = {"anywidget", "comm", "ipywidgets", "IPython", "traitlets"}
+STEPS = {
+    "import cka_notebook": set(),
+    "import torch; model, batch = torch.nn.Linear(4, 2), torch.randn(8, 4)": set(),
+    "cka_notebook.CKA(model).compare([batch])": set(),
+    "cka_notebook.doctor": {"cka_notebook._notebook"},
+    "cka_notebook.plot_cka_heatmap(torch.eye(2))": {"bokeh", "cka_notebook._figures"},
+    "cka_notebook.CKAExplorer": WIDGETS | ROOMS,
+}
+"""Uses of the package, and which heavy or private packages each of them loads."""
+
+BARE = """
+import sys
+from importlib import metadata
+
+version_of = metadata.version
+
+def version(name):
+    if name == "cka-notebook":
+        raise metadata.PackageNotFoundError(name)
+    return version_of(name)
+
+metadata.version = version
+sys.modules.update(dict.fromkeys(HEAVY))  # None: importing it is an ImportError
+
+import torch
+from cka_notebook import CKA
+
+model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+result = CKA(model, model1_layers="all").compare([torch.randn(8, 4)], progress=False)
+print(result.provenance["cka_notebook"])
+"""
 
 
-def test_importing_loads_neither_the_page_half_nor_what_is_optional():
-    program = "import sys, cka_notebook; print(*{m.split('.')[0] for m in sys.modules})"
+def test_each_use_of_the_package_loads_only_what_it_needs():
+    program = "".join(f"{step}\nprint(*sys.modules)\n" for step in STEPS)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = [set(line.split()) for line in done.stdout.splitlines()]
+    assert "torch" in loaded[0]
+    expected = set()
+    for (step, needed), modules in zip(STEPS.items(), loaded, strict=True):
+        expected |= needed
+        assert modules & (HEAVY | ROOMS) == expected, step
+
+
+def test_a_checkout_that_is_not_installed_compares_models():
+    """On a cluster node there may be torch and a checkout, and nothing else."""
+    program = f"HEAVY = {HEAVY}\n{BARE}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert "torch" in done.stdout.split()
-    assert HEAVY.isdisjoint(done.stdout.split())
+    assert done.stdout.strip() == cka_notebook.__version__
 
 
 @pytest.mark.parametrize("name", sorted(CORE.union(cka_notebook.__all__)))
@@ -77,14 +131,14 @@ def test_a_notebook_is_committed_without_outputs(path):
     assert len(ids) == len(set(ids))
 
 
-def test_what_the_readme_runs_is_there():
+def test_scripts_that_the_readme_runs_exist():
     scripts = re.findall(r"^bash (\S+)", README, flags=re.MULTILINE)
     assert {"notebooks/start", "tests/run"} <= set(scripts)
     assert all((ROOT / script).is_file() for script in scripts)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_page_links_to_is_there(page):
+def test_files_that_a_page_links_to_exist(page):
     targets = [
         target.split("#")[0]
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
@@ -94,7 +148,7 @@ def test_what_a_page_links_to_is_there(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_files_that_a_page_names_are_there(page):
+def test_files_that_a_page_names_exist(page):
     files = re.findall(
         r"\b(?:cka_notebook|js|notebooks|tests|binder)/[\w./-]*\w",
         " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))),
@@ -118,7 +172,7 @@ def test_the_storeys_of_the_package_are_those_of_the_import_contract():
     assert shown == [set(line.split(" | ")) for line in LAYERS if "(" not in line]
 
 
-def test_the_walks_name_modules_that_are_there():
+def test_modules_that_contributing_names_exist():
     modules = re.findall(r"`(_\w+/\w+)`", CONTRIBUTING)
     package = ROOT / "cka_notebook"
     assert modules
@@ -135,7 +189,7 @@ def test_the_bundle_names_no_other_site(name):
 
 @pytest.mark.parametrize("name", ["loader.js", "widget.js"])
 def test_the_bundle_exports_its_hooks_as_default_and_nothing_else(name):
-    """Beside a `render` of its own anywidget would never call `initialize`."""
+    """If there were a named `render`, anywidget would never call `initialize`."""
     bundle = (ROOT / "cka_notebook" / "static" / name).read_text(encoding="utf-8")
     # The bundler gathers all exports in one statement at the end.
     (exported,) = re.findall(r"\bexport\s*\{([^}]*)\}", bundle)

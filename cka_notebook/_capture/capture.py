@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.buffer import GramBuffer
+from cka_notebook._grams.packing import PackedGrams
+from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._grams.precision import exact, reduces_float32
 from cka_notebook._grams.products import working_dtype
 from cka_notebook._models.nodes import Layer
@@ -107,17 +109,16 @@ class Capture(Uncopied):
         self._stop = self._buffer.count
         self._plain.update(self._plainer)
 
-    def grams(self, *packed: Tensor) -> Grams:
-        """This model's of what the buffer gave for the batch: it is in a row there."""
+    def grams(self, packed: PackedGrams) -> LayerGrams:
+        """This model's part of the Gram matrices in the buffer, which is contiguous."""
         for row, layer in enumerate(self._layers):
             if self._index[row] < 0 and row in self._wanted:
                 self._problems.setdefault(row, _missing(layer))
         start, problems = self._start, self._problems
         index = [max(place - start, -1) for place in self._index]
-        held = slice(start, self._stop)
-        z, scales, traces, norms = (values[held] for values in packed)
+        own = packed[start : self._stop]
         self._clear(0)
-        return Grams(z, scales, traces, norms, index, problems)
+        return LayerGrams(own, index, problems)
 
     @property
     def scatters(self) -> list[tuple[str, Scatter]]:

@@ -13,7 +13,8 @@ from cka_notebook import metrics
 from cka_notebook._inputs.calls import Forward
 from cka_notebook._inputs.loaders import check_loaders
 from cka_notebook._inputs.pooling import Pooling, Pools
-from cka_notebook._models.layer_tree import Choices, LayerTree
+from cka_notebook._models.choice import Choices
+from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._results.files import PathLike
 from cka_notebook._results.result import CKAResult
 

@@ -5,26 +5,28 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from itertools import chain
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from cka_notebook import hsic
 from cka_notebook._capture.capture import Capture
 from cka_notebook._capture.probe import probe
-from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.buffer import GramBuffer
+from cka_notebook._grams.packing import MIN_EXAMPLES
+from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import describe, tensors
 from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._messages import first_few
-from cka_notebook._models.layer_tree import Choices, LayerTree
+from cka_notebook._models.choice import Choices
+from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._results.files import PathLike
+from cka_notebook._version import __version__
 
 from .borrowed import RandomStreams, eager, evaluating
 from .checkpoint import Checkpoint, digest, digest_tensors
@@ -216,7 +218,7 @@ class Run:
             return False
         calls = self._calls(pair, running.done + 1)
         n = calls[0].examples
-        if n < hsic.MIN_EXAMPLES:
+        if n < MIN_EXAMPLES:
             running.skip()
             return True
         grams = self._grams(calls)
@@ -252,7 +254,7 @@ class Run:
             first, second = (caller.take(call, n) for caller, call in pairs)
         return [first, second]
 
-    def _grams(self, calls: list[Call]) -> list[Grams]:
+    def _grams(self, calls: list[Call]) -> list[LayerGrams]:
         """The Gram matrices of one batch, of each model that runs."""
         self.buffer.begin(calls[0].examples)
         for side, call in enumerate(calls):
@@ -264,7 +266,7 @@ class Run:
             capture.finish()
         with _saying_where(self.callers[side], call):
             packed = self.buffer.finish()
-        return [capture.grams(*packed) for capture in self.captures]
+        return [capture.grams(packed) for capture in self.captures]
 
     def _forward(self, side: int, call: Call) -> None:
         caller, dtype = self.callers[side], self.plan.autocast
@@ -332,7 +334,7 @@ class Run:
         models = [_model_facts(caller.model) for caller in self.callers]
         loader, loader2 = self.loaders
         return {
-            "cka_notebook": version("cka-notebook"),
+            "cka_notebook": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
             "pool": self.pools[0].describe(),

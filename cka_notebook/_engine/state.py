@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cka_notebook import hsic, metrics
+from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
-from cka_notebook._grams.buffer import Grams
-from cka_notebook._grams.pairs import batch_products, spread, sums_device
+from cka_notebook._grams.packing import MIN_EXAMPLES
+from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
 from cka_notebook._messages import counted, first_few
 from cka_notebook._results.result import CKAResult
@@ -183,11 +183,11 @@ class RunState:
             f"is below {tolerance:g}."
         )
 
-    def add(self, grams1: Grams, grams2: Grams, examples: int) -> None:
+    def add(self, grams1: LayerGrams, grams2: LayerGrams, examples: int) -> None:
         """Add one batch."""
         self.batches += 1
         self.examples += examples
-        home = sums_device(grams1.z.device)
+        home = sums_device(grams1.packed.z.device)
         if self._sums is None:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
@@ -215,26 +215,26 @@ class RunState:
         self._finished = True
         if not self.batches:
             msg = (
-                f"Expected batches of at least {hsic.MIN_EXAMPLES} examples, got "
+                f"Expected batches of at least {MIN_EXAMPLES} examples, got "
                 f"{self.skipped} smaller ones. The unbiased HSIC divides by n - 3: "
                 "raise batch_size."
             )
             raise ValueError(msg)
         if self.skipped:
             self.notes.append(
-                f"{counted(self.skipped, 'batch')} of fewer than {hsic.MIN_EXAMPLES} "
+                f"{counted(self.skipped, 'batch')} of fewer than {MIN_EXAMPLES} "
                 "examples left out: the unbiased HSIC divides by n - 3."
             )
         not_random = note_on(self.scatters)
         if not_random is not None:
             self.notes.append(not_random)
 
-    def _note_problems(self, *grams: Grams) -> None:
+    def _note_problems(self, *grams: LayerGrams) -> None:
         for side, given in enumerate(grams):
             known = self._problems[side]
             for row, problem in given.problems.items():
                 known.setdefault(row, f"{problem} in batch {self.done}")
-            traces, bad = given.traces, self._bad[side]
+            traces, bad = given.packed.trace, self._bad[side]
             if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
                 continue  # as nearly always; on a GPU a look would wait
             wrong = spread(~torch.isfinite(traces), given.index)

@@ -1,4 +1,4 @@
-"""Interactive Bokeh figures: those that the page embeds, and those of results."""
+"""Bokeh figures: those that the page embeds and those of results, and a small PNG."""
 
 from .page import explorer_figure, figure_json
 from .results import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend

@@ -1,4 +1,4 @@
-"""The parts of the figures of results: axes with names, maps, lines."""
+"""Parts of the figures of results: axes with names, maps, numbers, lines."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from .shared import (
     BELOW_ZERO,
     DIVERGING,
     LABEL_FONT_SIZE,
-    NOTHING,
     PALETTES,
+    TRANSPARENT,
     add,
     exact_cells,
     fitted_range,
@@ -45,22 +45,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LABEL_PIXELS: Final = 14
-"""Room that one tick label takes across its text."""
+"""Height of a tick label: text of 11 px and a gap of 3 px."""
 
 MAP_PIXELS: Final = 480
-"""Width of a map without its labels."""
+"""Width of a map without its labels; chosen to fit a notebook cell."""
 
 LABEL_CHARACTERS: Final = 28
-"""Longer names lose their middle; hovering shows all of them."""
+"""Longer names are shortened in the middle; hovering shows the whole name."""
 
 MARKERS: Final = ("circle", "square", "triangle", "diamond", "inverted_triangle")
 DASHES: Final = ("solid", "dashed", "dotted", "dashdot")
-"""Lines are told apart without color too."""
+"""Lines differ not only in color."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A matrix with the names of its rows and columns, of a result or a bare array."""
+    """The matrix of a result, or a bare array, with the names of its layers."""
 
     values: NDArray[np.float64]
     stderr: NDArray[np.float64]
@@ -73,24 +73,24 @@ class Map:
 
     @property
     def measure(self) -> str:
-        """The name of the measure as it is written in figures."""
+        """The name of the measure as figures show it."""
         return metric_title(self.metric)
 
     @property
     def palette(self) -> str:
-        """The colors it has if nobody chooses others."""
+        """The default palette."""
         return DIVERGING if self.is_difference else "magma"
 
     @property
     def range(self) -> tuple[float, float] | str:
-        """Likewise the values of the first and the last of them."""
+        """The default range of the colors."""
         return "fit" if self.is_difference else (0.0, 1.0)
 
 
 def limits(
     values: NDArray[np.float64], wanted: tuple[float, float] | str, palette: str = ""
 ) -> tuple[float, float]:
-    """Lowest and highest value drawn."""
+    """The values of the first and the last color."""
     if wanted == "fit":
         return fitted_range(values, palette)
     low, high = (np.nan, np.nan) if isinstance(wanted, str) else wanted
@@ -101,6 +101,7 @@ def limits(
 
 
 def colors(palette: str) -> list[str]:
+    """The colors of a palette, or a ValueError with the names of all."""
     if palette not in PALETTES:
         msg = f"Expected `palette` to be one of {', '.join(PALETTES)}, got {palette!r}."
         raise ValueError(msg)
@@ -108,6 +109,7 @@ def colors(palette: str) -> list[str]:
 
 
 def map_figure(shown: Map, title: str | None, origin: str) -> figure:
+    """An empty figure for a map; ``origin`` is the place of row 0."""
     rows, columns = shown.values.shape
     square = MAP_PIXELS * rows / columns
     bottom, top = (rows - 0.5, -0.5) if origin == "upper" else (-0.5, rows - 0.5)
@@ -129,7 +131,7 @@ def map_figure(shown: Map, title: str | None, origin: str) -> figure:
 
 
 def _name_axis(axis: Axis, layers: Sequence[str], name: str, pixels: int) -> None:
-    """Names at the cells' centers, as many as fit, also after a zoom."""
+    """Label the centers of the cells, as many as fit, also after a zoom."""
     axis.ticker = BasicTicker(
         desired_num_ticks=max(2, min(len(layers), pixels // LABEL_PIXELS)),
         min_interval=1,
@@ -146,7 +148,7 @@ def _name_axis(axis: Axis, layers: Sequence[str], name: str, pixels: int) -> Non
 
 
 def _common_prefix(names: Sequence[str]) -> str:
-    """The dotted beginning that all names share and that says nothing on an axis."""
+    """The dotted prefix that all names share, which need not be repeated on an axis."""
     parents = [name.split(".")[:-1] for name in names] if len(names) > 1 else []
     prefix = ""
     for parts in zip(*parents, strict=False):
@@ -157,7 +159,7 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Both ends of a long name."""
+    """A name without its middle, if it is long."""
     if len(name) <= LABEL_CHARACTERS:
         return name
     half = LABEL_CHARACTERS // 2
@@ -167,26 +169,20 @@ def _shortened(name: str) -> str:
 def draw_image(
     plot: figure, shown: Map, palette: list[str], limits: tuple[float, float]
 ) -> None:
+    """The map itself, with a color bar and a hover text of names, value and error."""
     low, high = limits
-    values = shown.values
-    # Below a range that is not for them, negative values have a color; others none.
-    drawable = values.astype(np.float32)
-    least = np.float32(low)
-    if least < np.float64(low):
-        least = np.nextafter(least, np.float32(np.inf))
-    drawable[((values >= 0) | (low < 0)) & (drawable < least)] = least
     mapper = LinearColorMapper(
         palette=palette,
         low=low,
         high=high,
         low_color=BELOW_ZERO,
-        nan_color=NOTHING,
+        nan_color=TRANSPARENT,
     )
-    rows, columns = values.shape
+    rows, columns = shown.values.shape
     source = ColumnDataSource(
         {
-            "image": [drawable],
-            "value": [values.astype(np.float32)],
+            "image": [_drawable(shown.values, low)],
+            "value": [shown.values.astype(np.float32)],
             "stderr": [shown.stderr.astype(np.float32)],
             "x": [-0.5],
             "y": [-0.5],
@@ -199,6 +195,20 @@ def draw_image(
     drawn = plot.add_glyph(source, image)
     plot.add_tools(_hover(shown, drawn))
     plot.add_layout(ColorBar(color_mapper=mapper, width=12, padding=8), "right")
+
+
+def _drawable(values: NDArray[np.float64], low: float) -> NDArray[np.float32]:
+    """Values as float32, where the color for negative values is left to these.
+
+    Bokeh gives it to every value below the range, so other values are raised to its
+    lower end; also those which only rounding has put below it.
+    """
+    drawable = values.astype(np.float32)
+    least = np.float32(low)
+    if least < np.float64(low):
+        least = np.nextafter(least, np.float32(np.inf))
+    drawable[((values >= 0) | (low < 0)) & (drawable < least)] = least
+    return drawable
 
 
 def _hover(shown: Map, drawn: Any) -> HoverTool:
@@ -218,19 +228,19 @@ def _hover(shown: Map, drawn: Any) -> HoverTool:
     )
 
 
-def draw_holes(plot: figure, holes: NDArray[np.bool_]) -> None:
-    """Undefined cells, hatched."""
-    add(plot, "undefined_source", hatched(), **_boxes(holes))
+def draw_undefined(plot: figure, cells: NDArray[np.bool_]) -> None:
+    """Hatch undefined cells."""
+    add(plot, "undefined_source", hatched(), **_boxes(cells))
 
 
 def draw_exact(plot: figure, shown: Map) -> None:
-    """Cells of a difference that say nothing, greyed."""
+    """Grey out the cells of a difference that say nothing."""
     cells = exact_cells(shown.values, shown.stderr, is_difference=shown.is_difference)
     add(plot, "exact_source", greyed(), **_boxes(cells))
 
 
 def _boxes(cells: NDArray[np.bool_]) -> dict[str, list[float]]:
-    """Edges of cells; whole rows as one stretch each."""
+    """Edges of boxes over cells; neighbors in a row share one box."""
     left, right, top, bottom = [], [], [], []
     for row, line in enumerate(cells):
         for start, end in _stretches(line):
@@ -242,7 +252,7 @@ def _boxes(cells: NDArray[np.bool_]) -> dict[str, list[float]]:
 
 
 def _stretches(line: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Where each run of what is true starts, and where it has ended."""
+    """Start and end (exclusive) of each stretch of true values."""
     edges = np.flatnonzero(np.diff(np.r_[False, line, False].astype(int))).tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
@@ -253,6 +263,7 @@ def draw_numbers(
     palette: Sequence[str],
     limits: tuple[float, float],
 ) -> None:
+    """Write each value into its cell."""
     rows, columns = np.nonzero(~np.isnan(values))
     numbers = values[rows, columns]
     text = Text(
@@ -274,7 +285,7 @@ def draw_numbers(
 
 
 def _ink(number: float, palette: Sequence[str], limits: tuple[float, float]) -> str:
-    """Black or white, whichever is read better on the color of the number."""
+    """Black or white, whichever is easier to read on the color of the cell."""
     low, high = limits
     share = min(1.0, max(0.0, (number - low) / (high - low)))
     color = palette[round(share * (len(palette) - 1))]
@@ -291,6 +302,7 @@ def trend_figure(
     *,
     diagonal: bool,
 ) -> figure:
+    """An empty figure for lines over the layers in ``names``."""
     what = "layer by layer" if diagonal else f"against {shown.name2}"
     plot = figure(
         title=title or f"{shown.name1} {what} ({shown.measure})",
@@ -317,41 +329,22 @@ def draw_line(
     names: Sequence[str],
     k: int,
 ) -> None:
-    """One line, told from the others by color, dash and marker."""
+    """Line number ``k`` with its band, distinct in color, dash and marker."""
     color = bokeh.palettes.Colorblind8[k % 8]
-    source = ColumnDataSource(
-        {
-            "x": np.arange(len(values)),
-            "y": values,
-            "stderr": stderr,
-            "layer": list(names),
-        },
-        name=label,
-    )
-    # An area would go straight across what is undefined; patches end there.
+    data = {"x": np.arange(len(values)), "y": values, "stderr": stderr}
+    source = ColumnDataSource({**data, "layer": list(names)}, name=label)
+    # A varea would bridge undefined values; patches leave a gap.
     patches = Patches(xs="xs", ys="ys", fill_color=color, fill_alpha=0.2)
     patches.update(line_color=None)
     add(plot, f"{label} band", patches, **_bands(values, stderr))
-    plot.line(
-        "x",
-        "y",
-        source=source,
-        line_color=color,
-        line_width=2,
-        line_dash=DASHES[k // 2 % len(DASHES)],
-        legend_label=label,
-        muted_alpha=0.1,
-    )
-    points = plot.scatter(
-        "x",
-        "y",
-        source=source,
-        color=color,
-        size=6,
-        marker=MARKERS[k % len(MARKERS)],
-        legend_label=label,
-        muted_alpha=0.1,
-    )
+    shared: dict[str, Any] = {
+        "source": source,
+        "legend_label": label,
+        "muted_alpha": 0.1,
+    }
+    dash, marker = DASHES[k // 2 % len(DASHES)], MARKERS[k % len(MARKERS)]
+    plot.line("x", "y", line_color=color, line_width=2, line_dash=dash, **shared)
+    points = plot.scatter("x", "y", color=color, size=6, marker=marker, **shared)
     tips = [("layer", "@layer"), ("value", "@y{0.0000} \u00b1 @stderr{0.0000}")]
     plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
 
@@ -359,7 +352,7 @@ def draw_line(
 def _bands(
     values: NDArray[np.float64], stderr: NDArray[np.float64]
 ) -> dict[str, list[NDArray[np.float64]]]:
-    """Outlines of one standard error around each stretch where all is known."""
+    """Outlines of one standard error around each stretch of defined values."""
     xs, ys = [], []
     for start, end in _stretches(np.isfinite(values + stderr)):
         at, middle, error = np.arange(start, end), values[start:end], stderr[start:end]
@@ -369,7 +362,7 @@ def _bands(
 
 
 def link(plots: Sequence[figure]) -> None:
-    """Zooms maps of equal shape together."""
+    """Let maps of equal shape zoom together."""
     first: dict[tuple[Any, ...], figure] = {}
     for plot in plots:
         x, y = plot.x_range, plot.y_range

@@ -1,7 +1,7 @@
 """The figures that the page embeds, made here without data.
 
-The page finds their models by name, and from then on replaces arrays, ranges and
-colors. ``charts.ts`` is the other half of this file.
+The page finds their models by name and replaces arrays, ranges and colors. Its half of
+this file is ``charts.ts``.
 """
 
 from __future__ import annotations
@@ -34,21 +34,35 @@ from bokeh.models import (
 from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
-from .shared import BELOW_ZERO, LABEL_FONT_SIZE, NOTHING, PALETTES, add, greyed, hatched
+from .shared import (
+    BELOW_ZERO,
+    LABEL_FONT_SIZE,
+    PALETTES,
+    TRANSPARENT,
+    add,
+    greyed,
+    hatched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bokeh.models.glyph import Glyph
 
+HALO = "#06141f"
+"""A dark line around a bright one: together they are seen on every color of a map."""
+
+FOCUS = "#5ce1ff"
+"""The color of the frame around the selected cell."""
+
 
 def explorer_figure() -> Document:
-    """The page's figures, empty: a map, two trends beside it, and a convergence plot.
+    """The figures of the page, empty: a map, two trends beside it, and the convergence.
 
     Returns:
         A document with four roots named ``"map"``, ``"row_trend"``, ``"column_trend"``
         and ``"history"``. The map shares its x range with the row trend and its y range
-        with the column trend, so a zoom of the one is a zoom of the others.
+        with the column trend, so they zoom together.
     """
     columns = Range1d(start=0, end=1, name="columns_range")
     rows = Range1d(start=1, end=0, name="rows_range")
@@ -65,16 +79,16 @@ def explorer_figure() -> Document:
 
 
 def figure_json(document: Document) -> dict[str, Any]:
-    """The document as the page embeds it: JSON, and which root is which figure.
+    """The document as the page embeds it.
 
     Args:
-        document: What `explorer_figure` made. Not modified.
+        document: The document of `explorer_figure`. Not modified.
 
     Returns:
-        ``doc`` as Bokeh serializes it, compressed by gzip and in base64, since each
-        explorer of a notebook saves one; ``roots`` from the figure's name to its id,
-        the ``version`` of Bokeh that the page has to load, and the ``palettes``, with
-        which the page draws before it has Bokeh.
+        ``doc``, the JSON of Bokeh as base64 of gzip, because a notebook saves one per
+        explorer; ``roots``, the id of each figure by name; the ``version`` of Bokeh
+        that the page has to load; and the ``palettes``, with which the page draws until
+        Bokeh is loaded.
     """
     doc = json.dumps(document.to_json(deferred=False), allow_nan=False)
     return {
@@ -87,29 +101,9 @@ def figure_json(document: Document) -> dict[str, Any]:
 
 def _map(columns: Range1d, rows: Range1d) -> figure:
     plot = _blank("map", columns, rows, height=400)
-    mapper = LinearColorMapper(
-        palette=list(PALETTES["magma"]),
-        low=0,
-        high=1,
-        low_color=BELOW_ZERO,
-        nan_color=NOTHING,
-        name="color_mapper",
-    )
-    image = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
-    nothing = np.full((1, 1), np.nan, dtype=np.float32)
-    add(plot, "map_source", image, image=[nothing], x=[0], y=[0], dw=[1], dh=[1])
-    edges = _empty("left", "right", "top", "bottom")
-    add(plot, "undefined_source", hatched(), **edges)
-    add(plot, "pending_source", hatched("pending", ".", strength=0.5), **edges)
-    add(plot, "exact_source", greyed(), **edges)
-    numbers = Text(
-        text="text",
-        text_color="color",
-        text_align="center",
-        text_baseline="middle",
-        text_font_size=LABEL_FONT_SIZE,
-    )
-    add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
+    _add_image(plot)
+    _add_boxes(plot)
+    _add_numbers(plot)
     for name, glyphs in {**_matches(), **_markers()}.items():
         source = ColumnDataSource(_empty("x", "y"), name=name)
         for glyph in glyphs:
@@ -119,17 +113,54 @@ def _map(columns: Range1d, rows: Range1d) -> figure:
         axis.name = f"{name}_axis"
     plot.xaxis[0].major_label_orientation = math.pi / 2
     plot.grid.grid_line_color = None
+    _add_tools(plot)
+    return plot
+
+
+def _add_image(plot: figure) -> None:
+    mapper = LinearColorMapper(
+        palette=list(PALETTES["magma"]),
+        low=0,
+        high=1,
+        low_color=BELOW_ZERO,
+        nan_color=TRANSPARENT,
+        name="color_mapper",
+    )
+    image = Image(image="image", x="x", y="y", dw="dw", dh="dh", color_mapper=mapper)
+    undefined = np.full((1, 1), np.nan, dtype=np.float32)
+    add(plot, "map_source", image, image=[undefined], x=[0], y=[0], dw=[1], dh=[1])
+
+
+def _add_boxes(plot: figure) -> None:
+    """Undefined cells, cells still to come, and cells that say nothing."""
+    edges = _empty("left", "right", "top", "bottom")
+    add(plot, "undefined_source", hatched(), **edges)
+    add(plot, "pending_source", hatched("pending", ".", strength=0.5), **edges)
+    add(plot, "exact_source", greyed(), **edges)
+
+
+def _add_numbers(plot: figure) -> None:
+    numbers = Text(
+        text="text",
+        text_color="color",
+        text_align="center",
+        text_baseline="middle",
+        text_font_size=LABEL_FONT_SIZE,
+    )
+    add(plot, "numbers_source", numbers, **_empty("x", "y", "text", "color"))
+
+
+def _add_tools(plot: figure) -> None:
     box, wheel = BoxZoomTool(name="zoom_tool"), WheelZoomTool()
     plot.add_tools(box, PanTool(name="pan_tool"), wheel)
     plot.toolbar.active_drag = box
     plot.toolbar.active_scroll = wheel
-    return plot
 
 
 def _matches() -> dict[str, tuple[Glyph, ...]]:
-    """A square for the best of a column, in which the dot of a row's best has room.
+    """The line of the best path, and marks on the best cell of each column and row.
 
-    And the line of the best path.
+    The mark of a row, a dot, fits into that of a column, a square.
     """
 
     def square(color: str, width: float) -> Scatter:
@@ -137,38 +168,36 @@ def _matches() -> dict[str, tuple[Glyph, ...]]:
         glyph.update(line_color=color, line_width=width)
         return glyph
 
-    halo = "#06141f"
     dot = Scatter(x="x", y="y", marker="circle", size=6, fill_color="white")
-    dot.update(line_color=halo)
+    dot.update(line_color=HALO)
     return {
         "path_source": (
-            Line(x="x", y="y", line_color=halo, line_width=4, line_join="round"),
+            Line(x="x", y="y", line_color=HALO, line_width=4, line_join="round"),
             Line(x="x", y="y", line_color="white", line_width=2, line_join="round"),
         ),
-        "column_matches": (square(halo, 3.5), square("white", 1.5)),
+        "column_matches": (square(HALO, 3.5), square("white", 1.5)),
         "row_matches": (dot,),
     }
 
 
 def _markers() -> dict[str, tuple[Glyph, ...]]:
-    """Frames around cells: a dark halo and a bright line are seen on every color."""
+    """Frames around the hovered, the pinned and the selected cells."""
 
     def cell(**line: Any) -> Rect:
         return Rect(x="x", y="y", width=1, height=1, fill_color=None, **line)
 
-    halo, bright = "#06141f", "#5ce1ff"
     return {
         "hover_source": (
-            cell(line_color=halo, line_width=3, line_alpha=0.7),
+            cell(line_color=HALO, line_width=3, line_alpha=0.7),
             cell(line_color="white", line_width=1),
         ),
         "pins_source": (
-            cell(line_color=halo, line_width=4),
+            cell(line_color=HALO, line_width=4),
             cell(line_color="white", line_width=2, line_dash="dashed"),
         ),
         "focus_source": (
-            cell(line_color=halo, line_width=5),
-            cell(line_color=bright, line_width=2.5),
+            cell(line_color=HALO, line_width=5),
+            cell(line_color=FOCUS, line_width=2.5),
         ),
     }
 
@@ -202,7 +231,7 @@ def _history() -> figure:
 
 
 def _add_trend(plot: figure, name: str, marker: str) -> None:
-    """One line with its band and points, and the thinner lines pinned beside it."""
+    """One line with its band and points, and the thinner lines of pinned cells."""
     pins = ColumnDataSource(
         _empty("xs", "ys", "color", "dash"), name=f"{name}_pins_source"
     )
@@ -215,7 +244,7 @@ def _add_trend(plot: figure, name: str, marker: str) -> None:
     dots = Scatter(
         x="x", y="y", marker="marker", size=5, line_color="color", fill_color=None
     )
-    # Areas would go straight across what is undefined; patches end there.
+    # A varea would bridge undefined values; patches leave a gap.
     bands = Patches(xs="xs", ys="ys", fill_alpha=0.22, line_color=None)
     bands.name = f"{name}_band"
     add(plot, f"{name}_band_source", bands, **_empty("xs", "ys"))
@@ -255,5 +284,5 @@ def _empty(*columns: str) -> dict[str, Any]:
 
 
 def _packed(palette: Sequence[str]) -> str:
-    """All colors of a palette in one string of hexadecimal digits, six a color."""
+    """All colors of a palette in one string, six hexadecimal digits per color."""
     return "".join(color.removeprefix("#") for color in palette)

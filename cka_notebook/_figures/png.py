@@ -1,4 +1,4 @@
-"""A small PNG of a map, made without a browser."""
+"""A small PNG of a map, made without Bokeh and browser."""
 
 import struct
 import zlib
@@ -11,22 +11,21 @@ from numpy.typing import NDArray
 from .shared import BELOW_ZERO, EXACT
 
 PNG_PIXELS = 400
-"""Width or height of the longer side of a preview, about."""
-
+"""Approximate length of the longer side; chosen."""
 
 PNG_CELLS = 160
-"""A preview of more layers shows evenly spaced ones, and so stays below 60 kB."""
+"""Maximum number of rows or columns; of more layers, evenly spaced ones are shown.
 
+Even noise of 160 x 160 cells compresses to less than 60 kB, the weight of a preview.
+"""
 
 UNDEFINED_COLOR = (160, 160, 160)
 
-
 PALETTE_STEPS = 253
-"""Colors of the map, of the 256 that a PNG can name."""
-
+"""Colors of the palette, out of the 256 that a PNG with a color table has."""
 
 GREY, BELOW, UNDEFINED = 253, 254, 255
-"""The other three: for cells to be greyed, for values below zero, and for none."""
+"""The other three colors: of cells to grey out, below zero, and undefined."""
 
 
 def png(
@@ -35,26 +34,27 @@ def png(
     limits: tuple[float, float],
     *,
     greyed: NDArray[np.bool_] | None = None,
-    is_still: bool = False,
+    is_fallback: bool = False,
 ) -> bytes:
-    """A small picture of a map in the colors of the page; undefined cells are gray.
+    """Small PNG of a map in the page's colors; undefined cells are gray.
 
     Args:
-        matrix: Shape (L1, L2); NaN where undefined.
-        palette: Colors as ``"#rrggbb"``, for the low end first.
+        matrix: Values, ``(L1, L2)``; NaN where undefined.
+        palette: Colors as ``"#rrggbb"``, the lowest first.
         limits: Values of the first and the last color.
-        greyed: Where the value is of no account, shape (L1, L2); None for nowhere.
-        is_still: It stands beside a widget, by whose page it is known and hidden.
+        greyed: Cells to grey out because they say nothing, ``(L1, L2)``.
+        is_fallback: Mark the picture as the fallback of a widget, so that the page
+            recognizes and hides it.
 
     Example:
         >>> picture = png(np.eye(3), ["#000000", "#ffffff"], (0.0, 1.0))
         >>> picture[1:4], len(picture) < 2000
         (b'PNG', True)
     """
-    few = np.ix_(*(_spread(size) for size in matrix.shape))
-    indices = _color_indices(matrix[few], limits)
+    shown = np.ix_(*(_evenly_spaced(size) for size in matrix.shape))
+    indices = _color_indices(matrix[shown], limits)
     if greyed is not None:
-        indices[greyed[few]] = GREY
+        indices[greyed[shown]] = GREY
     scale = max(1, round(PNG_PIXELS / max(indices.shape)))
     pixels = indices.repeat(scale, 0).repeat(scale, 1)
     height, width = pixels.shape
@@ -63,7 +63,7 @@ def png(
         (
             b"\x89PNG\r\n\x1a\n",
             _chunk(b"IHDR", header),
-            STILL if is_still else b"",
+            FALLBACK_MARK if is_fallback else b"",
             _chunk(b"PLTE", _color_table(palette)),
             _chunk(b"IDAT", zlib.compress(_scanlines(pixels), 9)),
             _chunk(b"IEND", b""),
@@ -71,7 +71,7 @@ def png(
     )
 
 
-def _spread(size: int) -> NDArray[np.intp]:
+def _evenly_spaced(size: int) -> NDArray[np.intp]:
     count = min(size, PNG_CELLS)
     return np.linspace(0, size - 1, count).round().astype(np.intp)
 
@@ -80,9 +80,9 @@ def _color_indices(
     matrix: NDArray[np.floating[Any]], limits: tuple[float, float]
 ) -> NDArray[np.uint8]:
     low, high = limits
-    part = np.clip((matrix - low) / ((high - low) or 1.0), 0.0, 1.0)
+    share = np.clip((matrix - low) / ((high - low) or 1.0), 0.0, 1.0)
     known = np.isfinite(matrix)
-    index = np.where(known, part, 0.0) * (PALETTE_STEPS - 1)
+    index = np.where(known, share, 0.0) * (PALETTE_STEPS - 1)
     index = np.where((matrix < 0) & (low >= 0), BELOW, index.round())
     return np.where(known, index, UNDEFINED).astype(np.uint8)
 
@@ -95,7 +95,7 @@ def _color_table(palette: Sequence[str]) -> bytes:
 
 
 def _scanlines(pixels: NDArray[np.uint8]) -> bytes:
-    """Rows as differences to the row above, which are zeros within a cell."""
+    """Rows as differences to the row above (filter 2), which are 0 inside a cell."""
     above = np.vstack([np.zeros_like(pixels[:1]), pixels[:-1]])
     filtered = np.empty((len(pixels), pixels.shape[1] + 1), np.uint8)
     filtered[:, 0] = 2
@@ -108,5 +108,5 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
 
 
-STILL = _chunk(b"tEXt", b"Comment\0cka_notebook still")
-"""Marks a picture, always at the same place: base64 of it is always the same."""
+FALLBACK_MARK = _chunk(b"tEXt", b"Comment\0cka_notebook still")
+"""At a fixed offset its base64 is fixed, too, and CSS finds the picture by it."""

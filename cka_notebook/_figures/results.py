@@ -1,4 +1,4 @@
-"""Figures of results: complete, interactive, for `bokeh.plotting.show` or `save`."""
+"""Interactive figures of results, for `bokeh.plotting.show` or `save`."""
 
 from __future__ import annotations
 
@@ -37,30 +37,30 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
 ) -> figure:
     """A heatmap with names, values and errors on hover.
 
-    Undefined cells are hatched, values below 0 have a color of
-    their own, and the colors mean the same in every figure unless `color_range` says
-    otherwise. Of a difference of two results, cells whose standard error is 0 are grey:
-    equal by construction, they say nothing.
+    Undefined cells are hatched, and values below 0 have a color of their own. Colors
+    mean the same in every figure unless `color_range` is given. In a difference of two
+    results, cells whose standard error is 0 are grey: they are 0 by construction and
+    say nothing.
 
     Args:
         result: A `CKAResult`, or a matrix of shape ``(L1, L2)``. Not modified.
-        layers1: Of a result: the rows to show, in this order. Of a matrix: the names of
-            its rows.
-        layers2: The same of the columns.
-        title: Above the map; by default both names and the measure.
-        palette: One of `PALETTES`; by default magma, and of a difference of two results
-            the two colors of PuOr around 0.
+        layers1: For a result, the rows to show, in this order. For a matrix, the names
+            of its rows.
+        layers2: The same for the columns.
+        title: Title of the figure; by default both names and the measure.
+        palette: A name in `PALETTES`; by default ``"magma"``, and for a difference of
+            two results ``"puor"``, which has 0 in the middle.
         annot: Write the values into the cells.
-        mask_upper: Leave out what is above the diagonal, which a symmetric map repeats.
-        mask_below: Leave out values below that.
-        origin: Where the first row is: ``"upper"``, or ``"lower"`` as in torch_cka.
-        color_range: Values of the first and the last color, or ``"fit"``, which goes
-            from the least to the largest value shown, but never below 0, and in PuOr as
-            far to both sides of it. By default 0 to 1; of a difference, ``"fit"``.
+        mask_upper: Hide the cells above the diagonal, redundant in a symmetric map.
+        mask_below: Hide values below this one.
+        origin: Position of the first row: ``"upper"``, or ``"lower"`` as in torch_cka.
+        color_range: Values of the first and the last color, or ``"fit"``: from the
+            lowest value shown, but not below 0, to the highest; with ``"puor"``
+            symmetric around 0. By default 0 to 1, for a difference ``"fit"``.
 
     Raises:
-        ValueError: If a layer is not in the result, names and matrix do not fit, or
-            palette, origin or range are none.
+        ValueError: If a layer is not in the result, the number of names does not match
+            the matrix, or palette, origin or range are invalid.
 
     Example:
         >>> plot = plot_cka_heatmap(np.eye(3), layers1=["a", "b", "c"])
@@ -73,14 +73,14 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
         raise ValueError(msg)
     hidden = np.triu(np.full(shown.values.shape, mask_upper), k=1)
     hidden |= shown.values < (-np.inf if mask_below is None else mask_below)
-    holes = np.isnan(shown.values) & ~hidden
+    undefined = np.isnan(shown.values) & ~hidden
     shown = replace(shown, values=np.where(hidden, np.nan, shown.values))
     palette = palette or shown.palette
     limits = drawing.limits(shown.values, color_range or shown.range, palette)
     colors = drawing.colors(palette)
     plot = drawing.map_figure(shown, title, origin)
     drawing.draw_image(plot, shown, colors, limits)
-    drawing.draw_holes(plot, holes)
+    drawing.draw_undefined(plot, undefined)
     drawing.draw_exact(plot, shown)
     if annot:
         drawing.draw_numbers(plot, shown.values, colors, limits)
@@ -97,23 +97,22 @@ def plot_cka_trend(
     title: str | None = None,
     value_range: tuple[float, float] | str | None = None,
 ) -> figure:
-    """Lines with bands of one standard error: a layer against all of the other model.
+    """Lines with bands of one standard error: layers against all of the other model.
 
     Args:
         result: A `CKAResult`, or a matrix of shape ``(L1, L2)``. Not modified.
-        layers: Layers of model 1, or with ``along="columns"`` of model 2, a line each;
-            a single name, too.
-            None draws the diagonal: layer i against layer i.
+        layers: One or more layers of model 1, or of model 2 with ``along="columns"``;
+            each gets a line. None draws the diagonal: layer i against layer i.
         along: ``"rows"`` or ``"columns"``.
         layers1: As in `plot_cka_heatmap`.
         layers2: As in `plot_cka_heatmap`.
-        title: Above the lines.
-        value_range: Ends of the axis, or ``"fit"``; by default as in
-            `plot_cka_heatmap`.
+        title: Title of the figure; by default the names and the measure.
+        value_range: Range of the value axis, or ``"fit"``; by default like the
+            `color_range` of `plot_cka_heatmap`.
 
     Raises:
-        ValueError: If a layer is unknown, `along` is another word, or the diagonal is
-            wanted of models with different numbers of layers.
+        ValueError: If a layer is unknown, `along` is invalid, or the models have
+            different numbers of layers and therefore no diagonal.
 
     Example:
         >>> plot = plot_cka_trend(np.eye(3), ["1"], layers1="012", layers2="abc")
@@ -151,16 +150,16 @@ def plot_cka_comparison(
     columns: int = 3,
     **heatmap: Any,
 ) -> GridPlot:
-    """Heatmaps side by side with one meaning of color; equal shapes zoom together.
+    """Heatmaps side by side with the same colors; maps of equal shape zoom together.
 
     Args:
         results: Results or matrices, or a dict of them by title.
-        titles: One for each.
-        columns: Maps in a row, at most.
-        heatmap: Options of `plot_cka_heatmap`, the same for all.
+        titles: One title for each result.
+        columns: Maximum number of maps in a row.
+        heatmap: Options of `plot_cka_heatmap`, the same for all maps.
 
     Raises:
-        ValueError: If there is nothing to compare, or titles and results do not fit.
+        ValueError: If there are no results, or their number is not that of the titles.
 
     Example:
         >>> grid = plot_cka_comparison({"before": np.eye(3), "after": np.ones((3, 3))})
@@ -211,7 +210,7 @@ def _map_of(
 
 
 def _array(values: Any) -> NDArray[np.float64]:
-    """A tensor on any device, or anything that numpy reads, as a float64 array."""
+    """A tensor on any device, or anything that NumPy accepts, as a float64 array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     return np.asarray(values, dtype=np.float64)
@@ -227,16 +226,16 @@ def _chosen(
             msg = f"Expected {size} names in `{argument}`, got {len(names)}."
             raise ValueError(msg)
         return list(range(size)), names
-    where = {name: k for k, name in enumerate(own)}
+    positions = {name: k for k, name in enumerate(own)}
     names = list(own if wanted is None else wanted)
-    if unknown := [name for name in names if name not in where]:
+    if unknown := [name for name in names if name not in positions]:
         msg = (
-            f"`{argument}` names {unknown[0]!r}, which the result does not have."
-            f"{did_you_mean(unknown[0], own)} It has {counted(len(own), 'layer')}: "
-            f"{first_few(list(own))}."
+            f"`{argument}` contains {unknown[0]!r}, which is not in the result."
+            f"{did_you_mean(unknown[0], own)} The result has "
+            f"{counted(len(own), 'layer')}: {first_few(list(own))}."
         )
         raise ValueError(msg)
-    return [where[name] for name in names], names
+    return [positions[name] for name in names], names
 
 
 _Trend = tuple[str, "NDArray[np.float64]", "NDArray[np.float64]"]
@@ -246,16 +245,17 @@ def _diagonal(shown: Map) -> list[_Trend]:
     rows, columns = shown.values.shape
     if rows != columns:
         msg = (
-            f"Expected as many layers of {shown.name1} as of {shown.name2} for the "
-            f"diagonal, got {rows} and {columns}. Pass `layers` for single rows."
+            f"The diagonal needs the same number of layers in {shown.name1} and "
+            f"{shown.name2}, got {rows} and {columns}. Pass `layers` to plot single "
+            "rows."
         )
         raise ValueError(msg)
     return [("diagonal", shown.values.diagonal(), shown.stderr.diagonal())]
 
 
 def _rows(shown: Map, layers: Sequence[str]) -> list[_Trend]:
-    where, names = _chosen(layers, shown.layers1, len(shown.layers1), "layers")
+    rows, names = _chosen(layers, shown.layers1, len(shown.layers1), "layers")
     return [
         (name, shown.values[row], shown.stderr[row])
-        for row, name in zip(where, names, strict=True)
+        for row, name in zip(rows, names, strict=True)
     ]

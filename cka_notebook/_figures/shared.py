@@ -1,4 +1,4 @@
-"""Colors and sizes that all figures share."""
+"""Colors, ranges and glyphs that all figures share."""
 
 from __future__ import annotations
 
@@ -23,35 +23,34 @@ PALETTES: Final[dict[str, Sequence[str]]] = {
     "greys": bokeh.palettes.Greys256,
     "puor": bokeh.palettes.interp_palette(bokeh.palettes.PuOr11, 256),
 }
-"""The palettes offered, dark for 0 and bright for 1; none is a rainbow."""
+"""All palettes, from dark to bright; none is a rainbow."""
 
 DIVERGING: Final = "puor"
-"""The palette of differences: white for 0, and a color for each side."""
+"""The palette of differences: white for 0 and one color for each sign."""
 
 BELOW_ZERO: Final = "#2a9d8f"
-"""Unbiased CKA may fall below 0: those cells have a color that no palette has."""
+"""The color of cells below 0, which unbiased CKA can reach; in no palette."""
 
 EXACT: Final = "#777777"
-"""Likewise the cells of a difference that say nothing; see `exact_cells`."""
+"""The color of the cells of a difference that say nothing; see `exact_cells`."""
 
-NOTHING: Final = "rgba(0, 0, 0, 0)"
-"""Cells without a value are left open; hatching is drawn over them."""
+TRANSPARENT: Final = "rgba(0, 0, 0, 0)"
+"""The color of undefined cells, over which hatching is drawn."""
 
 LABEL_FONT_SIZE: Final = "11px"
-"""Smaller tick labels are hard to read."""
-
+"""The size of tick labels; smaller ones are hard to read."""
 
 FLAT: Final = 1e-6
-"""Values that differ by less are one, and have no range of their own."""
+"""Values that differ by less count as equal, since their own range would be noise."""
 
 
 def fitted_range(
     values: NDArray[np.floating[Any]], palette: str = ""
 ) -> tuple[float, float]:
-    """The range that just holds values, as the page fits it: never from below 0.
+    """The range of the values as the page fits it, from 0 or above.
 
-    Values that are all alike are in the middle of theirs. A diverging palette has 0 in
-    the middle.
+    The range of equal values extends 0.05 to both sides. That of a diverging palette
+    has 0 in the middle.
 
     Example:
         >>> fitted_range(np.array([0.25, np.nan, 0.75])), fitted_range(np.array([-0.5]))
@@ -71,7 +70,7 @@ def fitted_range(
 
 
 NO_ERROR: Final = 1e-7
-"""Rounding leaves errors of about 1e-8 of layers with themselves."""
+"""Smaller errors count as 0: rounding leaves about 1e-8 for a layer with itself."""
 
 
 def exact_cells(
@@ -80,9 +79,10 @@ def exact_cells(
     *,
     is_difference: bool,
 ) -> NDArray[np.bool_]:
-    """Where a difference has no error: equal by construction, it says nothing.
+    """Where a difference has no error: it is 0 by construction and says nothing.
 
-    Such are layers with themselves in both results. A map of one result has none.
+    This is the case for a layer compared with itself in both results. The map of a
+    single result has no such cells.
 
     Example:
         >>> values = np.array([[0.0, 0.0, 0.1]])
@@ -94,26 +94,19 @@ def exact_cells(
     return cells & is_difference
 
 
+EDGES: Final[dict[str, Any]] = {x: x for x in ("left", "right", "top", "bottom")}
+"""The edges of a box are columns of the same names."""
+
+
 def greyed() -> Quad:
-    """One grey for those."""
-    return Quad(
-        left="left",
-        right="right",
-        top="top",
-        bottom="bottom",
-        fill_color=EXACT,
-        line_color=None,
-        name="exact",
-    )
+    """The glyph over the cells of `exact_cells`."""
+    return Quad(**EDGES, fill_color=EXACT, line_color=None, name="exact")
 
 
 def hatched(name: str = "undefined", pattern: str = "/", strength: float = 1.0) -> Quad:
-    """Hatching for cells without a value."""
+    """The glyph over undefined cells."""
     return Quad(
-        left="left",
-        right="right",
-        top="top",
-        bottom="bottom",
+        **EDGES,
         fill_alpha=0.12 * strength,
         line_color=None,
         hatch_pattern=pattern,
@@ -125,5 +118,5 @@ def hatched(name: str = "undefined", pattern: str = "/", strength: float = 1.0) 
 
 
 def add(plot: figure, source: str, glyph: Glyph, /, **data: Any) -> None:
-    """Draws a glyph of data that are found again by the name of their source."""
+    """Add a glyph whose data source is found by its name."""
     plot.add_glyph(ColumnDataSource(data, name=source), glyph)

@@ -1,17 +1,11 @@
 """Where Gram matrices gather during forward passes, a few layers at a time."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from .packing import WHOLE, PackedGrams, packing
 from .precision import exact
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product, working_dtype
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SCRATCH_BYTES = 8 << 20
 """Features are shifted and multiplied in pieces of this size, on a CPU."""
@@ -32,34 +26,6 @@ SHIFT = 6.0
 
 OUTLYING = 8.0
 """Squared distance of a poor shift from the mean, in variances; one row gives 1."""
-
-
-@dataclass(slots=True)
-class Grams:
-    """What one forward pass of one model gave.
-
-    Attributes:
-        z: Packed U-centered Gram matrices, ``(u, m)``; equal tensors share one.
-        scales: Scale of each row of ``z``, ``(u,)``.
-        traces: Trace of each centered Gram matrix, ``(u,)``.
-        norms: Squared norm of each matrix of ``z``, ``(u,)`` float64.
-        index: Row of ``z`` for each layer; -1 where there is none.
-        problems: Why there is none, by layer.
-    """
-
-    z: Tensor
-    scales: Tensor
-    traces: Tensor
-    norms: Tensor
-    index: list[int]
-    problems: dict[int, str]
-
-    def subset(self, rows: "Sequence[int]") -> "Grams":
-        """The Gram matrices of some layers, in another order."""
-        known = self.problems
-        problems = {i: known[row] for i, row in enumerate(rows) if row in known}
-        index = [self.index[row] for row in rows]
-        return replace(self, index=index, problems=problems)
 
 
 class GramBuffer:
@@ -138,28 +104,21 @@ class GramBuffer:
             group = self._groups[key] = Group(self.examples, *key, self._capacity)
         return group
 
-    def finish(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Packed matrices ``(u, m)``, scales, traces and squared norms ``(u,)``.
+    def finish(self) -> PackedGrams:
+        """The Gram matrices of the batch, in the order in which they were added.
 
-        The first group's device is where all of them go, in the widest of their dtypes.
+        All go to the device of the first group, in the widest dtype.
         """
         for group in self._groups.values():
             self._flush(group)
         used = [group for group in self._groups.values() if group.indices]
         if not used:
-            none = torch.empty(0)
-            return none.reshape(0, 0), none, none, none.double()
+            return PackedGrams.empty()
         parts = [group.packed() for group in used]
         if len(parts) == 1:
             return parts[0]
-        home = parts[0][0].device
         order = torch.tensor([i for group in used for i in group.indices]).argsort()
-        order = order.to(home)
-        packed, scales, traces, norms = (
-            torch.cat([part.to(home) for part in column])[order]
-            for column in zip(*parts, strict=True)
-        )
-        return packed, scales, traces, norms
+        return PackedGrams.concatenate(parts)[order.to(parts[0].z.device)]
 
     def release(self) -> None:
         """Give the memory back."""
@@ -171,13 +130,13 @@ class GramBuffer:
         if not pending:
             return
         with exact(group.device):
-            packed, raw = group.center()
+            packed, moment, raw = group.center()
         if group.on_cpu:
-            shifted = packed.moment
-            raw = shifted if raw is None else torch.where(raw > 0, raw, shifted)
-            self._decide(pending, raw, packed)
+            self._decide(pending, packed, moment, raw)
 
-    def _decide(self, layers: list[int], raw: Tensor, packed: PackedGrams) -> None:
+    def _decide(
+        self, layers: list[int], packed: PackedGrams, moment: Tensor, raw: Tensor
+    ) -> None:
         """How to shift these layers' features from the next batch on."""
         n = self.examples
         kappa = raw / (packed.scale * packed.norm.sqrt())
@@ -185,7 +144,7 @@ class GramBuffer:
         if known == {"none"} and (kappa < 2 * SHIFT * n).all():
             return
         # Squared distance of the shift from the mean, in variances.
-        offsets = packed.moment / packed.trace - 1
+        offsets = moment / packed.trace - 1
         both = zip(kappa.tolist(), offsets.tolist(), strict=True)
         for layer, (k, offset) in zip(layers, both, strict=True):
             shift = self.shifts.get(layer)
@@ -270,33 +229,35 @@ class Group:
         self.indices.append(index)
         self.waiting.append(layer)
 
-    def center(self) -> tuple[PackedGrams, Tensor | None]:
-        """U-center those, and their raw second moments where any is known."""
+    def center(self) -> tuple[PackedGrams, Tensor, Tensor]:
+        """U-center those; also their second moments, as shifted and as given."""
         count = len(self.waiting)
         z = self._z[len(self.indices) - count : len(self.indices)]
         if self._whole is not None:
             self._packing.take(self._whole[:count], z)
         sums = self._sums[:count] if self._summed == count else None
-        packed = self._packing.center(z, self._of_mean[:count], sums)
-        raw = None
+        packed, moment = self._packing.center(z, self._of_mean[:count], sums)
+        raw = moment
         if self._has_moments:
-            raw = self._of_trace[:count].clone()
+            if self.on_cpu:
+                known = self._of_trace[:count]
+                raw = torch.where(known > 0, known, moment)
             self._of_trace.zero_()
             self._of_mean.zero_()
             self._has_moments = False
         self._done.append(packed)
         self.waiting = []
         self._summed = 0
-        return packed, raw
+        return packed, moment, raw
 
-    def packed(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All of the batch: packed matrices, scales, traces and squared norms."""
+    def packed(self) -> PackedGrams:
+        """All of the batch."""
         done = self._done
-        return (
-            self._z[: len(self.indices)],
-            torch.cat([part.scale for part in done]),
-            torch.cat([part.trace for part in done]),
-            torch.cat([part.norm for part in done]),
+        return PackedGrams(
+            self._z[: len(self.indices)],  # in place, so not copied
+            scale=torch.cat([part.scale for part in done]),
+            trace=torch.cat([part.trace for part in done]),
+            norm=torch.cat([part.norm for part in done]),
         )
 
     def shrink(self) -> None:

@@ -6,13 +6,20 @@ second and the last but one, and so on: stacked in such pairs they are equal rec
 on which one operation works for many layers at once.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from .products import sums_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MIN_EXAMPLES = 4
+"""The unbiased HSIC divides by n (n - 3)."""
 
 BLOCK = 32
 """Columns of a block, about: narrower ones save work, wider ones are faster."""
@@ -30,24 +37,52 @@ SAFE = 1e12
 """Matrices with a diagonal between 1 / SAFE and SAFE are not scaled."""
 
 
-class PackedGrams(NamedTuple):
-    """The U-centered Gram matrices of some layers, ready for dot products.
+@dataclass(frozen=True, slots=True)
+class PackedGrams:
+    """U-centered Gram matrices of one batch, packed for inner products.
 
     Attributes:
         z: Shape ``(g, m)``; ``<U(K), U(L)>`` is ``2 * z1 @ z2 * scale1 * scale2``.
         scale: Shape ``(g,)``: what ``z`` was divided by, so that no square overflows.
-        trace: Shape ``(g,)``, of the centered Gram matrices; not finite if an
-            activation was not, 0 if U-centering leaves nothing.
-        moment: Shape ``(g,)``: the trace before centering, of features as they were
-            shifted.
-        norm: Shape ``(g,)``, float64 where there is any: ``<U(K), U(K)> / scale ** 2``.
+        trace: Shape ``(g,)``, of the centered Gram matrices: not finite if an
+            activation is not, 0 if U-centering leaves nothing.
+        norm: Shape ``(g,)``, float64 if the device has it:
+            ``<U(K), U(K)> / scale ** 2``.
     """
 
     z: Tensor
     scale: Tensor
     trace: Tensor
-    moment: Tensor
     norm: Tensor
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No Gram matrix."""
+        nothing = torch.empty(0)
+        return cls(nothing.reshape(0, 0), nothing, nothing, nothing.double())
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Self]") -> Self:
+        """One after the other, in the widest dtype, on the device of the first."""
+        home = parts[0].z.device
+        columns = zip(*(part.to(home).tensors() for part in parts), strict=True)
+        return cls(*map(torch.cat, columns))
+
+    def __getitem__(self, rows: int | slice | Tensor) -> Self:
+        """Some of the Gram matrices."""
+        return type(self)(*(tensor[rows] for tensor in self.tensors()))
+
+    def __len__(self) -> int:
+        """Number of Gram matrices."""
+        return len(self.z)
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return type(self)(*(tensor.to(device) for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The tensors of all attributes, in order."""
+        return self.z, self.scale, self.trace, self.norm
 
 
 class Packing:
@@ -89,7 +124,7 @@ class Packing:
 
     def center(
         self, z: Tensor, moments: Tensor, sums: Tensor | None = None
-    ) -> PackedGrams:
+    ) -> tuple[PackedGrams, Tensor]:
         """U-center packed Gram matrices.
 
         Args:
@@ -100,6 +135,9 @@ class Packing:
             sums: Shape ``(g, padded)``, sums of the rows of the matrices, where they
                 are known from the features. Errors in them change products of
                 U-centered matrices to second order only: their rows sum to 0.
+
+        Returns:
+            The record, and the traces of the matrices before centering, ``(g,)``.
         """
         n = self._n
         diagonal = self._diagonals(z)
@@ -124,7 +162,7 @@ class Packing:
         if not z.is_cpu or nothing.any():
             z.masked_fill_(nothing.unsqueeze(-1), 0)
             trace, norm = trace.masked_fill(nothing, 0), norm.masked_fill(nothing, 0)
-        return PackedGrams(z, scale, trace, moment, norm)
+        return PackedGrams(z, scale, trace, norm), moment
 
     def _places(self) -> list[tuple[int, int, int]]:
         """Pair, row in its rectangle, and first example of each block with any."""

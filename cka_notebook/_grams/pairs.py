@@ -1,11 +1,16 @@
 """Products of all pairs of layers of one batch, from their packed Gram matrices."""
 
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from .buffer import Grams
+from .packing import PackedGrams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PAIR_BLOCK = 4096
 """Columns that one float32 product sums up; the sums of blocks are float64."""
@@ -13,6 +18,28 @@ PAIR_BLOCK = 4096
 
 SELF_BLOCK = 32
 """Rows of the pairs of a model with itself that are done together."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGrams:
+    """The Gram matrices of one batch, by layer of one model.
+
+    Attributes:
+        packed: The Gram matrices. Layers that return the same tensor share one.
+        index: Row of ``packed`` for each layer; -1 if it has none.
+        problems: Why a layer has none, by its position.
+    """
+
+    packed: PackedGrams
+    index: list[int]
+    problems: dict[int, str]
+
+    def subset(self, rows: "Sequence[int]") -> Self:
+        """The Gram matrices of some layers, in the order of ``rows``."""
+        known = self.problems
+        problems = {i: known[row] for i, row in enumerate(rows) if row in known}
+        index = [self.index[row] for row in rows]
+        return replace(self, index=index, problems=problems)
 
 
 def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
@@ -45,42 +72,49 @@ def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
 
 
 def batch_products(
-    grams1: Grams, grams2: Grams, home: torch.device
+    grams1: LayerGrams, grams2: LayerGrams, home: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The h of one batch for all pairs: ``(L1, L2)``, ``(L1,)``, ``(L2,)``."""
-    z1, z2 = grams1.z.to(home), grams2.z.to(home)
-    s1, s2 = grams1.scales.to(home).double(), grams2.scales.to(home).double()
-    xx, yy = grams1.norms.to(home), grams2.norms.to(home)
-    if not len(z1) or not len(z2):
-        xy = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=home)
+    """The h of one batch for all pairs: ``(L1, L2)``, ``(L1,)``, ``(L2,)``.
+
+    Args:
+        grams1: Of model 1.
+        grams2: Of model 2.
+        home: Device on which to compute; it has float64.
+    """
+    first = second = grams1.packed.to(home)
+    if grams2.packed is not grams1.packed:
+        second = grams2.packed.to(home)
+    if not len(first) or not len(second):
+        xy = first.norm.new_zeros(len(first), len(second), dtype=torch.float64)
     else:
-        xy = pair_products(z1, z2)
-        _settle_equals(xy, xx, grams1, grams2)
-    xy, xx, yy = xy * (s1[:, None] * s2), xx * s1.square(), yy * s2.square()
+        xy = pair_products(first.z, second.z)
+        _equate_identical(xy, first, second)
+    scale1, scale2 = first.scale.double(), second.scale.double()
+    xy = xy * (scale1[:, None] * scale2)
+    xx, yy = first.norm * scale1.square(), second.norm * scale2.square()
     rows, columns = grams1.index, grams2.index
     return _taken(_taken(xy, rows).T, columns).T, _taken(xx, rows), _taken(yy, columns)
 
 
-def _settle_equals(xy: Tensor, xx: Tensor, grams1: Grams, grams2: Grams) -> None:
-    """Give equal Gram matrices the very product that each has with itself.
+def _equate_identical(xy: Tensor, first: PackedGrams, second: PackedGrams) -> None:
+    """Set the product of two identical Gram matrices to their squared norm.
 
-    A float32 product of all pairs and a sum of squares differ in the seventh digit;
-    identical layers shall have a CKA of exactly 1.
+    A float32 product of all pairs and a sum of squares differ in the seventh digit, but
+    identical layers are to have a CKA of exactly 1.
     """
-    if grams1.z is grams2.z:
-        xy.diagonal().copy_(xx)
+    if first is second:
+        xy.diagonal().copy_(first.norm)
         return
-    if xy.is_cuda:  # where all products are float64, and a look would wait
+    if xy.is_cuda:  # products are float64 there, and reading values would synchronise
         return
-    if not {*grams1.traces.tolist()} & {*grams2.traces.tolist()}:
+    if not {*first.trace.tolist()} & {*second.trace.tolist()}:
         return
-    alike = (grams1.traces[:, None] == grams2.traces) & (
-        grams1.scales[:, None] == grams2.scales
-    )
-    alike &= grams2.traces > 0
+    alike = first.trace[:, None] == second.trace
+    alike &= first.scale[:, None] == second.scale
+    alike &= second.trace > 0
     for i, j in alike.nonzero().tolist():
-        if torch.equal(grams1.z[i], grams2.z[j]):
-            xy[i, j] = xx[i]
+        if torch.equal(first.z[i], second.z[j]):
+            xy[i, j] = first.norm[i]
 
 
 def _taken(values: Tensor, index: list[int]) -> Tensor:

@@ -1,16 +1,14 @@
 """From loaders to pairs of batches, each loader iterated once."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import (
-    RandomSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+"""Samplers that draw examples in random order."""
 
 
 def check_loaders(
@@ -19,21 +17,24 @@ def check_loaders(
     paired: bool,
     max_batches: int | None,
 ) -> None:
-    """Raise for what is wrong with the loaders before any batch is taken.
+    """Check the loaders before any batch is taken.
 
     Raises:
         TypeError: If one of them is no iterable of batches.
-        ValueError: If two that are said to be paired cannot be.
+        ValueError: If `max_batches` is below 1, or if two loaders that should be paired
+            differ in length or shuffle.
     """
     if max_batches is not None and max_batches < 1:
         msg = f"Expected `max_batches` to be at least 1, got {max_batches!r}."
         raise ValueError(msg)
     _check_loader(loader, "loader")
-    if loader2 is None:
-        return
-    _check_loader(loader2, "loader2")
-    if not paired:
-        return
+    if loader2 is not None:
+        _check_loader(loader2, "loader2")
+        if paired:
+            _check_pair(loader, loader2)
+
+
+def _check_pair(loader: Iterable[Any], loader2: Iterable[Any]) -> None:
     lengths = length(loader), length(loader2)
     if None not in lengths and lengths[0] != lengths[1]:
         msg = (
@@ -45,9 +46,9 @@ def check_loaders(
     for each, argument in ((loader, "loader"), (loader2, "loader2")):
         if shuffles(each):
             msg = (
-                "Expected paired loaders in the same order, got a shuffling "
-                f"`{argument}`. Pass shuffle=False to both, or paired=False if they "
-                "hold different examples."
+                "Expected paired loaders in the same order, but "
+                f"`{argument}` shuffles. Pass shuffle=False to both, or paired=False "
+                "if they hold different examples."
             )
             raise ValueError(msg)
 
@@ -65,26 +66,25 @@ def batches(
 def _pairs(
     first: Iterator[Any], second: Iterator[Any], paired: bool
 ) -> Iterator[tuple[Any, Any]]:
-    ended = object()
-    number = 0
-    while True:
-        batch1, batch2 = next(first, ended), next(second, ended)
-        if batch1 is ended or batch2 is ended:
-            if paired and batch1 is not batch2:
-                which = "loader" if batch1 is ended else "loader2"
-                msg = (
-                    f"Expected paired loaders of equal length, but `{which}` ended "
-                    f"after {number} batches. Pass paired=False if they hold different "
-                    "examples."
-                )
-                raise ValueError(msg)
+    end = object()
+    for number in itertools.count():
+        batch1, batch2 = next(first, end), next(second, end)
+        if paired and (batch1 is end) != (batch2 is end):
+            raise _ended_early("loader" if batch1 is end else "loader2", number)
+        if batch1 is end or batch2 is end:
             return
-        number += 1
         yield batch1, batch2
 
 
+def _ended_early(argument: str, number: int) -> ValueError:
+    return ValueError(
+        f"Expected paired loaders of equal length, but `{argument}` ended after "
+        f"{number} batches. Pass paired=False if they hold different examples."
+    )
+
+
 def loader_facts(loader: Iterable[Any]) -> dict[str, Any]:
-    """What a result should tell of a loader."""
+    """Facts about a loader, for the record of a result."""
     dataset = getattr(loader, "dataset", None)
     return {
         "class": type(loader).__name__,
@@ -129,7 +129,7 @@ def _check_loader(loader: Any, argument: str) -> None:
 def empty_loader(argument: str) -> ValueError:
     """The error for a loader that yields nothing."""
     return ValueError(
-        f"Expected `{argument}` to yield at least one batch, got none. It is empty, or "
-        "a generator that was used up before: pass a DataLoader or a list, or make a "
-        "new generator for each run."
+        f"Expected `{argument}` to yield at least one batch, got none. It is empty or "
+        "an exhausted generator: pass a DataLoader or a list, or a new generator for "
+        "each run."
     )

@@ -1,4 +1,4 @@
-"""Nested values, such as batches: tensors and lists in dicts, tuples, dataclasses."""
+"""Nested values such as batches: tensors and lists in dicts, tuples, dataclasses."""
 
 import copy
 import dataclasses
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def move(value: Any, device: torch.device) -> Any:
-    """The same nested value with its tensors on ``device``; itself if they are."""
+    """The same nested value with its tensors on ``device``; itself if they all are."""
     if all(tensor.device == device for tensor in tensors(value)):
         return value
     return mapped(value, lambda tensor: tensor.to(device, non_blocking=True))
@@ -31,7 +31,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def describe(value: Any) -> str:
-    """A value in a few words, for messages."""
+    """A short description of a value, for messages."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
@@ -61,8 +61,9 @@ def mapped(
 
     Args:
         value: Dicts, lists, tuples, dataclasses; anything else stays as it is.
-        change: Of each tensor.
-        other: Of each list, tuple and array; None for those to be gone through.
+        change: Applied to each tensor.
+        other: Applied to each list, tuple and array; returns None for those whose items
+            are to be changed instead.
     """
     if isinstance(value, Tensor):
         return change(value)
@@ -81,7 +82,7 @@ def mapped(
 
 
 def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
-    """The items in a copy of this mapping or dataclass, if it can be filled."""
+    """A copy of this mapping or dataclass with these items; else a plain dict."""
     if type(value) is dict:
         return items
     try:
@@ -90,16 +91,16 @@ def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
         new = copy.copy(value)
         for key, item in items.items():
             new[key] = item
-    except Exception:  # a class of its own mind; a dict then has to do
+    except Exception:  # the class cannot be rebuilt from its items
         return items
     return new
 
 
 def _is_plain_list(value: Any) -> bool:
-    """Whether this is a list, or array, of examples that are no tensors."""
-    listed = isinstance(value, list | tuple) and not hasattr(value, "_fields")
-    array = isinstance(value, np.ndarray) and value.ndim > 0
-    return array or (listed and not has_tensor(value) and not _has_list(value))
+    """Whether this is a list or array of examples that are no tensors."""
+    is_list = isinstance(value, list | tuple) and not hasattr(value, "_fields")
+    is_array = isinstance(value, np.ndarray) and value.ndim > 0
+    return is_array or (is_list and not has_tensor(value) and not _has_list(value))
 
 
 def _has_list(value: Sequence[Any]) -> bool:
@@ -107,7 +108,7 @@ def _has_list(value: Sequence[Any]) -> bool:
 
 
 def list_length(value: Any) -> int | None:
-    """Length of the first list of examples that are no tensors."""
+    """Length of the first list of examples that are no tensors, or None."""
     if _is_plain_list(value):
         return len(value) or None
     value = as_mapping(value)

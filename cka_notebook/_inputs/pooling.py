@@ -1,4 +1,4 @@
-"""From activations to features: what becomes of tokens and positions."""
+"""From activations to features: pooling over tokens and positions."""
 
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +16,15 @@ POOLS = ("auto", "flatten", "mean", "cls", "last")
 
 
 class Pooling:
-    """Makes features (n, ...) of activations (n, ...), with the masks of a batch.
+    """Turns activations (n, ...) into features (n, ...), with the masks of a batch.
 
-    ``"auto"`` averages sequences over the tokens that their attention mask keeps, and
+    ``"auto"`` averages sequences over the tokens that their attention mask keeps and
     flattens everything else. ``"mean"`` averages over tokens of (n, tokens, p) and over
     positions of (n, channels, ...); ``"cls"`` and ``"last"`` take one token.
 
     Args:
         pool: One choice for all layers, or a dict from layer names or globs to choices;
-            the first match counts, and ``"auto"`` where there is none.
+            the first match counts, and layers without a match get ``"auto"``.
 
     Raises:
         ValueError: If a choice is unknown.
@@ -37,43 +37,43 @@ class Pooling:
                 known = ", ".join(repr(name) for name in POOLS)
                 msg = f"Expected `pool` to be {known} or a callable, got {choice!r}."
                 raise ValueError(msg)
-        self._made: dict[tuple[Pool, bool], Callable[[Tensor], Tensor]] = {}
+        self._functions: dict[tuple[Pool, bool], Callable[[Tensor], Tensor]] = {}
         self._masks: list[tuple[Tensor | None, Tensor | None]] = []
         self.masked = False
-        """Whether a mask has left padding out of any layer."""
+        """Whether padding was left out of any layer."""
 
     def check(self, layers: Sequence[str]) -> None:
-        """Raise ValueError if a choice is for none of these layers."""
+        """Raise ValueError if a key of the dict matches none of these layers."""
         for pattern in self._choices:
             if pattern != "*" and not any(
                 fnmatch.fnmatchcase(layer, pattern) for layer in layers
             ):
                 chosen = list(dict.fromkeys(layers))
                 msg = (
-                    f"`pool` names {pattern!r}, which matches no chosen layer. Chosen: "
+                    f"`pool` key {pattern!r} matches none of the chosen layers: "
                     f"{first_few(chosen)}."
                 )
                 raise ValueError(msg)
 
     def begin(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
-        """Take the attention masks of the batch that comes."""
+        """Start a batch with these attention masks."""
         self._masks = [(mask, decoder_mask)]
 
     def learn(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
-        """Take those of a call inside of the model, which count more from now on."""
+        """Add the masks of a call inside the model, which take precedence."""
         self._masks.insert(0, (mask, decoder_mask))
 
     def features(self, layer: str) -> Callable[[Tensor], Tensor]:
-        """What makes this layer's features; the same object for equal treatment."""
+        """The function for this layer, the same object for layers pooled alike."""
         choice = self._choice(layer)
         decoder = layer.startswith("decoder.") or ".decoder." in layer
         key = choice, decoder
-        if key not in self._made:
-            self._made[key] = self._maker(choice, decoder)
-        return self._made[key]
+        if key not in self._functions:
+            self._functions[key] = self._function(choice, decoder)
+        return self._functions[key]
 
     def describe(self) -> dict[str, str]:
-        """The choices in words, for the record."""
+        """The choices as text, for the record of a result."""
         return {
             pattern: _name(choice) if callable(choice) else choice
             for pattern, choice in self._choices.items()
@@ -85,7 +85,7 @@ class Pooling:
                 return choice
         return "auto"
 
-    def _maker(self, choice: Pool, decoder: bool) -> Callable[[Tensor], Tensor]:
+    def _function(self, choice: Pool, decoder: bool) -> Callable[[Tensor], Tensor]:
         if callable(choice):
             return _checked(choice)
 
@@ -114,7 +114,7 @@ class Pooling:
         return x[:, 0 if choice == "cls" else -1]
 
     def _mask_for(self, x: Tensor, decoder: bool) -> Tensor | None:
-        """The mask of these tokens; a decoder may attend to the encoder's, too."""
+        """The mask of these tokens, which in a decoder may be the encoder's."""
         pairs = [pair[::-1] if decoder else pair for pair in self._masks]
         masks = (mask for pair in pairs for mask in pair if mask is not None)
         fitting = (mask for mask in masks if mask.shape == x.shape[:2])
@@ -123,7 +123,7 @@ class Pooling:
 
 
 def _name(pool: Callable[[Tensor], Tensor]) -> str:
-    """What a function is called, the same in every process."""
+    """Name of a function, the same in every process."""
     while isinstance(pool, partial):
         pool = pool.func
     return getattr(pool, "__name__", type(pool).__name__)
@@ -131,7 +131,7 @@ def _name(pool: Callable[[Tensor], Tensor]) -> str:
 
 def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     weights = (mask > 0).to(torch.float32).unsqueeze(-1)
-    # where, not a product: padding may hold NaN or Inf
+    # `where` instead of a product: padding may contain NaN or Inf.
     kept = torch.where(weights > 0, x.to(torch.float32), 0.0)
     return kept.sum(1) / weights.sum(1).clamp_min(1)
 
@@ -151,7 +151,8 @@ def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
                 f"of shape {tuple(x.shape)}, got {got}."
             )
             raise ValueError(msg)
-        # A tensor of its own: what is made of the next batch may differ.
+        # A new object even for `x` itself: the capture no longer pools a layer whose
+        # output is its features, but this function may change the next batch.
         return features.unsqueeze(1) if features.ndim == 1 else features[:]
 
     return make

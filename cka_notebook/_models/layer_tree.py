@@ -1,4 +1,4 @@
-"""The tree of a model's modules, and the choice of layers from it.
+"""The tree of a model's modules, and the layers made of them.
 
 A *layer* is one call of one module: a module called once is a layer under its own
 name, one called k times is the layers ``act#0`` ... ``act#k-1``. Which modules are
@@ -6,53 +6,34 @@ called, how often, in what order and with what output is known after a probe
 (`_capture`); before it, every module counts as called once, in order of definition.
 """
 
-import fnmatch
-import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
-from cka_notebook._messages import counted, did_you_mean, first_few
-
 from .blocks import auto, find_blocks, thinned
+from .choice import PRESETS, Choices, Row, Rows, check, choose
+from .columns import columns_of
 from .nodes import (
     Layer,
     Node,
     Output,
-    bare_name,
     expects_tokens_first,
     is_leaf,
     layers_of,
     unwrap,
     walk,
 )
-from .parameters import Parameters, parameters_of
 
-Choice = str | int | type[nn.Module] | re.Pattern[str]
-
-Choices = Choice | Sequence[Choice] | Callable[[str, nn.Module], bool] | None
-
-PRESETS = ("auto", "blocks", "leaves", "all")
-
-
-class _Row(NamedTuple):
-    """What one row of the tree says; the output only of what was called once."""
-
-    name: str
-    kind: str
-    depth: int
-    weights: Parameters
-    output: Output | None
-    reason: str | None
-    calls: int | None
+Outputs = dict[str, list[Output] | None]
+"""What the calls of each module returned, by its name; None before a probe."""
 
 
 class LayerTree:
     """Modules of one model in order of definition, and the layers made of them.
 
     Args:
-        model: Wrapped models (`torch.compile`, data parallel) are looked through.
+        model: Wrapped models (`torch.compile`, data parallel) are unwrapped.
         argument: Name of the argument that chooses its layers, for messages.
 
     Example:
@@ -67,14 +48,25 @@ class LayerTree:
         self.model = unwrap(model)
         self.argument = argument
         self.nodes = list(walk(self.model))
-        self._by_name = {node.name: node for node in self.nodes}
         self.probed = False
 
     def learn(self, outputs: dict[nn.Module, list[Output]]) -> None:
-        """Take what a probe saw: the outputs of every call of every module."""
+        """Take the result of a probe: the outputs of every call of every module."""
         for node in self.nodes:
             node.outputs = outputs.get(node.module, [])
         self.probed = True
+
+    @property
+    def outputs(self) -> Outputs:
+        """The result of the probe, without a reference to the model."""
+        return {node.name: node.outputs for node in self.nodes}
+
+    def recall(self, outputs: Outputs) -> None:
+        """Take the result of an earlier probe, unless modules were added or removed."""
+        if list(outputs) == [node.name for node in self.nodes]:
+            for node in self.nodes:
+                node.outputs = outputs[node.name]
+            self.probed = None not in outputs.values()
 
     @property
     def layers(self) -> list[Layer]:
@@ -86,7 +78,7 @@ class LayerTree:
             for layer in layers_of(node)
             if layer.output.reason is None
         ]
-        # The root repeats its last layer, so it counts only if it is all there is.
+        # The root repeats its last layer, so it counts only if it is the only one.
         inner = [layer for layer in found if layer.module is not self.model]
         return sorted(inner or found, key=lambda layer: layer.output.order)
 
@@ -96,40 +88,57 @@ class LayerTree:
         return [layer.name for layer in self.layers]
 
     def choose(self, choices: Choices = None) -> list[str]:
-        """Names of the chosen layers.
-
-        A list keeps its order, each pattern in it is expanded in execution order, and
-        nothing is named twice.
+        """Names of the chosen layers, as `choice.choose` finds them.
 
         Raises:
             ValueError: If a name or pattern matches nothing, with the nearest names.
             TypeError: If an item is of no kind that can choose a layer.
         """
-        if choices is None:
-            choices = "auto"
-        if isinstance(choices, str) and choices in PRESETS:
-            names = self.preset(choices)
-        elif callable(choices) and not isinstance(choices, type | nn.Module):
-            layers = self.layers
-            names = [x.name for x in layers if choices(bare_name(x.name), x.module)]
-        else:
-            names = [name for item in items_of(choices) for name in self._expand(item)]
-        if not names:
-            msg = f"`{self.argument}` chose no layer of {self._title}. {self._help()}"
-            raise ValueError(msg)
-        return list(dict.fromkeys(names))
+        return choose(self.rows(), choices)
 
     def check(self, choices: Choices) -> None:
         """Raise as `choose` would for what is wrong before any probe: names, kinds."""
-        for item in items_of(choices):
-            if not isinstance(item, str):
-                self._check_kind(item)
-            elif bare_name(item) not in self._by_name and not _is_glob(item):
-                raise ValueError(self._unknown(item))
+        check(self.rows(), choices)
+
+    def rows(self, argument: str = "") -> Rows:
+        """What there is to choose from.
+
+        Args:
+            argument: What messages name as the place of the choice, if it is not the
+                tree's own argument.
+        """
+        count = sum(bool(node.name) for node in self.nodes)
+        return Rows(
+            self._rows(),
+            title=self._title,
+            argument=argument or self.argument,
+            preset=self.preset,
+            all_names=f"`[n for n, _ in model.named_modules()]` lists all {count}.",
+            is_probed=self.probed,
+            has_modules=True,
+        )
+
+    def _rows(self) -> Iterator[Row]:
+        listed = set(self.names)
+        for node in self.nodes:
+            if node.outputs == []:
+                yield Row(
+                    node.name, node.name, None, "never called", module=node.module
+                )
+            for layer in layers_of(node):
+                yield Row(
+                    layer.name,
+                    node.name,
+                    layer.output.order,
+                    layer.output.reason,
+                    is_listed=layer.name in listed,
+                    module=layer.module,
+                )
 
     def find(self, names: Iterable[str]) -> list[Layer]:
         """The layers of these names, which `choose` has returned."""
-        return [layer for name in names for layer in self._named(name)]
+        layers = {x.name: x for node in self.nodes for x in layers_of(node)}
+        return [layers[name] for name in names]
 
     def preset(self, preset: str) -> list[str]:
         """Names of the layers of one of the presets, in execution order."""
@@ -145,237 +154,56 @@ class LayerTree:
         return [chosen[i].name for i in thinned(len(chosen))]
 
     def auto_note(self) -> str | None:
-        """What to say if ``auto`` leaves layers out because there are too many."""
-        count = len(auto(self.layers, find_blocks(self.nodes, self.layers)))
+        """A note if ``auto`` leaves layers out because there are too many."""
+        layers = self.layers
+        count = len(auto(layers, find_blocks(self.nodes, layers)))
         kept = thinned(count)
         if len(kept) == count:
             return None
         step = kept[1] - kept[0]
-        last = "" if kept[-1] == kept[-2] + step else " and the last"
+        last = "" if kept[-1] == kept[-2] + step else ", plus the last"
         return (
-            f"{self._title}: `auto` shows {len(kept)} of {count} layers, every "
+            f"{self._title}: `auto` chose {len(kept)} of {count} layers: every "
             f"{_ordinal(step)}{last}."
         )
 
     def axis_note(self) -> str | None:
-        """What to say if a layer that expects tokens first got examples first."""
-        for node in self.nodes:
-            first = node.outputs[0] if node.outputs else None
-            if (
-                first is not None
-                and (first.axis, len(first.shape)) == (0, 3)
-                and expects_tokens_first(node.module)
-            ):
-                return (
-                    f"{self._title}: {node.name!r} ({node.kind}) has "
-                    "batch_first=False, but got the examples on its first axis. If the "
-                    "loader yields (tokens, examples, ...), tokens are compared here: "
-                    "yield examples first, and pass forward=lambda model, batch: "
-                    "model(batch.transpose(0, 1)). If not, the model mixes examples."
-                )
-        return None
+        """A note if a layer that expects tokens first got examples first."""
+        node = next(filter(_has_examples_first, self.nodes), None)
+        if node is None:
+            return None
+        return (
+            f"{self._title}: {node.name!r} ({node.kind}) has batch_first=False, but "
+            "its first axis holds the examples. If the loader yields (tokens, "
+            "examples, ...), tokens are being compared instead of examples: yield "
+            "examples first and pass forward=lambda model, batch: "
+            "model(batch.transpose(0, 1)). Otherwise the model itself mixes examples."
+        )
 
     @property
     def calls(self) -> int:
-        """How many times modules were called in the probe."""
+        """Number of calls of all modules in the probe."""
         return sum(len(node.outputs or ()) for node in self.nodes)
 
     def columns(self) -> dict[str, Any]:
         """The tree as columns, one row a module or call, for the page."""
-        rows: list[_Row] = []
-        for node, weights in zip(self.nodes, parameters_of(self.nodes), strict=True):
-            rows.append(self._row(node, weights))
-            if node.alias is None and node.outputs and len(node.outputs) > 1:
-                rows += _calls(node, weights)
-        index = {row.name: i for i, row in enumerate(rows)}
-        presets = {p: [index[name] for name in self.preset(p)] for p in PRESETS}
-        return {
-            "name": [row.name for row in rows],
-            "type": [row.kind for row in rows],
-            "depth": [row.depth for row in rows],
-            "params": [row.weights.total for row in rows],
-            "shape": [list(row.output.shape) if row.output else None for row in rows],
-            "reason": [row.reason for row in rows],
-            "order": [row.output.order if row.output else None for row in rows],
-            "facts": _facts(rows),
-            "presets": presets,
-        }
-
-    def _row(self, node: Node, weights: Parameters) -> "_Row":
-        once = node.outputs[0] if node.outputs and len(node.outputs) == 1 else None
-        reason = once.reason if once else None
-        if node.alias is not None:
-            reason = f"the same module as {node.alias!r}"
-        elif node.outputs is not None and not node.outputs:
-            reason = "never called"
-        elif node.outputs is not None and len(node.outputs) > 1:
-            reason = f"called {len(node.outputs)} times"
-        elif reason is None and not node.name and node.module not in self._modules():
-            reason = "the model itself"
-        calls = None if node.outputs is None else len(node.outputs)
-        return _Row(node.name, node.kind, node.depth, weights, once, reason, calls)
-
-    def _modules(self) -> set[nn.Module]:
-        return {layer.module for layer in self.layers}
-
-    def _named(self, name: str) -> list[Layer]:
-        """Layers called exactly this, whatever is wrong with them."""
-        bare, _, call = name.partition("#")
-        node = self._by_name.get(bare)
-        if node is None:
-            return []
-        layers = list(layers_of(node))
-        return [x for x in layers if x.name == name] if call else layers
-
-    def _expand(self, choice: Choice) -> list[str]:
-        self._check_kind(choice)
-        if isinstance(choice, str):
-            return self._expand_text(choice)
-        layers = self.layers
-        if isinstance(choice, int):
-            return [self._at(choice, layers).name]
-        if isinstance(choice, type):
-            names = [x.name for x in layers if isinstance(x.module, choice)]
-        else:
-            names = [x.name for x in layers if choice.search(x.name)]
-        if not names:
-            what = choice.__name__ if isinstance(choice, type) else choice.pattern
-            msg = f"`{self.argument}` {what!r} matches no layer of {self._title}."
-            raise ValueError(f"{msg} {self._help()}")
-        return names
-
-    def _check_kind(self, choice: object) -> None:
-        known = isinstance(choice, str | int | type | re.Pattern)
-        if not known or isinstance(choice, bool):
-            msg = (
-                f"Expected `{self.argument}` to hold names, indices, globs, compiled "
-                f"regular expressions or module classes, got {self._told(choice)}."
-            )
-            raise TypeError(msg)
-
-    def _told(self, choice: object) -> str:
-        if not isinstance(choice, nn.Module):
-            return repr(choice)
-        own = [node.name for node in self.nodes if node.module is choice]
-        name = f": pass its name, {own[0]!r}" if own else f" that {self._title} lacks"
-        return f"a {type(choice).__name__}{name}"
-
-    def _expand_text(self, text: str) -> list[str]:
-        exact = self._named(text)
-        if exact:
-            reasons = [x.output.reason for x in exact if x.output.reason]
-            if len(reasons) == len(exact):
-                msg = (
-                    f"`{self.argument}` names {text!r} of {self._title}, which cannot "
-                    f"be compared: {reasons[0]}. {self._help(text)}"
-                )
-                raise ValueError(msg)
-            return [x.name for x in exact if x.output.reason is None]
-        if text in self._by_name:
-            msg = (
-                f"`{self.argument}` names {text!r} of {self._title}, which was never "
-                f"called. {self._help(text)}"
-            )
-            raise ValueError(msg)
-        if _is_glob(text):
-            names = [n for n in self.names if fnmatch.fnmatchcase(n, text)]
-            if names:
-                return names
-            msg = f"`{self.argument}` {text!r} matches no layer of {self._title}."
-            raise ValueError(f"{msg} {self._help()}")
-        raise ValueError(self._unknown(text))
-
-    def _at(self, index: int, layers: list[Layer]) -> Layer:
-        try:
-            return layers[index]
-        except IndexError:
-            msg = (
-                f"`{self.argument}` index {index} is out of range for {self._title}. "
-                f"{self._help()}"
-            )
-            raise ValueError(msg) from None
-
-    def _unknown(self, name: str) -> str:
-        known = [node.name for node in self.nodes if node.name]
-        return (
-            f"`{self.argument}` names {name!r}, which {self._title} does not have."
-            f"{did_you_mean(name, [*known, *self.names])} "
-            f"`[n for n, _ in model.named_modules()]` lists all {len(known)}."
-        )
-
-    def _help(self, container: str = "") -> str:
-        """What could be chosen instead: something inside of it, if there is."""
-        names = self.names
-        inside = [name for name in names if name.startswith(f"{container}.")]
-        if inside:
-            return f"It holds {counted(len(inside), 'layer')}: {first_few(inside)}."
-        if names:
-            layers = counted(len(names), "layer")
-            return f"It has {layers} to choose from: {first_few(names)}."
-        reasons = [
-            f"{node.name or node.kind!r}: {output.reason}"
-            for node in self.nodes
-            for output in node.outputs or []
-            if output.reason is not None
-        ]
-        why = f" ({'; '.join(reasons[:3])})" if reasons else ""
-        return f"It has no layer that can be compared{why}."
+        is_root_listed = any(layer.module is self.model for layer in self.layers)
+        presets = {preset: self.preset(preset) for preset in PRESETS}
+        return columns_of(self.nodes, presets, is_root_listed=is_root_listed)
 
     @property
     def _title(self) -> str:
         return type(self.model).__name__
 
 
-def items_of(choices: Any) -> Iterable[Any]:
-    """What a choice consists of; nothing for presets and predicates."""
-    if choices is None or (isinstance(choices, str) and choices in PRESETS):
-        return []
-    if isinstance(choices, type | nn.Module | str):
-        return [choices]
-    if callable(choices):
-        return []
-    return choices if isinstance(choices, Iterable) else [choices]
-
-
-def _calls(node: Node, weights: Parameters) -> list[_Row]:
-    """A row for each call of a module that is called several times."""
-    return [
-        _Row(f"{node.name}#{i}", "call", node.depth + 1, weights, out, out.reason, 1)
-        for i, out in enumerate(node.outputs or ())
-    ]
-
-
-FACTS = ("own", "trainable", "weights", "output", "nbytes", "calls")
-"""Fields of what a row says beside its columns."""
-
-
-def _facts(rows: list[_Row]) -> dict[str, Any]:
-    """What else the rows say: what differs once, and for each row which of it.
-
-    Repeated blocks say the same, so this weighs hardly more than a number a row.
-    """
-    each = [
-        (
-            row.weights.own,
-            row.weights.trainable,
-            row.weights.kinds,
-            row.output.kind if row.output else "",
-            row.output.nbytes if row.output else 0,
-            row.calls,
-        )
-        for row in rows
-    ]
-    distinct = list(dict.fromkeys(each))
-    place = {facts: i for i, facts in enumerate(distinct)}
-    table = zip(FACTS, zip(*distinct, strict=True), strict=True)
-    return {
-        "of_row": [place[facts] for facts in each],
-        **{field: list(values) for field, values in table},
-    }
-
-
-def _is_glob(text: str) -> bool:
-    return any(mark in text for mark in "*?[")
+def _has_examples_first(node: Node) -> bool:
+    """Whether this module expects tokens first and got examples there."""
+    first = node.outputs[0] if node.outputs else None
+    return (
+        first is not None
+        and (first.axis, len(first.shape)) == (0, 3)
+        and expects_tokens_first(node.module)
+    )
 
 
 def _ordinal(number: int) -> str:

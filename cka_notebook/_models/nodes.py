@@ -1,4 +1,4 @@
-"""Modules of a model, and the layers that their calls are."""
+"""The modules of a model, and their calls, which are the layers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ class Output:
     """What one call of a module returned in the probe.
 
     Attributes:
-        order: Position among all calls, by when they returned.
+        order: Position among all calls in the order in which they returned.
         shape: Output shape with None on the batch axis.
         axis: The batch axis.
-        groups: Rows of that axis per example, for outputs of shape (n * groups, ...).
+        groups: Rows per example on that axis, for outputs of shape (n * groups, ...).
         reason: Why this output cannot be compared, or None.
-        kind: Its type and device in words, "float32 on cpu".
+        kind: Its type and device, such as "float32 on cpu".
         nbytes: Bytes of one example.
     """
 
@@ -32,7 +32,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One comparable call of a module."""
+    """One call of a module."""
 
     name: str
     module: nn.Module
@@ -75,17 +75,17 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 WEIGHTS = ("parametrizations", "_packed_params")
-"""Children that hold the weights of a module, and see no activation."""
+"""Children that hold the weights of a module and are given no activations."""
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module has no children but those of its own weights."""
+    """Whether a module has no children except those that hold its own weights."""
     parts = module._modules.items()  # noqa: SLF001 nn.Module offers no cheap public test
     return not any(child is not None and key not in WEIGHTS for key, child in parts)
 
 
 def walk(model: nn.Module) -> Iterator[Node]:
-    """Modules before their children, shared ones under each of their names."""
+    """All modules, each before its children, shared ones under each of their names."""
     first: dict[int, str] = {}
     stack: list[tuple[str, nn.Module, int]] = [("", model, 0)]
     position = -1
@@ -105,6 +105,7 @@ def walk(model: nn.Module) -> Iterator[Node]:
 
 
 def layers_of(node: Node) -> Iterator[Layer]:
+    """The calls of a module; before a probe, one call in order of definition."""
     if node.outputs is None:
         yield Layer(node.name, node.module, 0, Output(node.position))
         return
@@ -115,22 +116,23 @@ def layers_of(node: Node) -> Iterator[Layer]:
 
 
 def bare_name(name: str) -> str:
+    """Name of the module whose call this layer is: "act" for "act#1"."""
     return name.partition("#")[0]
 
 
 def has_weights(module: nn.Module) -> bool:
-    """Whether a module or a part of it has parameters, or the packed ones of int8."""
-    held = next(module.parameters(), None) is not None
-    return held or any("_packed_params" in x._modules for x in module.modules())  # noqa: SLF001 as above
+    """Whether a module or a part of it has parameters, or packed int8 weights."""
+    found = next(module.parameters(), None) is not None
+    return found or any("_packed_params" in x._modules for x in module.modules())  # noqa: SLF001 as above
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Whether this is PEFT's sum of a layer and its adapters, which stands for it."""
+    """Whether this is PEFT's sum of a layer and its adapters, compared as one layer."""
     return "base_layer" in module._modules  # noqa: SLF001 as above
 
 
 def expects_tokens_first(module: nn.Module) -> bool:
-    """Whether torch documents tokens as the first axis of this module's tensors."""
+    """Whether torch documents the first axis of this module's tensors as tokens."""
     if isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
         module = module.self_attn
     kinds = nn.RNNBase, nn.MultiheadAttention

@@ -1,6 +1,7 @@
-"""Models that accelerate has spread over devices or offloaded, which move by its hooks.
+"""Models that accelerate has spread over devices or offloaded.
 
-Weights of an offloaded module are on ``meta`` but for the time of its forward pass.
+Its hooks move the weights: an offloaded module has them on ``meta`` except during its
+own forward pass.
 """
 
 from collections.abc import Iterator
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 
 def is_dispatched(model: nn.Module) -> bool:
-    """Whether a device map or offloading says where the parts of a model are."""
+    """Whether a device map or offloading places the parts of a model."""
     return hasattr(model, "hf_device_map") or execution_device(model) is not None
 
 
 def execution_device(model: nn.Module) -> torch.device | None:
-    """Where the first module with a hook of accelerate computes; None without any."""
+    """Device of the first module with a hook of accelerate; None without a hook."""
     for module in model.modules():
         for hook in _hooks(module):
             device = getattr(hook, "execution_device", None)
@@ -26,12 +27,12 @@ def execution_device(model: nn.Module) -> torch.device | None:
 
 
 def offloaded(model: nn.Module) -> Iterator[Tensor]:
-    """Weights that are on ``meta`` between two calls, loaded a module at a time."""
+    """Weights that are on ``meta`` between calls, loaded one module at a time."""
     for module in model.modules():
         if not any(getattr(part, "offload", False) for part in _hooks(module)):
             continue
         hook = vars(module)["_hf_hook"]
-        away = [name for name, held in module.state_dict().items() if held.is_meta]
+        away = [name for name, x in module.state_dict().items() if x.is_meta]
         hook.pre_forward(module)
         try:
             state = module.state_dict()

@@ -1,4 +1,4 @@
-"""What a layer tree says of each module: its parameters, their type and device."""
+"""Parameters of each module of a layer tree: how many, their types and devices."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -11,13 +11,14 @@ from .nodes import Node
 
 
 class Parameters(NamedTuple):
-    """Parameters of one module.
+    """Number and kinds of the parameters of one module.
 
     Attributes:
-        own: How many are the module's own, not those of its children.
-        total: How many there are in it and below, shared ones counted once.
-        trainable: How many of the total a training would change.
-        kinds: Types and devices of all of them in words, "float32 on cpu".
+        own: Number of the module's own parameters, without those of its children.
+        total: Number of all parameters of it and its children, shared ones counted
+            once.
+        trainable: Number of the total that require a gradient.
+        kinds: Types and devices of all of them, such as "float32 on cpu".
     """
 
     own: int
@@ -27,7 +28,7 @@ class Parameters(NamedTuple):
 
 
 class _Weight(NamedTuple):
-    """One parameter, or what a quantised module holds in its place."""
+    """One parameter, or the packed weights of a quantised module."""
 
     size: int
     trainable: bool
@@ -40,50 +41,48 @@ def parameters_of(nodes: list[Node]) -> list[Parameters]:
     own: list[int] = []
     open_nodes: list[tuple[int, dict[int, _Weight]]] = []
     for node in nodes:
-        held = dict(_held(node.module))
-        own.append(sum(weight.size for weight in held.values()))
+        weights = dict(_weights(node.module))
+        own.append(sum(weight.size for weight in weights.values()))
         if node.alias is not None:
-            # What is below another name of a module has no rows of its own.
-            held |= {k: w for m in node.module.modules() for k, w in _held(m)}
+            # The children of a module have no rows below its other names.
+            weights |= {k: w for m in node.module.modules() for k, w in _weights(m)}
         while open_nodes and open_nodes[-1][0] >= node.depth:
             open_nodes.pop()
         for _, above in open_nodes:
-            above.update(held)
-        found.append(held)
-        open_nodes.append((node.depth, held))
-    return [
-        _summed(count, held.values()) for count, held in zip(own, found, strict=True)
-    ]
+            above.update(weights)
+        found.append(weights)
+        open_nodes.append((node.depth, weights))
+    return [_summed(n, each.values()) for n, each in zip(own, found, strict=True)]
 
 
 def kind_of(tensor: Tensor) -> str:
-    """Type and device of a tensor in words, "float32 on cpu"."""
-    return f"{_type_word(tensor)} on {tensor.device}"
+    """Type and device of a tensor, such as "float32 on cpu"."""
+    return f"{_type_name(tensor)} on {tensor.device}"
 
 
 def _summed(own: int, weights: Iterable[_Weight]) -> Parameters:
-    held = list(weights)
+    every = list(weights)
     return Parameters(
         own,
-        sum(weight.size for weight in held),
-        sum(weight.size for weight in held if weight.trainable),
-        ", ".join(sorted({weight.kind for weight in held})),
+        sum(weight.size for weight in every),
+        sum(weight.size for weight in every if weight.trainable),
+        ", ".join(sorted({weight.kind for weight in every})),
     )
 
 
-def _held(module: nn.Module) -> Iterator[tuple[int, _Weight]]:
-    """The module's own parameters, by what tells shared ones."""
+def _weights(module: nn.Module) -> Iterator[tuple[int, _Weight]]:
+    """The module's own parameters with their identities, equal for shared ones."""
     for parameter in module.parameters(recurse=False):
         kind = kind_of(parameter)
         yield id(parameter), _Weight(_size(parameter), parameter.requires_grad, kind)
     if "_packed_params" in module.__dict__:
-        # How many numbers torch has packed only unpacking them would tell.
-        kind = _word(getattr(module, "dtype", torch.qint8))
+        # Their number is unknown: counting packed weights would mean unpacking them.
+        kind = _dtype_name(getattr(module, "dtype", torch.qint8))
         yield id(module), _Weight(0, trainable=False, kind=f"{kind} on cpu")
 
 
 def _size(parameter: Any) -> int:
-    """How many numbers a parameter stands for."""
+    """Number of values that a parameter represents."""
     if is_lazy(parameter):
         return 0
     if _is_four_bit(parameter):
@@ -91,18 +90,18 @@ def _size(parameter: Any) -> int:
     return int(parameter.numel())
 
 
-def _type_word(tensor: Tensor) -> str:
-    return "4-bit" if _is_four_bit(tensor) else _word(tensor.dtype)
+def _type_name(tensor: Tensor) -> str:
+    return "4-bit" if _is_four_bit(tensor) else _dtype_name(tensor.dtype)
 
 
-def _word(dtype: torch.dtype) -> str:
-    """A type without its module, a quantised one by what it is stored in."""
-    word = str(dtype).removeprefix("torch.")
-    return word.removeprefix("q") if word.startswith(("qint", "quint")) else word
+def _dtype_name(dtype: torch.dtype) -> str:
+    """Name of a type, for a quantised one that of its storage: "int8" for qint8."""
+    name = str(dtype).removeprefix("torch.")
+    return name.removeprefix("q") if name.startswith(("qint", "quint")) else name
 
 
 def _is_four_bit(tensor: Tensor) -> bool:
-    """Whether this is a parameter of bitsandbytes that holds two numbers a byte."""
+    """Whether this is a bitsandbytes parameter with two values per byte."""
     return type(tensor).__name__ == "Params4bit" and bool(
         getattr(tensor, "bnb_quantized", False)
     )

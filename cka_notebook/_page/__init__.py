@@ -1,1 +1,1 @@
-"""What goes to the page, and how fast."""
+"""Between a run and its page: frames, histories, and the rate of sending them."""

@@ -1,4 +1,4 @@
-"""What of a run goes to the page: live frames, the history of cells, the last state."""
+"""Frames: the part of a run's state that the page draws, live and afterwards."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from cka_notebook._results.result import shared
 
 from .codes import Floats, Header, error_codes, value_codes
 from .history import History, Moment
-from .publisher import Publisher, Send, Sent
+from .publisher import Array, Publisher, Send
 from .readback import Readback, floats
 
 if TYPE_CHECKING:
@@ -24,18 +24,24 @@ NO_SNAPSHOT: dict[str, Any] = {
     "_stderr": b"",
     "_history": b"",
 }
-"""Traits of a run that has neither ended nor paused."""
+"""Traits while a run has neither ended nor paused."""
 
 LARGE_MAP = 500 * 500
-"""Frames of maps with more cells are too slow as float32: 8 MB for 1000 layers a side.
-The last one, and that of a pause, is float32 all the same."""
+"""Live frames of maps with more cells are sent as codes of one byte each.
+
+As float32 they are too slow: 1000 layers per model take 8 MB with their errors, and
+4 MB already went only 4 times per second (measured). The frame at a pause or at the end
+is float32 all the same.
+"""
 
 SAVED_HISTORY_BYTES = 50_000
-"""What a notebook that saves its widgets pays for the history of one of them."""
+"""Maximum size of the history that a notebook saves for each widget; chosen.
 
+Models of up to 16 layers each keep all 64 maps, models of 129 layers one map.
+"""
 
 Layers = tuple[Sequence[str], Sequence[str]]
-"""Those of the rows and those of the columns."""
+"""Names of the rows and names of the columns."""
 
 
 class Progress(NamedTuple):
@@ -43,9 +49,9 @@ class Progress(NamedTuple):
 
     Attributes:
         batches: Batches taken from the loader.
-        total: Number of batches to come in all, or None if unknown.
-        examples: Examples compared.
-        seconds: Time worked, without pauses.
+        total: Number of batches of the whole run, or None if unknown.
+        examples: Number of examples compared.
+        seconds: Running time without pauses.
         max_stderr: Largest standard error of the latest frame, or None.
     """
 
@@ -56,28 +62,28 @@ class Progress(NamedTuple):
     max_stderr: float | None = None
 
 
-class _Coming(NamedTuple):
-    """A frame whose numbers are on their way; ``cost`` is what asking for them took."""
+class _PendingFrame(NamedTuple):
+    """A frame whose values are being copied; ``cost`` is the seconds spent so far."""
 
-    numbers: Readback
+    readback: Readback
     cost: float
     progress: Progress
     skipped: int
     gpu: list[int] | None
-    sends: bool
-    keeps: bool
+    for_page: bool
+    for_history: bool
     catching_up: bool
 
 
 class Frames:
-    """The frames of one explorer, run after run.
+    """The frames of one explorer over all its runs.
 
     Args:
         send: Called with a header and its buffers, from one thread at a time.
 
     Attributes:
-        publisher: Sends them.
-        epoch: Number of the epoch that they belong to.
+        publisher: Sends the frames.
+        epoch: Number of the epoch that the frames belong to.
     """
 
     def __init__(self, send: Send) -> None:
@@ -87,74 +93,77 @@ class Frames:
         self._history = History(cells=1)
         self._layers: Layers = (), ()
         self._max_stderr: float | None = None
-        self._coming: _Coming | None = None
+        self._pending: _PendingFrame | None = None
         self._gpu: list[int] | None = None
 
     def begin(self, epoch: int, state: "RunState") -> None:
-        """A new epoch: forget the frames of the last one.
+        """Start a new epoch without the frames of the last one.
 
-        Layers that catch up with others leave these their history.
+        If added layers catch up, the other layers keep their history.
         """
         self.publisher.forget()
         self.epoch = epoch
         known, self._layers = self._layers, (state.layers1, state.layers2)
-        self._max_stderr = self._coming = None
+        self._max_stderr = self._pending = None
         if state.catching_up:
-            self._history.move(self._cells, among(self._layers, known))
-            self._tell_history()
+            self._history.resize(self._cells, placed(known, self._layers))
+            self._send_history()
         else:
             self._history = History(self._cells)
 
-    def begin_anew(self) -> None:
-        """In the same epoch all layers are computed from the start after all."""
-        self._coming = None
+    def restart(self) -> None:
+        """Drop the history, because all layers are computed from the start after all.
+
+        The epoch stays the same.
+        """
+        self._pending = None
         self._history = History(self._cells)
-        self._tell_history(anew=True)
+        self._send_history(anew=True)
 
     def take(self, seconds: float, state: "RunState") -> None:
-        """Make a frame of this batch if one is wanted, and send what has come."""
-        self._arrive()
-        # While layers catch up, the others are as they were when the run held.
-        keeps = self._history.wants(state.done) and not state.catching_up
-        sends = self.publisher.wants()
-        if not state.batches or self._coming or not (sends or keeps):
+        """Make a frame of this batch if one is wanted, and send the pending one."""
+        self._deliver()
+        # While layers catch up, the values of the others do not change.
+        for_history = self._history.wants(state.done) and not state.catching_up
+        for_page = self.publisher.wants()
+        if not state.batches or self._pending or not (for_page or for_history):
             return
         started = time.perf_counter()
-        numbers = Readback(state.matrix(), state.stderr())
-        self._coming = _Coming(
-            numbers,
+        readback = Readback(state.matrix(), state.stderr())
+        self._pending = _PendingFrame(
+            readback,
             time.perf_counter() - started,
             self.progress(seconds, state),
             state.skipped,
-            gpu_memory(state.device) if sends else None,
-            sends,
-            keeps,
+            gpu_memory(state.device) if for_page else None,
+            for_page,
+            for_history,
             state.catching_up,
         )
-        self._arrive()
+        self._deliver()
 
-    def _arrive(self) -> None:
-        """Keep and send the frame that was coming, once it is there."""
-        coming = self._coming
-        if coming is None or not coming.numbers.has_come:
+    def _deliver(self) -> None:
+        """Keep and send the pending frame, if its values have arrived."""
+        frame = self._pending
+        if frame is None or not frame.readback.is_ready:
             return
-        self._coming = None
+        self._pending = None
         started = time.perf_counter()
-        matrix, stderr = coming.numbers.values()
-        if coming.keeps:
-            moment = Moment(coming.progress.batches, matrix, stderr)
-            # Batches that ran while the numbers came are no cost.
-            cost = coming.cost + time.perf_counter() - started
+        matrix, stderr = frame.readback.values()
+        if frame.for_history:
+            moment = Moment(frame.progress.batches, matrix, stderr)
+            # The batches that ran during the copy are no cost.
+            cost = frame.cost + time.perf_counter() - started
             self._history.add(moment, cost=cost)
-        if coming.sends:
-            self._gpu, self._max_stderr = coming.gpu, largest(stderr)
-            progress = coming.progress._replace(max_stderr=self._max_stderr)
+        if frame.for_page:
+            self._gpu, self._max_stderr = frame.gpu, largest(stderr)
+            progress = frame.progress._replace(max_stderr=self._max_stderr)
             header = self._header(
-                progress, coming.skipped, catching_up=coming.catching_up
+                progress, frame.skipped, catching_up=frame.catching_up
             )
-            self.publisher.offer(*in_passing(header, matrix, stderr))
+            self.publisher.offer(*live_frame(header, matrix, stderr))
 
-    def hold(
+    def publish(
         self,
         progress: Progress,
         result: "CKAResult",
@@ -162,18 +171,18 @@ class Frames:
         final: bool,
         catching_up: bool = False,
     ) -> dict[str, Any]:
-        """Send a frame that must arrive.
+        """Send the frame of a pause or of the end, which must not be lost.
 
         Args:
             progress: How far the run has come.
-            result: Its result so far.
-            final: Whether the run is over.
-            catching_up: Whether its layers have seen different numbers of batches.
+            result: The result so far.
+            final: Whether the run has ended.
+            catching_up: Whether the layers have seen different numbers of batches.
 
         Returns:
-            Traits from which a page can draw it and its history at any later time.
+            Traits from which a page can draw the frame and its history later.
         """
-        self._coming = None  # what follows is newer
+        self._pending = None  # It is older than this frame.
         matrix, stderr = floats(result.matrix), floats(result.stderr)
         self._layers = result.layers1, result.layers2
         self._max_stderr = largest(stderr)
@@ -184,21 +193,21 @@ class Frames:
             progress, result.skipped, final=final, catching_up=catching_up
         )
         header = self.publisher.offer(header, (matrix, stderr), urgent=True)
-        return self._snapshot(header, matrix, stderr)
+        return self._traits(header, matrix, stderr)
 
-    def saved(self, result: "CKAResult") -> dict[str, Any]:
-        """Traits that show a result, though nothing was run here."""
+    def show_saved(self, result: "CKAResult") -> dict[str, Any]:
+        """Traits that show a result which was not computed here."""
         self.epoch = 1
         self._layers = result.layers1, result.layers2
         self._history = History(self._cells)
         self._max_stderr = largest(floats(result.stderr))
-        return self.still(self.progress_of(result), result)
+        return self.snapshot(self.progress_of(result), result)
 
-    def still(self, progress: Progress, result: "CKAResult") -> dict[str, Any]:
-        """Traits that show a result as it is; nothing is sent."""
+    def snapshot(self, progress: Progress, result: "CKAResult") -> dict[str, Any]:
+        """Traits that show a result so far; nothing is sent."""
         header = self._header(progress, result.skipped, final=True)
         matrix, stderr = floats(result.matrix), floats(result.stderr)
-        return self._snapshot({**header, "seq": 1}, matrix, stderr)
+        return self._traits({**header, "seq": 1}, matrix, stderr)
 
     def progress(self, seconds: float, state: "RunState") -> Progress:
         """How far a run has come."""
@@ -207,22 +216,25 @@ class Frames:
         )
 
     def progress_of(self, result: "CKAResult") -> Progress:
-        """How far the run of a result had come."""
+        """How far the run of a result came."""
         done = result.batches + result.skipped
         return Progress(done, done, result.examples, 0.0, self._max_stderr)
 
     def with_whole_history(self, snapshot: dict[str, Any]) -> dict[str, Any]:
-        """Traits of the last snapshot again, with all that is known of its history."""
+        """Traits that replace the part of the history in a snapshot with all of it."""
         facts, history = self._history.take()
         return {"_history": history, "_snapshot": {**snapshot, "history": facts}}
 
     def history_message(
         self, *, anew: bool = False
     ) -> tuple[Header, list[bytes]] | None:
-        """The whole history so far, of which traits hold a part at most.
+        """The whole history so far, of which the traits contain a part at most.
 
         Args:
-            anew: The page is to forget its own.
+            anew: Tell the page to forget the history that it has.
+
+        Returns:
+            A header and its buffers, or None if there is nothing to tell.
         """
         facts, data = self._history.take()
         if not (facts["batches"] or anew):
@@ -236,7 +248,7 @@ class Frames:
         rows, cols = map(len, self._layers)
         return rows * cols
 
-    def _tell_history(self, *, anew: bool = False) -> None:
+    def _send_history(self, *, anew: bool = False) -> None:
         message = self.history_message(anew=anew)
         if message is not None:
             self._send(*message)
@@ -267,10 +279,8 @@ class Frames:
             "catching_up": catching_up,
         }
 
-    def _snapshot(
-        self, header: Header, matrix: Floats, stderr: Floats
-    ) -> dict[str, Any]:
-        # The page adds this frame itself, unless its layers are not all as far.
+    def _traits(self, header: Header, matrix: Floats, stderr: Floats) -> dict[str, Any]:
+        # The page adds this frame to the history itself, except during a catch-up.
         end = float("inf") if header["catching_up"] else header["batch"]
         facts, history = self._history.take(SAVED_HISTORY_BYTES, end)
         return {
@@ -282,7 +292,7 @@ class Frames:
 
 
 def axes(epoch: int, known: "RunState | CKAResult") -> dict[str, Any]:
-    """What the rows and columns of an epoch's frames are."""
+    """Describe the rows and columns of the frames of an epoch."""
     return {
         "epoch": epoch,
         "layers1": list(known.layers1),
@@ -293,29 +303,32 @@ def axes(epoch: int, known: "RunState | CKAResult") -> dict[str, Any]:
     }
 
 
-def among(layers: Layers, known: Layers) -> Callable[[Floats], Floats]:
-    """What puts a map of known layers among others, whose cells are NaN.
+def placed(old: Layers, new: Layers) -> Callable[[Floats], Floats]:
+    """A function that puts the cells of a map where their layers now are.
+
+    Cells of new layers are NaN; those of removed layers are dropped.
 
     Example:
-        >>> among((["a", "b"], ["c"]), (["b"], ["c"]))(np.float32([[0.5]])).tolist()
+        >>> place = placed((["b"], ["c"]), (["a", "b"], ["c"]))
+        >>> place(np.float32([[0.5]])).tolist()
         [[nan], [0.5]]
     """
-    (rows, their_rows), (columns, their_columns) = map(shared, layers, known)
-    place = np.ix_(rows.numpy(), columns.numpy())
-    theirs = np.ix_(their_rows.numpy(), their_columns.numpy())
+    (rows, old_rows), (columns, old_columns) = map(shared, new, old)
+    target = np.ix_(rows.numpy(), columns.numpy())
+    source = np.ix_(old_rows.numpy(), old_columns.numpy())
 
-    def moved(values: Floats) -> Floats:
-        whole = np.full((len(layers[0]), len(layers[1])), np.nan, np.float32)
-        whole[place] = values[theirs]
+    def place(values: Floats) -> Floats:
+        whole = np.full((len(new[0]), len(new[1])), np.nan, np.float32)
+        whole[target] = values[source]
         return whole
 
-    return moved
+    return place
 
 
 def gpu_memory(device: torch.device) -> list[int] | None:
-    """Bytes in use and in all of a CUDA device, by whomever; None of others.
+    """Used and total bytes of a CUDA device over all processes; None for others.
 
-    Asks the driver, and waits for nothing that the device computes.
+    Asks the driver and does not wait for the device.
     """
     if device.type != "cuda":
         return None
@@ -323,10 +336,10 @@ def gpu_memory(device: torch.device) -> list[int] | None:
     return [total - free, total]
 
 
-def in_passing(
+def live_frame(
     header: Header, matrix: Floats, stderr: Floats
-) -> tuple[Header, tuple[Sent, Sent]]:
-    """A frame that others follow: of a large map a byte for each value and error."""
+) -> tuple[Header, tuple[Array, Array]]:
+    """A frame that others will follow: for large maps, a byte per value and error."""
     if matrix.size <= LARGE_MAP:
         return header, (matrix, stderr)
     values, scale = value_codes(matrix, np.uint8)

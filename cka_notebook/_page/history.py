@@ -1,4 +1,8 @@
-"""What the page needs to draw the convergence of any cell."""
+"""Earlier maps of a run, from which the page draws the convergence of any cell.
+
+They are kept on a clock of their own, so that a history does not depend on how fast a
+page answers, and not even on whether there is one.
+"""
 
 import threading
 import time
@@ -10,17 +14,22 @@ import numpy as np
 from .codes import Floats, Header, error_codes, value_codes
 
 HISTORY_FRAMES = 64
-
+"""Maximum number of maps: a smooth line, chosen rather than derived."""
 
 HISTORY_BYTES = 4_000_000
+"""Maximum size of a history, chosen for what a page and a file can hold.
 
+Models of up to 144 layers each keep all 64 maps: 64 * 3 * 144**2 bytes are 3.98 MB.
+"""
 
 HISTORY_CELL_BYTES = 3
-"""On the wire a cell of a snapshot is two bytes of value and one of error."""
-
+"""A cell of a map is sent as two bytes for its value and one for its error."""
 
 HISTORY_SHARE = 0.005
-"""Snapshots for the convergence of a cell may take this share of a run's time."""
+"""Maximum share of a run's time for computing the maps of its history.
+
+A quarter of the 2 % that live updates may cost in all.
+"""
 
 
 class Moment(NamedTuple):
@@ -32,11 +41,11 @@ class Moment(NamedTuple):
 
 
 class History:
-    """A run's maps with their errors, thinned out evenly: at most 64, at most 4 MB.
+    """Maps of a run with their errors, evenly thinned to at most 64 maps and 4 MB.
 
     Args:
-        cells: Entries of one map.
-        clock: Seconds, as `time.monotonic` gives them.
+        cells: Number of cells of a map.
+        clock: Returns seconds, as `time.monotonic` does.
 
     Example:
         >>> history, one = History(cells=1), np.float32([[1]])
@@ -49,17 +58,17 @@ class History:
     def __init__(
         self, cells: int, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._resize(cells)
+        self._set_size(cells)
         self._clock = clock
         self._stride = 1
         self._not_before = float("-inf")
         self._lock = threading.Lock()
-        self._kept: list[Moment] = []
+        self._moments: list[Moment] = []
 
     @property
     def batches(self) -> list[int]:
         """Batches after which a map was kept."""
-        return [moment.batch for moment in self._kept]
+        return [moment.batch for moment in self._moments]
 
     def wants(self, batch: int) -> bool:
         """Whether the map after this batch should be kept."""
@@ -67,82 +76,87 @@ class History:
         return due and self._clock() >= self._not_before
 
     def add(self, moment: Moment, *, cost: float) -> None:
-        """Keep one map, which took ``cost`` seconds to make."""
+        """Keep one map, which took ``cost`` seconds to compute."""
         if (moment.batch - 1) % self._stride:
             return
         with self._lock:
             self._drop(moment.batch)
-            self._kept.append(moment)
-            while len(self._kept) > self._limit:
-                self._thin_out()
+            self._moments.append(moment)
+            self._fit()
         self._not_before = self._clock() + cost / HISTORY_SHARE
 
     def close(self, moment: Moment) -> None:
-        """Make this map the last one."""
+        """Add the last map of a run, which is kept in any case."""
         with self._lock:
             self._drop(moment.batch)
-            if len(self._kept) >= self._limit:
-                self._kept = self._kept[::2] if self._limit > 1 else []
-            self._kept.append(moment)
+            if len(self._moments) >= self._limit:
+                self._moments = self._moments[::2] if self._limit > 1 else []
+            self._moments.append(moment)
 
-    def move(self, cells: int, moved: Callable[[Floats], Floats]) -> None:
-        """Make of each map one of so many cells."""
+    def resize(self, cells: int, resized: Callable[[Floats], Floats]) -> None:
+        """Resize every stored map.
+
+        Args:
+            cells: Number of cells of a map from now on.
+            resized: Returns a map of the new size, or its errors, given the old one.
+        """
         with self._lock:
-            self._resize(cells)
-            self._kept = [
-                Moment(batch, moved(matrix), moved(stderr))
-                for batch, matrix, stderr in self._kept
+            self._set_size(cells)
+            self._moments = [
+                Moment(batch, resized(matrix), resized(stderr))
+                for batch, matrix, stderr in self._moments
             ]
-            while len(self._kept) > self._limit:
-                self._thin_out()
+            self._fit()
 
     def take(
         self, limit: int | None = None, before: float = float("inf")
     ) -> tuple[Header, bytes]:
-        """What a page draws the convergence of any cell from.
+        """The history as it is sent.
 
         Args:
-            limit: Bytes to take at most; of more maps some are left, the first ones
-                closer to each other, where errors fall fastest.
-            before: Leave out this batch and those after it.
+            limit: Maximum number of bytes. If not all maps fit, the selected ones are
+                denser at first, where errors fall fastest.
+            before: Leave out this batch and later ones.
 
         Returns:
-            ``batches`` with the scale of the codes, and the codes: those of the values
-            of all maps, two bytes each, then those of their errors, one byte each.
+            A header with ``batches`` and the scale of the codes, and the codes: the
+            values of all maps, two bytes each, then their errors, one byte each.
         """
         with self._lock:
-            kept = [moment for moment in self._kept if moment.batch < before]
+            moments = [moment for moment in self._moments if moment.batch < before]
         if limit is not None:
-            kept = _denser_at_first(kept, limit // self._bytes)
-        matrices = np.array([moment.matrix for moment in kept], np.float32)
+            moments = _denser_at_first(moments, limit // self._bytes)
+        matrices = np.array([moment.matrix for moment in moments], np.float32)
         values, scale = value_codes(matrices, np.uint16)
-        errors = [error_codes(moment.stderr) for moment in kept]
+        errors = [error_codes(moment.stderr) for moment in moments]
         data = values.astype("<u2").tobytes() + b"".join(e.tobytes() for e, _ in errors)
-        batches = [moment.batch for moment in kept]
+        batches = [moment.batch for moment in moments]
         return {"batches": batches, **scale, "most": [most for _, most in errors]}, data
 
-    def _resize(self, cells: int) -> None:
+    def _set_size(self, cells: int) -> None:
         self._bytes = HISTORY_CELL_BYTES * max(1, cells)
         self._limit = max(1, min(HISTORY_FRAMES, HISTORY_BYTES // self._bytes))
 
     def _drop(self, batch: int) -> None:
-        """Another map of the last batch replaces the one that is there."""
-        if self._kept and self._kept[-1].batch == batch:
-            self._kept.pop()
+        """Remove the last map if it is of this batch, which has a newer one."""
+        if self._moments and self._moments[-1].batch == batch:
+            self._moments.pop()
 
-    def _thin_out(self) -> None:
-        self._stride *= 2
-        self._kept = [
-            item for item in self._kept if not (item.batch - 1) % self._stride
-        ]
+    def _fit(self) -> None:
+        """Keep every second, fourth, ... batch until the rest is within the limit."""
+        while len(self._moments) > self._limit:
+            self._stride *= 2
+            self._moments = [
+                item for item in self._moments if not (item.batch - 1) % self._stride
+            ]
 
 
-def _denser_at_first(kept: list[Moment], count: int) -> list[Moment]:
-    """So many of them, the first and the last among them if there are two."""
-    if len(kept) <= count:
-        return kept
-    last, places = len(kept) - 1, [-1]
+def _denser_at_first(moments: list[Moment], count: int) -> list[Moment]:
+    """Select ``count`` moments: the last one, from two up also the first one."""
+    if len(moments) <= count:
+        return moments
+    last, places = len(moments) - 1, [-1]
     for k in range(count):
         share = (k / (count - 1)) ** 2 if count > 1 else 1.0
         places.append(max(places[-1] + 1, round(last * share)))
-    return [kept[place] for place in places[1:]]
+    return [moments[place] for place in places[1:]]

@@ -1,4 +1,4 @@
-"""Forms of a map that need no kernel: a small PNG, and one HTML file with all of it."""
+"""One HTML file that shows an explorer without a kernel."""
 
 import base64
 import html
@@ -20,8 +20,8 @@ body {{ margin: 1rem; }}
 </head>
 <body>
 <main id="explorer"></main>
-<!-- Holds BokehJS {version}, Copyright (c) Anaconda, Inc., and Bokeh Contributors,
-under the BSD 3-Clause License; the notice stands in the script itself. -->
+<!-- Contains BokehJS {version}, Copyright (c) Anaconda, Inc., and Bokeh Contributors,
+under the BSD 3-Clause License; the script itself includes the notice. -->
 <script type="application/json" id="state">{state}</script>
 <script type="text/plain" id="bokehjs">{bokehjs}</script>
 <script type="text/plain" id="module">{module}</script>
@@ -66,16 +66,19 @@ def page(
     bokehjs: bytes,
     version: str,
 ) -> str:
-    """One HTML file that shows a state of the widget without kernel or network.
+    """The text of an HTML file that shows an explorer without kernel or network.
 
     Args:
-        state: Traits by name; bytes stay bytes. Its ``_runtime`` is replaced.
+        state: Traits of the explorer by name; ``_runtime`` is replaced.
         title: Title of the page, any text.
-        theme: ``"light"`` or ``"dark"``, the paper around.
-        module: The widget's JavaScript.
-        style: The widget's CSS.
-        bokehjs: BokehJS, compressed by gzip.
+        theme: ``"light"`` or ``"dark"``: the background around the explorer.
+        module: The page half, a JavaScript module.
+        style: The CSS of the explorer.
+        bokehjs: BokehJS, compressed with gzip.
         version: Version of BokehJS.
+
+    Raises:
+        ValueError: If the state contains NaN or infinity, which JSON does not have.
     """
     values = {**state, "_runtime": "IPY_MODEL_bokehjs"}
     return PAGE.format(
@@ -91,7 +94,7 @@ def page(
 
 
 def _script_json(value: Any) -> str:
-    """JSON that no text in it can make the browser read as a tag."""
+    """JSON in which no string can be read as a tag by the browser."""
     text = json.dumps(value, default=_encode_bytes, allow_nan=False)
     return text.replace("<", "\\u003c")
 

@@ -1,4 +1,4 @@
-"""Numbers on their way from a GPU to the CPU, for which nothing waits."""
+"""Copies from a GPU to the CPU that nothing waits for."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from .codes import Floats
 
 
 class Readback:
-    """Copies of tensors, which come when the device has got so far.
+    """Asynchronous copies of device tensors to the CPU, as float32.
 
-    On a GPU they go through pinned memory, and an event tells when they have come; the
-    batches that follow are launched meanwhile. Elsewhere they are there at once.
+    On a GPU the copies go to pinned memory and an event marks their end, so the next
+    batches are launched in the meantime. On the CPU the values are ready at once.
 
     Args:
-        tensors: Of one device, and nobody else's.
+        tensors: Tensors on one device, which nobody changes afterwards.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -31,12 +31,12 @@ class Readback:
         self._event.record(torch.cuda.current_stream(device))
 
     @property
-    def has_come(self) -> bool:
-        """Whether `values` need not wait."""
+    def is_ready(self) -> bool:
+        """Whether the copies have finished, so that `values` need not wait."""
         return self._event is None or bool(self._event.query())
 
     def values(self) -> list[Floats]:
-        """The numbers, as they go over the wire."""
+        """The values as they are sent; waits for the copies if necessary."""
         if self._event is not None:
             self._event.synchronize()
             self._values, self._event = [floats(value) for value in self._pinned], None
@@ -44,7 +44,7 @@ class Readback:
 
 
 def floats(values: Tensor) -> Floats:
-    """Float32 on the CPU, row by row, as it goes over the wire."""
+    """Little-endian float32 on the CPU in row-major order, as values are sent."""
     return np.ascontiguousarray(values.detach().cpu().numpy(), "<f4")
 
 

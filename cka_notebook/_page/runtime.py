@@ -1,8 +1,8 @@
-"""What all explorers of a page share, carried to it once per kernel.
+"""The JavaScript that all explorers share, sent to the page once per kernel.
 
-That is the code of the page half and the BokehJS of the installed Bokeh. Every explorer
-refers to one shared model, so a notebook of many explorers holds one copy. It is always
-the version that built the figures, and no network is needed.
+It consists of the page half of this package and of BokehJS from the installed Bokeh.
+All explorers refer to one shared model, so a notebook with many explorers holds one
+copy. BokehJS therefore has the version that built the figures and needs no network.
 """
 
 import functools
@@ -21,16 +21,16 @@ _shared: list["Runtime"] = []
 
 
 class Runtime(anywidget.AnyWidget):
-    """A model without a view, which holds the page's code and BokehJS."""
+    """A model without a view that holds the page half and BokehJS."""
 
     _esm = "export default { initialize() {} };"
     _view_name = traitlets.Any(None).tag(sync=True)
     code = traitlets.Unicode(read_only=True).tag(sync=True)
     """The page half of the package, a JavaScript module."""
     version = traitlets.Unicode(read_only=True).tag(sync=True)
-    """Version of the installed Bokeh."""
+    """Version of the installed Bokeh and of its BokehJS."""
     gz = traitlets.Bytes(read_only=True).tag(sync=True)
-    """Its ``bokeh.min.js``, compressed by gzip."""
+    """The installed ``bokeh.min.js``, compressed with gzip."""
 
     @traitlets.default("code")
     def _default_code(self) -> str:
@@ -47,19 +47,19 @@ class Runtime(anywidget.AnyWidget):
 
 @functools.cache
 def page_code() -> str:
-    """The page half of the package, as `js/build.mjs` has written it."""
+    """The page half of the package, as built by `js/build.mjs`."""
     return (STATIC / "widget.js").read_text(encoding="utf-8")
 
 
 @functools.cache
 def bokehjs_gz() -> bytes:
-    """The installed ``bokeh.min.js``, compressed; the same bytes each time."""
+    """The installed ``bokeh.min.js``, compressed with gzip; always the same bytes."""
     script = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
     return gzip.compress(script.read_bytes(), mtime=0)
 
 
 def shared_runtime() -> Runtime:
-    """This kernel's one model, made anew if it has been closed."""
+    """The shared model of this kernel, replaced if it has been closed."""
     with _lock:
         if not _shared or _shared[0].comm is None:
             _shared[:] = [Runtime()]

@@ -1,1 +1,1 @@
-"""The finished matrix: save, load, merge, subtract, match."""
+"""Finished matrices: save, load, merge, subtract and match them."""

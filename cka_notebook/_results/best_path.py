@@ -1,7 +1,7 @@
-"""The best way through a matrix that never goes back.
+"""The best monotone path through a matrix.
 
-From the first pair of layers to the last one by steps down, right or both: dynamic time
-warping, with the highest mean in the place of the least sum.
+It leads from the first pair of layers to the last one by steps down, right or both, as
+in dynamic time warping, but has the highest mean instead of the smallest sum.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,12 @@ Step = tuple[int, int]
 
 
 def best_path(matrix: Sequence[Sequence[float]]) -> list[Step]:
-    """Rows and columns of the way of the highest mean, or none if nothing is defined.
+    """Rows and columns of the path with the highest mean; none if all values are NaN.
 
-    NaN is crossed no more often than it must be, and counts in no mean. A mean over
-    ways of any length is no sum, but the way with the largest sum of what is above a
-    mean has a higher one, until there is none. `path.ts` does the same.
+    The path crosses NaN as rarely as possible, and the mean leaves it out. Dynamic
+    programming maximizes sums, not means over paths of any length. So it maximizes the
+    sum of the values minus the best mean so far, which yields a path with a higher mean
+    until there is none. `best_path.ts` does the same.
 
     Example:
         >>> best_path([[1.0, 0.5, 0.0], [0.0, 0.75, 1.0]])
@@ -25,39 +26,39 @@ def best_path(matrix: Sequence[Sequence[float]]) -> list[Step]:
     if not known:
         return []
     low, high = min(known), max(known)
-    fine = 2 * (len(matrix) + len(matrix[0])) * (high - low + 1)
-    best = _largest_sum(matrix, low - 1, fine)
+    penalty = 2 * (len(matrix) + len(matrix[0])) * (high - low + 1)
+    best = _largest_sum(matrix, low - 1, penalty)
     mean = _mean(matrix, best)
     while True:
-        following = _largest_sum(matrix, mean, fine)
-        higher = _mean(matrix, following)
-        if higher >= mean:
-            best = following
-        if not higher > mean:
+        path = _largest_sum(matrix, mean, penalty)
+        path_mean = _mean(matrix, path)
+        if path_mean >= mean:
+            best = path
+        if not path_mean > mean:
             return best
-        mean = higher
+        mean = path_mean
 
 
 def _largest_sum(
-    matrix: Sequence[Sequence[float]], level: float, fine: float
+    matrix: Sequence[Sequence[float]], level: float, penalty: float
 ) -> list[Step]:
-    """The way along which values above the level add up to most."""
+    """The path with the largest sum of values minus level; NaN costs the penalty."""
     sums = [[0.0] * len(row) for row in matrix]
     for i, row in enumerate(matrix):
         for j, value in enumerate(row):
             before = _previous(sums, i, j)
-            own = -fine if isnan(value) else value - level
+            own = -penalty if isnan(value) else value - level
             sums[i][j] = own + (sums[before[0]][before[1]] if before else 0.0)
     step: Step | None = (len(matrix) - 1, len(matrix[0]) - 1)
-    way: list[Step] = []
+    path: list[Step] = []
     while step:
-        way.append(step)
+        path.append(step)
         step = _previous(sums, *step)
-    return way[::-1]
+    return path[::-1]
 
 
 def _previous(sums: Sequence[Sequence[float]], i: int, j: int) -> Step | None:
-    """Where the best way to a pair comes from; of equal ones it is the shortest."""
+    """The step before a pair on its best path; the diagonal one if sums are equal."""
     if i == 0:
         return (0, j - 1) if j else None
     if j == 0:
@@ -67,6 +68,6 @@ def _previous(sums: Sequence[Sequence[float]], i: int, j: int) -> Step | None:
     return straight if is_longer_better else (i - 1, j - 1)
 
 
-def _mean(matrix: Sequence[Sequence[float]], way: Sequence[Step]) -> float:
-    values = [matrix[i][j] for i, j in way if not isnan(matrix[i][j])]
+def _mean(matrix: Sequence[Sequence[float]], path: Sequence[Step]) -> float:
+    values = [matrix[i][j] for i, j in path if not isnan(matrix[i][j])]
     return sum(values) / len(values) if values else float("nan")

@@ -1,4 +1,4 @@
-"""Files of tensors and facts: safetensors with a JSON header, written whole or not."""
+"""Files of tensors and facts: safetensors with a JSON header, written atomically."""
 
 import json
 import os
@@ -16,27 +16,30 @@ PathLike = str | os.PathLike[str]
 def write(
     path: PathLike, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> None:
-    """Write tensors and facts; the file appears whole or not at all.
+    """Write tensors and facts; the file appears complete or not at all.
 
     Raises:
-        FileNotFoundError: If there is no folder for it.
+        FileNotFoundError: If its folder does not exist.
     """
     check_folder(path)
     target = Path(path)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    own = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+    copies = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(own, part, {"format": kind, "json": json.dumps(facts)})
+        save_file(copies, part, {"format": kind, "json": json.dumps(facts)})
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
 def check_folder(path: PathLike) -> None:
-    """Raise FileNotFoundError if there is no folder to write a file to."""
+    """Raise FileNotFoundError if the folder of a file does not exist."""
     folder = Path(path).parent
     if not folder.is_dir():
-        msg = f"No folder {str(folder)!r} to write {Path(path).name!r} to. Create it."
+        msg = (
+            f"Cannot write {Path(path).name!r}: folder {str(folder)!r} does not exist. "
+            "Create it first."
+        )
         raise FileNotFoundError(msg)
 
 
@@ -44,7 +47,7 @@ def read(path: PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write` wrote. Nothing in the file is executed.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is of another kind or version.
     """
     if not Path(path).is_file():

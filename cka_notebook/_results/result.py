@@ -1,4 +1,4 @@
-"""A CKA matrix that knows its axes, its uncertainty and where it came from."""
+"""A CKA matrix with the names of its axes, its uncertainty and its provenance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DIFFERENCE = " difference"
-"""What the measure of a difference of two results ends with."""
+"""The suffix of the measure of a difference of two results."""
 
 FORMAT = "cka_notebook.result/1"
 """Kind and version of the files that `CKAResult.save` writes."""
 
 
 class Pair(NamedTuple):
-    """A layer of each model, and how similar they are."""
+    """A layer of each model and their similarity."""
 
     layer1: str
     layer2: str
@@ -43,15 +43,15 @@ class CKAResult:
             than two.
         layers1: Names of the rows.
         layers2: Names of the columns.
-        name1: What model 1 is called.
-        name2: What model 2 is called.
+        name1: Name of model 1.
+        name2: Name of model 2.
         metric: Name of the measure.
         examples: Number of examples that were compared.
-        batches: Number of batches they came in.
+        batches: Number of batches of these examples.
         skipped: Number of batches that were too small.
         notes: What a reader should know, in sentences.
         undefined1: Why a row is NaN, by layer name.
-        undefined2: Why a column is NaN.
+        undefined2: Why a column is NaN, by layer name.
         provenance: Versions, devices, dtypes, pooling, models and loaders.
 
     Example:
@@ -88,18 +88,20 @@ class CKAResult:
         )
 
     def __sub__(self, other: Self) -> Self:
-        """What changed from another result to this one, on the layers of both.
+        """The change from another result to this one, for the layers of both.
 
-        A fine-tuned model less its base, say, or one data set less another. Layers are
-        matched by name and keep the order of this result. The standard errors are those
-        of independent results; of the same batches the difference is more certain.
+        For example, a fine-tuned model minus its base, or one data set minus another.
+        Layers are matched by name and keep the order of this result. The standard
+        errors assume independent results; with the same batches the difference is more
+        certain.
 
         Returns:
-            A result of values between -2 and 2 that cannot be merged. Figures and
+            A result with values between -2 and 2, which cannot be merged. Figures and
             explorers show it in two colors around 0.
 
         Raises:
-            ValueError: If the measures differ, or no rows or no columns are shared.
+            ValueError: If the measures differ, one of the results is a difference
+                itself, or they have no rows or no columns in common.
 
         Example:
             >>> layers = ("a", "b"), ("x",)
@@ -112,22 +114,20 @@ class CKAResult:
             return NotImplemented
         if self.metric != other.metric or self.is_difference:
             msg = (
-                "Expected two results of one measure to subtract, got "
-                f"{self.metric!r} and {other.metric!r}."
+                f"Cannot subtract results of {self.metric!r} and {other.metric!r}. Use "
+                "two results of the same measure, neither of them a difference."
             )
             raise ValueError(msg)
-        rows, their_rows = shared(self.layers1, other.layers1)
-        columns, their_columns = shared(self.layers2, other.layers2)
-        _check_shared("rows", rows, self.layers1, other.layers1)
-        _check_shared("columns", columns, self.layers2, other.layers2)
+        rows, their_rows = _in_common("rows", self.layers1, other.layers1)
+        columns, their_columns = _in_common("columns", self.layers2, other.layers2)
         mine = self._subset(rows, columns)
         theirs = other._subset(their_rows, their_columns)
         return replace(
             mine,
             matrix=mine.matrix - theirs.matrix,
             stderr=torch.hypot(mine.stderr, theirs.stderr),
-            name1=_change(self.name1, other.name1),
-            name2=_change(self.name2, other.name2),
+            name1=_minus(self.name1, other.name1),
+            name2=_minus(self.name2, other.name2),
             metric=self.metric + DIFFERENCE,
             examples=min(self.examples, other.examples),
             batches=min(self.batches, other.batches),
@@ -142,36 +142,36 @@ class CKAResult:
 
     @property
     def is_difference(self) -> bool:
-        """Whether this is one result less another."""
+        """Whether this is the difference of two results."""
         return self.metric.endswith(DIFFERENCE)
 
     def row(self, layer: str | int) -> Tensor:
-        """One layer of model 1 against all of model 2, ``(L2,)``."""
+        """One layer of model 1 against all of model 2, shape ``(L2,)``."""
         return self.matrix[_position(layer, self.layers1, self.name1)]
 
     def column(self, layer: str | int) -> Tensor:
-        """One layer of model 2 against all of model 1, ``(L1,)``."""
+        """One layer of model 2 against all of model 1, shape ``(L1,)``."""
         return self.matrix[:, _position(layer, self.layers2, self.name2)]
 
     def diagonal(self) -> Tensor:
-        """Layer i against layer i, ``(L,)``.
+        """Layer i against layer i, shape ``(L,)``.
 
         Raises:
-            ValueError: If the models have different numbers of layers here.
+            ValueError: If the numbers of rows and columns differ.
         """
         if len(self.layers1) != len(self.layers2):
             msg = (
-                f"Expected as many layers of {self.name1} as of {self.name2}, got "
-                f"{len(self.layers1)} and {len(self.layers2)}. Use best_matches(), or "
-                "choose matching layers."
+                f"The diagonal needs the same number of layers in {self.name1} and "
+                f"{self.name2}, got {len(self.layers1)} and {len(self.layers2)}. Use "
+                "best_matches(), or choose matching layers."
             )
             raise ValueError(msg)
         return self.matrix.diagonal()
 
     def best_matches(self) -> dict[str, str | None]:
-        """For each layer of model 1, the most similar one of model 2.
+        """The most similar layer of model 2 for each layer of model 1.
 
-        None where the whole row is undefined.
+        None if the whole row is undefined.
         """
         values = self.matrix.nan_to_num(nan=-torch.inf)
         best, where = values.max(dim=1)
@@ -181,15 +181,15 @@ class CKAResult:
         }
 
     def best_path(self) -> list[Pair]:
-        """The pairs along the best way from the first layers to the last ones.
+        """The pairs along the best path from the first layers to the last ones.
 
-        Each step goes to the next layer of model 1, of model 2, or of both, so the
-        depths of both models are matched without going back, as dynamic time warping
-        does. Of all such ways it has the highest mean; undefined values are crossed
-        where there is no way around them.
+        Each step goes to the next layer of model 1, of model 2, or of both. The path
+        thus matches the depths of both models without going back, as dynamic time
+        warping does. It has the highest mean of all such paths; it crosses undefined
+        values only where it cannot avoid them.
 
         Returns:
-            Pairs in order, for instance for ``pandas.DataFrame``; none if the whole
+            Pairs in order, for example for ``pandas.DataFrame``; empty if the whole
             matrix is undefined.
 
         Example:
@@ -208,7 +208,7 @@ class CKAResult:
         ]
 
     def export(self) -> dict[str, Any]:
-        """A plain dict with the keys of torch_cka and of pytorch-cka.
+        """A plain dict with the keys that torch_cka and pytorch-cka use.
 
         Example:
             >>> result = CKAResult(torch.eye(1), torch.eye(1), ("a",), ("b",))
@@ -230,7 +230,7 @@ class CKAResult:
         }
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """The matrix as a pandas DataFrame, rows and columns named by layer.
+        """The matrix as a pandas DataFrame with the names of the layers.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -242,21 +242,18 @@ class CKAResult:
         return pd.DataFrame(self.matrix.numpy(), index=index, columns=columns)
 
     def merge(self, other: Self) -> Self:
-        """The result of the batches of both, for the same models and layers.
+        """The result over the batches of both, for the same models and layers.
 
         Raises:
-            ValueError: If layers or metric differ, or one result has no sums.
+            ValueError: If models, layers or measure differ, or a result has no running
+                sums, like a difference.
         """
-        for what in ("layers1", "layers2", "metric", "name1", "name2"):
-            mine, theirs = getattr(self, what), getattr(other, what)
-            if mine != theirs:
-                msg = (
-                    f"Expected results of the same comparison to merge, got `{what}` "
-                    f"{mine!r} and {theirs!r}."
-                )
-                raise ValueError(msg)
+        _check_same_comparison(self, other)
         if self.sums is None or other.sums is None:
-            msg = "Expected results made by CKA.compare, got one without running sums."
+            msg = (
+                "Cannot merge a result without running sums. Merge results as "
+                "CKA.compare returned them."
+            )
             raise ValueError(msg)
         sums = self.sums.merge(other.sums)
         return replace(
@@ -267,19 +264,22 @@ class CKAResult:
             batches=self.batches + other.batches,
             skipped=self.skipped + other.skipped,
             notes=list(dict.fromkeys([*self.notes, *other.notes])),
-            undefined1=_left_undefined(
+            undefined1=_still_undefined(
                 self.undefined1 | other.undefined1, self.layers1, sums.xx
             ),
-            undefined2=_left_undefined(
+            undefined2=_still_undefined(
                 self.undefined2 | other.undefined2, self.layers2, sums.yy
             ),
             sums=sums,
         )
 
     def save(self, path: files.PathLike) -> None:
-        """Write one safetensors file, from which `load` gives the same bits back.
+        """Write a safetensors file, from which `load` restores the result bit by bit.
 
-        The file appears whole or not at all.
+        The file appears complete or not at all.
+
+        Raises:
+            FileNotFoundError: If its folder does not exist.
         """
         tensors = {"matrix": self.matrix, "stderr": self.stderr}
         if self.sums is not None:
@@ -292,7 +292,7 @@ class CKAResult:
         """Read a file that `save` wrote. Nothing in it is executed.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If the file does not exist.
             ValueError: If the file is of another kind or version.
         """
         tensors, facts = files.read(path, FORMAT)
@@ -307,7 +307,7 @@ class CKAResult:
         )
 
     def _subset(self, rows: Tensor, columns: Tensor) -> Self:
-        """The rows and columns at these places, without running sums."""
+        """The rows and columns at these positions, without running sums."""
         layers1 = tuple(self.layers1[i] for i in rows.tolist())
         layers2 = tuple(self.layers2[i] for i in columns.tolist())
         return replace(
@@ -333,14 +333,16 @@ class CKAResult:
 
 
 def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Where the layers of both are, in the order of the first: in the first, in others.
+    """Positions of the common layers in the first and in the second sequence.
+
+    Both are in the order of the first sequence.
 
     Example:
         >>> shared(["a", "b", "c"], ["c", "b"])
         (tensor([1, 2]), tensor([1, 0]))
     """
-    place = {name: i for i, name in enumerate(others)}
-    pairs = [(i, place[name]) for i, name in enumerate(layers) if name in place]
+    positions = {name: i for i, name in enumerate(others)}
+    pairs = [(i, positions[name]) for i, name in enumerate(layers) if name in positions]
     both = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
@@ -358,35 +360,47 @@ def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
     raise ValueError(msg)
 
 
-def _check_shared(
-    what: str, places: Tensor, mine: tuple[str, ...], theirs: tuple[str, ...]
-) -> None:
-    if not len(places):
+def _in_common(
+    what: str, mine: tuple[str, ...], theirs: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
+    positions = shared(mine, theirs)
+    if not len(positions[0]):
         msg = (
-            f"Expected results with {what} in common to subtract, got "
-            f"{first_few(mine)} and {first_few(theirs)}. Compare layers of the same "
-            "names."
+            f"Cannot subtract results without common {what}: {first_few(mine)} and "
+            f"{first_few(theirs)}. Compare layers with the same names."
         )
         raise ValueError(msg)
+    return positions
 
 
-def _change(mine: str, theirs: str) -> str:
-    """What a model is called in a difference."""
+def _minus(mine: str, theirs: str) -> str:
+    """The name of a model in a difference."""
     return mine if mine == theirs else f"{mine} \u2212 {theirs}"
 
 
 def _left_out(mine: CKAResult, theirs: CKAResult) -> list[str]:
-    """A sentence on which layers a difference lacks, if it lacks any."""
+    """A note on the layers that a difference leaves out, if there are any."""
     alone = sorted(
         {*mine.layers1} ^ {*theirs.layers1} | {*mine.layers2} ^ {*theirs.layers2}
     )
-    note = f"Left out, for one result alone has them: {first_few(alone)}"
+    note = f"Left out, because only one of the results has them: {first_few(alone)}"
     return [note] if alone else []
 
 
-def _left_undefined(
+def _check_same_comparison(mine: CKAResult, theirs: CKAResult) -> None:
+    for what in ("layers1", "layers2", "metric", "name1", "name2"):
+        one, other = getattr(mine, what), getattr(theirs, what)
+        if one != other:
+            msg = (
+                f"Cannot merge results of different comparisons: `{what}` is {one!r} "
+                f"in one and {other!r} in the other."
+            )
+            raise ValueError(msg)
+
+
+def _still_undefined(
     reasons: dict[str, str], names: tuple[str, ...], norms: Tensor
 ) -> dict[str, str]:
-    """Reasons of the layers that are undefined after a merge, too."""
+    """Reasons for the layers that remain undefined after a merge."""
     defined = {n for n, norm in zip(names, norms, strict=True) if norm > 0}
     return {name: text for name, text in reasons.items() if name not in defined}

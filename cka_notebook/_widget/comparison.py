@@ -22,9 +22,11 @@ from cka_notebook._engine.estimate import Estimate, size
 from cka_notebook._engine.state import RunState
 from cka_notebook._inputs.loaders import length
 from cka_notebook._messages import counted, did_you_mean
+from cka_notebook._models.choice import Rows, choose
+from cka_notebook._models.layer_tree import LayerTree, Outputs
 from cka_notebook._results.result import CKAResult
 
-from .saved_tree import Columns, Side, choose_rows, columns_of, side_of
+from .saved_tree import SIDES, Columns, Side, columns_of, rows_of
 from .source import call_around_layers
 
 RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint", "callback")
@@ -126,6 +128,8 @@ class Live:
             "layers2": self._cka.choices2,
         }
         self._trees: dict[str, Columns] = {}
+        self._rows: dict[Side, Rows] = {}
+        self._outputs: dict[Side, Outputs] = {}
 
     def trees(self) -> dict[str, Columns]:
         """The layer trees as columns; those of the last run when none is going on."""
@@ -145,20 +149,10 @@ class Live:
         Raises:
             ValueError: If a name or pattern matches nothing, with the nearest names.
         """
-        if self._cka is None:
-            return choose_rows(side_of(self._trees, side), choices, side)
-        tree = self._cka.tree1 if side == "layers1" else self._cka.tree2
-        if tree.probed:
-            return tree.choose(choices)
-        tree.check(choices)
-        try:
-            return tree.choose(choices)
-        except ValueError:
-            # The calls "act#0", "act#1" of a module are known after the probe only.
-            names = [choices] if isinstance(choices, str) else choices
-            if not isinstance(names, list | tuple):
-                raise
-            return [name for name in names if isinstance(name, str)]
+        cka = self._cka  # may be released by another thread
+        if cka is None:
+            return _choose(self._rows[side], choices)
+        return choose(_trees_of(cka)[side].rows(side), choices)
 
     def prepare(self, metric: str) -> None:
         """Get hold of the models.
@@ -167,8 +161,12 @@ class Live:
             RuntimeError: If one is gone.
         """
         if self._cka is None or self._cka.metric != metric:
+            self._remember()
             model1, model2 = self._models.held()
-            self._cka = CKA(model1, model2, **{**self._options, "metric": metric})
+            cka = CKA(model1, model2, **{**self._options, "metric": metric})
+            for side, tree in _trees_of(cka).items():
+                tree.recall(self._outputs[side])
+            self._cka = cka
 
     def steps(
         self, choices: Mapping[Side, Any], kept: PausedRun | None = None
@@ -201,8 +199,17 @@ class Live:
     def release(self) -> None:
         """Hold the models weakly until the next run."""
         self.trees()
+        self._remember()
         self._cka = None
         self._models.release()
+
+    def _remember(self) -> None:
+        """Keep of the layer trees what holds no model: rows and outputs."""
+        if self._cka is not None:
+            trees = _trees_of(self._cka)
+            rows = {side: tree.rows(side) for side, tree in trees.items()}
+            self._rows = {side: each.without_modules() for side, each in rows.items()}
+            self._outputs = {side: tree.outputs for side, tree in trees.items()}
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers.
@@ -249,7 +256,8 @@ class Saved:
 
     def choose(self, side: Side, choices: Any) -> list[str]:
         """Names of the chosen layers."""
-        return choose_rows(side_of(self.trees(), side), choices, side)
+        title = self.names[SIDES.index(side)]
+        return _choose(rows_of(title, self._layers[side], side), choices)
 
     def prepare(self, metric: str) -> None:
         """Nothing can be computed.
@@ -285,6 +293,17 @@ class Saved:
         run = {"stop_when_stable": tolerance}
         options = {**names, "metric": metric}
         return call_around_layers(["model1", "model2"], options, ["loader"], run)
+
+
+def _trees_of(cka: CKA) -> dict[Side, LayerTree]:
+    return dict(zip(SIDES, (cka.tree1, cka.tree2), strict=True))
+
+
+def _choose(rows: Rows, choices: Any) -> list[str]:
+    """Names of the chosen layers; no layers may be chosen while nothing is computed."""
+    if isinstance(choices, list | tuple) and not choices:
+        return []
+    return choose(rows, choices)
 
 
 class _Models:

@@ -369,7 +369,7 @@ class CKAExplorer(anywidget.AnyWidget):
         greyed = _figures.exact_cells(
             matrix, result.stderr.numpy(), is_difference=result.is_difference
         )
-        picture = png(matrix, colors, limits, greyed=greyed, is_still=True)
+        picture = png(matrix, colors, limits, greyed=greyed, is_fallback=True)
         return Preview(repr(self), picture)
 
     def _not_yet(self, timeout: float | None) -> str:

@@ -130,7 +130,7 @@ class Session:
         """Show a result that was not computed here."""
         self._result = result
         self._set_computing(result.layers1, result.layers2)
-        shown = self.frames.saved(result)
+        shown = self.frames.show_saved(result)
         self._progress = self.frames.progress_of(result)
         self._put({"_axes": axes(1, result), **shown, "status": "done"})
 
@@ -139,7 +139,7 @@ class Session:
         result, worker = self.result, self.runs.live
         if worker is None or result is None:
             return {}
-        shown = self.frames.still(self.progress, result)
+        shown = self.frames.snapshot(self.progress, result)
         return {"_axes": axes(worker.epoch, result), **shown, "status": "stopped"}
 
     # What a worker asks and tells
@@ -177,7 +177,7 @@ class Session:
         with suppress(OtherBatchesError):
             yield from self.comparison.steps(self.chosen, kept)
             return
-        self.frames.begin_anew()
+        self.frames.restart()
         yield from self._anew(OTHER_BATCHES)
 
     def _anew(self, why: str) -> Generator["RunState", None, None]:
@@ -312,8 +312,10 @@ class Session:
         """Send a frame that must arrive, and keep all of it in traits."""
         self._put({"_axes": axes(worker.epoch, result)})
         progress = self.frames.progress(worker.seconds, state)
-        behind = state.catching_up
-        self._put(self.frames.hold(progress, result, final=final, catching_up=behind))
+        traits = self.frames.publish(
+            progress, result, final=final, catching_up=state.catching_up
+        )
+        self._put(traits)
 
     def _hold_if_long(self, worker: Worker, state: "RunState") -> None:
         """Pause a run that nobody asked for and that would take long.

@@ -1,144 +1,18 @@
 """Measures of similarity that are made of Gram matrices, batch by batch.
 
-Each keeps sums only, so it can be merged over batches, files and processes. Names with
-`x` belong to model 1 (rows), names with `y` to model 2 (columns).
+Each keeps running sums only, so it can be merged over batches, files and processes.
 """
 
-from dataclasses import dataclass, fields
-from typing import Self
+from .cka import MinibatchCKA
 
-import torch
-from torch import Tensor
+__all__ = ["MinibatchCKA", "names"]
 
 
 def names() -> list[str]:
-    """Names that `metric=` takes.
+    """Names accepted by `metric=`.
 
     Example:
         >>> names()
         ['cka']
     """
     return ["cka"]
-
-
-@dataclass
-class MinibatchCKA:
-    """Minibatch CKA (Nguyen et al. 2021) of all layer pairs, with its standard error.
-
-    One batch contributes ``h = <U(K), U(L)>`` to each sum, so it weighs n (n - 3), as
-    in the official code of the paper. The division happens once, in `compute`. The
-    second-order sums give the delta-method standard error of that ratio without keeping
-    any batch. All sums are float64, in the units of the activations.
-
-    Attributes:
-        xy: Sum of h over batches, ``(L1, L2)``.
-        xx: The same of each layer of model 1 with itself, ``(L1,)``.
-        yy: The same of model 2, ``(L2,)``.
-        xy_xy: Sums of products of two h of one batch; likewise the five below.
-        batches: Number of batches added.
-
-    Example:
-        >>> sums = MinibatchCKA.empty(1, 1)
-        >>> sums.update(torch.tensor([[3.0]]), torch.tensor([4.0]), torch.tensor([9.0]))
-        >>> sums.compute()
-        tensor([[0.5000]], dtype=torch.float64)
-    """
-
-    xy: Tensor
-    xx: Tensor
-    yy: Tensor
-    xy_xy: Tensor
-    xy_xx: Tensor
-    xy_yy: Tensor
-    xx_yy: Tensor
-    xx_xx: Tensor
-    yy_yy: Tensor
-    batches: int = 0
-
-    @classmethod
-    def empty(cls, rows: int, columns: int, device: torch.device | str = "cpu") -> Self:
-        """Sums of no batch, for ``rows`` x ``columns`` layer pairs."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=torch.float64, device=device)
-
-        grid = (rows, columns)
-        return cls(
-            xy=zeros(*grid),
-            xx=zeros(rows),
-            yy=zeros(columns),
-            xy_xy=zeros(*grid),
-            xy_xx=zeros(*grid),
-            xy_yy=zeros(*grid),
-            xx_yy=zeros(*grid),
-            xx_xx=zeros(rows),
-            yy_yy=zeros(columns),
-        )
-
-    def update(self, xy: Tensor, xx: Tensor, yy: Tensor) -> None:
-        """Add the h of one batch: ``(L1, L2)``, ``(L1,)`` and ``(L2,)``."""
-        self.xy += xy
-        self.xx += xx
-        self.yy += yy
-        self.xy_xy.addcmul_(xy, xy)
-        self.xy_xx.addcmul_(xy, xx[:, None])
-        self.xy_yy.addcmul_(xy, yy)
-        self.xx_yy.addcmul_(xx[:, None], yy)
-        self.xx_xx.addcmul_(xx, xx)
-        self.yy_yy.addcmul_(yy, yy)
-        self.batches += 1
-
-    def merge(self, other: Self) -> Self:
-        """Sums of the batches of both, which must be over the same layers."""
-        pairs = zip(self.tensors().items(), other.tensors().values(), strict=True)
-        sums = {name: mine + theirs for (name, mine), theirs in pairs}
-        return type(self)(**sums, batches=self.batches + other.batches)
-
-    def compute(self) -> Tensor:
-        """CKA, ``(L1, L2)`` float64; NaN where a layer has no variance."""
-        return self.xy / self._norm()
-
-    def stderr(self) -> Tensor:
-        """Standard error of `compute`, ``(L1, L2)``; NaN with fewer than two batches.
-
-        It is the batch jackknife's to first order, for new batches from the same
-        source. It knows nothing of batches that are not random.
-        """
-        if self.batches < 2:
-            return torch.full_like(self.xy, torch.nan)
-        norm = self._norm()
-        xx, yy = self.xx[:, None], self.yy
-        theta = self.xy / norm
-        square = (
-            self.xy_xy / norm.square()
-            + theta.square() * self._spread_of_norms()
-            - theta * (self.xy_xx / xx + self.xy_yy / yy) / norm
-        )
-        # Identical layers cancel to zero, give or take a rounding error.
-        square.clamp_(min=0)
-        return (square * self.batches / (self.batches - 1)).sqrt()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The sums by name."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name != "batches"
-        }
-
-    def to(self, device: torch.device | str, *, copy: bool = False) -> Self:
-        """The same sums on another device; a snapshot with ``copy``."""
-        tensors = self.tensors().items()
-        moved = {name: sums.to(device, copy=copy) for name, sums in tensors}
-        return type(self)(**moved, batches=self.batches)
-
-    def _norm(self) -> Tensor:
-        return (self.xx[:, None] * self.yy).sqrt()
-
-    def _spread_of_norms(self) -> Tensor:
-        xx, yy = self.xx[:, None], self.yy
-        return (
-            self.xx_xx[:, None] / (4 * xx.square())
-            + self.yy_yy / (4 * yy.square())
-            + self.xx_yy / (2 * xx * yy)
-        )

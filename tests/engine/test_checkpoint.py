@@ -148,7 +148,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
         yield
 
     path = tmp_path / "missing" / "run"
-    with pytest.raises(FileNotFoundError, match=r"No folder .*missing' to write 'run'"):
+    with pytest.raises(FileNotFoundError, match=r"'run': folder .*missing' does not"):
         CKA(*models()).compare(never(), checkpoint=path, progress=False)
 
 

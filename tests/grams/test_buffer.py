@@ -7,7 +7,7 @@ from support.reference import hsic1
 from cka_notebook import hsic
 from cka_notebook._grams import buffer as buffer_module
 from cka_notebook._grams import pairs
-from cka_notebook._grams.buffer import GramBuffer, Grams
+from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.products import lower_gram
 
 
@@ -15,15 +15,15 @@ def reduced(layers, capacity=None, batches=1):
     buffer = GramBuffer(capacity or len(layers))
     for _ in range(batches):
         buffer.begin(len(layers[0]))
-        indices = [buffer.add(x, row) for row, x in enumerate(layers)]
-        z, scales, traces, norms = buffer.finish()
-    return buffer, Grams(z, scales, traces, norms, indices, {})
+        for row, x in enumerate(layers):
+            assert buffer.add(x, row) == row
+        packed = buffer.finish()
+    return buffer, packed
 
 
-def products(grams):
-    return pairs.pair_products(grams.z, grams.z) * (
-        grams.scales[:, None] * grams.scales
-    )
+def products(packed):
+    scales = packed.scale[:, None] * packed.scale
+    return pairs.pair_products(packed.z, packed.z) * scales
 
 
 def by_definition(layers):

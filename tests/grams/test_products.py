@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cka_notebook import hsic
 from cka_notebook._grams import products
 
 FLOAT32 = 1e-6
@@ -102,3 +103,15 @@ def test_wide_layers_are_multiplied_as_well_as_narrow_ones(n):
     expected = (2 * x.double() @ x.double().T).tril()
     error = (made.tril() - expected).abs().max() / expected.max()
     assert error < FLOAT32
+
+
+@pytest.mark.parametrize("shift", ["mean", "row", "none"])
+@pytest.mark.parametrize("n", [8, 70, 257])
+def test_a_gram_made_in_pieces_is_that_of_the_whole_however_it_is_shifted(n, shift):
+    x = torch.randn(n, 3000)
+    out, scratch = torch.full((n, n), torch.nan), torch.empty(n, 300)
+    blocks = [out[top:, top : top + 40] for top in range(0, n, 40)]
+    products.lower_gram(x, blocks, scratch, shift)
+    made = hsic.u_center(out.tril() + out.tril(-1).T)
+    expected = hsic.u_center(hsic.gram(x))
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-2)

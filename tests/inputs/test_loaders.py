@@ -105,10 +105,10 @@ def test_paired_loaders_of_different_length_are_refused_before_any_batch():
     ids=lambda options: next(iter(options)),
 )
 def test_a_shuffling_loader_of_a_pair_is_refused_and_named(options):
-    with pytest.raises(ValueError, match="same order, got a shuffling `loader`"):
+    with pytest.raises(ValueError, match="same order, but `loader` shuffles"):
         check_loaders(loader(**options), loader(), True, None)
     with pytest.raises(
-        ValueError, match=r"got a shuffling `loader2`\. Pass shuffle=False"
+        ValueError, match=r"but `loader2` shuffles\. Pass shuffle=False"
     ):
         check_loaders(loader(), loader(**options), True, None)
     check_loaders(loader(**options), loader(), False, None)

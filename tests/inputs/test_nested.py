@@ -82,7 +82,6 @@ def test_a_class_is_no_mapping():
         ("words", None),
         ({"n": 3}, None),
     ],
-    ids=str,
 )
 def test_the_length_of_the_first_list_of_examples_is_found(value, length):
     assert list_length(value) == length

@@ -119,7 +119,7 @@ def test_a_decoder_layer_over_encoder_tokens_takes_the_mask_that_fits():
     torch.testing.assert_close(pooled[0], TOKENS[0, :3].mean(0))
 
 
-def test_masks_that_are_learnt_during_a_batch_come_first_and_go_with_it():
+def test_masks_learned_during_a_batch_come_first_and_are_dropped_after_it():
     pooling, longer = Pooling(), torch.ones(6, 7)
     pooling.begin(MASK, None)
     pooling.learn(longer, None)
@@ -149,7 +149,7 @@ def test_a_pool_for_a_layer_that_is_not_there_is_an_error():
     pooling = Pooling({"block.1": "mean", "head": "cls", "block.*": "last"})
     pooling.check(["block.1", "block.2", "head"])
     with pytest.raises(
-        ValueError, match="`pool` names 'head', which matches no chosen"
+        ValueError, match="`pool` key 'head' matches none of the chosen"
     ):
         pooling.check(["block.1", "block.2"])
 

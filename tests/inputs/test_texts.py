@@ -93,7 +93,7 @@ def test_model_outputs_give_their_last_hidden_state():
         ("flatten", lambda x: x),
     ],
 )
-def test_pool_takes_the_token_it_is_told_to(pool, token):
+def test_pool_takes_the_chosen_token(pool, token):
     model1, model2 = TEXT_MODELS["BERT"](), TEXT_MODELS["BERT"]()
     batches = [words(seed=seed) for seed in range(3)]
     names = ["encoder.layer.0", "encoder.layer.2"]

@@ -24,18 +24,18 @@ def test_more_than_64_layers_are_thinned_evenly_and_keep_the_last(count, kept, s
     assert {b - a for a, b in pairwise(indices[:-1])} == {step}
 
 
-def test_thinning_is_said():
+def test_a_note_reports_thinning():
     tree = LayerTree(zoo.DeepLeaves(312))
     assert len(tree.choose()) == 64
     assert tree.auto_note() == (
-        "DeepLeaves: `auto` shows 64 of 312 layers, every 5th and the last."
+        "DeepLeaves: `auto` chose 64 of 312 layers: every 5th, plus the last."
     )
     assert LayerTree(zoo.DeepLeaves(64)).auto_note() is None
 
 
 def test_thinning_names_the_step_in_english():
     notes = [LayerTree(zoo.DeepLeaves(n)).auto_note() for n in (65, 190, 1324)]
-    assert [note.split("every ")[1].split()[0].rstrip(".") for note in notes] == [
+    assert [note.split("every ")[1].split()[0].rstrip(".,") for note in notes] == [
         "2nd",
         "3rd",
         "21st",
@@ -151,7 +151,7 @@ def test_blocks_fall_back_to_auto():
     assert tree.choose("blocks") == tree.choose("auto") == ["0", "2", "4"]
 
 
-def test_random_choices_never_hold_a_layer_twice():
+def test_auto_never_chooses_a_layer_twice():
     for model in (zoo.ResNet(width=2), zoo.UNet(), zoo.Deep(5), zoo.Tied()):
         names = LayerTree(model).choose("auto")
         assert len(names) == len(set(names))

@@ -1,32 +1,12 @@
-"""The tree of modules: order, names, all ways to choose, and the errors they give."""
-
-import json
-import re
+"""The tree of modules: order, names, columns, notes, and what a tree remembers."""
 
 import pytest
 import torch
-from support import TESTS, zoo
+from support import zoo
+from support.trees import probed
 from torch import nn
 
-from cka_notebook._capture.probe import probe
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._widget.saved_tree import choose_rows, columns_of
-
-GLOBS = json.loads((TESTS / "globs.json").read_text("utf-8"))
-"""What globs take and leave; the tests of the page read the same file."""
-
-
-def probed(model, batch, argument="model1_layers"):
-    tree = LayerTree(model, argument)
-
-    def run(count):
-        inputs = batch if count is None else batch[:count]
-        with torch.no_grad():
-            tree.model.eval()(inputs)
-        return len(inputs)
-
-    probe(tree, run)
-    return tree
 
 
 def mlp_tree():
@@ -73,24 +53,12 @@ def test_a_module_called_several_times_is_a_layer_a_call():
     assert tree.names == ["first", "act#0", "second", "act#1", "third", "act#2"]
 
 
-def test_the_bare_name_of_a_module_called_several_times_means_all_calls():
-    tree = probed(zoo.SharedActivation(), torch.randn(8, 10))
-    assert tree.choose(["act"]) == ["act#0", "act#1", "act#2"]
-    assert tree.choose(["act#1"]) == ["act#1"]
-
-
 def test_modules_that_never_run_are_listed_with_the_reason_and_not_offered():
     tree = probed(zoo.Unused(), torch.randn(8, 10))
     assert tree.names == ["parts.0", "parts.1", "named.head"]
     found, _ = rows(tree)
     never = [name for name, row in found.items() if row["reason"] == "never called"]
     assert never == ["unused", "parts", "named", "named.idle"]
-
-
-def test_choosing_a_module_that_never_ran_says_so():
-    tree = probed(zoo.Unused(), torch.randn(8, 10))
-    with pytest.raises(ValueError, match="names 'unused' of Unused, which was never"):
-        tree.choose(["unused"])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +80,7 @@ def test_an_output_that_cannot_be_compared_has_its_reason(layer, reason):
     tree = probed(zoo.Incomparable(), torch.randn(8, 10))
     assert tree.names == ["linear"]
     assert rows(tree)[0][layer]["reason"] == reason
-    with pytest.raises(ValueError, match=f"{layer!r} of Incomparable, which cannot"):
+    with pytest.raises(ValueError, match=f"contains {layer!r}, .* cannot be compared"):
         tree.choose([layer])
 
 
@@ -125,13 +93,7 @@ def test_tied_modules_appear_under_both_names_and_count_once():
     assert found["decode"]["params"] == found["encode"]["params"] == 72
 
 
-def test_the_second_name_of_a_tied_module_can_be_chosen():
-    tree = probed(zoo.Tied(), torch.randn(8, 8))
-    assert tree.choose(["decode"]) == ["decode#0", "decode#1"]
-    assert [x.module for x in tree.find(["decode#1"])] == [tree.model.encode]
-
-
-def test_columns_tell_shapes_types_depths_and_parameters():
+def test_columns_contain_shapes_types_depths_and_parameters():
     found, _ = rows(probed(zoo.ResNet(width=2), torch.randn(4, 3, 32, 32)))
     row = found["layer2.0.conv1"]
     assert row["shape"] == [None, 4, 4, 4]
@@ -164,144 +126,11 @@ def test_calls_are_rows_below_their_module():
     assert found["act#1"]["shape"] == [None, 8]
 
 
-def test_presets_are_row_numbers_of_what_choose_gives():
+def test_presets_are_row_numbers_of_the_chosen_layers():
     tree = probed(zoo.ResNet(width=2), torch.randn(4, 3, 32, 32))
     columns = tree.columns()
     for preset, indices in columns["presets"].items():
         assert [columns["name"][i] for i in indices] == tree.choose(preset)
-
-
-def test_presets_all_and_leaves():
-    tree = probed(zoo.Deep(3), torch.randn(8, 4))
-    assert tree.choose("leaves") == [
-        f"blocks.{i}.{j}" for i in range(3) for j in (0, 1)
-    ]
-    assert len(tree.choose("all")) == 9
-
-
-def test_indices_count_in_execution_order_from_both_ends():
-    tree = probed(zoo.Reversed(), torch.randn(8, 10))
-    assert tree.choose([0]) == ["a"]
-    assert tree.choose([-1, 0]) == ["b", "a"]
-    assert tree.choose(1) == ["b"]
-
-
-def test_globs_patterns_classes_and_predicates_choose():
-    tree = mlp_tree()
-    assert tree.choose("[02]") == ["0", "2"]
-    assert tree.choose(["?"]) == ["0", "1", "2", "3", "4"]
-    assert tree.choose(re.compile(r"^[13]$")) == ["1", "3"]
-    assert tree.choose([nn.Linear]) == ["0", "2", "4"]
-    assert tree.choose(nn.Tanh) == ["1", "3"]
-    assert tree.choose(
-        lambda name, module: isinstance(module, nn.Tanh) or name == "4"
-    ) == [
-        "1",
-        "3",
-        "4",
-    ]
-
-
-@pytest.mark.parametrize("example", GLOBS, ids=lambda example: example["glob"])
-def test_globs_mean_what_they_mean_to_the_search_of_the_page(example):
-    names = [*example["takes"], *example["leaves"]]
-    columns = columns_of("Net", names)
-    assert choose_rows(columns, example["glob"], "layers1") == example["takes"]
-
-
-def test_a_star_of_a_glob_takes_dots_too():
-    model = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Tanh()), nn.Linear(3, 2))
-    tree = LayerTree(model)
-    assert tree.choose("0*") == tree.choose("0**") == ["0", "0.0", "0.1"]
-
-
-def test_a_list_keeps_its_order_and_names_nothing_twice():
-    tree = mlp_tree()
-    assert tree.choose(["4", 0, "4", nn.Linear]) == ["4", "0", "2"]
-
-
-def test_a_name_with_brackets_is_not_taken_for_a_glob():
-    model = nn.Module()
-    model.add_module("odd[1]", nn.Linear(3, 3))
-    assert LayerTree(model).choose(["odd[1]"]) == ["odd[1]"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "near"),
-    [
-        ("layer3.0.conv", "'layer3.0.conv2', 'layer3.0.conv1' or "),
-        ("layer4.1.bn9", "'layer4.1.bn2'"),
-    ],
-)
-def test_an_unknown_name_gets_the_nearest_ones(wrong, near):
-    tree = LayerTree(zoo.ResNet(width=2), "model2_layers")
-    with pytest.raises(ValueError, match="`model2_layers` names") as caught:
-        tree.choose([wrong])
-    assert f"{wrong!r}, which ResNet does not have. Did you mean" in str(caught.value)
-    assert near in str(caught.value)
-    assert "lists all 67." in str(caught.value)
-
-
-def test_an_unknown_name_like_no_other_gets_no_suggestion():
-    with pytest.raises(ValueError, match="does not have") as caught:
-        LayerTree(zoo.ResNet(width=2)).check(["xyzzy"])
-    assert "Did you mean" not in str(caught.value)
-
-
-def test_unknown_names_are_known_before_the_probe_and_patterns_wait_for_it():
-    tree = LayerTree(zoo.ResNet(width=2))
-    with pytest.raises(ValueError, match="layer5"):
-        tree.check(["layer5.0"])
-    tree.check(["layer9.*", -1, nn.Conv2d, re.compile("x")])
-    tree.check("blocks")
-    tree.check(lambda *_: True)
-
-
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ("none*", "`model1_layers` 'none\\*' matches no layer of Sequential. It has 5"),
-        (re.compile("x+"), "'x\\+' matches no layer"),
-        (nn.LSTM, "'LSTM' matches no layer"),
-        (7, "index 7 is out of range for Sequential. It has 5 layers"),
-        (-6, "index -6 is out of range"),
-        ([], "chose no layer of Sequential"),
-        (lambda *_: False, "chose no layer of Sequential"),
-        ("0#1", "names '0#1'"),
-    ],
-)
-def test_a_choice_of_nothing_is_an_error_that_helps(choice, message):
-    with pytest.raises(ValueError, match=message):
-        mlp_tree().choose(choice)
-
-
-@pytest.mark.parametrize("wrong", [1.5, None, True, (1, 2), nn.Linear(1, 1)])
-def test_a_choice_of_no_known_kind_is_a_type_error(wrong):
-    with pytest.raises(TypeError, match="names, indices, globs, compiled"):
-        mlp_tree().choose([wrong])
-
-
-@pytest.mark.parametrize("wrong", [1.5, nn.Linear(1, 1), nn.Sequential(nn.ReLU())])
-def test_what_is_no_list_of_choices_is_the_same_error_before_any_probe(wrong):
-    for refuse in (mlp_tree().check, mlp_tree().choose):
-        with pytest.raises(TypeError, match="names, indices, globs, compiled"):
-            refuse(wrong)
-
-
-def test_who_passes_a_module_is_told_its_name():
-    model = zoo.ResNet(width=2)
-    with pytest.raises(TypeError, match="got a Conv2d: pass its name, 'conv1'"):
-        LayerTree(model).check([model.conv1])
-    with pytest.raises(TypeError, match="got a ReLU that ResNet lacks"):
-        LayerTree(model).check([nn.ReLU()])
-
-
-def test_a_container_that_is_never_called_tells_what_it_holds():
-    tree = probed(zoo.Unused(), torch.randn(8, 10))
-    with pytest.raises(ValueError, match=r"It holds 2 layers: 'parts\.0', 'parts\.1'"):
-        tree.choose(["parts"])
-    with pytest.raises(ValueError, match="It has 3 layers to choose from"):
-        tree.choose(["unused"])
 
 
 class TokensFirst(nn.Module):
@@ -317,7 +146,7 @@ class TokensFirst(nn.Module):
         return self.head(self.rnn(self.embed(words))[0])
 
 
-def test_tokens_that_may_be_taken_for_examples_are_said():
+def test_a_note_reports_tokens_that_may_be_taken_for_examples():
     words = torch.randint(50, (8, 12))
     note = probed(TokensFirst(), words).axis_note()
     assert note.startswith("TokensFirst: 'rnn' (LSTM) has batch_first=False")
@@ -325,8 +154,30 @@ def test_tokens_that_may_be_taken_for_examples_are_said():
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_a_model_that_turns_its_input_itself_is_not_suspected(kind):
+def test_a_model_that_transposes_its_input_itself_is_not_suspected(kind):
     assert probed(zoo.Recurrent(kind), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.Attention(), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.SequenceFirst(), torch.randn(8, 7, 6)).axis_note() is None
     assert probed(zoo.mlp(), torch.randn(8, 10)).axis_note() is None
+
+
+def test_a_tree_recalls_an_earlier_probe_of_the_same_model():
+    model = zoo.SharedActivation()
+    seen = probed(model, torch.randn(8, 10))
+    tree = LayerTree(model)
+    tree.recall(seen.outputs)
+    assert tree.probed
+    assert tree.names == seen.names
+    assert tree.columns() == seen.columns()
+
+
+def test_a_tree_recalls_nothing_of_a_model_that_has_changed_or_was_not_probed():
+    model = zoo.SharedActivation()
+    seen = probed(model, torch.randn(8, 10))
+    model.add_module("added", nn.Linear(3, 3))
+    tree = LayerTree(model)
+    tree.recall(seen.outputs)
+    assert not tree.probed
+    tree.recall(LayerTree(model).outputs)
+    assert not tree.probed
+    assert "added" in tree.names

@@ -9,7 +9,7 @@ from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import bare_name, expects_tokens_first, unwrap, walk
 
 
-def test_wrappers_are_looked_through():
+def test_wrappers_are_unwrapped():
     inner = zoo.mlp()
     compiled = torch.compile(inner, backend="eager")
     assert unwrap(compiled) is inner
@@ -18,7 +18,7 @@ def test_wrappers_are_looked_through():
     assert LayerTree(compiled).names == ["0", "1", "2", "3", "4"]
 
 
-def test_a_distributed_model_is_looked_through():
+def test_a_distributed_model_is_unwrapped():
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:

@@ -63,7 +63,7 @@ def test_weights_that_are_loaded_when_needed_give_the_same(pair, device):
     assert hooks_on(away) == 0
 
 
-def test_a_device_for_the_other_model_is_none_for_this_one_which_is_said(pair):
+def test_a_note_says_that_device_moves_no_dispatched_model(pair):
     plain, away = pair
     before = standing(away)
     with pytest.warns(UserWarning, match="Sequential stays where its device map or of"):
@@ -80,7 +80,7 @@ class Sine(ModelHook):
         return torch.sin(3 * output)
 
 
-def test_what_accelerate_makes_of_an_output_is_what_is_compared():
+def test_outputs_are_compared_as_accelerate_changes_them():
     plain = zoo.mlp()
     hooked = copy.deepcopy(plain)
     add_hook_to_module(hooked[0], Sine())
@@ -96,7 +96,7 @@ def test_what_accelerate_makes_of_an_output_is_what_is_compared():
     )
 
 
-def test_a_hook_that_places_nothing_keeps_no_model_from_moving():
+def test_a_model_whose_hooks_place_nothing_can_be_moved():
     model = add_hook_to_module(zoo.mlp(), Sine())
     assert not is_dispatched(model)
     moved = []
@@ -124,7 +124,7 @@ def test_a_transformer_is_loaded_in_parts_and_compared(tmp_path):
     assert standing(away) == before
 
 
-def test_a_checkpoint_knows_the_weights_that_are_elsewhere(pair, tmp_path):
+def test_a_checkpoint_recognises_offloaded_weights(pair, tmp_path):
     _, away = pair
     path = tmp_path / "run.safetensors"
     batches = zoo.batches_of()

@@ -1,4 +1,4 @@
-"""What a tree says of parameters, against torchinfo's second opinion."""
+"""Parameters in a layer tree, checked against torchinfo."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ EXAMPLES = 4
 
 
 class SharedWeights(nn.Module):
-    """Two layers of one weight, a frozen part, and a parameter beside the parts."""
+    """Two layers of one weight, a frozen part, and a parameter next to its children."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def rows_of(tree):
 
 @pytest.fixture(params=[resnet, vit, bert, gpt2, shared], ids=lambda net: net.__name__)
 def seen(request):
-    """Each node of a net with its row, and what torchinfo says of its module."""
+    """Each node of a net with its row, and the entry of torchinfo for its module."""
     model, batch = request.param()
     tree = probed(model, batch)
     rows = rows_of(tree)
@@ -102,14 +102,14 @@ def seen(request):
     return [(n, rows[n.name], infos.get(id(n.module))) for n in tree.nodes]
 
 
-def test_parameters_and_those_that_train_are_as_many_as_torchinfo_counts(seen):
+def test_total_and_trainable_parameters_match_torchinfo(seen):
     for node, row, info in seen:
         if info is not None:
             counted = info.num_params, info.trainable_params
             assert (row["params"], row["trainable"]) == counted, node.name
 
 
-def test_own_parameters_are_what_torchinfo_leaves_over_beside_the_children(seen):
+def test_own_parameters_are_torchinfos_total_without_the_children(seen):
     model = seen[0][0].module
     each = list(model.named_parameters(remove_duplicate=False))
     # torchinfo takes off the total of each child, a shared weight as often as it is
@@ -134,7 +134,7 @@ def test_output_shapes_are_torchinfos(seen):
     assert compared >= len(seen) / 2
 
 
-def test_bytes_of_an_example_are_torchinfos_of_a_batch_shared_out(seen):
+def test_bytes_per_example_match_torchinfos_bytes_per_batch(seen):
     for node, row, info in seen[1:]:
         if row["nbytes"]:
             assert row["nbytes"] * EXAMPLES == info.output_bytes, node.name
@@ -170,14 +170,14 @@ def test_a_parameter_shared_by_two_modules_counts_once_above_them():
     assert totals(model) == [16, 16, 16]
 
 
-def test_another_name_of_a_module_says_what_is_below_it_too():
+def test_another_name_of_a_module_counts_its_children_too():
     block = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half())
     weights = parameters_of(list(walk(nn.ModuleDict({"one": block, "two": block}))))
     assert weights[1] == weights[-1] == weights[0]
     assert weights[-1].own == 0
 
 
-def test_types_and_devices_of_all_that_is_below_are_told_once_each():
+def test_types_and_devices_of_all_children_are_listed_once_each():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, device="meta").half())
     assert kinds(model) == [
         "float16 on meta, float32 on cpu",
@@ -187,12 +187,12 @@ def test_types_and_devices_of_all_that_is_below_are_told_once_each():
 
 
 class Params4bit(nn.Parameter):
-    """As bitsandbytes has it: two numbers a byte once it is quantised."""
+    """Like bitsandbytes: two values per byte once it is quantised."""
 
     bnb_quantized = True
 
 
-def test_a_packed_parameter_counts_what_it_stands_for():
+def test_a_packed_parameter_counts_the_values_it_represents():
     # torchinfo counts the bytes, which are half as many.
     layer = nn.Linear(8, 6, bias=False)
     packed = torch.zeros(24, 1, dtype=torch.uint8)
@@ -216,7 +216,7 @@ def test_what_torch_has_packed_is_flagged_up_to_the_root():
     assert kinds(packed)[:2] == ["float32 on cpu, int8 on cpu", "int8 on cpu"]
 
 
-def test_parameters_that_wait_for_their_first_batch_count_nothing():
+def test_lazy_parameters_count_nothing():
     assert totals(nn.Sequential(nn.LazyLinear(3))) == [0, 0]
 
 
@@ -241,12 +241,12 @@ def test_calls_are_counted():
     assert rows["act#1"]["nbytes"] == 4 * 8
 
 
-def test_an_example_in_windows_weighs_as_much_as_all_of_them():
+def test_bytes_of_an_example_in_windows_are_those_of_all_its_windows():
     rows = rows_of(probed(zoo.Windows(), {"x": torch.randn(EXAMPLES, 20)}))
     assert rows["local"]["nbytes"] == 4 * 7 * 4
 
 
-def test_what_repeats_is_said_once():
+def test_facts_of_repeated_blocks_are_sent_once():
     blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4)) for _ in range(300))
     facts = LayerTree(blocks).columns()["facts"]
     assert len(facts["of_row"]) == 601

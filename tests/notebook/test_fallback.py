@@ -193,7 +193,7 @@ def test_pages_know_the_picture_by_its_mark():
     [mark] = re.findall(r'img\[src\*="?([\w+/]+)"?\]', style)
     matrices = np.eye(2), np.random.default_rng(0).random((300, 7))
     for matrix in matrices:
-        picture = png(matrix, ["#000000", "#ffffff"], (0, 1), is_still=True)
+        picture = png(matrix, ["#000000", "#ffffff"], (0, 1), is_fallback=True)
         assert mark in base64.b64encode(picture).decode()
         other = png(matrix, ["#000000", "#ffffff"], (0, 1))
         assert mark not in base64.b64encode(other).decode()

@@ -1,4 +1,4 @@
-"""Values in one or two bytes each."""
+"""Values as codes of one or two bytes."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def test_the_largest_code_is_for_undefined_values_only():
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.5], [np.nan, np.nan], []])
-def test_one_value_and_none_have_codes_too(values):
+def test_equal_values_and_no_values_have_codes(values):
     codes, scale = value_codes(np.float32(values), np.uint8)
     read = np.where(codes == 255, np.nan, scale["low"] + codes * scale["step"])
     np.testing.assert_array_equal(read, np.float32(values))
 
 
-def test_errors_far_below_the_largest_are_told_apart():
+def test_errors_far_below_the_largest_stay_distinct():
     errors = np.float32([0.001, 0.002, 0.1])
     codes, most = error_codes(errors)
     np.testing.assert_allclose(most * (codes / 254) ** 2, errors, rtol=0.04)

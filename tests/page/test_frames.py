@@ -1,4 +1,4 @@
-"""What of a run goes to the page."""
+"""Frames: the part of a run's state that the page draws."""
 
 from types import SimpleNamespace
 from typing import ClassVar
@@ -18,7 +18,7 @@ NAN = float("nan")
 
 
 def large():
-    """A running state of 501 x 501 layers."""
+    """The state of a run with 501 x 501 layers."""
     torch.manual_seed(0)
     state = running(3)
     matrix = torch.rand(501, 501, dtype=torch.float64) * 0.8 + 0.2
@@ -30,14 +30,14 @@ def large():
 
 
 def begun(state):
-    """Frames of this state's epoch, and what they send."""
+    """Frames of the epoch of this state, and the messages that they send."""
     sent = []
     frames = Frames(lambda header, buffers: sent.append((header, buffers)))
     frames.begin(1, state)
     return frames, sent
 
 
-def test_a_large_map_goes_out_in_bytes_and_its_last_frame_bit_for_bit():
+def test_a_large_map_is_sent_in_bytes_and_its_last_frame_bit_for_bit():
     state = large()
     frames, sent = begun(state)
     frames.take(1.0, state)
@@ -52,13 +52,13 @@ def test_a_large_map_goes_out_in_bytes_and_its_last_frame_bit_for_bit():
     result = CKAResult(
         state.matrix(), state.stderr(), LAYERS, LAYERS, "A", "B", examples=1, batches=1
     )
-    traits = frames.hold(Progress(batches=4), result, final=True)
+    traits = frames.publish(Progress(batches=4), result, final=True)
     last, buffers = sent[-1]
     assert "codes" not in last
     assert buffers[0] == traits["_matrix"] == floats(result.matrix).tobytes()
 
 
-def test_a_smaller_map_goes_out_as_float32():
+def test_a_smaller_map_is_sent_as_float32():
     state = running(3)
     frames, sent = begun(state)
     frames.take(1.0, state)
@@ -66,30 +66,30 @@ def test_a_smaller_map_goes_out_as_float32():
     assert sent[0][1][0] == floats(state.matrix()).tobytes()
 
 
-class Slow(Readback):
-    """As from a GPU: the numbers come when they come."""
+class SlowReadback(Readback):
+    """A copy that takes as long as the test wants, like one from a GPU."""
 
-    made: ClassVar[list["Slow"]] = []
+    made: ClassVar[list["SlowReadback"]] = []
 
     def __init__(self, *tensors):
         super().__init__(*tensors)
-        self.there = False
+        self.has_arrived = False
         self.made.append(self)
 
     @property
-    def has_come(self):
-        return self.there
+    def is_ready(self):
+        return self.has_arrived
 
 
 @pytest.fixture
 def slow(monkeypatch):
-    """All numbers that were asked for, which come when they come."""
-    monkeypatch.setattr(frames_module, "Readback", Slow)
-    monkeypatch.setattr(Slow, "made", [])
-    return Slow.made
+    """All copies that were started, in order."""
+    monkeypatch.setattr(frames_module, "Readback", SlowReadback)
+    monkeypatch.setattr(SlowReadback, "made", [])
+    return SlowReadback.made
 
 
-def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
+def test_a_pending_frame_is_sent_when_its_values_have_arrived(slow):
     state = running(3)
     frames, sent = begun(state)
     first = floats(state.matrix())
@@ -98,7 +98,7 @@ def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
     frames.take(2.0, state)
     assert not sent
     assert len(slow) == 1  # One at a time.
-    slow[0].there = True
+    slow[0].has_arrived = True
     frames.take(3.0, state)
     header, buffers = sent[0]
     assert header["batch"] == 3
@@ -106,7 +106,7 @@ def test_a_frame_that_is_on_its_way_is_sent_when_it_has_come(slow):
     assert buffers[0] == first.tobytes()
 
 
-def test_a_map_kept_costs_what_it_took_to_make_and_not_to_come(monkeypatch, slow):
+def test_the_cost_of_a_kept_map_is_its_computation_without_the_wait(monkeypatch, slow):
     now, costs = [0.0], []
     clock = SimpleNamespace(perf_counter=lambda: now[0])
     monkeypatch.setattr(frames_module, "time", clock)
@@ -123,19 +123,19 @@ def test_a_map_kept_costs_what_it_took_to_make_and_not_to_come(monkeypatch, slow
     frames, _ = begun(state)
     frames.take(1.0, state)
     now[0] += 100.0
-    slow[0].there = True
+    slow[0].has_arrived = True
     frames.take(2.0, state)
     assert costs == [3.0]
 
 
-def test_a_frame_that_comes_after_the_last_one_is_dropped(slow):
+def test_a_frame_whose_values_arrive_after_the_last_frame_is_dropped(slow):
     state = running(3)
     frames, sent = begun(state)
     frames.take(1.0, state)
     numbers, names = (state.matrix(), state.stderr()), (state.layers1, state.layers2)
     result = CKAResult(*numbers, *names, "A", "B", examples=1, batches=1)
-    frames.hold(Progress(batches=3), result, final=True)
-    slow[0].there = True
+    frames.publish(Progress(batches=3), result, final=True)
+    slow[0].has_arrived = True
     frames.begin(2, state)
     frames.take(2.0, state)
     assert [header["final"] for header, _ in sent] == [True]

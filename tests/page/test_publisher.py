@@ -1,14 +1,12 @@
-"""Frames out: newest wins, one in flight until acknowledged, the last always sent."""
+"""Sending frames: newest wins, one unacknowledged at a time, the last always goes."""
 
 import contextvars
 import threading
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from support.doubles import until
 
-from cka_notebook._page.history import HISTORY_SHARE, History, Moment
 from cka_notebook._page.publisher import (
     ACK_TIMEOUT,
     BLIND_INTERVAL,
@@ -18,16 +16,8 @@ from cka_notebook._page.publisher import (
 )
 
 
-class Clock:
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 class Line:
-    """What the publisher sends over."""
+    """The connection to the page: records frames, and blocks while closed."""
 
     def __init__(self):
         self.sent = []
@@ -48,18 +38,13 @@ def frame(value, epoch=1):
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
 def line():
     return Line()
 
 
 @pytest.fixture
 def inline(line, clock):
-    """A publisher without a thread: it sends in `offer`, by the fake clock."""
+    """A publisher without a thread: it sends in `offer`, on the clock of the test."""
     return Publisher(line, clock=clock)
 
 
@@ -116,7 +101,7 @@ def test_a_lost_acknowledgement_stops_frames_for_two_seconds_only(inline, line, 
     inline.offer(*frame(2))
     assert line.batches == [1, 2]
     clock.now += 1.1 * BLIND_INTERVAL
-    assert inline.wants(), "nobody listens, so frames go blindly"
+    assert inline.wants(), "nobody listens, so frames go without acknowledgement"
     inline.offer(*frame(3))
     ack(inline, line)
     clock.now += 1.1 * INTERVAL
@@ -135,7 +120,7 @@ def test_an_acknowledgement_of_an_older_frame_does_not_count(inline, line, clock
     assert not inline.wants()
 
 
-def test_without_a_page_two_frames_a_second_go_and_large_ones_fewer(inline, clock):
+def test_without_a_page_two_frames_go_per_second_and_fewer_large_ones(inline, clock):
     inline.offer(*frame(1))
     clock.now += 0.9 * BLIND_INTERVAL
     assert not inline.wants()
@@ -166,7 +151,7 @@ def test_an_urgent_frame_skips_every_wait_and_is_never_replaced(inline, line):
     assert line.batches == [1, 3]
 
 
-def test_numbers_only_grow_even_when_frames_are_dropped_or_repeated(
+def test_sequence_numbers_grow_even_if_frames_are_dropped_or_repeated(
     inline, line, clock
 ):
     for batch in range(5):
@@ -178,14 +163,14 @@ def test_numbers_only_grow_even_when_frames_are_dropped_or_repeated(
     assert len(numbers) >= 2
 
 
-def test_a_page_that_comes_gets_the_latest_frame_again(inline, line, clock):
+def test_a_page_that_opens_gets_the_latest_frame_again(inline, line, clock):
     inline.offer(*frame(1))
     clock.now += 1.1 * INTERVAL
     inline.greet("other", views=1)
     assert line.batches == [1, 1]
     inline.forget()
     inline.greet("third", views=1)
-    assert line.batches == [1, 1], "a frame of an old run is not repeated"
+    assert line.batches == [1, 1], "the frame of an old run is not repeated"
 
 
 def test_the_newest_waiting_frame_wins(threaded, line):
@@ -199,7 +184,7 @@ def test_the_newest_waiting_frame_wins(threaded, line):
     assert line.batches == [1, 49]
 
 
-def test_finish_sends_what_waits_and_ends_the_thread(threaded, line):
+def test_finish_sends_waiting_frames_and_ends_the_thread(threaded, line):
     threaded.hear("page", views=1)
     threaded.offer(*frame(1))
     until(lambda: line.sent)
@@ -238,7 +223,7 @@ def test_a_failing_line_does_not_end_the_thread(caplog):
     assert "could not be sent" in caplog.text
 
 
-def test_the_thread_belongs_to_the_cell_that_started_it():
+def test_the_thread_belongs_to_the_notebook_cell_that_started_it():
     cell = contextvars.ContextVar("cell", default="none")
     seen = []
     cell.set("In[3]")
@@ -249,100 +234,7 @@ def test_the_thread_belongs_to_the_cell_that_started_it():
     assert seen == ["In[3]"]
 
 
-def test_values_cross_as_little_endian_float32_row_by_row(inline, line):
+def test_values_are_sent_as_little_endian_float32_in_row_major_order(inline, line):
     matrix = np.arange(6, dtype=np.float32).reshape(2, 3).T
     inline.offer({"kind": "frame", "batch": 1}, [matrix])
     np.testing.assert_array_equal(line.sent[0][1][0], [0, 3, 1, 4, 2, 5])
-
-
-def moment(batch, value=None, shape=(2, 2)):
-    matrix = np.full(shape, batch if value is None else value, np.float32)
-    return Moment(batch, matrix, matrix / 100)
-
-
-def read(taken, cells=4):
-    """Batches, values and errors of the first cell, as a page reads them."""
-    facts, data = taken
-    count = len(facts["batches"]) * cells
-    values = np.frombuffer(data, "<u2", count)[::cells] * facts["step"] + facts["low"]
-    errors = np.frombuffer(data, "u1", count, 2 * count)[::cells] / 254
-    return facts["batches"], values, errors**2 * facts["most"]
-
-
-def test_a_history_keeps_at_most_64_evenly_spaced_frames(clock):
-    history = History(cells=4, clock=clock)
-    for batch in range(1, 1001):
-        if history.wants(batch):
-            history.add(moment(batch), cost=0.0)
-    batches = history.batches
-    assert 32 <= len(batches) <= 64
-    assert len({b - a for a, b in pairwise(batches)}) == 1
-    history.close(moment(1000))
-    batches, values, errors = read(history.take())
-    assert len(batches) <= 64
-    assert batches[-1] == 1000
-    np.testing.assert_allclose(values, batches, atol=1000 / 2**16)
-    np.testing.assert_allclose(errors, values / 100, rtol=1e-3)
-
-
-def test_a_part_of_a_history_is_denser_where_errors_fall_fastest(clock):
-    history = History(cells=4, clock=clock)
-    for batch in range(1, 21):
-        history.add(moment(batch), cost=0.0)
-    batches, values, _ = read(history.take(limit=5 * 12))
-    assert batches == [1, 2, 6, 12, 20]
-    np.testing.assert_allclose(values, batches, atol=1e-3)
-    assert history.take(limit=12)[0]["batches"] == [20]
-    assert history.take(limit=11)[0]["batches"] == []
-    assert history.take(limit=20 * 12) == history.take()
-    assert history.take(before=20)[0]["batches"] == list(range(1, 20))
-
-
-@pytest.mark.parametrize("count", range(1, 21))
-def test_a_part_of_a_history_uses_all_of_its_limit(clock, count):
-    history = History(cells=4, clock=clock)
-    for batch in range(1, 21):
-        history.add(moment(batch), cost=0.0)
-    batches = history.take(limit=count * 12)[0]["batches"]
-    assert len(set(batches)) == count
-    assert batches[-1] == 20
-
-
-def test_a_history_of_large_maps_stays_below_4_mb(clock):
-    history = History(cells=500 * 500, clock=clock)
-    for batch in range(1, 20):
-        history.add(moment(batch, shape=(500, 500)), cost=0.0)
-    history.close(moment(20, shape=(500, 500)))
-    facts, data = history.take()
-    assert len(data) <= 4_000_000
-    assert facts["batches"][-1] == 20
-
-
-def test_a_history_waits_after_a_costly_frame(clock):
-    history = History(cells=1, clock=clock)
-    history.add(moment(1), cost=1.0)
-    clock.now += 0.9 / HISTORY_SHARE
-    assert not history.wants(2)
-    clock.now += 0.2 / HISTORY_SHARE
-    assert history.wants(2)
-
-
-def test_closing_twice_keeps_one_frame_of_a_batch(clock):
-    history = History(cells=4, clock=clock)
-    history.add(moment(1), cost=0.0)
-    history.close(moment(1, value=5))
-    batches, values, _ = read(history.take())
-    assert (batches, values.tolist()) == ([1], [5])
-
-
-def test_undefined_cells_and_errors_of_a_history_stay_undefined(clock):
-    history = History(cells=4, clock=clock)
-    matrix = np.float32([[0.25, np.nan], [-0.5, 1]])
-    stderr = np.float32([[np.nan, np.nan], [0, 0.01]])
-    history.add(Moment(1, matrix, stderr), cost=0.0)
-    facts, data = history.take()
-    values, errors = np.frombuffer(data, "<u2", 4), np.frombuffer(data, "u1", 4, 8)
-    assert values[1] == 2**16 - 1
-    defined = values[[0, 2, 3]] * facts["step"] + facts["low"]
-    np.testing.assert_allclose(defined, [0.25, -0.5, 1], atol=1.5 / 2**17)
-    assert errors.tolist() == [255, 255, 0, 254]

@@ -1,4 +1,4 @@
-"""The shared model that carries the page's code and BokehJS."""
+"""The shared model that carries the page half and BokehJS."""
 
 import gzip
 from pathlib import Path
@@ -18,7 +18,7 @@ def _own_shared_model(monkeypatch):
     monkeypatch.setattr(runtime_module, "_shared", [])
 
 
-def test_it_is_the_installed_bokehjs_byte_for_byte():
+def test_it_carries_the_installed_bokehjs_byte_for_byte():
     path = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
     assert gzip.decompress(bokehjs_gz()) == path.read_bytes()
     assert shared_runtime().version == bokeh.__version__

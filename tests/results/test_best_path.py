@@ -1,4 +1,4 @@
-"""The best path, against all paths there are and the examples that the page reads."""
+"""The best path, against all possible paths and the examples shared with the page."""
 
 import itertools
 import json
@@ -14,25 +14,25 @@ from cka_notebook._results.best_path import best_path
 EXAMPLES = json.loads((TESTS / "paths.json").read_text())
 
 
-def all_ways(rows, columns, here=(0, 0)):
+def all_paths(rows, columns, here=(0, 0)):
     if here == (rows - 1, columns - 1):
         yield [here]
         return
     for down, right in ((1, 1), (1, 0), (0, 1)):
         step = (here[0] + down, here[1] + right)
         if step[0] < rows and step[1] < columns:
-            for rest in all_ways(rows, columns, step):
+            for rest in all_paths(rows, columns, step):
                 yield [here, *rest]
 
 
-def merit(matrix, way):
-    """Few undefined pairs first, then a high mean."""
-    values = [matrix[i][j] for i, j in way if not math.isnan(matrix[i][j])]
-    return len(values) - len(way), sum(values) / len(values) if values else -math.inf
+def merit(matrix, path):
+    """First few undefined pairs, then a high mean."""
+    values = [matrix[i][j] for i, j in path if not math.isnan(matrix[i][j])]
+    return len(values) - len(path), sum(values) / len(values) if values else -math.inf
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["name"])
-def test_the_path_is_that_of_the_page(example):
+def test_the_path_is_the_same_as_in_the_page(example):
     matrix = [[math.nan if v is None else v for v in row] for row in example["matrix"]]
     assert best_path(matrix) == [tuple(step) for step in example["path"]]
 
@@ -46,7 +46,7 @@ def test_no_other_path_is_better(shape):
         values = matrix.tolist()
         if not matrix.isfinite().any():
             continue
-        best = max(merit(values, way) for way in all_ways(*shape))
+        best = max(merit(values, path) for path in all_paths(*shape))
         assert merit(values, best_path(values)) == pytest.approx(best)
 
 

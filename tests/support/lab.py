@@ -11,8 +11,6 @@ import time
 import urllib.request
 from pathlib import Path
 
-import nbformat
-
 THIN_SPACE = "\u202f"
 """What the page puts between thousands."""
 
@@ -77,6 +75,8 @@ SHOW_TO_THE_END = f"{MAKE}display(explorer)\nexplorer.wait(60);\n"
 
 def notebook_of(cells):
     """A notebook of code cells, as JSON."""
+    import nbformat  # noqa: PLC0415 conftest loads this file where there is none
+
     made = nbformat.v4.new_notebook()
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     made.metadata.kernelspec = kernel

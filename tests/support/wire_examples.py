@@ -15,7 +15,7 @@ from torch import nn
 from cka_notebook import CKA, CKAResult
 from cka_notebook._engine.state import NO_VARIANCE
 from cka_notebook._page import frames
-from cka_notebook._page.frames import Frames, axes, floats, in_passing
+from cka_notebook._page.frames import Frames, axes, floats, live_frame
 from cka_notebook._widget.comparison import Live
 from cka_notebook._widget.source import with_layers
 
@@ -137,14 +137,14 @@ def run():
         frames.take(1.5, running(done, factor))
     history = frames.history_message()
     progress = frames.progress(2.25, running(8))
-    snapshot = frames.hold(progress, result(), final=True)
+    snapshot = frames.publish(progress, result(), final=True)
     return sent, history, snapshot
 
 
 def frame_in_codes(header):
     """A live frame, as it would be were its map a large one."""
     with mock.patch.object(frames, "LARGE_MAP", 0):
-        header, arrays = in_passing(header, floats(MATRIX), floats(STDERR))
+        header, arrays = live_frame(header, floats(MATRIX), floats(STDERR))
     return header, [array.tobytes() for array in arrays]
 
 

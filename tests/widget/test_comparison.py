@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from cka_notebook import CKAResult
+from cka_notebook import CKAExplorer, CKAResult
+from cka_notebook._models.choice import choose
 from cka_notebook._widget.comparison import Live, Saved, describe_loader
-from cka_notebook._widget.saved_tree import choose_rows, columns_of
+from cka_notebook._widget.saved_tree import columns_of, rows_of
 from cka_notebook._widget.source import with_layers
 
 
@@ -42,12 +43,89 @@ def test_after_a_run_layers_are_chosen_from_what_the_probe_saw():
     assert comparison.trees()["model1"]["shape"][1] == [None, 8]
 
 
-def test_the_trees_columns_name_the_row_that_cannot_be_chosen():
-    model = net()
-    comparison = live(model, None)
+class Twice(nn.Module):
+    """A module `act` that is called twice, and one that is defined after its use."""
+
+    def __init__(self):
+        super().__init__()
+        self.act, self.fc = nn.Tanh(), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.act(self.fc(self.act(self.fc(x))))
+
+
+CHOICES = (
+    "act",
+    ["act"],
+    ["act#0", "act"],
+    0,
+    [-1, 0],
+    "fc*",
+    re.compile("#1$"),
+    "all",
+)
+
+
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
+def test_a_choice_means_the_same_layers_during_and_after_a_run_and_in_its_result(
+    choices,
+):
+    model = Twice()
+    comparison = live(model, None, model1_layers="all")
+    comparison.prepare("cka")
+    for state in comparison.steps({}):
+        during = comparison.choose("layers1", choices)
+        result = state.result()
+    del state
+    comparison.release()
+    after = comparison.choose("layers1", choices)
+    comparison.prepare("cka")
+    before_the_next = comparison.choose("layers1", choices)
+    saved = Saved(result).choose("layers1", choices)
+    assert during == after == before_the_next == saved
+    assert live(model, None, model1_layers=choices).choose("layers1", "fc") == ["fc"]
+    assert finish(comparison, {"layers1": choices}).layers1 == tuple(during)
+
+
+@pytest.mark.parametrize("choices", ["act", ["act"], ["act#0", "act"]], ids=str)
+def test_an_explorer_chooses_all_calls_by_a_bare_name_whenever_it_is_asked(
+    choices, tmp_path
+):
+    path, loader = tmp_path / "result.safetensors", [torch.randn(16, 6)]
+    before, after = (
+        CKAExplorer(Twice(), None, loader, autostart=False, model1_layers="all")
+        for _ in range(2)
+    )
+    after.wait(60)
+    after.result.save(path)
+    saved = CKAExplorer.from_result(CKAResult.load(path))
+    for explorer in (before, after, saved):
+        explorer.layers1 = choices
+    before.wait(60)
+    for explorer in (before, after, saved):
+        assert explorer.layers1 == ["act#0", "act#1"]
+
+
+def test_classes_choose_layers_of_the_next_run_before_its_probe():
+    comparison = live(model := Twice(), None)
     finish(comparison)
-    with pytest.raises(ValueError, match=re.escape("names '', which is none of the 3")):
-        comparison.choose("layers1", [""])
+    with pytest.raises(TypeError, match="predicates need the model"):
+        comparison.choose("layers1", nn.Tanh)
+    comparison.prepare("cka")
+    assert comparison.choose("layers1", nn.Tanh) == ["act#0", "act#1"]
+    del model
+
+
+def test_no_layers_may_be_chosen_while_nothing_is_computed():
+    comparison = live(model := net(), None)
+    assert comparison.choose("layers1", []) == []
+    result = finish(comparison)
+    assert comparison.choose("layers1", []) == []
+    assert Saved(result).choose("layers1", []) == []
+    comparison.prepare("cka")
+    with pytest.raises(ValueError, match="`layers1` matches no layer of Sequential"):
+        comparison.choose("layers1", [])
+    del model
 
 
 def test_one_model_is_let_go_of_while_the_other_is_held():
@@ -106,29 +184,20 @@ def test_a_saved_result_spans_a_tree_of_its_layers():
 def test_siblings_stay_together_however_their_layers_were_called():
     columns = columns_of("Net", ["a.x", "b", "a.y"])
     assert columns["name"] == ["", "a", "a.x", "a.y", "b"]
-    assert choose_rows(columns, "*", "layers1") == ["a.x", "b", "a.y"]
+    assert choose(rows_of("Net", ["a.x", "b", "a.y"], "layers1"), "*") == [
+        "a.x",
+        "b",
+        "a.y",
+    ]
 
 
-def test_choosing_rows_offers_the_nearest_names():
-    columns = columns_of("Net", ["layer1", "layer2", "head"])
-    with pytest.raises(ValueError, match="Did you mean 'layer2' or 'layer1'"):
-        choose_rows(columns, ["layer22"], "layers2")
-
-
-def test_without_a_model_rows_are_chosen_by_all_that_needs_none():
-    columns = columns_of("Net", ["layer1", "layer2", "head"])
-    assert choose_rows(columns, None, "layers1") == ["layer1", "layer2", "head"]
-    assert choose_rows(columns, [-1, 0], "layers1") == ["head", "layer1"]
-    assert choose_rows(columns, re.compile("2$"), "layers1") == ["layer2"]
-    with pytest.raises(ValueError, match="'3', which is none of the 3 layers"):
-        choose_rows(columns, 3, "layers1")
-
-
-@pytest.mark.parametrize("wrong", [1.5, nn.ReLU, nn.ReLU(), lambda *_: True, [True]])
-def test_without_a_model_what_looks_at_modules_is_refused_in_words(wrong):
-    columns = columns_of("Net", ["layer1"])
-    with pytest.raises(TypeError, match="Expected `layers2` to hold names, globs"):
-        choose_rows(columns, wrong, "layers2")
+def test_of_a_saved_result_layers_are_chosen_by_all_that_needs_no_model():
+    rows = rows_of("Net", ["layer1", "layer2", "head"], "layers1")
+    assert choose(rows, None) == ["layer1", "layer2", "head"]
+    assert choose(rows, [-1, 0]) == ["head", "layer1"]
+    assert choose(rows, re.compile("2$")) == ["layer2"]
+    with pytest.raises(ValueError, match="index 3 is out of range for Net"):
+        choose(rows, 3)
 
 
 def test_loaders_are_described_without_addresses():

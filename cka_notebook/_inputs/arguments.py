@@ -1,0 +1,174 @@
+"""From a batch to the arguments of a model's forward.
+
+A batch may be a tensor; a tuple or list whose first items are inputs; a dataclass; or a
+mapping such as Hugging Face's BatchEncoding, whose keys are the arguments of `forward`.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack, get_origin
+
+from torch import Tensor, nn
+
+from .examples import no_examples
+from .nested import as_mapping, describe, has_tensor
+
+LABELS = ("labels", "label", "label_ids", "target", "targets")
+"""Keys that are no inputs, and make Hugging Face models compute a loss."""
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
+
+class Signature:
+    """The parameters of a model's forward.
+
+    Args:
+        model: The model. Not modified.
+        label: What messages call it, such as ``model1 (ResNet)``.
+    """
+
+    def __init__(self, model: nn.Module, label: str) -> None:
+        self._model, self._label = model, label
+        self._parameters = _parameters_of(model)
+        self._names = {parameter.name for parameter in self._parameters}
+        self._required = [p.name for p in self._parameters if _is_required(p)]
+        self._takes_any = any(map(_takes_any, self._parameters))
+
+    def bind(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All arguments of a call by name."""
+        names = (parameter.name for parameter in self._parameters)
+        return dict(zip(names, args, strict=False)) | kwargs
+
+    def arguments(self, batch: Any, number: int) -> Arguments:
+        """Arguments made of a batch.
+
+        Args:
+            batch: What the loader yielded.
+            number: Which batch it is, from 1, for messages.
+
+        Raises:
+            TypeError: If there is no tensor in the batch.
+            ValueError: If a required argument is missing.
+        """
+        batch = as_mapping(batch)
+        if isinstance(batch, Tensor):
+            return (batch,), {}
+        if isinstance(batch, Mapping):
+            return (), self._keywords(batch, number)
+        if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) and batch:
+            items = [as_mapping(item) for item in batch[:2]]
+            if not isinstance(items[0], Mapping):
+                return self._positional(batch, number), {}
+            if len(items) == 1 or not _are_examples(*items):
+                return (), self._keywords(items[0], number)
+        raise no_examples(self._label, batch, number)
+
+    def _positional(self, batch: Sequence[Any], number: int) -> tuple[Any, ...]:
+        count = max(1, len(self._required))
+        if count > len(batch):
+            missing = ", ".join(repr(name) for name in self._required[len(batch) :])
+            msg = (
+                f"Expected {count} inputs per batch for {self._label}, got "
+                f"{describe(batch)} in batch {number}; missing: {missing}. Yield one "
+                "item per argument, or pass forward=lambda model, batch: ..."
+            )
+            raise ValueError(msg)
+        return tuple(batch[:count])
+
+    def _keywords(self, batch: Mapping[str, Any], number: int) -> dict[str, Any]:
+        given = {key: value for key, value in batch.items() if self._takes(key)}
+        missing = [name for name in self._required if name not in given]
+        if missing or not given:
+            return self._only_input(batch, missing, number)
+        if _needs_decoder_inputs(self._model, self._names, given):
+            return self._decoder_inputs(given, batch) | given
+        return given
+
+    def _takes(self, key: str) -> bool:
+        if key in LABELS:
+            return key in self._required
+        return key in self._names or self._takes_any
+
+    def _only_input(
+        self, batch: Mapping[str, Any], missing: list[str], number: int
+    ) -> dict[str, Any]:
+        """The one input of a batch for a forward of one argument, whatever its key."""
+        inputs = [k for k, v in batch.items() if k not in LABELS and has_tensor(v)]
+        if len(inputs) == 1 and len(missing) == 1 and inputs[0] not in self._names:
+            return {missing[0]: batch[inputs[0]]}
+        wanted = ", ".join(repr(name) for name in sorted(missing))
+        got = ", ".join(repr(key) for key in batch)
+        msg = (
+            f"Expected batches with {wanted or 'an argument of forward'} for "
+            f"{self._label}, got keys {got} in batch {number}. Rename the keys in the "
+            "loader, or pass forward=lambda model, batch: ..."
+        )
+        raise ValueError(msg)
+
+    def _decoder_inputs(
+        self, given: dict[str, Any], batch: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Inputs of the decoder: the shifted labels, else the encoder's inputs."""
+        ids, mask = given.get("input_ids"), given.get("attention_mask")
+        labels = batch.get("labels")
+        shift = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
+        if isinstance(labels, Tensor) and shift is not None:
+            # Labels of -100 are padding, by the convention of all losses.
+            ids, mask = shift(labels), (labels != -100).long()
+        found = {"decoder_input_ids": ids}
+        if mask is not None and "decoder_attention_mask" in self._names:
+            found["decoder_attention_mask"] = mask
+        return found
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model that a PEFT wrapper adapts; any other model itself."""
+    inner = getattr(model, "get_base_model", None)
+    found = inner() if callable(inner) else model
+    return found if isinstance(found, nn.Module) else model
+
+
+def _needs_decoder_inputs(
+    model: nn.Module, names: set[str], given: dict[str, Any]
+) -> bool:
+    """Whether this is an encoder-decoder model that was given inputs for one half."""
+    is_both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    has_inputs = "decoder_input_ids" in given or "decoder_inputs_embeds" in given
+    return bool(is_both) and "decoder_input_ids" in names and not has_inputs
+
+
+def _are_examples(first: Mapping[str, Any], second: Any) -> bool:
+    """Whether these are two examples that were not collated into a batch."""
+    return isinstance(second, Mapping) and set(first) == set(second)
+
+
+def _parameters_of(model: nn.Module) -> list[inspect.Parameter]:
+    """Parameters of the model's forward; none if Python cannot see them.
+
+    A PEFT wrapper takes any arguments and passes them on, so the inner model counts.
+    """
+    try:
+        signature = inspect.signature(inner_model(model).forward)
+    except (TypeError, ValueError):
+        return []
+    return list(signature.parameters.values())
+
+
+def _takes_any(parameter: inspect.Parameter) -> bool:
+    """Whether this is ``**kwargs`` without a list of what it may contain.
+
+    Hugging Face's ``**kwargs: Unpack[...]`` are settings, not columns of a data set.
+    """
+    kind = parameter.annotation
+    is_listed = get_origin(kind) is Unpack or "Unpack[" in str(kind)
+    return parameter.kind is parameter.VAR_KEYWORD and not is_listed
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    is_named = parameter.kind in (
+        parameter.POSITIONAL_ONLY,
+        parameter.POSITIONAL_OR_KEYWORD,
+        parameter.KEYWORD_ONLY,
+    )
+    return is_named and parameter.default is parameter.empty

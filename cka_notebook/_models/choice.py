@@ -1,0 +1,310 @@
+"""Which layers a choice means: presets, names, indices, patterns, classes, predicates.
+
+Nothing here knows a model. The tree of a live model and the tree of a saved result
+supply rows, so the same choice means the same layers whichever of them is asked.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cka_notebook._messages import counted, did_you_mean, first_few
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Choice = str | int | type["nn.Module"] | re.Pattern[str]
+
+Choices = Choice | Sequence[Choice] | Callable[[str, "nn.Module"], bool] | None
+
+PRESETS = ("auto", "blocks", "leaves", "all")
+
+KINDS = "names, indices, globs, compiled regular expressions"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One call of a module, or a module that was never called.
+
+    Attributes:
+        name: Name of the layer, "act#1" for the second of several calls of "act".
+        module_name: Name of the module, "act".
+        order: Position among all calls, None if there was no call.
+        reason: Why it cannot be compared, or None.
+        is_listed: Whether indices, patterns, classes and predicates find it; other rows
+            are chosen by name only (a shared module's second name, the whole model).
+        module: The module, None if the model is not available.
+    """
+
+    name: str
+    module_name: str
+    order: int | None
+    reason: str | None = None
+    is_listed: bool = True
+    module: Any = None
+
+
+class Rows:
+    """All rows of one model's tree.
+
+    Args:
+        rows: In any order.
+        title: Name of the model in messages.
+        argument: What the user sets to choose layers, for messages.
+        preset: Names of the layers of a preset.
+        all_names: A sentence that tells how to list all names.
+        is_probed: Whether calls and outputs are known. Before that, a choice that
+            matches nothing is no error, since the calls of a module may match it.
+        has_modules: Whether classes and predicates can be applied.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        *,
+        title: str,
+        argument: str,
+        preset: Callable[[str], list[str]],
+        all_names: str = "",
+        is_probed: bool = True,
+        has_modules: bool = False,
+    ) -> None:
+        self.rows = list(rows)
+        self.title, self.argument, self.all_names = title, argument, all_names
+        self.preset = preset
+        self.is_probed, self.has_modules = is_probed, has_modules
+        listed = [row for row in self.rows if row.is_listed and row.order is not None]
+        self.listed = sorted(listed, key=lambda row: row.order or 0)
+        self._by_name = {row.name: row for row in self.rows}
+        self._by_module: dict[str, list[Row]] = {}
+        for row in self.rows:
+            self._by_module.setdefault(row.module_name, []).append(row)
+
+    @property
+    def names(self) -> list[str]:
+        """Names that can be chosen, in the order in which the layers return."""
+        return [row.name for row in self.listed]
+
+    @property
+    def known_names(self) -> list[str]:
+        """Names of all modules and layers, whether they can be chosen or not."""
+        return [name for name in {**self._by_module, **self._by_name} if name]
+
+    def named(self, name: str) -> list[Row]:
+        """The layer of this name, or all calls of the module of this name."""
+        row = self._by_name.get(name)
+        return [row] if row is not None else self._by_module.get(name, [])
+
+    def has_module(self, name: str) -> bool:
+        """Whether there is a module of this name."""
+        return name in self._by_module
+
+    def without_modules(self) -> "Rows":
+        """The same rows without a reference to the model."""
+        presets = {preset: self.preset(preset) for preset in PRESETS}
+        return Rows(
+            [replace(row, module=None) for row in self.rows],
+            title=self.title,
+            argument=self.argument,
+            preset=presets.__getitem__,
+            all_names=self.all_names,
+            is_probed=self.is_probed,
+        )
+
+
+def choose(rows: Rows, choices: Choices) -> list[str]:
+    """Names of the chosen layers.
+
+    A list keeps its order, each pattern in it is expanded in execution order, and
+    nothing is named twice.
+
+    Args:
+        rows: What there is to choose from.
+        choices: A preset, name, index, glob, compiled regular expression or module
+            class, a list of these, or a predicate ``(name, module) -> bool``; None
+            means ``"auto"``.
+
+    Raises:
+        ValueError: If a choice matches nothing, with the nearest names.
+        TypeError: If an item is of no kind that can choose a layer, or needs modules
+            that are not available.
+
+    Example:
+        >>> calls = [Row(f"act#{i}", "act", i) for i in (0, 1)]
+        >>> rows = Rows(
+        ...     [*calls, Row("head", "head", 2)],
+        ...     title="Net",
+        ...     argument="model1_layers",
+        ...     preset={"auto": ["head"]}.__getitem__,
+        ... )
+        >>> choose(rows, "act"), choose(rows, [-1, "act#?"]), choose(rows, None)
+        (['act#0', 'act#1'], ['head', 'act#0', 'act#1'], ['head'])
+    """
+    names = _names(rows, "auto" if choices is None else choices)
+    if not names and rows.is_probed:
+        msg = f"`{rows.argument}` matches no layer of {rows.title}. {_help(rows)}"
+        raise ValueError(msg)
+    return list(dict.fromkeys(names))
+
+
+def check(rows: Rows, choices: Choices) -> None:
+    """Raise what `choose` would raise whatever a probe finds: wrong kinds and names.
+
+    Raises:
+        ValueError: If there is no module of a name.
+        TypeError: If an item is of no kind that can choose a layer.
+    """
+    for item in _items(choices):
+        _check_kind(rows, item)
+        if isinstance(item, str):
+            _by_text(rows, item)
+
+
+def _names(rows: Rows, choices: Any) -> list[str]:
+    if isinstance(choices, str) and choices in PRESETS:
+        return rows.preset(choices)
+    if _is_predicate(choices):
+        _check_modules(rows, choices)
+        found = (row for row in rows.listed if choices(row.module_name, row.module))
+        return [row.name for row in found]
+    return [name for item in _items(choices) for name in _expand(rows, item)]
+
+
+def _items(choices: Any) -> Iterable[Any]:
+    """What a choice consists of; nothing for presets and predicates."""
+    if choices is None or (isinstance(choices, str) and choices in PRESETS):
+        return []
+    if isinstance(choices, str | type) or _is_module(choices):
+        return [choices]
+    if callable(choices):
+        return []
+    return choices if isinstance(choices, Iterable) else [choices]
+
+
+def _is_predicate(choices: Any) -> bool:
+    known = isinstance(choices, type) or _is_module(choices)
+    return callable(choices) and not known
+
+
+def _is_module(choice: Any) -> bool:
+    """Whether this is a module, which is callable but is no predicate."""
+    return not isinstance(choice, type) and hasattr(choice, "named_modules")
+
+
+def _expand(rows: Rows, choice: Any) -> list[str]:
+    """Names of the layers that one item of a choice means."""
+    _check_kind(rows, choice)
+    if isinstance(choice, str):
+        return _by_text(rows, choice)
+    if isinstance(choice, int):
+        return _by_index(rows, choice)
+    if isinstance(choice, type):
+        _check_modules(rows, choice)
+        found = [row.name for row in rows.listed if isinstance(row.module, choice)]
+        return _matched(rows, choice.__name__, found)
+    found = [name for name in rows.names if choice.search(name)]
+    return _matched(rows, choice.pattern, found)
+
+
+def _by_text(rows: Rows, text: str) -> list[str]:
+    exact = rows.named(text)
+    if exact:
+        return _comparable(rows, text, exact)
+    if any(mark in text for mark in "*?["):
+        found = [name for name in rows.names if fnmatch.fnmatchcase(name, text)]
+        # Calls are known only after a probe; until then, the text stands for them.
+        return _matched(rows, text, found) or [text]
+    if not rows.is_probed and _may_be_a_call(rows, text):
+        return [text]
+    raise ValueError(unknown_layer(rows, text))
+
+
+def _may_be_a_call(rows: Rows, text: str) -> bool:
+    module, _, call = text.rpartition("#")
+    return call.isdigit() and rows.has_module(module)
+
+
+def _comparable(rows: Rows, name: str, found: list[Row]) -> list[str]:
+    names = [row.name for row in found if row.reason is None]
+    if not names:
+        msg = (
+            f"`{rows.argument}` contains {name!r}, but this layer of {rows.title} "
+            f"cannot be compared: {found[0].reason}. {_help(rows, name)}"
+        )
+        raise ValueError(msg)
+    return names
+
+
+def _by_index(rows: Rows, index: int) -> list[str]:
+    names = rows.names
+    if -len(names) <= index < len(names):
+        return [names[index]]
+    if not rows.is_probed:
+        return []
+    msg = f"`{rows.argument}` index {index} is out of range for {rows.title}."
+    raise ValueError(f"{msg} {_help(rows)}")
+
+
+def _matched(rows: Rows, pattern: str, names: list[str]) -> list[str]:
+    """These names; an error if there are none, though all calls are known."""
+    if not names and rows.is_probed:
+        msg = f"`{rows.argument}` {pattern!r} matches no layer of {rows.title}."
+        raise ValueError(f"{msg} {_help(rows)}")
+    return names
+
+
+def _check_kind(rows: Rows, choice: Any) -> None:
+    known = isinstance(choice, str | int | type | re.Pattern)
+    if not known or isinstance(choice, bool):
+        msg = (
+            f"Expected `{rows.argument}` to contain {KINDS} or module classes, got "
+            f"{_described(rows, choice)}."
+        )
+        raise TypeError(msg)
+
+
+def _check_modules(rows: Rows, choice: Any) -> None:
+    if not rows.has_modules:
+        msg = (
+            f"Expected `{rows.argument}` to contain {KINDS}, got {choice!r}. Module "
+            "classes and predicates need the model: use them before or during a run."
+        )
+        raise TypeError(msg)
+
+
+def _described(rows: Rows, choice: Any) -> str:
+    """A wrong item in words; a module with the name to pass instead."""
+    if not _is_module(choice):
+        return repr(choice)
+    kind = f"a {type(choice).__name__}"
+    if not rows.has_modules:
+        return f"{kind} (pass its name)"
+    own = [row.module_name for row in rows.rows if row.module is choice]
+    if not own:
+        return f"{kind} that is not part of {rows.title}"
+    return f"{kind} (pass its name, {own[0]!r})"
+
+
+def unknown_layer(rows: Rows, name: str) -> str:
+    """The message for a name that does not exist."""
+    return (
+        f"`{rows.argument}` contains {name!r}, but {rows.title} has no such layer."
+        f"{did_you_mean(name, rows.known_names)} {rows.all_names}"
+    ).rstrip()
+
+
+def _help(rows: Rows, container: str = "") -> str:
+    """What could be chosen instead: layers inside the container, if there are any."""
+    names = rows.names
+    inside = [name for name in names if name.startswith(f"{container}.")]
+    if inside:
+        return f"It contains {counted(len(inside), 'layer')}: {first_few(inside)}."
+    if names:
+        layers = counted(len(names), "layer")
+        return f"It has {layers} to choose from: {first_few(names)}."
+    called = [row for row in rows.rows if row.order is not None and row.reason]
+    reasons = [f"{row.name or rows.title!r}: {row.reason}" for row in called]
+    why = f" ({'; '.join(reasons[:3])})" if reasons else ""
+    return f"None of its layers can be compared{why}."

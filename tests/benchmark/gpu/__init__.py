@@ -1,0 +1,1 @@
+"""What only a GPU can answer, measured in one call; run ``bash tests/gpu --help``."""
