@@ -11,7 +11,7 @@ from .comparison import Comparison
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
 
 LONG_RUN = 120.0
 """Seconds; a run that nobody has asked for pauses itself if it would take longer."""
@@ -35,7 +35,7 @@ class Checks:
         """A new epoch: an error of the callback is shown again."""
         self._callback_failed = False
 
-    def pause_if_large(self, worker: Worker, state: "RunState") -> None:
+    def pause_if_large(self, worker: Worker, state: "RunView") -> None:
         """Pause a run that may not fit into memory."""
         if state.estimate is None:
             return
@@ -44,7 +44,7 @@ class Checks:
             worker.pause()
             self._say("note", text)
 
-    def pause_if_long(self, worker: Worker, state: "RunState") -> None:
+    def pause_if_long(self, worker: Worker, state: "RunView") -> None:
         """Pause a run that would take long.
 
         The first batch is slower than the others, so the second one is timed.
@@ -59,11 +59,11 @@ class Checks:
                 text = f"The remaining {left} batches would take {about(seconds)}."
                 self._say("note", f"{text} Press Resume to compute them.")
 
-    def continues(self, state: "RunState", tolerance: float | None) -> bool:
+    def continues(self, state: "RunView", tolerance: float | None) -> bool:
         """Whether callback and tolerance let the run continue."""
         return self._call_back(state) and not self._is_stable(state, tolerance)
 
-    def _call_back(self, state: "RunState") -> bool:
+    def _call_back(self, state: "RunView") -> bool:
         """Call the user's callback, whose errors do not end the run."""
         callback = self._comparison.callback
         if callback is None or state.catching_up:
@@ -82,7 +82,7 @@ class Checks:
                 self._say("error", _failure(error, state.done))
         return True
 
-    def _is_stable(self, state: "RunState", tolerance: float | None) -> bool:
+    def _is_stable(self, state: "RunView", tolerance: float | None) -> bool:
         """Whether no standard error is above the tolerance."""
         if tolerance is None or not state.is_stable(tolerance):
             return False

@@ -4,14 +4,18 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from cka_notebook._engine.catch_up import OtherBatchesError, PausedRun
-from cka_notebook._engine.extension import extended, missing
+from cka_notebook._engine.added_layers import (
+    OtherBatchesError,
+    PausedRun,
+    extended,
+    missing,
+)
 
 from .comparison import Comparison
 from .saved_tree import SIDES, Side
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 READ_ONCE = (
@@ -23,7 +27,7 @@ OTHER_BATCHES = (
     "the start."
 )
 
-States = Generator["RunState", None, None]
+States = Generator["RunView", None, None]
 """The engine's running states in one epoch."""
 
 
@@ -52,7 +56,7 @@ class Reuse:
         """Remember the result of a run over the whole loader."""
         self._complete = result
 
-    def keep_paused(self, state: "RunState", result: "CKAResult") -> None:
+    def keep_paused(self, state: "RunView", result: "CKAResult") -> None:
         """Remember a run, in case it resumes with other layers."""
         self._paused = PausedRun.of(state, result) or self._paused
 
@@ -86,11 +90,12 @@ class Reuse:
             else list(getattr(known, side))
             for side in SIDES
         }
-        block = missing(known, *wanted.values())
+        layers = wanted["layers1"], wanted["layers2"]
+        block = missing(known, layers)
         if block is None:
             return self._comparison.steps(chosen)
         steps = self._comparison.steps(dict(zip(SIDES, block, strict=True)))
-        return extended(steps, known, *wanted.values())
+        return extended(steps, known, layers)
 
     def _resumed(self, chosen: Mapping[Side, Any], paused: PausedRun) -> States:
         """The states of a paused run that continues with other layers."""

@@ -8,7 +8,6 @@ import contextlib
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cka_notebook._engine.catch_up import CatchUp
 from cka_notebook._messages import error_text
 from cka_notebook._page.frames import NO_SNAPSHOT, Frames, Progress, axes
 from cka_notebook._page.publisher import Send
@@ -22,7 +21,7 @@ from .saved_tree import SIDES, Side
 from .worker import Outcome, Worker
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 Put = Callable[[Mapping[str, Any]], None]
@@ -178,7 +177,7 @@ class Session:
         """Raise RuntimeError if nothing can be computed."""
         self.comparison.prepare(self.metric)
 
-    def steps(self) -> Generator["RunState", None, None]:
+    def steps(self) -> Generator["RunView", None, None]:
         """The engine's running states, for the current choices."""
         self._epoch_choices = dict(self.chosen)
         return self._reuse.steps(self.metric, self.chosen)
@@ -190,7 +189,7 @@ class Session:
         self._put({"status": "running"})
         self.frames.publisher.start()
 
-    def begins(self, worker: Worker, state: "RunState") -> None:
+    def begins(self, worker: Worker, state: "RunView") -> None:
         """The probe is done: shapes, order and layers are known."""
         self._checks.begin()
         self.frames.begin(worker.epoch, state)
@@ -208,7 +207,7 @@ class Session:
         if self.runs.cautious:
             self._checks.pause_if_large(worker, state)
 
-    def batch(self, worker: Worker, state: "RunState") -> bool:
+    def batch(self, worker: Worker, state: "RunView") -> bool:
         """A batch has been added."""
         if self._catches_up and not state.catching_up:
             self._say_if_catching_up(state)
@@ -217,7 +216,7 @@ class Session:
             self._checks.pause_if_long(worker, state)
         return self._checks.continues(state, self.tolerance)
 
-    def pauses(self, worker: Worker, state: "RunState") -> None:
+    def pauses(self, worker: Worker, state: "RunView") -> None:
         """The run pauses; the page gets all that it needs to draw without a kernel."""
         if worker.result is not None:
             self._reuse.keep_paused(state, worker.result)
@@ -249,11 +248,11 @@ class Session:
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _say_if_catching_up(self, state: "RunState") -> None:
+    def _say_if_catching_up(self, state: "RunView") -> None:
         """Show a note while new layers catch up with the others, none otherwise."""
-        self._catches_up = isinstance(state, CatchUp)
-        if isinstance(state, CatchUp):
-            self.say("note", state.words())
+        self._catches_up = state.catching_up
+        if state.catching_up:
+            self.say("note", state.activity)
         else:
             self.say("", "")
             self._reuse.forget_paused()
@@ -276,7 +275,7 @@ class Session:
             self.computing[side] = list(names)
 
     def _show(
-        self, worker: Worker, state: "RunState", result: "CKAResult", *, final: bool
+        self, worker: Worker, state: "RunView", result: "CKAResult", *, final: bool
     ) -> None:
         """Send a frame that must arrive, and put all of it into traits."""
         self._put({"_axes": axes(worker.epoch, result)})

@@ -21,7 +21,7 @@ import torch
 from cka_notebook._engine.borrowed import lent
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 Outcome = Literal["done", "stopped", "error"]
@@ -62,13 +62,13 @@ RESTING = (Phase.PAUSED, Phase.ENDED)
 class Watcher(Protocol):
     """What a worker reports to, always in the thread that works."""
 
-    def begins(self, worker: "Worker", state: "RunState") -> None:
+    def begins(self, worker: "Worker", state: "RunView") -> None:
         """The probe is done: layers and shapes are known."""
 
-    def batch(self, worker: "Worker", state: "RunState") -> bool:
+    def batch(self, worker: "Worker", state: "RunView") -> bool:
         """A batch has been added. Return False to end the run."""
 
-    def pauses(self, worker: "Worker", state: "RunState") -> None:
+    def pauses(self, worker: "Worker", state: "RunView") -> None:
         """The run pauses between two batches."""
 
     def resumes(self, worker: "Worker") -> None:
@@ -127,7 +127,7 @@ class Worker:
 
     def __init__(
         self,
-        steps: Callable[[], Generator["RunState", None, None]],
+        steps: Callable[[], Generator["RunView", None, None]],
         watcher: Watcher,
         *,
         epoch: int,
@@ -137,7 +137,7 @@ class Worker:
         self.epoch = epoch
         self.phase = Phase.RUNNING
         self.only_probe = only_probe
-        self.state: RunState | None = None
+        self.state: RunView | None = None
         self.result: CKAResult | None = None
         self.error: BaseException | None = None
         self.outcome: Outcome | None = None
@@ -304,7 +304,7 @@ class Worker:
         """Whether no further batch of this epoch is wanted."""
         return self.phase is Phase.STOPPING or self._wanted_epoch != self.epoch
 
-    def _report(self, state: "RunState", *, is_first: bool) -> bool:
+    def _report(self, state: "RunView", *, is_first: bool) -> bool:
         """Report a state, and pause if requested; False if the epoch is complete."""
         if is_first:
             if not self._is_epoch_over:
@@ -325,7 +325,7 @@ class Worker:
                 self.phase = Phase.ENDING
             return self.only_probe
 
-    def _pause(self, state: "RunState") -> None:
+    def _pause(self, state: "RunView") -> None:
         self._stop_clock()
         self._answer()
         with self._changed:

@@ -53,6 +53,7 @@ def ranks(tmp_path, mode):
     return [process.returncode for process in started], errors
 
 
+@pytest.mark.slow
 def test_two_ranks_return_the_result_of_one_process(tmp_path):
     codes, errors = ranks(tmp_path, "same")
     assert codes == [0, 0], errors
@@ -60,7 +61,7 @@ def test_two_ranks_return_the_result_of_one_process(tmp_path):
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).double()
     batches = list(torch.randn(7, 16, 6).double())
     batches[5] = batches[5][:3]
-    with pytest.warns(UserWarning, match="1 batch of fewer than 4"):
+    with pytest.warns(UserWarning, match="Skipped 1 batch with fewer than 4 examples"):
         alone = CKA(model, model1_layers="all").compare(batches, progress=False)
     for rank in range(2):
         result = CKAResult.load(tmp_path / f"result{rank}")
@@ -73,6 +74,7 @@ def test_two_ranks_return_the_result_of_one_process(tmp_path):
         assert counts == (alone.examples, alone.batches, alone.skipped) == (96, 6, 1)
 
 
+@pytest.mark.slow
 def test_ranks_that_compare_different_layers_say_so(tmp_path):
     codes, errors = ranks(tmp_path, "different")
     assert codes == [1, 1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cka_notebook import CKAResult
-from cka_notebook._engine.catch_up import OtherBatchesError, PausedRun
+from cka_notebook._engine.added_layers import OtherBatchesError, PausedRun
 from cka_notebook._widget.reuse import OTHER_BATCHES, READ_ONCE, Reuse
 
 PAUSED = PausedRun(None, {}, {}, {}, None)

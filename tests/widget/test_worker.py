@@ -341,6 +341,7 @@ while explorer.progress.batches < 2:
 """
 
 
+@pytest.mark.slow
 def test_a_process_may_end_during_a_run():
     done = subprocess.run(
         [sys.executable, "-c", EXIT], capture_output=True, timeout=120, check=False
