@@ -68,7 +68,7 @@ class Comparison(Protocol):
         """Get what a run needs; RuntimeError if it is gone."""
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
         """The engine's running states; those of a paused run in other layers."""
 
@@ -150,7 +150,7 @@ class Live:
         Raises:
             ValueError: If a name or pattern matches nothing, with the nearest names.
         """
-        cka = self._cka  # may be released by another thread
+        cka = self._cka  # Another thread may release it.
         if cka is None:
             return _choose(self._rows[side], choices)
         return choose(_trees_of(cka)[side].rows(side), choices)
@@ -170,19 +170,19 @@ class Live:
             self._cka = cka
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
         """The engine's running states.
 
         Args:
             choices: The chosen layers by side.
-            kept: A paused run to continue in these layers, or None.
+            paused: A paused run to continue in these layers, or None.
         """
         if self._cka is None:
             msg = "Call prepare() before steps()."
             raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices, paused=kept
+            self._loader, self._loader2, **self._run_options, **choices, paused=paused
         )
 
     def too_large(self, estimate: Estimate) -> str | None:
@@ -205,7 +205,7 @@ class Live:
         self._models.release()
 
     def _remember(self) -> None:
-        """Keep of the layer trees what holds no model: rows and outputs."""
+        """Keep those parts of the layer trees that hold no model: rows and outputs."""
         if self._cka is not None:
             trees = _trees_of(self._cka)
             rows = {side: tree.rows(side) for side, tree in trees.items()}
@@ -273,10 +273,10 @@ class Saved:
         raise RuntimeError(msg)
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
         """No states: nothing to compute."""
-        del choices, kept
+        del choices, paused
         yield from ()
 
     def too_large(self, estimate: Estimate) -> None:

@@ -1,4 +1,4 @@
-"""The thread that drives the engine: where it works, and how it ends."""
+"""The worker that drives the engine: its requests, its thread, and its end."""
 
 import contextlib
 import contextvars
@@ -298,7 +298,7 @@ def test_the_worker_builds_no_graph_though_its_caller_would():
     assert set(seen) == {("cka-engine", False)}
 
 
-def test_the_default_device_of_the_caller_holds_in_the_worker():
+def test_the_worker_uses_the_default_device_of_the_caller():
     seen = []
 
     class Noting(nn.Module):
@@ -364,7 +364,7 @@ class Failing(nn.Module):
         return x
 
 
-def test_an_error_of_the_worker_is_shown_in_words_and_raised_by_wait():
+def test_an_error_of_the_worker_is_shown_and_raised_by_wait():
     model = nn.Sequential(nn.Linear(6, 8), Failing(at=6))
     explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
     explorer.run()
