@@ -61,7 +61,7 @@ def test_identical_copies_are_exactly_one():
     assert result.stderr.diagonal().max() < 1e-6
 
 
-def test_a_self_comparison_runs_the_model_once_a_batch_and_is_symmetric():
+def test_a_self_comparison_runs_the_model_once_per_batch_and_is_symmetric():
     model, calls = zoo.mlp(), []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     result = compare(model, batches=zoo.batches_of(4), **ALL)
@@ -146,7 +146,7 @@ def test_stop_iteration_from_the_callback_ends_the_run_and_keeps_the_result():
     assert_right(result, model, model, zoo.batches_of(5)[:2])
 
 
-def test_small_batches_are_said_when_the_callback_ends_the_run():
+def test_small_batches_are_noted_when_the_callback_ends_the_run():
     def stop(batch, *_):
         if batch == 2:
             raise StopIteration
@@ -227,7 +227,7 @@ def test_a_wrapped_model_is_compared_by_its_own_names():
         assert torch.equal(result.matrix, plain.matrix)
 
 
-def test_a_model_that_was_compiled_and_run_before_is_compared_right():
+def test_a_model_that_was_compiled_and_run_before_is_compared_correctly():
     model = zoo.mlp()
     compiled = torch.compile(model, backend="eager")
     compiled(DATA)
@@ -271,10 +271,10 @@ class Restless(nn.Module):
         return self.head(self.norm(x))
 
 
-def test_a_model_that_changes_when_it_runs_is_said():
+def test_a_model_that_its_forward_pass_changes_is_noted():
     with pytest.warns(UserWarning, match=r"Restless changes 'norm\..* copy\.deepcopy"):
         compare(Restless(), zoo.mlp(), zoo.batches_of())
-    # In training mode, but not in a run: nothing changes, and nothing is said.
+    # In training mode, but not in a run: nothing changes, and there is no note.
     assert compare(zoo.ResNet(width=2).train(), batches=zoo.images_of(1)).notes == []
 
 
@@ -314,7 +314,7 @@ def test_the_user_s_reduced_float32_does_not_reach_the_gram_matrices(examples):
     assert torch.equal(inside.matrix, full.matrix)
 
 
-def test_grad_mode_is_left_as_it_is():
+def test_grad_mode_does_not_change():
     with torch.enable_grad():
         compare(zoo.mlp(), batches=zoo.batches_of())
         assert torch.is_grad_enabled()
@@ -323,7 +323,7 @@ def test_grad_mode_is_left_as_it_is():
     assert result.batches == 4
 
 
-def test_pool_may_differ_by_layer_and_is_on_record():
+def test_pool_may_differ_by_layer_and_is_recorded():
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
     batches = zoo.images_of(3)
     plain = compare(model, batches=batches, **ALL)

@@ -16,7 +16,7 @@ def test_a_model_on_meta_is_an_error_with_the_remedy():
         compare(zoo.mlp(), empty, zoo.batches_of())
 
 
-def test_no_device_may_take_the_weights_away():
+def test_meta_is_refused_as_a_device():
     model = zoo.mlp()
     with pytest.raises(
         ValueError, match="Expected a device that stores data, got 'meta'"
@@ -53,7 +53,7 @@ def test_an_unknown_option_is_an_error_at_construction(options, error, message):
 
 
 @pytest.mark.parametrize("wrong", [None, "resnet18", torch.randn(3)])
-def test_what_is_no_model_is_refused(wrong):
+def test_anything_but_a_model_is_refused(wrong):
     with pytest.raises(TypeError, match=r"`model1` to be a torch.nn.Module, got"):
         CKA(wrong)
     if wrong is not None:
@@ -61,7 +61,7 @@ def test_what_is_no_model_is_refused(wrong):
             CKA(zoo.mlp(), wrong)
 
 
-def test_a_model_of_which_nothing_can_be_compared_is_an_error_with_the_reasons():
+def test_a_model_without_a_comparable_layer_is_an_error_with_the_reasons():
     model = zoo.Returning(lambda x: x.argmax(1))
     with pytest.raises(ValueError, match="matches no layer of Returning") as caught:
         compare(model, batches=zoo.batches_of())
@@ -102,7 +102,7 @@ def test_out_of_memory_on_a_cpu_is_explained_too():
         compare(model, batches=zoo.batches_of())
 
 
-def test_an_error_in_a_model_tells_which_one_and_what_it_was_given():
+def test_an_error_in_a_model_names_the_model_and_its_inputs():
     with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
         compare(nn.Linear(10, 3), nn.Linear(9, 3), zoo.batches_of(3))
     assert caught.value.__notes__ == [
