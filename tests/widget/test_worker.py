@@ -197,15 +197,14 @@ def test_the_result_so_far_is_made_between_two_batches_for_all_who_ask():
     gate = Gate(range(4))
     worker, _ = started(gate)
     found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(worker.latest())) for _ in range(5)
-    ]
+    ask = lambda: found.append(worker.latest())  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(5)]
     for thread in threads:
         thread.start()
     until(lambda: worker._is_asked)
     until(lambda: gate.let(1) or not any(t.is_alive() for t in threads))
-    assert set(found) <= {"after 3", "after 4"}
     assert worker.wait(60)
+    assert set(found) <= {"after 3", "after 4"}
     assert worker.latest() == "after 4"
 
 
@@ -371,7 +370,7 @@ def test_an_error_of_the_worker_is_shown_and_raised_by_wait():
     with pytest.raises(ArithmeticError, match="third wheel"):
         explorer.wait(60)
     assert explorer.status == "error"
-    given = "model1 (Sequential) was given a tensor of shape (12, 6)."
+    given = "Inputs of model1 (Sequential): a tensor of shape (12, 6)."
     text = f"the third wheel came off. {given}"
     assert explorer._message == {"kind": "error", "text": text}
     assert 0 < explorer.result.batches < 6, "what was done until then is kept"
