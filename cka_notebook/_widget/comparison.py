@@ -50,6 +50,7 @@ class Comparison(Protocol):
     names: tuple[str, str]
     same: bool
     metric: str
+    is_difference: bool
     tolerance: float | None
     callback: Callback | None
     loader_text: str
@@ -95,6 +96,8 @@ class Live:
     Raises:
         TypeError: If an option is unknown or of the wrong kind.
     """
+
+    is_difference = False
 
     def __init__(
         self,
@@ -238,7 +241,7 @@ class Saved:
         self.names = result.name1, result.name2
         self.same = False
         self.metric = result.metric
-        self._is_difference = result.is_difference
+        self.is_difference = result.is_difference
         self._layers: dict[Side, list[str]] = {
             "layers1": list(result.layers1),
             "layers2": list(result.layers2),
@@ -288,7 +291,7 @@ class Saved:
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, if there is one."""
-        if self._is_difference:
+        if self.is_difference:
             return []  # It takes two calls.
         names = dict(zip(NAMES, self.names, strict=True))
         run = {"stop_when_stable": tolerance}

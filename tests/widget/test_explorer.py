@@ -282,6 +282,8 @@ def test_a_difference_is_shown_in_two_colors_around_0_and_repeats_no_call():
     shown = CKAExplorer.from_result(result - less)
     assert (shown.palette, shown.color_range) == ("puor", "fit")
     assert shown.metric == "cka difference"
+    assert shown._meta["is_difference"]
+    assert not explorer._meta["is_difference"]
     assert shown.code == ""
     colors = _figures.PALETTES["puor"]
     difference = (result - less).matrix.numpy()
