@@ -229,7 +229,7 @@ def test_a_layer_that_is_not_called_is_a_problem_for_one_batch():
         assert captured.batch(x(), x())[0] == [0, 1]
 
 
-def test_another_number_of_examples_is_learned_anew():
+def test_another_number_of_examples_is_learned_again():
     with Captured(layer()) as captured:
         sizes = [N, N, 9, 9, N, N]
         taken = [captured.batch(x(n=n), examples=n)[0] for n in sizes]
@@ -258,7 +258,7 @@ def test_nothing_is_learned_under_autocast_and_what_is_taken_is_not_rounded():
     assert [norm(y)] == norms(grams)
 
 
-def test_nothing_is_taken_or_learned_where_float32_products_are_reduced():
+def test_nothing_is_taken_or_learned_if_float32_products_are_reduced():
     with Captured(layer()) as captured:
         captured.batch(x())
         torch.set_float32_matmul_precision("medium")

@@ -6,6 +6,9 @@ from support import zoo
 from support.reference import assert_right, compare
 from torch import nn
 
+from cka_notebook._capture.probe import probe
+from cka_notebook._models.layer_tree import LayerTree
+
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
 
@@ -95,3 +98,65 @@ def test_a_model_that_refuses_small_batches_is_probed_with_a_whole_one():
     names = ["inner.embed", "inner.recurrent", "inner.head"]
     result = compare(model, batches=batches, model1_layers=names)
     assert_right(result, model, model, batches, axis={"inner.recurrent": 1})
+
+
+def outputs_of(model, batch):
+    """What the probe learns of the first call of each module, by name."""
+
+    def run(count):
+        cut = batch[:count]
+        with torch.no_grad():
+            model(cut)
+        return len(cut)
+
+    tree = LayerTree(model)
+    probe(tree, run)
+    return {node.name: node.outputs for node in tree.nodes}
+
+
+def test_the_probe_finds_order_axis_shape_and_size():
+    found = outputs_of(nn.Sequential(nn.Linear(6, 4), nn.Tanh()), torch.randn(9, 6))
+    (linear,), (tanh,) = found["0"], found["1"]
+    assert (linear.order, tanh.order) == (0, 1)
+    assert linear.axis == 0
+    assert linear.shape == (None, 4)
+    assert linear.nbytes == 4 * 4
+    assert linear.kind == "float32 on cpu"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: x.sum(), "scalar output"),
+        (lambda _: torch.ones(4, 4), "output does not depend on the batch"),
+        (lambda x: x if len(x) == 3 else x[0], "number of output dimensions varies"),
+        (
+            lambda x: x[:, :1].repeat(len(x), 1),
+            "no batch axis in output of shape (9, 1)",
+        ),
+    ],
+)
+def test_the_probe_says_why_an_output_has_no_batch_axis(function, reason):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.odd, self.plain = zoo.Returning(function), nn.Linear(6, 2)
+
+        def forward(self, x):
+            self.odd(x)
+            return self.plain(x)
+
+    (output,) = outputs_of(Model(), torch.randn(9, 6))["odd"]
+    assert output.reason == reason
+    assert output.nbytes == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_of_one_example_may_differ_by_rounding_between_the_probes(dtype):
+    def windows(x):
+        rounding = torch.finfo(dtype).eps * len(x)
+        return (x * (1 + rounding)).to(dtype).reshape(-1, 3)
+
+    model = nn.Sequential(zoo.Returning(windows))
+    (output,) = outputs_of(model, torch.randn(9, 6))["0"]
+    assert (output.groups, output.reason) == (2, None)
