@@ -7,8 +7,7 @@ supply rows, so the same choice means the same layers whichever of them is asked
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cka_notebook._messages import counted, did_you_mean, first_few
 
@@ -24,8 +23,7 @@ PRESETS = ("auto", "blocks", "leaves", "all")
 KINDS = "names, indices, globs, compiled regular expressions"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One call of a module, or a module that was never called.
 
     Attributes:
@@ -105,7 +103,7 @@ class Rows:
         """The same rows without a reference to the model."""
         presets = {preset: self.preset(preset) for preset in PRESETS}
         return Rows(
-            [replace(row, module=None) for row in self.rows],
+            [row._replace(module=None) for row in self.rows],
             title=self.title,
             argument=self.argument,
             preset=presets.__getitem__,

@@ -44,8 +44,8 @@ loader = DataLoader(images, 16, shuffle=True, collate_fn=slowly)
 EXPLORER = """
 from cka_notebook import CKA, CKAExplorer, CKAResult
 from cka_notebook._page import frames, history
-from cka_notebook._widget import session
-session.LONG_RUN = float("inf")  # it does not hold by itself, on a slow machine, too
+from cka_notebook._widget import checks
+checks.LONG_RUN = float("inf")  # it does not hold by itself, on a slow machine, too
 history.HISTORY_SHARE = 1e9  # the map after each batch, on a slow machine, too
 frames.gpu_memory = lambda device: [int(3.1 * 2**30), 80 * 2**30]  # as on a GPU
 ex = CKAExplorer(base, tuned, loader)
@@ -343,7 +343,10 @@ def adds_attention_in_a_pause(notebook):
     notebook.until(lambda: notebook.image()["shape"] == [27, 27], "the larger map")
     notebook.until(lambda: notebook.batch > done, "a batch after those done before")
     assert notebook.status == "running"
-    said = f"Computing 24 new layers over the {done} batches done, then going on."
+    said = (
+        f"Computing 24 new layers over the {done} batches already done; the run then "
+        "continues."
+    )
     assert said in notebook.page.evaluate("window.said")
     assert notebook.explorer.locator(".cka-message").first.is_hidden(), "and no longer"
     assert notebook.progress.split(" ")[0].endswith("/5\u202f000")
@@ -374,7 +377,7 @@ def lets_it_end_when_stable(notebook):
     tolerance.press("Enter")
     notebook.until(lambda: notebook.status == "done", "the early end")
     assert notebook.batch < 5000
-    message = notebook.explorer.get_by_text("Stable: no standard error above")
+    message = notebook.explorer.get_by_text("all standard errors are below")
     assert f"after {notebook.batch} batches" in message.inner_text()
     assert "Stopped after" in notebook.explorer.inner_text(), "also in the notes"
 

@@ -276,3 +276,18 @@ def test_what_contains_layers_of_a_saved_tree_is_none_of_them():
     match = r"'block', .* not in the result\. It contains 1 layer: 'block\.0'"
     with pytest.raises(ValueError, match=match):
         choose(rows, "block")
+
+
+@pytest.mark.parametrize(
+    "names", [["a#1", "c"], ["a", "a#0", "a#1"], ["#", "##", "#1"]]
+)
+def test_a_number_sign_in_the_name_of_a_module_is_no_call(names):
+    model = nn.Sequential()
+    for name in names:
+        model.add_module(name, nn.Linear(10, 10))
+    tree = probed(model, torch.randn(8, 10))
+    assert tree.names == names
+    for name in names:
+        assert tree.choose(name) == [name]
+        assert [layer.name for layer in tree.find([name])] == [name]
+        assert choose(rows_of("Net", names, "layers1"), name) == [name]
