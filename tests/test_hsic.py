@@ -47,6 +47,7 @@ def test_published_numbers_are_reproduced_to_the_last_digit(options, published):
     assert hsic.cka(*demo(), **options).item() == pytest.approx(published, abs=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Distance covariance")
 def test_debiased_linear_cka_is_dcor_s_bias_corrected_correlation_with_exponent_two():
     import dcor  # noqa: PLC0415  It takes seconds, for which nobody else should wait.

@@ -12,7 +12,7 @@ from cka_notebook import CKA, CKAExplorer
 from cka_notebook._engine import state
 from cka_notebook._engine.run import Run
 from cka_notebook._page import history as history_module
-from cka_notebook._widget import session
+from cka_notebook._widget import reuse
 
 ALL = ["first", "second", "third"]
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -186,7 +186,7 @@ def test_a_shuffle_is_repeated_and_gives_the_same_examples_in_the_same_order(mak
     first, second = loader.passes
     assert len(second) == 6
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=False))
-    assert session.OTHER_BATCHES not in result.notes
+    assert reuse.OTHER_BATCHES not in result.notes
     whole = from_the_start(explorer, second)
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
 
@@ -197,7 +197,7 @@ def test_a_shuffle_by_a_generator_of_its_own_begins_from_zero_and_says_so(make):
     loader = Noting(examples, 12, shuffle=True, generator=generator)
     explorer = paused(make(loader))
     result = continued(explorer, ALL, ALL)
-    assert session.OTHER_BATCHES in result.notes
+    assert reuse.OTHER_BATCHES in result.notes
     whole = from_the_start(explorer, loader.passes[-1])
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
 
@@ -218,8 +218,8 @@ def test_a_loader_that_gives_other_batches_begins_from_zero_and_says_so(make, la
     assert explorer.status == "done", explorer._message
     assert result.batches == 6
     assert result.sums.batches == 6
-    assert session.OTHER_BATCHES in result.notes
-    assert explorer._message == {"kind": "note", "text": session.OTHER_BATCHES}
+    assert reuse.OTHER_BATCHES in result.notes
+    assert explorer._message == {"kind": "note", "text": reuse.OTHER_BATCHES}
     assert not result.matrix.isnan().any()
 
 
@@ -229,7 +229,7 @@ def test_a_loader_that_has_become_shorter_begins_from_zero(make):
     del loader.dataset[2:]
     result = continued(explorer, ALL, ALL)
     assert result.batches == 2
-    assert session.OTHER_BATCHES in result.notes
+    assert reuse.OTHER_BATCHES in result.notes
 
 
 def test_a_loader_that_is_read_once_continues_with_what_is_left(make):
@@ -237,8 +237,8 @@ def test_a_loader_that_is_read_once_continues_with_what_is_left(make):
     explorer = paused(make(iter(gate)))
     result = continued(explorer, ALL, ALL)
     assert (result.matrix.shape, result.batches) == ((3, 3), 3)
-    assert session.READ_ONCE in result.notes
-    assert explorer._message["text"] == session.READ_ONCE
+    assert reuse.READ_ONCE in result.notes
+    assert explorer._message["text"] == reuse.READ_ONCE
 
 
 def test_a_pause_while_layers_catch_up_loses_nothing(make):

@@ -13,8 +13,6 @@ from torch import nn
 
 from cka_notebook import CKA, CKAExplorer
 from cka_notebook._engine.borrowed import RandomStreams, eager, evaluating, lent, placed
-from cka_notebook._grams import precision
-from cka_notebook._grams.precision import exact, reduces_float32
 
 CPU = torch.device("cpu")
 
@@ -217,33 +215,6 @@ def test_compiled_graphs_give_way_to_hooks_for_the_time_being():
         part(torch.randn(2, 10))
     handle.remove()
     assert seen == [1]
-
-
-def test_what_one_kind_of_device_may_reduce_does_not_slow_down_another():
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        assert reduces_float32("cuda")
-        assert not reduces_float32("cpu")
-        with exact(torch.device("cpu")):
-            assert torch.backends.cuda.matmul.allow_tf32
-        with exact(torch.device("cuda")):
-            assert not reduces_float32("cuda")
-        assert torch.backends.cuda.matmul.allow_tf32
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
-
-
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_older_torch_has_one_setting_for_all(monkeypatch, kind):
-    monkeypatch.setattr(precision, "_matmul_backend", lambda _: None)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert reduces_float32(kind)
-        with exact(torch.device("cpu")):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 class Noisy(nn.Module):

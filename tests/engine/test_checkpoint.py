@@ -61,6 +61,7 @@ def script(tmp_path):
     return [sys.executable, str(path)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_without_warning_resumes_to_the_same_bits(tmp_path):
     command = script(tmp_path)
     whole = subprocess.run(

@@ -53,6 +53,7 @@ def ranks(tmp_path, mode):
     return [process.returncode for process in started], errors
 
 
+@pytest.mark.slow
 def test_two_ranks_return_the_result_of_one_process(tmp_path):
     codes, errors = ranks(tmp_path, "same")
     assert codes == [0, 0], errors
@@ -73,6 +74,7 @@ def test_two_ranks_return_the_result_of_one_process(tmp_path):
         assert counts == (alone.examples, alone.batches, alone.skipped) == (96, 6, 1)
 
 
+@pytest.mark.slow
 def test_ranks_that_compare_different_layers_say_so(tmp_path):
     codes, errors = ranks(tmp_path, "different")
     assert codes == [1, 1]

@@ -59,16 +59,20 @@ def test_it_names_the_versions_and_the_devices():
 def test_outside_of_a_notebook_it_says_so_and_what_works_there(monkeypatch):
     monkeypatch.setattr(cell, "_shell", lambda: None)
     report = doctor()
-    assert "none: no notebook" in report
-    assert "not shown: there is no notebook\n- Show the explorer in" in report
+    assert "none (not in a notebook)" in report
+    assert "not shown: not in a notebook\n- Show the explorer in" in report
 
 
 @pytest.mark.usefixtures("notebook")
 @pytest.mark.parametrize(
     ("variable", "name", "hint"),
     [
-        (None, "Jupyter", "where Jupyter itself runs"),
-        ("VSCODE_PID", "VS Code", '"jupyter.widgetScriptSources": ["jsdelivr.com"'),
+        (None, "Jupyter", "in the environment that runs Jupyter itself"),
+        (
+            "VSCODE_PID",
+            "VS Code",
+            '"jupyter.widgetScriptSources": ["jsdelivr.com", "unpkg.com"]',
+        ),
         ("KAGGLE_KERNEL_RUN_TYPE", "Kaggle", ""),
     ],
 )
@@ -77,7 +81,7 @@ def test_it_knows_the_front_end_and_what_helps_there(monkeypatch, variable, name
         monkeypatch.setenv(variable, "1")
     report = doctor()
     assert f"front end          {name}\n" in report
-    assert "widgets            shown" in report
+    assert "widgets            should be shown" in report
     assert hint in report
 
 
@@ -91,13 +95,13 @@ def test_colab_is_told_to_block(monkeypatch):
 @pytest.mark.usefixtures("notebook")
 def test_a_kernel_without_comms_shows_no_widgets():
     comm.create_comm.__module__ = "comm"
-    assert "not shown: the kernel has no way to the page" in doctor()
+    assert "not shown: the kernel cannot reach the page" in doctor()
 
 
 @pytest.mark.usefixtures("notebook")
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("png", "CKA_NOTEBOOK_RENDERER=png leaves them out"), ("svg", "got 'svg'")],
+    [("png", "CKA_NOTEBOOK_RENDERER=png turns them off"), ("svg", "got 'svg'")],
 )
 def test_a_choice_of_renderer_is_an_obstacle(monkeypatch, value, said):
     monkeypatch.setenv(VARIABLE, value)
@@ -112,4 +116,4 @@ def test_what_is_missing_is_named_and_what_is_old_too(monkeypatch):
     assert "- pip install anywidget" in report
     assert "jupyterlab  " not in report
     installed(monkeypatch, ipykernel="6.31.0")
-    assert "does not hear the page" in doctor()
+    assert "cannot receive messages from the page while a cell is running" in doctor()
