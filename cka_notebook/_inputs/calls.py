@@ -18,7 +18,7 @@ from .examples import (
     input_axis,
     no_examples,
 )
-from .nested import as_mapping, move
+from .nested import as_mapping, move, private
 
 Forward = Callable[[nn.Module, Any], Any]
 Masks = tuple[Tensor | None, Tensor | None]
@@ -96,17 +96,24 @@ class Caller:
         return Call((batch,), {}, n, *_masks(as_mapping(batch)))
 
     def __call__(self, call: Call, on_masks: Callable[..., None] | None = None) -> Any:
-        """Run the model.
+        """Run the model on a copy of its inputs.
+
+        Models and users' functions change tensors in place and take keys out of dicts,
+        but the loader, the other model and the next probe need the batch as it was.
+        Copying it takes less than one operation on it. To notice a change afterwards
+        would be too late, and `Tensor._version` does not count those through `.data`
+        or through an array.
 
         Args:
             call: What `prepare` has made of a batch.
             on_masks: Called with the attention masks that a user's ``forward``, or an
                 adapter, passes to the model: they may differ from those of the call.
         """
+        args, kwargs = private((call.args, call.kwargs))
         with self._reported_masks(on_masks):
             if self.forward is None:
-                return self.model(*call.args, **call.kwargs)
-            return self.forward(self.model, *call.args)
+                return self.model(*args, **kwargs)
+            return self.forward(self.model, *args)
 
     def take(self, call: Call, count: int) -> Call:
         """The same call with its first ``count`` examples only."""
