@@ -64,6 +64,16 @@ def as_mapping(batch: Any) -> Any:
     return batch
 
 
+def attributes(value: Any) -> dict[str, Any]:
+    """Attributes of an object, those in slots included; none of a module or class."""
+    if callable(value) or isinstance(value, ModuleType):
+        return {}
+    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
+    names = [n for own in slots for n in ([own] if isinstance(own, str) else own)]
+    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return found | getattr(value, "__dict__", {})
+
+
 def mapped(
     value: Any,
     change: Callable[[Tensor], Tensor],
@@ -123,7 +133,7 @@ def _copy_object(value: Any, copies: dict[int, Any]) -> None:
     if isinstance(new, dict):
         for key, item in value.items():
             new[key] = _private(item, copies)
-    for name, item in _attributes(new).items():
+    for name, item in attributes(new).items():
         # Not by its class, which may be frozen.
         object.__setattr__(new, name, _private(item, copies))
 
@@ -135,20 +145,10 @@ def _holds_numbers(value: Any, seen: set[int]) -> bool:
     if id(value) in seen or callable(value):
         return False
     seen.add(id(value))
-    items = [*_attributes(value).values()]
+    items = [*attributes(value).values()]
     items += value.values() if isinstance(value, dict) else ()
     items += value if isinstance(value, list | tuple) else ()
     return any(_holds_numbers(item, seen) for item in items)
-
-
-def _attributes(value: Any) -> dict[str, Any]:
-    """Attributes of an object, those in slots included; none of a module or class."""
-    if callable(value) or isinstance(value, ModuleType):
-        return {}
-    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
-    names = [n for own in slots for n in ([own] if isinstance(own, str) else own)]
-    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
-    return found | getattr(value, "__dict__", {})
 
 
 def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
@@ -159,7 +159,7 @@ def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, Mapping | type):
             return dataclasses.replace(value, **items)
         new = copy.copy(value)
-        for name, item in _attributes(new).items():
+        for name, item in attributes(new).items():
             if isinstance(item, dict):  # such as the one in which it has its items
                 object.__setattr__(new, name, item.copy())
         for key, item in items.items():
