@@ -4,10 +4,12 @@ import { loadBokeh } from "./drawing/bokehjs.ts";
 import { Controls } from "./panel/controls.ts";
 import { MapPanel } from "./panel/map_panel.ts";
 import { figureOf, type Model } from "./protocol.ts";
+import type { Change } from "./state/changes.ts";
 import type { Session } from "./state/session.ts";
 import { TreeSide } from "./tree/side.ts";
 import { h, set } from "./ui/dom.ts";
 import { errorText } from "./ui/format.ts";
+import { Press } from "./ui/press.ts";
 import { followTheme } from "./ui/theme.ts";
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
@@ -23,16 +25,20 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   const controls = new Controls(session, side.toggle);
   const body = h("div", { class: "cka-body" }, side.element, panel.element);
   root.append(controls.element, body);
-  const unsubscribe = session.subscribe((change) => {
+  const gone = new AbortController();
+  const press = new Press(root, gone.signal);
+  const update = (change: Change) => {
     side.update(change);
     controls.update(change);
     if (change === "theme") theme.apply();
     panel.update(change);
-  });
+  };
+  const unsubscribe = session.subscribe((change) =>
+    press.act(change, () => update(change)),
+  );
   const stopSizes = followSize(root, panel, side);
   keepKeys(root, () => session.choice.undo());
-  const gone = new AbortController();
-  void start(model, session, panel, gone.signal);
+  void start(model, session, panel, press, gone.signal);
   return () => {
     gone.abort();
     unsubscribe();
@@ -47,6 +53,7 @@ async function start(
   model: Model,
   session: Session,
   panel: MapPanel,
+  press: Press,
   gone: AbortSignal,
 ): Promise<void> {
   try {
@@ -55,7 +62,7 @@ async function start(
     const bokeh = await loadBokeh(model, session.connection, figures.version);
     if (gone.aborted) return;
     await connected(panel.element, gone);
-    if (!gone.aborted) await panel.start(bokeh, figures);
+    if (!gone.aborted) await panel.start(bokeh, figures, press.up);
     if (gone.aborted) panel.destroy();
   } catch (error) {
     panel.fail(

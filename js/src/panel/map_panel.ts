@@ -117,16 +117,26 @@ export class MapPanel {
     this.drawAll();
   }
 
-  /** Embeds the figures; the sketch takes their place until they are painted. */
-  async start(bokeh: Bokeh, figures: FigureJson): Promise<void> {
+  /**
+   * Embeds the figures. The sketch takes their place until they are painted, and then
+   * until it is not pressed: a click must end where it began.
+   */
+  async start(
+    bokeh: Bokeh,
+    figures: FigureJson,
+    notPressed: () => Promise<void>,
+  ): Promise<void> {
     const { stage } = this;
-    this.charts = await Charts.embed(bokeh, figures, stage.slots, this.handlers);
+    const charts = await Charts.embed(bokeh, figures, stage.slots, this.handlers);
+    await notPressed();
+    this.charts = charts;
     this.charts.setTheme(this.theme);
     this.labelKey = "";
     this.drawAll();
     this.layOut();
     stage.showCharts();
     await painted();
+    await notPressed();
     stage.setWaiting("");
     this.sketch.destroy();
   }
