@@ -24,8 +24,9 @@ export class Press {
   }
 
   /** Resolves as soon as the button is up. */
-  readonly up = (): Promise<void> =>
-    new Promise((resolve) => this.act(resolve, resolve));
+  up(): Promise<void> {
+    return new Promise((resolve) => this.act(resolve, resolve));
+  }
 
   private pressed(): void {
     this.isDown = true;
