@@ -50,6 +50,12 @@ export class Press {
     this.isDown = false;
     const actions = [...this.waiting.values()];
     this.waiting.clear();
-    for (const action of actions) action();
+    for (const action of actions) {
+      try {
+        action();
+      } catch (error) {
+        reportError(error);
+      }
+    }
   }
 }

@@ -51,6 +51,21 @@ test("a button that is held for long, or never let go, holds nothing up", () => 
   expect(act).toHaveBeenCalledTimes(2);
 });
 
+test("of what has waited, one that fails keeps no other from being done", () => {
+  const report = vi.fn();
+  vi.stubGlobal("reportError", report);
+  fire("pointerdown");
+  press.act("frame", () => {
+    throw new Error("no canvas");
+  });
+  press.act("status", act);
+  fire("pointerup");
+  vi.advanceTimersByTime(0);
+  expect(act).toHaveBeenCalledTimes(1);
+  expect(report).toHaveBeenCalledTimes(1);
+  vi.unstubAllGlobals();
+});
+
 test("a view that is removed while it is pressed waits for nothing", async () => {
   fire("pointerdown");
   const up = press.up();
