@@ -209,7 +209,8 @@ def test_what_is_alive_during_a_pass_is_of_the_size_of_grams():
     compare(model, batches=batches, **ALL)
     one_activation = 8 * width * 4
     # 20 of them would be there if they were kept; the Gram matrices are 256 bytes each.
-    assert max(most) - most[0] < 5 * one_activation
+    # One is the model's own copy of the batch.
+    assert max(most) - most[0] < 6 * one_activation
 
 
 def test_a_forward_pass_of_another_thread_during_a_run_does_not_disturb_it():
