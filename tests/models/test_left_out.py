@@ -65,7 +65,7 @@ def test_blocks_in_a_plain_list_are_named_with_the_remedy():
 def test_a_plain_dict_inside_a_module_is_named_with_its_path():
     inner = nn.Module()
     inner.parts = {"one": nn.Linear(10, 10), "none": nn.ReLU()}
-    inner.forward = inner.parts["one"]
+    inner.forward = lambda x: inner.parts["one"](x) + 1
     (note,) = notes(nn.Sequential(inner, nn.Linear(10, 3)))
     assert "1 module with weights is not compared: '0.parts' is a plain dict" in note
     assert "nn.ModuleDict" in note
