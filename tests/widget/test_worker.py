@@ -197,15 +197,14 @@ def test_the_result_so_far_is_made_between_two_batches_for_all_who_ask():
     gate = Gate(range(4))
     worker, _ = started(gate)
     found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(worker.latest())) for _ in range(5)
-    ]
+    ask = lambda: found.append(worker.latest())  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(5)]
     for thread in threads:
         thread.start()
     until(lambda: worker._is_asked)
     until(lambda: gate.let(1) or not any(t.is_alive() for t in threads))
-    assert set(found) <= {"after 3", "after 4"}
     assert worker.wait(60)
+    assert set(found) <= {"after 3", "after 4"}
     assert worker.latest() == "after 4"
 
 
