@@ -220,8 +220,10 @@ def _by_text(rows: Rows, text: str) -> list[str]:
 
 
 def _may_be_a_call(rows: Rows, text: str) -> bool:
-    module, _, call = text.rpartition("#")
-    return call.isdigit() and rows.has_module(module)
+    stem = text.rstrip("0123456789")
+    marks = len(stem) - len(stem.rstrip("#"))
+    modules = [stem[: len(stem) - i] for i in range(1, marks + 1)]
+    return stem != text and any(map(rows.has_module, filter(None, modules)))
 
 
 def _comparable(rows: Rows, name: str, found: list[Row]) -> list[str]:
@@ -279,7 +281,7 @@ def _described(rows: Rows, choice: Any) -> str:
     kind = f"a {type(choice).__name__}"
     if not rows.has_modules:
         return f"{kind} (pass its name)"
-    own = [row.module_name for row in rows.rows if row.module is choice]
+    own = [row.module_name or row.name for row in rows.rows if row.module is choice]
     if not own:
         return f"{kind} that is not part of {rows.title}"
     return f"{kind} (pass its name, {own[0]!r})"
@@ -303,6 +305,6 @@ def _help(rows: Rows, container: str = "") -> str:
         layers = counted(len(names), "layer")
         return f"It has {layers} to choose from: {first_few(names)}."
     called = [row for row in rows.rows if row.order is not None and row.reason]
-    reasons = [f"{row.name or rows.title!r}: {row.reason}" for row in called]
+    reasons = [f"{row.name!r}: {row.reason}" for row in called]
     why = f" ({'; '.join(reasons[:3])})" if reasons else ""
     return f"None of its layers can be compared{why}."
