@@ -172,6 +172,8 @@ class LiveModel:
             inputs = [describe(value) for value in call.args]
             inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
             error.add_note(f"Inputs of {label}: {', '.join(inputs)}.")
+            for remedy in self.caller.remedies(error, call):
+                error.add_note(remedy)
             raise
 
     def _timed(self, call: Call) -> int:

@@ -19,9 +19,10 @@ from torch import nn
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
 from cka_notebook._engine.estimate import Estimate, size
+from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
 from cka_notebook._inputs.loaders import batch_size, length
-from cka_notebook._messages import counted, did_you_mean
+from cka_notebook._messages import counted
 from cka_notebook._models.choice import Rows, choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
 from cka_notebook._results.result import CKAResult
@@ -346,13 +347,7 @@ def check_options(options: Iterable[str]) -> None:
     """
     signature = list(inspect.signature(CKA).parameters)[2:]
     allowed = sorted({*signature, *RUN_OPTIONS, *OWN_OPTIONS})
-    for option in options:
-        if option not in allowed:
-            msg = (
-                f"CKAExplorer got an unexpected keyword argument {option!r}."
-                f"{did_you_mean(option, allowed)} It takes {', '.join(allowed)}."
-            )
-            raise TypeError(msg)
+    check_keywords("CKAExplorer", options, allowed)
 
 
 def describe_loader(loader: Iterable[Any]) -> str:
