@@ -187,6 +187,12 @@ class Caller:
                 handle.remove()
 
 
+def shape_of(call: Call) -> tuple[int, ...]:
+    """Shape of one example of a call's first input; empty without a tensor."""
+    first = next(tensors((call.args, call.kwargs)), None)
+    return tuple(first.shape[1:]) if first is not None else ()
+
+
 def model_device(model: nn.Module, label: str) -> torch.device:
     """Device on which the model expects its inputs.
 

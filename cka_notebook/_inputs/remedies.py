@@ -39,7 +39,8 @@ def remedies(
             "forward pass. Pass forward= with a function that calls it under "
             "torch.enable_grad()."
         )
-    if not (is_custom or isinstance(error, RuntimeError)):
+    is_other_kind = isinstance(error, TypeError | AttributeError | LookupError)
+    if not is_custom and (is_other_kind or "values to unpack" in text):
         yield (
             f"If {label} takes its inputs in another way, pass forward=, such as "
             "forward=lambda model, batch: model(batch) for the whole batch, or "

@@ -5,20 +5,17 @@ although a notebook's output still refers to the explorer. A model without other
 references is kept, because nobody could pass it again.
 """
 
-import contextlib
 import inspect
 import sys
 import weakref
 from collections.abc import Generator, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
-from cka_notebook._engine.estimate import Estimate, size
+from cka_notebook._engine.estimate import Estimate, free_bytes, size
 from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
 from cka_notebook._inputs.loaders import batch_size, length
@@ -366,14 +363,3 @@ def describe_loader(loader: Iterable[Any]) -> str:
     if size is not None:
         words.append(f"batch size {size}")
     return ", ".join(words)
-
-
-def free_bytes(device: torch.device | None) -> int | None:
-    """Free bytes on a device (None: the CPU); None if unknown."""
-    if device is not None and device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(line.split()[1])
-    return None
