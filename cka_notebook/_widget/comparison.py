@@ -48,6 +48,7 @@ class Comparison(Protocol):
     names: tuple[str, str]
     same: bool
     metric: str
+    is_difference: bool
     tolerance: float | None
     callback: Callback | None
     loader_text: str
@@ -66,7 +67,7 @@ class Comparison(Protocol):
         """Get what a run needs; RuntimeError if it is gone."""
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
         """The engine's running states; those of a paused run in other layers."""
 
@@ -93,6 +94,8 @@ class Live:
     Raises:
         TypeError: If an option is unknown or of the wrong kind.
     """
+
+    is_difference = False
 
     def __init__(
         self,
@@ -148,7 +151,7 @@ class Live:
         Raises:
             ValueError: If a name or pattern matches nothing, with the nearest names.
         """
-        cka = self._cka  # may be released by another thread
+        cka = self._cka  # Another thread may release it.
         if cka is None:
             return _choose(self._rows[side], choices)
         return choose(_trees_of(cka)[side].rows(side), choices)
@@ -168,19 +171,19 @@ class Live:
             self._cka = cka
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
         """The engine's running states.
 
         Args:
             choices: The chosen layers by side.
-            kept: A paused run to continue in these layers, or None.
+            paused: A paused run to continue in these layers, or None.
         """
         if self._cka is None:
             msg = "Call prepare() before steps()."
             raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices, paused=kept
+            self._loader, self._loader2, **self._run_options, **choices, paused=paused
         )
 
     def too_large(self, estimate: Estimate) -> str | None:
@@ -203,7 +206,7 @@ class Live:
         self._models.release()
 
     def _remember(self) -> None:
-        """Keep of the layer trees what holds no model: rows and outputs."""
+        """Keep those parts of the layer trees that hold no model: rows and outputs."""
         if self._cka is not None:
             trees = _trees_of(self._cka)
             rows = {side: tree.rows(side) for side, tree in trees.items()}
@@ -236,7 +239,7 @@ class Saved:
         self.names = result.name1, result.name2
         self.same = False
         self.metric = result.metric
-        self._is_difference = result.is_difference
+        self.is_difference = result.is_difference
         self._layers: dict[Side, list[str]] = {
             "layers1": list(result.layers1),
             "layers2": list(result.layers2),
@@ -271,10 +274,10 @@ class Saved:
         raise RuntimeError(msg)
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
         """No states: nothing to compute."""
-        del choices, kept
+        del choices, paused
         yield from ()
 
     def too_large(self, estimate: Estimate) -> None:
@@ -286,7 +289,7 @@ class Saved:
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, if there is one."""
-        if self._is_difference:
+        if self.is_difference:
             return []  # It takes two calls.
         names = dict(zip(NAMES, self.names, strict=True))
         run = {"stop_when_stable": tolerance}

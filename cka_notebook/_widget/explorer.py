@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-PROTOCOL = 2
+PROTOCOL = 3
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
 THEMES = ("auto", "light", "dark")
 PAGE_TRAITS = (

@@ -77,6 +77,7 @@ class Session:
                 "loader": comparison.loader_text,
                 "self": comparison.same,
                 "computes": not self.is_saved,
+                "is_difference": comparison.is_difference,
             },
             "_code": comparison.code(self.metric, self.tolerance),
             "metric": self.metric,

@@ -9,7 +9,7 @@ import pytest
 from cka_notebook._notebook import cell
 
 
-def test_running_a_cell_again_closes_what_it_had_made(monkeypatch):
+def test_running_a_cell_again_closes_what_it_had_created(monkeypatch):
     execution = cell.Execution("cell-1", "first")
     monkeypatch.setattr(cell, "current_execution", lambda: execution)
     monkeypatch.setattr(cell, "_created", {})

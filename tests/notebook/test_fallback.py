@@ -1,4 +1,4 @@
-"""What stands beside the widget, for where no widget can be seen."""
+"""The output next to the widget, for where the widget cannot be displayed."""
 
 import base64
 import contextlib
@@ -93,7 +93,7 @@ def outputs_of(executed):
     }
 
 
-def test_the_first_end_makes_an_output_and_the_next_ones_replace_it(outputs):
+def test_the_first_run_creates_an_output_and_later_ones_replace_it(outputs):
     output = Fallback(lambda: PREVIEW)
     output.shown()
     output.answered()
@@ -142,7 +142,7 @@ def test_a_front_end_that_answers_does_not_get_it(outputs):
     assert outputs == []
 
 
-def test_beside_a_widget_there_is_no_text_without_a_picture(outputs):
+def test_next_to_a_widget_there_is_no_text_without_a_picture(outputs):
     output = Fallback(lambda: PREVIEW._replace(picture=None))
     output.shown()
     output.answered()
@@ -151,7 +151,7 @@ def test_beside_a_widget_there_is_no_text_without_a_picture(outputs):
 
 
 @pytest.mark.parametrize("name", ["VSCODE_PID", "google.colab"])
-def test_where_a_picture_cannot_be_hidden_it_is_not_beside_a_widget(
+def test_a_picture_that_cannot_be_hidden_is_not_shown_next_to_a_widget(
     outputs, monkeypatch, name
 ):
     monkeypatch.setenv("VSCODE_PID", "1")
@@ -181,7 +181,7 @@ def test_each_renderer_has_its_forms(kind, types):
     assert "image/png" not in forms(PREVIEW._replace(picture=None), kind)
 
 
-def test_a_renderer_that_there_is_not_is_an_error_when_an_explorer_is_made(monkeypatch):
+def test_an_unknown_renderer_is_an_error_when_an_explorer_is_created(monkeypatch):
     monkeypatch.setenv("CKA_NOTEBOOK_RENDERER", "svg")
     words = "RENDERER to be one of widget, html, png, none or unset, got 'svg'"
     with pytest.raises(ValueError, match=words):
@@ -202,7 +202,7 @@ def test_pages_know_the_picture_by_its_mark():
 
 
 @pytest.mark.slow
-def test_where_nobody_answers_the_reason_is_shown_and_the_run_goes_on(outputs_of):
+def test_without_an_answer_the_reason_is_shown_and_the_run_continues(outputs_of):
     assert NO_ANSWER in outputs_of["unanswered"][1].data["text/html"]
     assert outputs_of["ended"][0].text == "8\n"
 
@@ -234,7 +234,7 @@ def test_the_environment_chooses_the_renderer(outputs_of, kind):
     )
 
 
-def test_any_word_of_a_page_is_an_answer(outputs, monkeypatch):
+def test_any_message_of_a_page_is_an_answer(outputs, monkeypatch):
     monkeypatch.setattr(comm, "create_comm", RecordingComm)
     loader = [torch.randn(8, 4)]
     explorer = CKAExplorer(nn.Linear(4, 2), None, loader, autostart=False)
@@ -270,7 +270,7 @@ def test_a_page_that_cannot_load_widgets_shows_the_reason_and_then_the_map(
 
 
 @pytest.mark.browser
-def test_lab_hides_the_picture_beside_the_widget_and_saves_it(page, server):
+def test_lab_hides_the_picture_next_to_the_widget_and_saves_it(page, server):
     slow = SHOW.format(count=8, seconds=600)
     server.add("still.ipynb", [SETUP, slow, "1 + 1", HURRY])
     notebook = Notebook(page, server, "still.ipynb")
@@ -292,8 +292,8 @@ def test_lab_hides_the_picture_beside_the_widget_and_saves_it(page, server):
     assert len(saved["cells"][2]["outputs"]) == 1
     with contextlib.suppress(KeyError):
         del saved["metadata"]["widgets"]
-    (server.root / "again.ipynb").write_text(json.dumps(saved), encoding="utf-8")
-    again = Notebook(page, server, "again.ipynb")
-    again.until(picture.count, "the picture")
+    (server.root / "reopened.ipynb").write_text(json.dumps(saved), encoding="utf-8")
+    reopened = Notebook(page, server, "reopened.ipynb")
+    reopened.until(picture.count, "the picture")
     assert picture.is_visible()
-    again.screenshot("still-reopened")
+    reopened.screenshot("still-reopened")

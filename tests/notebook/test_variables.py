@@ -1,4 +1,4 @@
-"""Names of models: those of the caller's variables."""
+"""Names of models, taken from the caller's variables."""
 
 import gc
 import subprocess

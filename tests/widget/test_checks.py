@@ -25,19 +25,19 @@ class Worker:
 
 def checked(total, callback=None, too_large=None):
     """The messages and pauses of a run of four batches."""
-    said, worker = [], Worker()
+    messages, worker = [], Worker()
     compared = SimpleNamespace(callback=callback, too_large=lambda _: too_large)
-    found = Checks(compared, lambda *message: said.append(message))
+    found = Checks(compared, lambda *message: messages.append(message))
     for done in range(1, 5):
         worker.seconds = 50 + 100.0 * done
         found.pause_if_long(worker, SimpleNamespace(done=done, total=total))
-    return said, worker.pauses
+    return messages, worker.pauses
 
 
 def test_a_long_run_pauses_once_after_its_second_batch():
-    said, pauses = checked(total=10)
+    messages, pauses = checked(total=10)
     assert pauses == 1
-    [(kind, text)] = said
+    [(kind, text)] = messages
     assert kind == "note"
     assert text.startswith("The remaining 8 batches would take about 13 min")
     assert text.endswith("Press Resume to compute them.")
@@ -49,26 +49,26 @@ def test_a_run_of_few_or_unknown_batches_does_not_pause(total):
 
 
 def test_a_run_that_may_not_fit_pauses_unless_nothing_is_known_of_it():
-    said, worker = [], Worker()
+    messages, worker = [], Worker()
     compared = SimpleNamespace(callback=None, too_large=lambda size: f"{size} GB")
-    found = Checks(compared, lambda *message: said.append(message))
+    found = Checks(compared, lambda *message: messages.append(message))
     found.pause_if_large(worker, SimpleNamespace(estimate=None))
     assert worker.pauses == 0
     found.pause_if_large(worker, SimpleNamespace(estimate=7))
-    assert (worker.pauses, said) == (1, [("note", "7 GB")])
+    assert (worker.pauses, messages) == (1, [("note", "7 GB")])
 
 
 # The user's callback
 
 
-def test_a_callback_is_called_as_that_of_the_engine_in_the_thread_of_the_run():
+def test_a_callback_is_called_in_the_run_s_thread_as_by_the_engine():
     seen, threads = [], set()
 
-    def look(*given):
+    def callback(*given):
         seen.append(given)
         threads.add(threading.current_thread().name)
 
-    explorer, _ = make(callback=look)
+    explorer, _ = make(callback=callback)
     explorer.wait(60)
     models = explorer._session.comparison._models._strong
     expected = []
@@ -86,14 +86,14 @@ def test_a_callback_is_called_as_that_of_the_engine_in_the_thread_of_the_run():
 def test_a_callback_may_call_the_models_and_ask_the_explorer():
     model, results = net(), []
 
-    def look(batch, *_):
+    def callback(batch, *_):
         model(torch.randn(3, 6))
         results.append(explorer.result.batches == explorer.progress.batches == batch)
         with pytest.raises(RuntimeError, match="wait for itself"):
             explorer.wait()
 
     data = batches()
-    options = {"model1_layers": "all", "callback": look}
+    options = {"model1_layers": "all", "callback": callback}
     explorer = CKAExplorer(model, None, data, **options)
     result = explorer.wait(60)
     assert explorer._message["text"] == ""
@@ -102,7 +102,7 @@ def test_a_callback_may_call_the_models_and_ask_the_explorer():
     assert torch.equal(result.matrix, expected.matrix)
 
 
-def test_an_exception_of_the_callback_is_shown_once_and_the_run_goes_on():
+def test_an_exception_of_the_callback_is_shown_once_and_the_run_continues():
     seen = []
 
     def fail(batch, *_):
@@ -124,7 +124,7 @@ def test_an_exception_of_the_callback_is_shown_once_and_the_run_goes_on():
     assert texts.count(shown[0]) == 2, "once in each run"
 
 
-def test_stop_iteration_from_the_callback_ends_the_run_and_is_said():
+def test_stop_iteration_from_the_callback_ends_the_run_and_is_reported():
     def stop(batch, *_):
         if batch == 2:
             raise StopIteration
@@ -136,25 +136,25 @@ def test_stop_iteration_from_the_callback_ends_the_run_and_is_said():
     assert any("fewer than 4" in note for note in result.notes)
 
 
-def test_layers_that_catch_up_are_no_batches_to_the_callback():
+def test_the_callback_is_not_called_while_new_layers_catch_up():
     loader, seen = Gate(batches(6)), []
-    look = lambda batch, _, matrix: seen.append((batch, *matrix.shape))  # noqa: E731
-    explorer, _ = make(loader, callback=look, model1_layers=["0"])
+    callback = lambda batch, _, matrix: seen.append((batch, *matrix.shape))  # noqa: E731
+    explorer, _ = make(loader, callback=callback, model1_layers=["0"])
     explorer.run()
     pause_midway(explorer, loader)
-    held = explorer.progress.batches
+    paused_at = explorer.progress.batches
     explorer.layers1 = ["0", "2"]
     explorer.resume()
     loader.let(40)
     explorer.wait(60)
-    before = [(batch, 1, 4) for batch in range(1, held + 1)]
-    assert seen == [*before, *((batch, 2, 4) for batch in range(held, 7))]
+    before = [(batch, 1, 4) for batch in range(1, paused_at + 1)]
+    assert seen == [*before, *((batch, 2, 4) for batch in range(paused_at, 7))]
 
 
 # Stable values, long and large runs
 
 
-def test_a_tolerance_of_the_constructor_can_be_lifted():
+def test_a_tolerance_of_the_constructor_can_be_removed():
     explorer, _ = make(batches(1, n=64) * 12, stop_when_stable=0.5)
     explorer.stop_when_stable = None
     assert explorer.wait(60).batches == 12
@@ -173,7 +173,7 @@ def test_a_tolerance_ends_the_run_when_all_is_stable():
     assert line.frames[-1].content["batch"] == result.batches
 
 
-def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
+def test_a_run_nobody_asked_for_pauses_if_it_would_take_long(monkeypatch):
     monkeypatch.setattr(checks, "LONG_RUN", 0.0)
     explorer, _ = make()
     explorer._repr_mimebundle_()
@@ -184,7 +184,7 @@ def test_a_run_nobody_asked_for_holds_when_it_would_take_long(monkeypatch):
     assert explorer.wait(60).batches == 6, "wait() asks for it"
 
 
-def test_a_run_nobody_asked_for_holds_when_it_would_hardly_fit(monkeypatch):
+def test_a_run_nobody_asked_for_pauses_if_it_may_not_fit(monkeypatch):
     monkeypatch.setattr(comparison, "free_bytes", lambda _: 1000)
     data = torch.utils.data.TensorDataset(torch.randn(40, 6))
     loader = torch.utils.data.DataLoader(data, batch_size=10)
@@ -197,7 +197,7 @@ def test_a_run_nobody_asked_for_holds_when_it_would_hardly_fit(monkeypatch):
     assert explorer.wait(60).batches == 4, "wait() asks for it"
 
 
-def test_a_run_that_was_asked_for_never_holds(monkeypatch):
+def test_a_requested_run_never_pauses_itself(monkeypatch):
     monkeypatch.setattr(checks, "LONG_RUN", 0.0)
     monkeypatch.setattr(comparison, "free_bytes", lambda _: 0)
     explorer, line = make()

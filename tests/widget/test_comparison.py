@@ -127,7 +127,7 @@ def test_no_layers_may_be_chosen_while_nothing_is_computed():
     del model
 
 
-def test_one_model_is_let_go_of_while_the_other_is_held():
+def test_one_model_is_freed_while_the_other_is_in_use():
     model1, model2 = net(), net()
     comparison = live(model1, model2)
     finish(comparison)
@@ -166,7 +166,7 @@ def test_calls_of_a_module_may_be_chosen_before_they_are_known():
     assert result.layers1 == ("act#1", "fc")
 
 
-def test_a_saved_result_spans_a_tree_of_its_layers():
+def test_a_saved_result_has_a_tree_of_its_layers():
     layers = ("stem", "block.0.conv", "block.1", "head")
     matrix = torch.zeros(4, 1)
     saved = Saved(CKAResult(matrix, matrix, layers, ("x",), "Left", "Right"))
@@ -198,7 +198,7 @@ def test_unknown_options_are_refused_with_the_allowed_ones():
         make(callback=3)
 
 
-def test_the_free_memory_of_this_machine_can_be_told():
+def test_the_free_memory_of_this_machine_is_known_or_none():
     free = free_bytes(None)
     assert free is None or free > 1_000_000
 
@@ -220,7 +220,7 @@ def test_models_are_freed_after_a_run_although_the_explorer_lives():
     assert explorer.status == "done"
 
 
-def test_models_that_nobody_else_holds_are_kept_for_another_run():
+def test_models_without_other_references_are_kept_for_another_run():
     explorer, _ = make()
     explorer.wait(60)
     gc.collect()

@@ -35,7 +35,7 @@ def test_the_golden_wire_files_are_what_the_kernel_sends(name):
     assert json.loads(path.read_text(encoding="utf-8")) == made
 
 
-def test_both_halves_are_of_one_protocol():
+def test_both_halves_have_the_same_protocol():
     page = ROOT / "js" / "src" / "protocol.ts"
     assert f"PROTOCOL = {PROTOCOL};" in page.read_text(encoding="utf-8")
 
@@ -243,7 +243,7 @@ def test_closing_stops_the_run_and_leaves_no_comm_open(comms):
 
 
 @pytest.mark.usefixtures("comms")
-def test_no_choice_of_layers_is_the_automatic_one():
+def test_none_chooses_layers_automatically():
     explorer, _ = make()
     explorer.layers1 = ["0"]
     explorer.layers1 = None
@@ -282,15 +282,17 @@ def test_a_difference_is_shown_in_two_colors_around_0_and_repeats_no_call():
     shown = CKAExplorer.from_result(result - less)
     assert (shown.palette, shown.color_range) == ("puor", "fit")
     assert shown.metric == "cka difference"
+    assert shown._meta["is_difference"]
+    assert not explorer._meta["is_difference"]
     assert shown.code == ""
     colors = _figures.PALETTES["puor"]
     difference = (result - less).matrix.numpy()
     expected = png(difference, colors, (-0.25, 0.25), is_fallback=True)
     assert shown._preview().picture == expected
     exact = [replace(r, stderr=torch.zeros_like(r.stderr)) for r in (result, less)]
-    look = CKAExplorer.from_result(exact[0] - exact[1])._preview()
+    exact_preview = CKAExplorer.from_result(exact[0] - exact[1])._preview()
     greyed = np.full(difference.shape, fill_value=True)
-    assert look.picture == png(
+    assert exact_preview.picture == png(
         difference, colors, (-0.25, 0.25), greyed=greyed, is_fallback=True
     )
 
@@ -306,7 +308,7 @@ def test_the_picture_of_the_map_is_small_and_has_the_colors_of_its_values():
     assert "72 examples in 6 batches" in data["text/plain"]
 
 
-# One file
+# Saved pages
 
 
 def scripts_of(page):
@@ -350,7 +352,7 @@ def test_a_saved_page_is_light_unless_dark_was_asked_for(tmp_path, theme, saved)
     assert explorer.theme == theme
 
 
-def test_a_theme_reaches_the_page_and_a_wrong_one_names_those_there_are():
+def test_a_theme_reaches_the_page_and_an_unknown_one_is_refused_with_the_known():
     explorer, line = make(autostart=False, theme="dark")
     explorer.theme = "auto"
     assert line.values("theme") == ["dark", "auto"]
@@ -385,7 +387,7 @@ class OnScans(nn.Module):
         return self.body(x)
 
 
-def test_what_is_handed_on_has_the_class_of_the_data_but_neither_paths_nor_samples(
+def test_files_and_code_name_the_class_of_the_data_but_contain_no_paths_or_samples(
     tmp_path,
 ):
     loader = torch.utils.data.DataLoader(Scans(tmp_path / "secret"), 6)
@@ -400,14 +402,14 @@ def test_what_is_handed_on_has_the_class_of_the_data_but_neither_paths_nor_sampl
     saved = (tmp_path / "result.safetensors").read_bytes()
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     state = scripts_of(page)["state"].encode()
-    held = (tmp_path / "secret.safetensors").read_bytes()
-    for handed in (saved, state, held, explorer.code.encode()):
-        assert b"secret" not in handed
-        assert b"patient" not in handed
-        assert np.float32(0.123456).tobytes() not in handed
+    checkpoint = (tmp_path / "secret.safetensors").read_bytes()
+    for content in (saved, state, checkpoint, explorer.code.encode()):
+        assert b"secret" not in content
+        assert b"patient" not in content
+        assert np.float32(0.123456).tobytes() not in content
 
 
-def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
+def test_a_page_saved_during_a_run_shows_the_run_so_far(tmp_path):
     loader = Gate(batches(6))
     explorer, _ = make(loader)
     explorer.run()
@@ -422,7 +424,7 @@ def test_a_page_saved_during_a_run_shows_what_there_is(tmp_path):
     explorer.wait(60)
 
 
-def test_the_picture_beside_the_widget_has_the_colors_of_the_page():
+def test_the_picture_of_the_fallback_has_the_colors_of_the_page():
     explorer = CKAExplorer.from_result(wire_examples.result())
     matrix = wire_examples.MATRIX.numpy()
     assert np.nanmin(matrix) < 0

@@ -46,7 +46,7 @@ def test_without_threads_messages_are_handled_where_they_arrive(monkeypatch):
     assert seen == [({"number": 1}, threading.current_thread())]
 
 
-def test_what_a_page_asks_wrongly_is_answered_in_words():
+def test_a_wrong_request_of_the_page_is_answered_by_an_error():
     explorer, line = make()
     line.page({"kind": "layers", "layers1": ["nowhere"]})
     until(lambda: explorer._message["kind"] == "error")
@@ -62,7 +62,7 @@ def test_what_a_page_asks_wrongly_is_answered_in_words():
     assert explorer.wait(60).batches == 6
 
 
-def test_a_slow_callback_does_not_deafen_the_explorer():
+def test_messages_are_handled_during_a_slow_callback():
     inside, goes = threading.Event(), threading.Event()
 
     def wait(*_):

@@ -133,7 +133,7 @@ def test_a_run_can_neither_wait_for_itself_nor_start_the_next_one():
 # Pause, resume, stop
 
 
-def test_pause_holds_with_all_in_traits_and_resume_goes_on():
+def test_a_pause_puts_everything_into_traits_and_resume_continues():
     loader = Gate(batches(6))
     explorer, line = make(loader)
     explorer.run()
@@ -142,14 +142,14 @@ def test_pause_holds_with_all_in_traits_and_resume_goes_on():
     line.page({"kind": "command", "name": "pause"})
     loader.let(1)
     until(lambda: explorer.status == "paused")
-    held = explorer._snapshot["header"]
-    assert held["batch"] == explorer.progress.batches
-    assert held["final"] is False
+    header = explorer._snapshot["header"]
+    assert header["batch"] == explorer.progress.batches
+    assert header["final"] is False
     result = explorer.result
     assert explorer._matrix == floats(result.matrix).tobytes()
     loader.let(10)
     assert not explorer._session.runs.live.wait(0.3)
-    assert explorer.progress.batches == held["batch"]
+    assert explorer.progress.batches == header["batch"]
     line.page({"kind": "command", "name": "resume"})
     assert explorer.wait(60).batches == 6
     assert line.values("status") == ["idle", "running", "paused", "running", "done"]
@@ -180,7 +180,7 @@ def test_a_paused_run_can_be_stopped():
     assert explorer.status == "stopped"
 
 
-def test_a_second_run_starts_again_from_zero():
+def test_a_second_run_starts_from_scratch():
     explorer, line = make()
     first = explorer.wait(60)
     explorer.run()
@@ -190,7 +190,7 @@ def test_a_second_run_starts_again_from_zero():
     assert [axes["epoch"] for axes in line.values("_axes") if axes][-1] == 2
 
 
-def test_what_the_page_asks_after_the_end_runs_again():
+def test_a_page_can_start_another_run_after_the_end():
     explorer, line = make()
     explorer.wait(60)
     line.page({"kind": "command", "name": "run"})
@@ -222,7 +222,7 @@ def test_an_interrupt_of_wait_stops_the_run_and_keeps_the_result():
     assert explorer.wait(60).batches == 6, "it stays usable"
 
 
-def test_wait_says_where_the_run_is_when_time_is_up():
+def test_wait_reports_where_the_run_is_on_timeout():
     loader = Gate(batches(6))
     explorer, _ = make(loader)
     with pytest.raises(
@@ -294,7 +294,7 @@ def test_layers_chosen_while_only_the_probe_runs_start_nothing():
     assert explorer.wait(60).layers1 == ("0",)
 
 
-def test_run_during_the_probe_goes_on_after_it():
+def test_a_run_requested_during_the_probe_continues_after_it():
     loader = Gate(batches(6))
     explorer, line = make(loader, autostart=False)
     explorer._repr_mimebundle_()
@@ -306,7 +306,7 @@ def test_run_during_the_probe_goes_on_after_it():
     assert line.values("status") == ["idle", "running", "done"]
 
 
-def test_restart_begins_again_from_zero_even_in_a_pause():
+def test_restart_starts_from_scratch_even_in_a_pause():
     loader = Gate(batches(6))
     explorer, line = make(loader)
     explorer.run()

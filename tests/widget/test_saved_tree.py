@@ -11,6 +11,7 @@ from cka_notebook._widget.saved_tree import columns_of, rows_of
 def test_siblings_stay_together_however_their_layers_were_called():
     columns = columns_of("Net", ["a.x", "b", "a.y"])
     assert columns["name"] == ["", "a", "a.x", "a.y", "b"]
+    assert columns["code"] == ["not_in_result", "not_in_result", None, None, None]
     assert choose(rows_of("Net", ["a.x", "b", "a.y"], "layers1"), "*") == [
         "a.x",
         "b",

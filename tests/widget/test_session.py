@@ -1,4 +1,4 @@
-"""What the page gets to know of a run, and what ends or pauses one."""
+"""What the page receives of a run."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_the_result_is_that_of_the_engine():
     assert result.layers1 == expected.layers1
 
 
-def test_batches_seen_by_a_page_grow_and_numbers_too():
+def test_batches_and_numbers_of_frames_only_grow():
     loader = Gate(batches(8))
     explorer, line = make(loader)
     line.page({"kind": "ready", "page": "page-1", "views": 1})
@@ -63,13 +63,13 @@ def test_without_acknowledgement_one_frame_is_in_flight_and_the_last_arrives():
     assert line.frames[-1].content["batch"] == result.batches == 200
 
 
-def test_what_the_run_will_take_is_said_before_its_first_frame():
+def test_the_estimate_is_sent_before_the_first_frame():
     explorer, line = make()
     explorer.wait(60)
     assert re.fullmatch(r"0\.\d MB of Gram matrices", explorer._estimate)
-    said = ["_estimate" in message.data.get("state", {}) for message in line.sent]
+    estimated = ["_estimate" in message.data.get("state", {}) for message in line.sent]
     framed = [message.content.get("kind") == "frame" for message in line.sent]
-    assert said.index(True, 1) < framed.index(True)
+    assert estimated.index(True, 1) < framed.index(True)
 
 
 def test_memory_of_a_gpu_is_in_every_frame_but_the_last(monkeypatch):
@@ -97,7 +97,7 @@ def test_memory_of_a_gpu_is_in_every_frame_but_the_last(monkeypatch):
 # Pages that come and go
 
 
-def test_a_page_that_comes_in_mid_run_gets_history_and_the_latest_frame():
+def test_a_page_that_loads_during_a_run_gets_history_and_the_latest_frame():
     loader = Gate(batches(6))
     explorer, line = make(loader, acknowledges=False)
     explorer.run()
@@ -105,16 +105,16 @@ def test_a_page_that_comes_in_mid_run_gets_history_and_the_latest_frame():
     until(lambda: explorer.progress.batches == 4 and line.frames)
     line.page({"kind": "ready", "page": "page-2", "views": 1})
     history = until(lambda: line.custom("history"))[-1]
-    again = until(lambda: line.frames[1:])[-1]
+    latest = until(lambda: line.frames[1:])[-1]
     assert history.content["batches"][0] == 1
     count = len(history.content["batches"])
     assert len(history.buffers[0]) == 3 * 16 * count
-    assert again.content["epoch"] == 1
+    assert latest.content["epoch"] == 1
     loader.let(20)
     explorer.wait(60)
 
 
-def test_a_page_that_comes_after_the_end_has_everything_in_traits():
+def test_a_page_that_loads_after_the_end_has_everything_in_traits():
     explorer, _ = make()
     result = explorer.wait(60)
     state = explorer.get_state()
@@ -127,7 +127,7 @@ def test_a_page_that_comes_after_the_end_has_everything_in_traits():
     assert json.dumps([state[name] for name in ("_trees", "_figure", "_snapshot")])
 
 
-def test_traits_keep_a_part_of_the_history_and_the_kernel_tells_all_of_it(monkeypatch):
+def test_traits_keep_part_of_the_history_and_the_kernel_sends_all_of_it(monkeypatch):
     monkeypatch.setattr(frames, "SAVED_HISTORY_BYTES", 2 * 48)
     explorer, line = make(Gate(batches(6), open_=True))
     explorer.wait(60)

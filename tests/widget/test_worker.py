@@ -1,4 +1,4 @@
-"""The thread that drives the engine: where it works, and how it ends."""
+"""The worker that drives the engine: its requests, its thread, and its end."""
 
 import contextlib
 import contextvars
@@ -197,15 +197,14 @@ def test_the_result_so_far_is_made_between_two_batches_for_all_who_ask():
     gate = Gate(range(4))
     worker, _ = started(gate)
     found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(worker.latest())) for _ in range(5)
-    ]
+    ask = lambda: found.append(worker.latest())  # noqa: E731
+    threads = [threading.Thread(target=ask) for _ in range(5)]
     for thread in threads:
         thread.start()
     until(lambda: worker._is_asked)
     until(lambda: gate.let(1) or not any(t.is_alive() for t in threads))
-    assert set(found) <= {"after 3", "after 4"}
     assert worker.wait(60)
+    assert set(found) <= {"after 3", "after 4"}
     assert worker.latest() == "after 4"
 
 
@@ -298,7 +297,7 @@ def test_the_worker_builds_no_graph_though_its_caller_would():
     assert set(seen) == {("cka-engine", False)}
 
 
-def test_the_default_device_of_the_caller_holds_in_the_worker():
+def test_the_worker_uses_the_default_device_of_the_caller():
     seen = []
 
     class Noting(nn.Module):
@@ -364,14 +363,14 @@ class Failing(nn.Module):
         return x
 
 
-def test_an_error_of_the_worker_is_shown_in_words_and_raised_by_wait():
+def test_an_error_of_the_worker_is_shown_and_raised_by_wait():
     model = nn.Sequential(nn.Linear(6, 8), Failing(at=6))
     explorer = CKAExplorer(model, None, batches(), model1_layers=["0"])
     explorer.run()
     with pytest.raises(ArithmeticError, match="third wheel"):
         explorer.wait(60)
     assert explorer.status == "error"
-    given = "model1 (Sequential) was given a tensor of shape (12, 6)."
+    given = "Inputs of model1 (Sequential): a tensor of shape (12, 6)."
     text = f"the third wheel came off. {given}"
     assert explorer._message == {"kind": "error", "text": text}
     assert 0 < explorer.result.batches < 6, "what was done until then is kept"

@@ -3,69 +3,78 @@
 import { type Axes, SIDES, type Side } from "../protocol.ts";
 import type { Comparison } from "../state/comparison.ts";
 import type { Frames } from "../state/frames.ts";
-import { h, set, setText } from "../ui/dom.ts";
+import { h, patch, set, setText } from "../ui/dom.ts";
 
-/** These put the whole map in doubt, so they come first. */
-const GRAVE = /unrelated|not random|mixes examples/;
 const FIRST_NAMES = 3;
 
 export class Notes {
-  readonly element = h("div", { class: "cka-message", role: "status" });
+  readonly element: HTMLElement;
   private readonly comparison: Comparison;
   private readonly frames: Frames;
-  private key = "";
+  private readonly first = h("p");
+  private readonly rest = h("div");
+  private readonly text = h(
+    "div",
+    { class: "cka-message-text" },
+    ...[this.first, this.rest],
+  );
+  private readonly button = h("button", {
+    class: "cka-button cka-quiet",
+    type: "button",
+    onclick: () => this.toggle(),
+  });
+  private lines: readonly string[] = [];
   private isOpen = false;
 
   constructor(comparison: Comparison, frames: Frames) {
     this.comparison = comparison;
     this.frames = frames;
+    const parts = [this.text, this.button];
+    this.element = h("div", { class: "cka-message", role: "status" }, ...parts);
   }
 
   update(): void {
     const axes = this.frames.shown?.axes;
-    const lines = axes ? noteLines(this.comparison, axes) : [];
-    this.element.hidden = lines.length === 0;
-    const key = lines.join("\n");
-    if (this.key === key) return;
-    this.key = key;
-    this.draw(lines);
+    this.lines = axes ? noteLines(this.comparison, axes) : [];
+    this.element.hidden = this.lines.length === 0;
+    this.draw();
   }
 
-  private draw(lines: readonly string[]): void {
-    const [first = "", ...rest] = lines;
-    const more = h("div", {}, ...rest.map((line) => h("p", {}, line)));
-    const text = h("div", { class: "cka-message-text" }, h("p", {}, first), more);
-    const button = h("button", {
-      class: "cka-button cka-quiet",
-      type: "button",
-      onclick: () => {
-        this.isOpen = !this.isOpen;
-        show();
-      },
-    });
-    const show = () => {
-      const folded = rest.length > 0 && !this.isOpen;
-      more.hidden = !this.isOpen;
-      text.classList.toggle("cka-one-line", folded);
-      set(button, { "aria-expanded": String(!folded) });
-      setText(button, folded ? `${rest.length} more` : "Less");
-    };
-    show();
-    this.element.replaceChildren(text, ...(rest.length > 0 ? [button] : []));
+  private toggle(): void {
+    this.isOpen = !this.isOpen;
+    this.draw();
+  }
+
+  private draw(): void {
+    const [first = "", ...rest] = this.lines;
+    const folded = rest.length > 0 && !this.isOpen;
+    setText(this.first, first);
+    patch(
+      this.rest,
+      rest.map((line) => h("p", {}, line)),
+    );
+    this.rest.hidden = !this.isOpen;
+    this.text.classList.toggle("cka-one-line", folded);
+    this.button.hidden = rest.length === 0;
+    set(this.button, { "aria-expanded": String(!folded) });
+    setText(this.button, folded ? `${rest.length} more` : "Less");
   }
 }
 
 /** The kernel's notes, grave ones first, then which layers are undefined and why. */
 export function noteLines(comparison: Comparison, axes: Axes): string[] {
-  const grave = axes.notes.filter((note) => GRAVE.test(note));
-  const others = axes.notes.filter((note) => !GRAVE.test(note));
+  const grave = axes.notes.filter((note) => note.grave);
+  const others = axes.notes.filter((note) => !note.grave);
   const undefinedOnes = SIDES.flatMap((side) =>
     comparison.isSelf && side === 1 ? [] : undefinedLines(comparison, axes, side),
   );
-  return [...grave, ...others, ...undefinedOnes];
+  return [...[...grave, ...others].map(({ text }) => text), ...undefinedOnes];
 }
 
-/** One line for each reason, worded as a finished result words it in its notes. */
+/**
+ * One line for each reason, worded as in the notes of a finished result; reasons that
+ * those notes quote are left out.
+ */
 function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[] {
   const byReason = new Map<string, string[]>();
   for (const [name, reason] of Object.entries(axes.undefinedLayers[side])) {
@@ -73,7 +82,7 @@ function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[
   }
   const model = `${comparison.names[side]}: `;
   const isSaid = (reason: string) =>
-    axes.notes.some((note) => note.startsWith(model) && note.includes(reason));
+    axes.notes.some(({ text }) => text.startsWith(model) && text.includes(reason));
   return [...byReason]
     .filter(([reason]) => !isSaid(reason))
     .map(([reason, layers]) => {
