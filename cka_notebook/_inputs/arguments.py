@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack, get_origin
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .examples import is_list_of_images, no_examples
 from .nested import as_mapping, describe, has_tensor
@@ -67,7 +68,7 @@ class Signature:
             ValueError: If a required argument is missing.
         """
         batch = as_mapping(batch)
-        if isinstance(batch, Tensor) or is_list_of_images(batch):
+        if isinstance(batch, Tensor | PackedSequence) or is_list_of_images(batch):
             return self._positional((batch,), number)
         if isinstance(batch, Mapping):
             return (), self._keywords(batch, number)

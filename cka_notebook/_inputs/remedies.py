@@ -79,8 +79,8 @@ def check_device(device: torch.device) -> None:
     count = getattr(backend, "device_count", lambda: None)()
     if count is None or (device.index or 0) < count:
         return
-    devices = f"{count} of that type" if count else "none of that type"
-    built = "" if torch.version.cuda else ", a build without CUDA"
+    devices = f"{count} of that type" if count else "no device of that type"
+    built = "" if torch.version.cuda else ", a build without CUDA,"
     note = built if device.type == "cuda" and not count else ""
     msg = (
         f"Expected `device` to be one that torch can use here, got {str(device)!r}, "

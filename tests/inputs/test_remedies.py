@@ -158,7 +158,7 @@ def test_a_decoder_without_inputs_is_told_of():
 def test_a_device_that_is_not_there_is_an_error_with_the_remedy():
     with pytest.raises(ValueError, match="Leave `device` out to run the models where"):
         CKA(zoo.mlp(), device="cuda")
-    with pytest.raises(ValueError, match=r"got 'cuda:3', and torch .* sees none"):
+    with pytest.raises(ValueError, match=r"got 'cuda:3', and torch .* sees no d"):
         check_device(torch.device("cuda:3"))
 
 
