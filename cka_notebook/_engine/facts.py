@@ -63,6 +63,7 @@ def run_notes(
     notes = [
         *(Note(text) for texts in auto for text in texts),
         *(Note(text, grave=True) for text in axes if text),
+        *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
         *(_placement_note(x) for x in models if _stays(x, device)),
         *([UNRELATED] if unrelated else []),

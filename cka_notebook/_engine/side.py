@@ -163,16 +163,20 @@ class LiveModel:
     @contextmanager
     def explaining(self, call: Call) -> Iterator[None]:
         """Add the model and its inputs to errors of a forward pass."""
-        label = self.caller.label
-        try:
-            yield
-        except Exception as error:
-            if _is_out_of_memory(error):
-                raise _out_of_memory(label, call) from error
-            inputs = [describe(value) for value in call.args]
-            inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
-            error.add_note(f"Inputs of {label}: {', '.join(inputs)}.")
-            raise
+        with explaining_memory(self.caller.label, call):
+            try:
+                yield
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    self._add_notes(error, call)
+                raise
+
+    def _add_notes(self, error: Exception, call: Call) -> None:
+        inputs = [describe(value) for value in call.args]
+        inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
+        error.add_note(f"Inputs of {self.caller.label}: {', '.join(inputs)}.")
+        for remedy in self.caller.remedies(error, call):
+            error.add_note(remedy)
 
     def _timed(self, call: Call) -> int:
         started = time.perf_counter()
@@ -280,6 +284,22 @@ def _changed_buffers(model: nn.Module, before: dict[str, tuple[int, int]]) -> li
     known = {identity for identity, _ in before.values()}
     now = _buffer_versions(model).items()
     return [name for name, own in now if own[0] in known and own != before.get(name)]
+
+
+@contextmanager
+def explaining_memory(what: str, call: Call) -> Iterator[None]:
+    """Say what to do when memory runs out.
+
+    Args:
+        what: What needs it, such as a model.
+        call: The call that it is for.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise _out_of_memory(what, call) from error
+        raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:
