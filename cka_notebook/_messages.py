@@ -1,10 +1,81 @@
-"""Parts of messages: counts, lists of names, titles of measures, suggestions."""
+"""Parts of messages, and messages with their severity or kind as a field."""
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Literal, Self
 
 SHOWN = 3
 """Maximum number of names that a message lists."""
+
+
+Code = Literal[
+    "alias",  # the same module as an earlier row of the tree
+    "called_repeatedly",  # each call is a layer of its own
+    "model",  # the model itself, which repeats its last layer
+    "no_batch_axis",  # no axis of the output, or not always one, is the batch
+    "no_tensor",  # no output, or none with a strided, real, floating-point tensor
+    "no_variance",  # the U-centered Gram matrix is zero
+    "not_called",
+    "not_finite",
+    "not_in_result",  # a row of a saved result that was not compared
+]
+"""Kinds of reasons why a layer cannot be chosen, or is undefined."""
+
+
+class Note(str):
+    """A sentence that the reader of a result should know.
+
+    Args:
+        text: The sentence.
+        grave: Whether it casts doubt on the whole matrix.
+
+    Example:
+        >>> note = Note("The batches are not random.", grave=True)
+        >>> note, note.grave
+        ('The batches are not random.', True)
+    """
+
+    grave: bool
+
+    def __new__(cls, text: str, *, grave: bool = False) -> Self:
+        note = super().__new__(cls, text)
+        note.grave = grave
+        return note
+
+
+class Reason(str):
+    """Why a layer cannot be chosen, or is undefined.
+
+    Args:
+        text: For people.
+        code: Its kind, for programs.
+
+    Example:
+        >>> reason = Reason("called 2 times", "called_repeatedly")
+        >>> reason, reason.code
+        ('called 2 times', 'called_repeatedly')
+    """
+
+    code: Code
+
+    def __new__(cls, text: str, code: Code) -> Self:
+        reason = super().__new__(cls, text)
+        reason.code = code
+        return reason
+
+    def __getnewargs__(self) -> tuple[str, Code]:  # type: ignore[override]
+        """Arguments of `__new__`, for copies and pickles."""
+        return str(self), self.code
+
+
+def is_grave(note: str) -> bool:
+    """Whether a note casts doubt on the whole matrix; a plain string does not."""
+    return isinstance(note, Note) and note.grave
+
+
+def code_of(reason: str | None) -> Code | None:
+    """The kind of a reason; None of a plain string, as old files have it."""
+    return reason.code if isinstance(reason, Reason) else None
 
 
 def counted(number: int, noun: str) -> str:

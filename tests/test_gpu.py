@@ -9,7 +9,7 @@ from support.zoo import ResNet, mlp
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._engine.catch_up import PausedRun
+from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._grams import products
 from cka_notebook._page.readback import Readback
 
@@ -329,6 +329,6 @@ def test_layers_are_added_with_a_gpu_as_the_default_device():
         PausedRun.of(state, state.result()) for state in steps if state.batches == 2
     )
     steps.close()
-    *_, last = cka._steps(loader, layers1=["1", "3"], layers2=["1"], kept=kept)
+    *_, last = cka._steps(loader, layers1=["1", "3"], layers2=["1"], paused=kept)
     assert last.batches == 4
     assert last.matrix().isfinite().all()

@@ -17,6 +17,7 @@ from cka_notebook._grams.packing import PackedGrams
 from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._grams.precision import exact, reduces_float32
 from cka_notebook._grams.products import working_dtype
+from cka_notebook._messages import Reason
 from cka_notebook._models.nodes import Layer
 
 from .fast_path import Plain
@@ -130,7 +131,7 @@ class Capture(Uncopied):
         self._start = self._stop = self._buffer.count
         self._calls: dict[nn.Module, int] = {}
         self._index = [-1] * len(self._layers)
-        self._problems: dict[int, str] = {}
+        self._problems: dict[int, Reason] = {}
         self._seen: dict[int, tuple[weakref.ref[Tensor], int, Features, int]] = {}
         self._plainer: dict[nn.Module, Plain] = {}
 
@@ -157,7 +158,7 @@ class Capture(Uncopied):
 
     def _reduce(self, row: int, layer: Layer, output: Any) -> None:
         found = tensor_of(output)
-        if isinstance(found, str):
+        if isinstance(found, Reason):
             self._problems[row] = found
             return
         features = self._features[row]
@@ -168,7 +169,7 @@ class Capture(Uncopied):
             if rows.shape[0] != self._examples:
                 shape = tuple(found.shape)
                 text = f"output of shape {shape} for {self._examples} examples"
-                self._problems[row] = text
+                self._problems[row] = Reason(text, "no_batch_axis")
                 return
             kind = found.device.type
             if self._reduced.get(kind) or torch.is_autocast_enabled(kind):
@@ -220,7 +221,7 @@ class Capture(Uncopied):
         return self._index[entry[3]]
 
 
-def _missing(layer: Layer) -> str:
+def _missing(layer: Layer) -> Reason:
     if layer.call == 0:
-        return "not called"
-    return f"called fewer than {layer.call + 1} times"
+        return Reason("not called", "not_called")
+    return Reason(f"called fewer than {layer.call + 1} times", "not_called")

@@ -6,29 +6,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cka_notebook._messages import Reason
 from cka_notebook._models.nodes import Output
 
 OUTPUT_KEYS = ("last_hidden_state", "logits")
 """Where Hugging Face outputs keep what the next layer sees."""
 
+EMPTY = Reason("empty output", "no_tensor")
 
-def tensor_of(output: Any) -> Tensor | str:
+
+def tensor_of(output: Any) -> Tensor | Reason:
     """The tensor to compare in a module's output, or why there is none."""
     if isinstance(output, Tensor):
         return _usable(output)
     if output is None:
-        return "no output"
+        return Reason("no output", "no_tensor")
     if isinstance(output, Mapping):
         first = [output[key] for key in OUTPUT_KEYS if output.get(key) is not None]
         items = [*first, *output.values()]
     elif isinstance(output, list | tuple):
         items = list(output)
     else:
-        return f"output of type {type(output).__name__}"
+        return Reason(f"output of type {type(output).__name__}", "no_tensor")
     found = [tensor_of(item) for item in items]
     tensor = next((item for item in found if isinstance(item, Tensor)), None)
-    reasons = [item for item in found if isinstance(item, str)]
-    return tensor if tensor is not None else (reasons or ["empty output"])[0]
+    reasons = [item for item in found if isinstance(item, Reason)]
+    return tensor if tensor is not None else (reasons or [EMPTY])[0]
 
 
 def batch_first(activations: Tensor, output: Output) -> Tensor:
@@ -49,11 +52,13 @@ def as_rows(features: Tensor) -> Tensor:
     return features.flatten(1)
 
 
-def _usable(tensor: Tensor) -> Tensor | str:
+def _usable(tensor: Tensor) -> Tensor | Reason:
     if tensor.layout != torch.strided or tensor.is_nested:
-        return "sparse or nested output"
+        return Reason("sparse or nested output", "no_tensor")
     if tensor.is_complex():
-        return "complex output"
+        return Reason("complex output", "no_tensor")
     if not tensor.is_floating_point():
-        return "integer output"
-    return tensor if tensor.ndim > 0 else "scalar output"
+        return Reason("integer output", "no_tensor")
+    if not tensor.ndim:
+        return Reason("scalar output", "no_tensor")
+    return tensor

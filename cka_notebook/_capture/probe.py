@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cka_notebook._messages import Reason
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Output
 from cka_notebook._models.parameters import kind_of
@@ -59,7 +60,7 @@ class _Call:
 
     module: nn.Module
     shape: tuple[int, ...] = ()
-    reason: str | None = None
+    reason: Reason | None = None
     rows: Tensor | None = None
     kind: str = ""
     itemsize: int = 0
@@ -80,8 +81,8 @@ def _observe(
     return examples, calls
 
 
-def _describe(module: nn.Module, found: Tensor | str, count: int | None) -> _Call:
-    if isinstance(found, str):
+def _describe(module: nn.Module, found: Tensor | Reason, count: int | None) -> _Call:
+    if isinstance(found, Reason):
         return _Call(module, reason=found)
     shape = tuple(found.shape)
     grouped = bool(count) and shape[0] != count and shape[0] % (count or 1) == 0
@@ -102,18 +103,18 @@ def _by_change(call: _Call, other: _Call, more: int, fewer: int) -> Output:
     """Batch axis from two calls with different numbers of examples."""
     reason = call.reason or other.reason
     if reason is not None or len(call.shape) != len(other.shape):
-        return Output(0, reason=reason or "output of varying rank")
+        return Output(0, reason=reason or _no_axis("output of varying rank"))
     pairs = list(zip(call.shape, other.shape, strict=True))
     if (more, fewer) in pairs:
         axis = pairs.index((more, fewer))
         return Output(0, _open_shape(call.shape, axis), axis)
     if call.shape == other.shape:
-        return Output(0, reason="output does not depend on the batch")
+        return Output(0, reason=_no_axis("output does not depend on the batch"))
     size, less = pairs[0]
     groups = size // more
     if size == groups * more and less == groups * fewer and _grouped(call, other):
         return Output(0, _open_shape(call.shape, 0), 0, groups)
-    return Output(0, reason=f"no batch axis in output of shape {call.shape}")
+    return Output(0, reason=_no_axis(f"no batch axis in output of shape {call.shape}"))
 
 
 def _grouped(call: _Call, other: _Call) -> bool:
@@ -132,10 +133,14 @@ def _by_size(call: _Call, examples: int) -> Output:
     if call.reason is not None:
         return Output(0, reason=call.reason)
     if examples not in call.shape:
-        reason = f"no batch axis in output of shape {call.shape}"
+        reason = _no_axis(f"no batch axis in output of shape {call.shape}")
         return Output(0, reason=reason)
     axis = call.shape.index(examples)
     return Output(0, _open_shape(call.shape, axis), axis)
+
+
+def _no_axis(text: str) -> Reason:
+    return Reason(text, "no_batch_axis")
 
 
 def _open_shape(shape: tuple[int, ...], axis: int) -> tuple[int | None, ...]:

@@ -1,4 +1,4 @@
-"""A run's sums on disk, so that a killed run goes on where it was."""
+"""A run's sums on disk, from which a killed run continues."""
 
 import hashlib
 import time
@@ -19,28 +19,28 @@ from .state import RunState
 
 FORMAT = "cka_notebook.checkpoint/2"
 SECONDS = 30.0
-"""Between two writes; a kill loses at most so much work."""
+"""Time between two writes, and so the work that a kill can lose."""
 
 
 class Checkpoint:
-    """The file of one run: read before it starts, written while it works.
+    """The file of one run: read before it starts, written while it runs.
 
-    What a later run must have in common with it is its `settings`: layers, models and
-    their weights, the loader, and the first batch. The random streams are kept too, so
-    a shuffling loader gives the same batches again; those done are passed over.
+    A later run must have the same `settings`: layers, models and their weights, loader
+    and first batch. The file also holds the random streams, so a shuffling loader
+    yields the same batches again; those already done are skipped.
 
     Args:
         path: The file.
 
     Raises:
-        FileNotFoundError: If there is no folder for it.
-        ValueError: If it is a file of another kind.
+        FileNotFoundError: If its folder does not exist.
+        ValueError: If it is not a checkpoint.
     """
 
     def __init__(self, path: files.PathLike) -> None:
         files.check_folder(path)
         self._path = path
-        self._written = time.monotonic()
+        self._written_at = time.monotonic()
         self._start: dict[str, Tensor] = {}
         self._done = -1
         self._tensors: dict[str, Tensor] = {}
@@ -49,65 +49,74 @@ class Checkpoint:
             self._tensors, self._facts = files.read(path, FORMAT)
 
     @property
-    def found(self) -> bool:
-        """Whether there is a run to go on with."""
+    def exists(self) -> bool:
+        """Whether there is a run to continue."""
         return bool(self._facts)
 
     def begin(self, random: RandomStreams) -> None:
-        """Put the random streams where the first run began, or note where they are."""
-        if self.found:
+        """Set the random streams to where the first run began; remember them."""
+        if self.exists:
             random.load(_within(self._tensors, "start."))
         self._start = random.save()
 
     def resume(
-        self, running: RunState, random: RandomStreams, settings: dict[str, Any]
+        self, state: RunState, random: RandomStreams, settings: dict[str, Any]
     ) -> dict[str, Any]:
-        """Take up the sums; returns what the run itself had to remember.
+        """Load the sums; returns the ``memory`` that `save` was given.
 
         Raises:
-            ValueError: If the file is of another comparison.
+            ValueError: If the file belongs to another comparison.
         """
         before = self._facts["settings"]
         differ = [key for key in settings if settings[key] != before.get(key)]
         if differ:
             key = differ[0]
             msg = (
-                f"Expected checkpoint {str(self._path)!r} to be of this comparison, "
-                f"but its {key} was {before.get(key)!r}, now {settings[key]!r}. "
-                "Use another path, or delete the file to start again."
+                f"Expected checkpoint {str(self._path)!r} to belong to this "
+                f"comparison, but its {key} is {before.get(key)!r}, and this one has "
+                f"{settings[key]!r}. Use another path, or delete the file to start "
+                "over."
             )
             raise ValueError(msg)
-        running.load(_within(self._tensors, "run."), self._facts["run"])
+        state.load(_within(self._tensors, "run."), self._facts["run"])
         random.load(_within(self._tensors, "random."))
-        self._done = running.done
+        self._done = state.done
         memory: dict[str, Any] = self._facts["memory"]
         return memory
 
     def save(
         self,
-        running: RunState,
+        state: RunState,
         random: RandomStreams,
         settings: dict[str, Any],
         memory: dict[str, Any],
         *,
         now: bool = False,
     ) -> None:
-        """Write the state if it is time to, or ``now`` if anything is new."""
-        late = time.monotonic() - self._written >= SECONDS
-        if running.done in (0, self._done) or not (late or now):
+        """Write the state if it is new, when it is time or ``now``.
+
+        Args:
+            state: The state of the run.
+            random: Its random streams.
+            settings: What a later run must have in common with it.
+            memory: What else that run needs.
+            now: Do not wait until the next write is due.
+        """
+        is_due = time.monotonic() - self._written_at >= SECONDS
+        if state.done in (0, self._done) or not (is_due or now):
             return
-        tensors, facts = running.save()
+        tensors, facts = state.save()
         parts = {"run.": tensors, "start.": self._start, "random.": random.save()}
         named = {f"{k}{n}": t for k, part in parts.items() for n, t in part.items()}
         content = {"settings": settings, "run": facts, "memory": memory}
         files.write(self._path, FORMAT, named, content)
-        self._written, self._done = time.monotonic(), running.done
+        self._written_at, self._done = time.monotonic(), state.done
 
 
 def digest(model: nn.Module) -> str:
-    """Digest of a model's parameters and buffers, wherever they are."""
-    held = tensors(list(model.state_dict().values()))
-    return digest_tensors(chain((x for x in held if not x.is_meta), offloaded(model)))
+    """Digest of a model's parameters and buffers, offloaded ones included."""
+    present = (x for x in tensors(list(model.state_dict().values())) if not x.is_meta)
+    return digest_tensors(chain(present, offloaded(model)))
 
 
 def digest_tensors(values: Iterable[Any]) -> str:

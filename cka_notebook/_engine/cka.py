@@ -1,4 +1,4 @@
-"""The engine: both models over one loader, a running result after every batch."""
+"""The engine: compares two models over one loader, with a result after every batch."""
 
 import warnings
 from collections.abc import Callable, Generator, Iterable
@@ -18,13 +18,15 @@ from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._results.files import PathLike
 from cka_notebook._results.result import CKAResult
 
+from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import lent, placed
-from .catch_up import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .distributed import is_distributed, merge_ranks
 from .run import Run
-from .state import RunState
+from .side import ModelSpec
+from .state import RunState, RunView
 
 Callback = Callable[[int, int | None, Tensor], object]
+Forwards = Forward | tuple[Forward | None, Forward | None] | None
 
 
 class CKA:
@@ -34,22 +36,22 @@ class CKA:
         model1: The model of the rows. It is left as it was found.
         model2: The model of the columns; None compares `model1` with itself, in one
             forward pass per batch.
-        model1_name: What it is called; None takes the class name.
-        model2_name: Likewise.
+        model1_name: Name of model 1; None takes the class name.
+        model2_name: Name of model 2; None takes the class name.
         model1_layers: Which layers: None or ``"auto"`` for sensible blocks,
             ``"blocks"``, ``"leaves"``, ``"all"``; a list of exact names, indices into
             the execution order, globs, compiled regular expressions and module
             classes; or a predicate ``(name, module) -> bool``. In a glob ``*`` is any
             text, dots too, and ``?`` any character, as in `fnmatch`: ``"layer?.*"`` is
             all that is in the stages of a ResNet, ``"*.attn"`` attention at any depth.
-        model2_layers: Likewise.
+        model2_layers: The same for model 2.
         device: Where to run; None leaves the models where they are. Models with a
             device map or offloading stay there in any case.
         metric: A name from `metrics.names`.
-        pool: What becomes of tokens and positions: ``"auto"``, ``"flatten"``,
+        pool: How tokens and positions are pooled: ``"auto"``, ``"flatten"``,
             ``"mean"``, ``"cls"``, ``"last"``, a callable from (n, ...) to (n, ...), or
             a dict from layer names or globs to these.
-        forward: ``forward(model, batch)`` for inputs of another kind, or a pair of such
+        forward: ``forward(model, batch)`` for other inputs, or a pair of such
             functions, one for each model.
         autocast: Dtype for `torch.autocast` around the forward passes, or None.
 
@@ -79,32 +81,34 @@ class CKA:
         *,
         metric: str = "cka",
         pool: Pools = "auto",
-        forward: Forward | tuple[Forward | None, Forward | None] | None = None,
+        forward: Forwards = None,
         autocast: torch.dtype | None = None,
     ) -> None:
+        other = model1 if model2 is None else model2
         _check_model(model1, "model1")
-        _check_model(model2 if model2 is not None else model1, "model2")
-        if metric not in metrics.names():
-            msg = f"Expected `metric` to be one of {metrics.names()}, got {metric!r}."
-            raise ValueError(msg)
-        self.tree1 = LayerTree(model1, "model1_layers")
-        self.tree2 = LayerTree(model1 if model2 is None else model2, "model2_layers")
-        self.same = self.tree2.model is self.tree1.model
+        _check_model(other, "model2")
+        _check_metric(metric)
+        tree1 = LayerTree(model1, "model1_layers")
+        tree2 = LayerTree(other, "model2_layers")
+        self.same = tree2.model is tree1.model
         if self.same and model2_layers is None:
             model2_layers = model1_layers
         self.name1, self.name2 = _titles(
-            self.tree1.model, self.tree2.model, model1_name, model2_name
+            tree1.model, tree2.model, model1_name, model2_name
         )
-        self.choices1, self.choices2 = model1_layers, model2_layers
-        for tree, choices in ((self.tree1, self.choices1), (self.tree2, self.choices2)):
-            tree.check(choices)
+        tree1.check(model1_layers)
+        tree2.check(model2_layers)
         self.device = None if device is None else torch.device(device)
         self.metric = metric
         self.pool = pool
         Pooling(pool)
-        self.forwards = forward if isinstance(forward, tuple) else (forward, forward)
+        forward1, forward2 = _forward_pair(forward)
+        _check_autocast(autocast)
         self.autocast = autocast
-        _check_forward_passes(forward, autocast)
+        self.specs = (
+            ModelSpec(tree1, self.name1, model1_layers, forward1),
+            ModelSpec(tree2, self.name2, model2_layers, forward2),
+        )
         self.result: CKAResult | None = None
 
     def __enter__(self) -> "CKA":
@@ -120,12 +124,12 @@ class CKA:
     @property
     def model1(self) -> nn.Module:
         """The model of the rows, unwrapped."""
-        return self.tree1.model
+        return self.specs[0].tree.model
 
     @property
     def model2(self) -> nn.Module:
         """The model of the columns, unwrapped."""
-        return self.tree2.model
+        return self.specs[1].tree.model
 
     def compare(
         self,
@@ -141,40 +145,40 @@ class CKA:
     ) -> CKAResult:
         """Run both models over the loader, once, and compare their layers.
 
-        Each batch goes to both models, so a shuffled loader is safe. Random numbers
-        that loaders and models draw come from a stream of the run's own: the global
-        random state is the same afterwards, so a second run shuffles alike.
+        Each batch goes to both models, so a shuffled loader is safe. Loaders and
+        models draw random numbers from a stream of the run's own, so the global random
+        state is unchanged and a second run shuffles the same way.
 
         Args:
             loader: Batches: tensors, ``(inputs, labels)``, dicts of arguments, or what
                 `forward` understands. Any iterable; its length need not be known.
             loader2: Other inputs for model 2, of the same examples in the same order.
-            paired: False says that the two loaders hold different examples. CKA then
-                compares unrelated rows, which a note in the result recalls.
+            paired: False if the two loaders yield different examples. CKA then compares
+                unrelated rows, and a note in the result says so.
             callback: ``callback(batch, total, matrix)`` after every batch, from 1;
                 ``total`` is None if unknown, ``matrix`` the running (L1, L2) tensor.
                 Raising StopIteration ends the run and keeps the result so far.
             progress: Whether to show a progress bar.
-            max_batches: Stop after so many batches.
+            max_batches: Stop after this number of batches.
             stop_when_stable: Stop when the largest standard error is below this, but
                 not before eight batches.
             checkpoint: File for the running sums, written every 30 seconds and at the
-                end. A later call with the same models, layers and batches goes on from
-                there. One file a process under `torch.distributed`.
+                end. A later call with the same models, layers and batches resumes from
+                it. Under `torch.distributed`, give each process its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
         loader, and every rank returns the result of all of them.
 
         Returns:
-            The result, also kept as ``result``; there it is found after an exception or
-            interrupt, too, with what was done until then.
+            The result, also stored in ``result``, where a partial result remains after
+            an exception or interrupt.
 
         Raises:
             ValueError: If the loader yields nothing, only batches of fewer than four
                 examples, or pairs that do not match.
-            TypeError: If a batch holds no tensor, or `callback` is no function.
+            TypeError: If a batch contains no tensor, or `callback` is not callable.
             RuntimeError: If memory runs out.
-            FileNotFoundError: If there is no folder for the checkpoint.
+            FileNotFoundError: If the folder of the checkpoint does not exist.
         """
         check_callback(callback)
         steps = self._steps(
@@ -186,25 +190,23 @@ class CKA:
             checkpoint=checkpoint,
         )
         with closing(steps):
-            running = next(steps)
-            bar = tqdm(total=running.total, disable=not progress, unit="batch")
+            state = next(steps)
+            bar = tqdm(total=state.total, disable=not progress, unit="batch")
             try:
                 for _ in steps:
-                    bar.update(running.batches + running.skipped - bar.n)
-                    if callback is not None:
-                        with lent():
-                            callback(running.done, running.total, running.matrix())
+                    bar.update(state.done - bar.n)
+                    _call_back(callback, state)
             except StopIteration:
                 pass
             finally:
                 bar.close()
-                if running.batches:
-                    self.result = running.result()
-        if is_distributed():
-            merge_ranks(running)
-        running.finish()
-        self.result = running.result()
-        for note in running.notes:
+                if state.batches:
+                    self.result = state.result()
+        if isinstance(state, RunState) and is_distributed():
+            merge_ranks(state)
+        state.finish()
+        self.result = state.result()
+        for note in state.notes:
             warnings.warn(note, stacklevel=2)
         return self.result
 
@@ -215,7 +217,7 @@ class CKA:
             RuntimeError: If nothing was compared yet.
         """
         if self.result is None:
-            msg = "Expected a comparison to export, got none yet. Call compare() first."
+            msg = "Nothing to export yet. Call compare() first."
             raise RuntimeError(msg)
         return self.result.export()
 
@@ -230,64 +232,79 @@ class CKA:
         checkpoint: PathLike | None = None,
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
-        kept: PausedRun | None = None,
-    ) -> Generator["RunState", None, None]:
-        """The running state: before any batch, with the layers known, then after each.
+        paused: PausedRun | None = None,
+    ) -> Generator[RunView, None, None]:
+        """The state of a run before the first batch, then after each batch.
 
-        Closing the generator removes all hooks and restores the models. A run of which
-        something is ``kept`` goes on from there, after other layers have caught up. The
-        run's random streams stay in place from its first batch on: `lent` is for what
-        is not the run's.
+        Closing the generator removes all hooks and restores the models. With
+        ``paused``, that run continues here after its new layers have caught up. The
+        run's random streams stay in place from its first batch on; `lent` interrupts
+        them for code that is not the run's.
         """
         if loader2 is loader and paired:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
         check_tolerance(stop_when_stable)
         with ExitStack() as stack:
-            for model in (self.model1, self.model2):
-                stack.enter_context(placed(model, self.device))
-            start = None if kept is None else kept.start
+            for spec in self.specs:
+                stack.enter_context(placed(spec.tree.model, self.device))
+            start = None if paused is None else paused.start
             run = Run(self, loader, loader2, paired, checkpoint, start)
             stack.callback(run.close)
             run.probe()
-            running = run.choose(layers1, layers2, max_batches)
-            late = catch_up_of(running, kept)
-            yield late or running
-            for capture in run.captures:
-                stack.enter_context(capture)
-            run.resume(running, anew=late is not None)
-            stack.callback(run.keep, running, now=True)
+            state = run.choose((layers1, layers2), max_batches)
+            catch_up = catch_up_of(state, paused)
+            yield state if catch_up is None else catch_up.view
+            stack.enter_context(run.capturing())
+            run.resume(state, load_sums=catch_up is None)
+            stack.callback(run.save, state, now=True)
             stack.enter_context(run.random)
-            if late is not None:
-                yield from _catch_up(run, late)
-                late.join(running)
-                yield running
-            while max_batches is None or running.done < max_batches:
-                if not run.step(running):
-                    break
-                run.keep(running)
-                yield running
-                if stop_when_stable and running.is_stable(stop_when_stable):
-                    running.note_stable(stop_when_stable)
-                    break
-            if not is_distributed():  # or else all ranks together have to have some
-                running.finish()
+            if catch_up is not None:
+                yield from _catch_up(run, catch_up)
+                run.restrict(state)
+                yield state
+            yield from _take_batches(run, state, max_batches, stop_when_stable)
+            if not is_distributed():  # Else only all ranks together must have batches.
+                state.finish()
 
 
-def _catch_up(run: Run, late: CatchUp) -> Generator[RunState, None, None]:
-    """Take the batches done once more, for new layers; ends before the last state."""
-    run.restrict(late.inner)
-    while not late.is_through:
-        if not run.step(late.inner):
+def _take_batches(
+    run: Run, state: RunState, max_batches: int | None, tolerance: float | None
+) -> Generator[RunState, None, None]:
+    """The state after each batch, until the run is over."""
+    while max_batches is None or state.done < max_batches:
+        if not run.step(state):
+            return
+        run.save(state)
+        yield state
+        if tolerance and state.is_stable(tolerance):
+            state.note_stable(tolerance)
+            return
+
+
+def _catch_up(run: Run, catch_up: CatchUp) -> Generator[RunView, None, None]:
+    """Repeat the batches of a paused run for new layers, and let these join it.
+
+    Yields the state after each batch but the last, after which all layers are equal.
+    """
+    run.restrict(catch_up.inner)
+    while not catch_up.is_complete:
+        if not run.step(catch_up.inner):
             raise OtherBatchesError
-        late.follow()
-        if not late.is_through:
-            yield late
-    run.restrict(late)
+        catch_up.check()
+        if not catch_up.is_complete:
+            yield catch_up.view
+    catch_up.join()
+
+
+def _call_back(callback: Callback | None, state: RunView) -> None:
+    if callback is not None:
+        with lent():
+            callback(state.done, state.total, state.matrix())
 
 
 def check_tolerance(stop_when_stable: float | None) -> None:
-    """Raise ValueError for what is no standard error to stop at."""
+    """Raise ValueError if this is not a standard error at which a run can stop."""
     if stop_when_stable is not None and not stop_when_stable > 0:
         msg = (
             "Expected `stop_when_stable` to be a standard error above 0, got "
@@ -297,7 +314,7 @@ def check_tolerance(stop_when_stable: float | None) -> None:
 
 
 def check_callback(callback: object) -> None:
-    """Raise TypeError for what cannot be called after a batch."""
+    """Raise TypeError if this cannot be called after a batch."""
     if callback is not None and not callable(callback):
         msg = (
             "Expected `callback` to be a function of (batch, total, matrix), or None, "
@@ -316,20 +333,31 @@ def _check_model(model: object, argument: str) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         msg = (
             f"Expected `{argument}` to be a Python module, got a compiled "
-            f"{type(model).__name__}, whose layers cannot be looked into. Pass the "
-            "model that was scripted or traced."
+            f"{type(model).__name__}, whose layers cannot be inspected. Pass the "
+            "original model, before scripting or tracing."
         )
         raise TypeError(msg)
 
 
-def _check_forward_passes(forward: object, autocast: object) -> None:
+def _check_metric(metric: object) -> None:
+    if metric not in metrics.names():
+        msg = f"Expected `metric` to be one of {metrics.names()}, got {metric!r}."
+        raise ValueError(msg)
+
+
+def _forward_pair(forward: Any) -> tuple[Forward | None, Forward | None]:
+    """One forward function for each model."""
     pair = forward if isinstance(forward, tuple) else (forward, forward)
     if len(pair) != 2 or not all(f is None or callable(f) for f in pair):
         msg = (
-            "Expected `forward` to be a function of (model, batch), or a pair of them, "
-            f"got {forward!r}."
+            "Expected `forward` to be a function of (model, batch) or a pair of such "
+            f"functions, got {forward!r}."
         )
         raise TypeError(msg)
+    return pair[0], pair[1]
+
+
+def _check_autocast(autocast: object) -> None:
     if autocast is not None and not isinstance(autocast, torch.dtype):
         msg = (
             "Expected `autocast` to be a dtype such as torch.bfloat16, or None, got "
@@ -341,7 +369,7 @@ def _check_forward_passes(forward: object, autocast: object) -> None:
 def _titles(
     model1: nn.Module, model2: nn.Module, name1: str | None, name2: str | None
 ) -> tuple[str, str]:
-    """Two names that differ, unless the model is the same."""
+    """The names of both models, different unless the model is the same."""
     title1 = name1 or type(model1).__name__
     title2 = name2 or (title1 if model1 is model2 else type(model2).__name__)
     if title1 == title2 and model1 is not model2:

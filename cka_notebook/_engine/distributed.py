@@ -1,5 +1,6 @@
-"""One result of many processes: `torch.distributed` adds up what each has summed."""
+"""One result from many processes: `torch.distributed` adds up their sums."""
 
+from collections import ChainMap
 from typing import Any
 
 import torch
@@ -14,52 +15,51 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def merge_ranks(running: RunState) -> None:
-    """Make the state of every rank that of all of them together.
+def merge_ranks(state: RunState) -> None:
+    """Give every rank the state of all of them together.
 
-    Every rank must come here, with the same layers.
+    Every rank must call this, with the same layers.
 
     Raises:
         ValueError: If the ranks compare different layers.
     """
-    tensors, facts = running.save()
+    tensors, facts = state.save()
     ranks: list[Any] = [None] * dist.get_world_size()
-    layers = list(running.layers1), list(running.layers2)
+    layers = [list(axis.layers) for axis in state.axes]
     dist.all_gather_object(ranks, (layers, facts))
     for rank, (theirs, _) in enumerate(ranks):
         if theirs != layers:
             msg = (
-                "Expected the same layers on every rank, got others on rank "
-                f"{rank}: {theirs}. Name them with model1_layers and model2_layers."
+                f"Expected the same layers on every rank, but rank {rank} has "
+                f"{theirs}. Choose them by name with model1_layers and model2_layers."
             )
             raise ValueError(msg)
     device = _device()
     merged = {name: _reduced(name, value, device) for name, value in tensors.items()}
-    running.load(merged, _together([facts for _, facts in ranks]))
+    state.load(merged, _together([facts for _, facts in ranks]))
 
 
 def _reduced(name: str, value: Tensor, device: torch.device) -> Tensor:
-    """Sums are added; the first bad batch of a layer is that of any rank."""
+    """The sum over ranks; for bad batches the largest number, since -1 means none."""
     moved = value.to(device, copy=True)
-    largest = name.startswith("bad")
-    dist.all_reduce(moved, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
+    is_batch = name.startswith("bad")
+    dist.all_reduce(moved, dist.ReduceOp.MAX if is_batch else dist.ReduceOp.SUM)
     return moved
 
 
 def _together(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of all ranks as those of one run."""
     counts = {
         key: sum(each[key] for each in facts)
         for key in ("batches", "skipped", "examples")
     }
-    problems: list[dict[str, str]] = [{}, {}]
-    for each in facts:
-        for side in (0, 1):
-            problems[side] = each["problems"][side] | problems[side]
-    return counts | {"problems": problems}
+    # The first rank with a problem names it.
+    by_axis = zip(*(each["problems"] for each in facts), strict=True)
+    return counts | {"problems": [dict(ChainMap(*axis)) for axis in by_axis]}
 
 
 def _device() -> torch.device:
-    """Where the group's backend wants its tensors."""
+    """The device on which the group's backend expects tensors."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What a run will take: memory, by what it holds, and time, by what its probe took."""
+"""How much memory and time a run needs, estimated from its layers and its probe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ from cka_notebook._grams.buffer import held
 FLOAT64 = 8
 
 SLOW_CALL = 3e-4
-"""Seconds. Below, calling a module costs as much as its work on two examples, and the
-time of a batch cannot be told from it."""
+"""Seconds. In shorter calls the overhead outweighs the work on two examples, so they do
+not predict the time of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,9 @@ class Timing:
     """How long a forward pass of the probe took.
 
     Attributes:
-        examples: Examples that went through.
-        calls: Modules that were called.
-        seconds: Its time.
+        examples: Examples in the pass.
+        calls: Number of module calls.
+        seconds: Duration.
     """
 
     examples: int
@@ -27,7 +27,7 @@ class Timing:
     seconds: float
 
     def of_batch(self, examples: int) -> float | None:
-        """Seconds for a batch of so many examples, or None if they cannot be told."""
+        """Seconds for a batch of ``examples``, or None if too uncertain."""
         if examples > self.examples and self.seconds < SLOW_CALL * self.calls:
             return None
         return self.seconds * examples / self.examples
@@ -35,19 +35,18 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will take.
+    """How much memory and time a run needs.
 
-    Memory is that of one batch's packed Gram matrices, of those that are not packed
-    yet, and of the running sums: all that grows with the layers chosen. The models,
-    their activations, and the pieces in which features are multiplied come on top.
-    Time is that of the forward passes and of loading the batches, without the Gram
-    matrices.
+    Memory counts all that grows with the chosen layers: the Gram matrices of one batch,
+    packed or not yet packed, and the running sums. Models, activations and the pieces
+    in which features are multiplied come on top. Time counts forward passes and loading
+    of batches, not the Gram matrices.
 
     Attributes:
-        layers: Layers whose Gram matrices are held at once.
+        layers: Layers whose Gram matrices are in memory at once.
         examples: Examples in a batch.
-        nbytes: Memory, see above.
-        seconds: Time, see above; None if unknown.
+        nbytes: Memory in bytes.
+        seconds: Time; None if unknown.
     """
 
     layers: int
@@ -64,7 +63,14 @@ class Estimate:
         *,
         on_cpu: bool,
     ) -> "Estimate":
-        """Of so many layers of both models, and of a grid of pairs."""
+        """The estimate of memory alone.
+
+        Args:
+            layers: Number of captured layers of all models.
+            grid: Number of rows and columns of the matrix.
+            examples: Examples in a batch.
+            on_cpu: Whether all models compute on CPUs.
+        """
         rows, columns = grid
         grams = held(examples, layers, on_cpu=on_cpu)
         sums = 5 * rows * columns + 2 * (rows + columns)
@@ -73,11 +79,11 @@ class Estimate:
     def with_time(
         self, batches: int | None, loading: float, passes: Sequence[Timing]
     ) -> "Estimate":
-        """The same with the time of so many batches, if it can be told.
+        """The same with the time of the run, if it can be estimated.
 
         Args:
-            batches: How many, or None if unknown.
-            loading: Seconds that loading one took.
+            batches: Number of batches, or None if unknown.
+            loading: Seconds to load one batch.
             passes: The probe's forward pass of each model.
         """
         times = [timing.of_batch(self.examples) for timing in passes]
@@ -87,7 +93,7 @@ class Estimate:
         return replace(self, seconds=batches * (loading + sum(known)))
 
     def __str__(self) -> str:
-        """In words.
+        """The estimate in words.
 
         Example:
             >>> str(Estimate(30, 64, 1_100_000_000, 40.0))
@@ -113,7 +119,7 @@ def about(seconds: float) -> str:
 
 
 def size(nbytes: float) -> str:
-    """A number of bytes in words.
+    """A number of bytes, rounded, with its unit.
 
     Example:
         >>> size(400_000), size(12_300_000), size(1_100_000_000)

@@ -1,8 +1,9 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
 import time
+from itertools import chain
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,64 +13,196 @@ from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
 from cka_notebook._grams.precision import exact
-from cka_notebook._messages import counted, first_few
+from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
+
+from .facts import (
+    NO_VARIANCE,
+    no_output,
+    not_finite,
+    skip_note,
+    stable_note,
+    undefined_notes,
+)
 
 if TYPE_CHECKING:
     from .estimate import Estimate
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
-NO_VARIANCE = (
-    "the same for every example, or each differs in its own way: no variance to compare"
-)
-"""In both cases U-centering makes the Gram matrix zero."""
-
 MIN_STABLE = 8
-"""Standard errors of fewer batches are too uncertain to end a run by."""
+"""Standard errors over fewer batches are too uncertain to end a run."""
+
+
+class RunView(Protocol):
+    """What loops over a run, pages and widgets read of its state.
+
+    `RunState` documents the members.
+    """
+
+    @property
+    def catching_up(self) -> bool: ...
+    @property
+    def layers1(self) -> tuple[str, ...]: ...
+    @property
+    def layers2(self) -> tuple[str, ...]: ...
+    @property
+    def names(self) -> tuple[str, str]: ...
+    @property
+    def metric(self) -> str: ...
+    @property
+    def total(self) -> int | None: ...
+    @property
+    def batches(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def examples(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def notes(self) -> list[str]: ...
+    @property
+    def undefined1(self) -> dict[str, str]: ...
+    @property
+    def undefined2(self) -> dict[str, str]: ...
+    @property
+    def estimate(self) -> "Estimate | None": ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def activity(self) -> str: ...
+    def matrix(self) -> Tensor: ...
+    def stderr(self) -> Tensor: ...
+    def result(self) -> CKAResult: ...
+    def is_stable(self, tolerance: float) -> bool: ...
+    def note_stable(self, tolerance: float) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Axis:
+    """The rows or the columns of a running matrix.
+
+    Args:
+        layers: Names of the layers.
+        name: Name of their model.
+
+    Attributes:
+        first: Of the first batch, the h of each layer with itself; None before it.
+    """
+
+    def __init__(self, layers: list[str], name: str) -> None:
+        self.layers = tuple(layers)
+        self.name = name
+        self.first: Tensor | None = None
+        self._problems: dict[int, str] = {}
+        self._bad: Tensor | None = None
+
+    def add(self, grams: LayerGrams, batch: int) -> None:
+        """Note what is wrong with the Gram matrices of a batch."""
+        for row, problem in grams.problems.items():
+            self._problems.setdefault(row, no_output(problem, batch))
+        traces, bad = grams.packed.trace, self._bad
+        if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
+            return  # The usual case; on a GPU, reading the value would synchronise.
+        wrong = spread(~torch.isfinite(traces), grams.index)
+        if bad is None:
+            bad = torch.full(wrong.shape, -1.0)
+        bad = bad.to(wrong.device)
+        self._bad = torch.where(wrong & (bad < 0), float(batch), bad)
+
+    def undefined(self, norms: Tensor) -> dict[str, str]:
+        """Why layers are undefined, by name. Waits for the device.
+
+        Args:
+            norms: The sum over batches of each layer's h with itself.
+        """
+        norms, bad = norms.cpu(), self.bad.cpu().tolist()
+        reasons: dict[str, str] = {}
+        for row, name in enumerate(self.layers):
+            if row in self._problems:
+                reasons[name] = self._problems[row]
+            elif bad[row] >= 0:
+                reasons[name] = not_finite(int(bad[row]))
+            elif norms[row] == 0:
+                reasons[name] = NO_VARIANCE
+        return reasons
+
+    @property
+    def bad(self) -> Tensor:
+        """The first batch in which each layer was not finite; -1 for none."""
+        return torch.full((len(self.layers),), -1.0) if self._bad is None else self._bad
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why layers have no Gram matrix, by row, as files hold them."""
+        return {str(row): reason for row, reason in self._problems.items()}
+
+    def load(self, bad: Tensor, problems: dict[str, str]) -> None:
+        """Restore `bad` and `problems`."""
+        self._bad = bad
+        self._problems = {int(row): reason for row, reason in problems.items()}
 
 
 class RunState:
     """The state of a run: sums so far, and what was skipped or undefined.
 
+    Args:
+        rows: The layers of model 1.
+        columns: The layers of model 2.
+        total: Number of batches of the whole run, or None if unknown.
+        metric: Name of the measure.
+
     Attributes:
-        catching_up: Layers that were added take the batches done once more.
-        layers1: Names of the rows.
-        layers2: Names of the columns.
-        total: Number of batches to come in all, or None if unknown.
+        catching_up: Whether added layers repeat the batches already done.
+        activity: What is being done besides an ordinary run, for the page, or "".
         batches: Batches in the sums.
         skipped: Batches that were too small.
         examples: Examples in the sums.
         notes: Sentences a reader should know.
-        provenance: What a result says of how it came about.
-        names: What the two models are called.
-        metric: Name of the measure.
+        provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
         start: The random streams with which the run began, by which it can be repeated.
-        estimate: What the run will take; None where it was not looked at.
-        first: Of the first batch, the h of each layer with itself: rows, columns.
+        estimate: Expected memory and time; None if not estimated.
     """
 
     catching_up = False
+    activity = ""
 
     def __init__(
-        self, layers1: list[str], layers2: list[str], total: int | None
+        self, rows: Axis, columns: Axis, total: int | None, metric: str = "cka"
     ) -> None:
-        self.layers1, self.layers2 = tuple(layers1), tuple(layers2)
+        self.rows, self.columns = rows, columns
         self.total = total
+        self.metric = metric
         self.batches = self.skipped = self.examples = 0
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
-        self.names = ("model1", "model2")
-        self.metric = "cka"
         self.scatters: list[tuple[str, str, Scatter]] = []
         self.start: dict[str, Tensor] = {}
         self.estimate: Estimate | None = None
-        self.first: tuple[Tensor, Tensor] | None = None
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
-        self._problems: tuple[dict[int, str], dict[int, str]] = ({}, {})
-        self._bad: list[Tensor | None] = [None, None]
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Rows and columns."""
+        return self.rows, self.columns
+
+    @property
+    def layers1(self) -> tuple[str, ...]:
+        """Names of the rows."""
+        return self.rows.layers
+
+    @property
+    def layers2(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return self.columns.layers
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the two models."""
+        return self.rows.name, self.columns.name
 
     @property
     def done(self) -> int:
@@ -81,7 +214,7 @@ class RunState:
         return self.sums.compute()
 
     def stderr(self) -> Tensor:
-        """Its standard error, likewise."""
+        """Its standard error, in the same form."""
         return self.sums.stderr()
 
     @property
@@ -99,68 +232,50 @@ class RunState:
     @property
     def undefined1(self) -> dict[str, str]:
         """Why rows are undefined, by layer. Waits for the device."""
-        return self._reasons(0, self.layers1, self.sums.xx)
+        return self.rows.undefined(self.sums.xx) if self.batches else {}
 
     @property
     def undefined2(self) -> dict[str, str]:
         """Why columns are undefined, by layer. Waits for the device."""
-        return self._reasons(1, self.layers2, self.sums.yy)
+        return self.columns.undefined(self.sums.yy) if self.batches else {}
 
     def result(self) -> CKAResult:
         """The result of the batches so far, on the CPU."""
-        undefined1, undefined2 = self.undefined1, self.undefined2
-        reasons = [
-            sentence
-            for name, undefined in zip(
-                self.names, (undefined1, undefined2), strict=True
-            )
-            for sentence in _sentences(name, undefined)
-        ]
+        undefined = self.undefined1, self.undefined2
+        reasons = map(undefined_notes, self.names, undefined)
         return CKAResult(
             matrix=self.matrix().cpu(),
             stderr=self.stderr().cpu(),
             layers1=self.layers1,
             layers2=self.layers2,
-            name1=self.names[0],
-            name2=self.names[1],
+            name1=self.rows.name,
+            name2=self.columns.name,
             metric=self.metric,
             examples=self.examples,
             batches=self.batches,
             skipped=self.skipped,
-            notes=[*self.notes, *dict.fromkeys(reasons)],
-            undefined1=undefined1,
-            undefined2=undefined2,
+            notes=[*self.notes, *dict.fromkeys(chain(*reasons))],
+            undefined1=undefined[0],
+            undefined2=undefined[1],
             provenance={**self.provenance, "finished": time.strftime(TIME_FORMAT)},
             sums=self.sums.to("cpu", copy=True),
         )
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What `load` needs to go on from here: tensors and facts."""
-        tensors = dict(self.sums.tensors())
-        for side, names in enumerate((self.layers1, self.layers2)):
-            bad = self._bad[side]
-            tensors[f"bad{side}"] = (
-                torch.full((len(names),), -1.0) if bad is None else bad
-            )
-        return tensors, {
+        """Tensors and facts from which `load` continues."""
+        bad = {f"bad{number}": axis.bad for number, axis in enumerate(self.axes)}
+        return {**self.sums.tensors(), **bad}, {
             "batches": self.batches,
             "skipped": self.skipped,
             "examples": self.examples,
-            "problems": [
-                {str(row): text for row, text in problems.items()}
-                for problems in self._problems
-            ],
+            "problems": [axis.problems for axis in self.axes],
         }
 
     def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Take up a state that `save` gave."""
+        """Restore what `save` gave."""
         sums = {name: value for name, value in tensors.items() if name[:3] != "bad"}
-        self._bad = [tensors["bad0"], tensors["bad1"]]
-        first, second = (
-            {int(row): text for row, text in problems.items()}
-            for problems in facts["problems"]
-        )
-        self._problems = first, second
+        for number, axis in enumerate(self.axes):
+            axis.load(tensors[f"bad{number}"], facts["problems"][number])
         self.batches, self.skipped = facts["batches"], facts["skipped"]
         self.examples = facts["examples"]
         self._sums = metrics.MinibatchCKA(**sums, batches=self.batches)
@@ -168,7 +283,7 @@ class RunState:
     def is_stable(self, tolerance: float) -> bool:
         """Whether the largest standard error is below the tolerance.
 
-        Never before eight batches, whose spread says too little. Waits for the device.
+        Never before eight batches, whose spread is too uncertain. Waits for the device.
         """
         if self.batches < MIN_STABLE:
             return False
@@ -177,104 +292,49 @@ class RunState:
         return bool(len(known)) and bool(known.max() < tolerance)
 
     def note_stable(self, tolerance: float) -> None:
-        """Say that the run ends because it is stable."""
-        self.notes.append(
-            f"Stopped after {counted(self.done, 'batch')}: the largest standard error "
-            f"is below {tolerance:g}."
-        )
+        """Note that the run ends because it is stable."""
+        self.notes.append(stable_note(self.done, tolerance))
 
-    def add(self, grams1: LayerGrams, grams2: LayerGrams, examples: int) -> None:
+    def add(self, rows: LayerGrams, columns: LayerGrams, examples: int) -> None:
         """Add one batch."""
         self.batches += 1
         self.examples += examples
-        home = sums_device(grams1.packed.z.device)
+        home = sums_device(rows.packed.z.device)
         if self._sums is None:
             shape = len(self.layers1), len(self.layers2)
             self._sums = metrics.MinibatchCKA.empty(*shape, home)
         elif self._sums.xy.device != home:
             self._sums = self._sums.to(home)
-        self._note_problems(grams1, grams2)
+        self.rows.add(rows, self.done)
+        self.columns.add(columns, self.done)
         with exact(home):
-            xy, xx, yy = batch_products(grams1, grams2, home)
+            xy, xx, yy = batch_products(rows, columns, home)
             self._sums.update(xy, xx, yy)
         if self.batches == 1:
-            self.first = xx, yy
+            self.rows.first, self.columns.first = xx, yy
 
     def skip(self) -> None:
         """Count a batch that is too small for the unbiased estimate."""
         self.skipped += 1
 
     def finish(self) -> None:
-        """Say what was skipped and whether batches were random, once.
+        """Note skipped batches, and batches that were not random; once.
 
         Raises:
-            ValueError: If every batch was.
+            ValueError: If every batch was skipped.
         """
         if self._finished:
             return
         self._finished = True
         if not self.batches:
             msg = (
-                f"Expected batches of at least {MIN_EXAMPLES} examples, got "
-                f"{self.skipped} smaller ones. The unbiased HSIC divides by n - 3: "
-                "raise batch_size."
+                f"Expected batches of at least {MIN_EXAMPLES} examples, but all "
+                f"{self.skipped} were smaller. The unbiased HSIC divides by n - 3: "
+                "increase batch_size."
             )
             raise ValueError(msg)
         if self.skipped:
-            self.notes.append(
-                f"{counted(self.skipped, 'batch')} of fewer than {MIN_EXAMPLES} "
-                "examples left out: the unbiased HSIC divides by n - 3."
-            )
+            self.notes.append(skip_note(self.skipped))
         not_random = note_on(self.scatters)
         if not_random is not None:
-            self.notes.append(not_random)
-
-    def _note_problems(self, *grams: LayerGrams) -> None:
-        for side, given in enumerate(grams):
-            known = self._problems[side]
-            for row, problem in given.problems.items():
-                known.setdefault(row, f"{problem} in batch {self.done}")
-            traces, bad = given.packed.trace, self._bad[side]
-            if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
-                continue  # as nearly always; on a GPU a look would wait
-            wrong = spread(~torch.isfinite(traces), given.index)
-            if bad is None:
-                bad = torch.full(wrong.shape, -1.0)
-            bad = bad.to(wrong.device)
-            self._bad[side] = torch.where(wrong & (bad < 0), float(self.done), bad)
-
-    def _reasons(
-        self, side: int, names: tuple[str, ...], norms: Tensor
-    ) -> dict[str, str]:
-        if not self.batches:
-            return {}
-        bad, norms = self._bad[side], norms.cpu()
-        first = bad.cpu().tolist() if bad is not None else [-1] * len(names)
-        reasons: dict[str, str] = {}
-        for row, name in enumerate(names):
-            if row in self._problems[side]:
-                reasons[name] = self._problems[side][row]
-            elif first[row] >= 0:
-                reasons[name] = (
-                    f"not finite in batch {int(first[row])} (NaN, Inf, or too large to "
-                    "square)"
-                )
-            elif norms[row] == 0:
-                reasons[name] = NO_VARIANCE
-        return reasons
-
-
-def _sentences(name: str, undefined: dict[str, str]) -> list[str]:
-    """Notes on the undefined layers of one model, one for each reason."""
-    layers: dict[str, list[str]] = {}
-    for layer, reason in undefined.items():
-        layers.setdefault(reason, []).append(layer)
-    return [
-        f"{name}: {_many(group)} undefined, {why}." for why, group in layers.items()
-    ]
-
-
-def _many(layers: list[str]) -> str:
-    if len(layers) == 1:
-        return f"{layers[0]!r} is"
-    return f"{len(layers)} layers ({first_few(layers)}) are"
+            self.notes.append(Note(not_random, grave=True))

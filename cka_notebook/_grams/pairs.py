@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
+from cka_notebook._messages import Reason
+
 from .packing import PackedGrams
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class LayerGrams:
 
     packed: PackedGrams
     index: list[int]
-    problems: dict[int, str]
+    problems: dict[int, Reason]
 
     def subset(self, rows: "Sequence[int]") -> Self:
         """The Gram matrices of some layers, in the order of ``rows``."""

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from cka_notebook._messages import Reason
+
 from .nodes import Node, Output
 from .parameters import Parameters, parameters_of
 
@@ -17,7 +19,7 @@ class _Row(NamedTuple):
     depth: int
     weights: Parameters
     output: Output | None
-    reason: str | None
+    reason: Reason | None
     calls: int | None
 
 
@@ -57,17 +59,17 @@ def _row(node: Node, weights: Parameters, *, is_root_listed: bool) -> _Row:
     return _Row(node.name, node.kind, node.depth, weights, once, reason, calls)
 
 
-def _reason(node: Node, *, is_root_listed: bool) -> str | None:
+def _reason(node: Node, *, is_root_listed: bool) -> Reason | None:
     """Why this row cannot be chosen, or None."""
     if node.alias is not None:
-        return f"the same module as {node.alias!r}"
+        return Reason(f"the same module as {node.alias!r}", "alias")
     if node.outputs is not None and not node.outputs:
-        return "never called"
+        return Reason("never called", "not_called")
     if node.outputs is not None and len(node.outputs) > 1:
-        return f"called {len(node.outputs)} times"
+        return Reason(f"called {len(node.outputs)} times", "called_repeatedly")
     reason = node.outputs[0].reason if node.outputs else None
     if reason is None and not node.name and not is_root_listed:
-        return "the model itself"
+        return Reason("the model itself", "model")
     return reason
 
 

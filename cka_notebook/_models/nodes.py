@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from cka_notebook._messages import Reason
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -25,7 +27,7 @@ class Output:
     shape: tuple[int | None, ...] = ()
     axis: int = 0
     groups: int = 1
-    reason: str | None = None
+    reason: Reason | None = None
     kind: str = ""
     nbytes: int = 0
 

@@ -15,7 +15,7 @@ from .publisher import Array, Publisher, Send
 from .readback import Readback, floats
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 NO_SNAPSHOT: dict[str, Any] = {
@@ -96,7 +96,7 @@ class Frames:
         self._pending: _PendingFrame | None = None
         self._gpu: list[int] | None = None
 
-    def begin(self, epoch: int, state: "RunState") -> None:
+    def begin(self, epoch: int, state: "RunView") -> None:
         """Start a new epoch without the frames of the last one.
 
         If added layers catch up, the other layers keep their history.
@@ -120,7 +120,7 @@ class Frames:
         self._history = History(self._cells)
         self._send_history(anew=True)
 
-    def take(self, seconds: float, state: "RunState") -> None:
+    def take(self, seconds: float, state: "RunView") -> None:
         """Make a frame of this batch if one is wanted, and send the pending one."""
         self._deliver()
         # While layers catch up, the values of the others do not change.
@@ -209,7 +209,7 @@ class Frames:
         matrix, stderr = floats(result.matrix), floats(result.stderr)
         return self._traits({**header, "seq": 1}, matrix, stderr)
 
-    def progress(self, seconds: float, state: "RunState") -> Progress:
+    def progress(self, seconds: float, state: "RunView") -> Progress:
         """How far a run has come."""
         return Progress(
             state.done, state.total, state.examples, seconds, self._max_stderr
@@ -291,7 +291,7 @@ class Frames:
         }
 
 
-def axes(epoch: int, known: "RunState | CKAResult") -> dict[str, Any]:
+def axes(epoch: int, known: "RunView | CKAResult") -> dict[str, Any]:
     """Describe the rows and columns of the frames of an epoch."""
     return {
         "epoch": epoch,

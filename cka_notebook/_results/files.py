@@ -14,9 +14,21 @@ PathLike = str | os.PathLike[str]
 
 
 def write(
-    path: PathLike, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    path: PathLike,
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    later_facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write tensors and facts; the file appears complete or not at all.
+
+    Args:
+        path: The file.
+        kind: Kind and version of the file.
+        tensors: Tensors by name.
+        facts: Values for JSON by name.
+        later_facts: The same, for facts that the first readers of this kind of file do
+            not know, in a place they do not read.
 
     Raises:
         FileNotFoundError: If its folder does not exist.
@@ -26,7 +38,10 @@ def write(
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     copies = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(copies, part, {"format": kind, "json": json.dumps(facts)})
+        header = {"format": kind, "json": json.dumps(facts)}
+        if later_facts:
+            header["later"] = json.dumps(later_facts)
+        save_file(copies, part, header)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -66,4 +81,5 @@ def read(path: PathLike, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{str(path)!r}."
         )
         raise ValueError(msg)
-    return tensors, json.loads(header["json"])
+    later = json.loads(header.get("later", "{}"))
+    return tensors, {**json.loads(header["json"]), **later}

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from cka_notebook._messages import counted, did_you_mean, first_few
+from cka_notebook._messages import (
+    Note,
+    Reason,
+    code_of,
+    counted,
+    did_you_mean,
+    first_few,
+    is_grave,
+)
 from cka_notebook.metrics import MinibatchCKA
 
 from . import files
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DIFFERENCE = " difference"
-"""The suffix of the measure of a difference of two results."""
+"""The suffix of the measure of a difference, for titles."""
 
 FORMAT = "cka_notebook.result/1"
 """Kind and version of the files that `CKAResult.save` writes."""
@@ -53,6 +61,7 @@ class CKAResult:
         undefined1: Why a row is NaN, by layer name.
         undefined2: Why a column is NaN, by layer name.
         provenance: Versions, devices, dtypes, pooling, models and loaders.
+        is_difference: Whether this is the difference of two results.
 
     Example:
         >>> from torch import nn
@@ -78,6 +87,7 @@ class CKAResult:
     undefined2: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     sums: MinibatchCKA | None = field(default=None, repr=False)
+    is_difference: bool = False
 
     def __repr__(self) -> str:
         rows, columns = self.matrix.shape
@@ -112,7 +122,8 @@ class CKAResult:
         """
         if not isinstance(other, CKAResult):
             return NotImplemented
-        if self.metric != other.metric or self.is_difference:
+        are_differences = self.is_difference or other.is_difference
+        if self.metric != other.metric or are_differences:
             msg = (
                 f"Cannot subtract results of {self.metric!r} and {other.metric!r}. Use "
                 "two results of the same measure, neither of them a difference."
@@ -138,12 +149,8 @@ class CKAResult:
             undefined1=mine.undefined1 | theirs.undefined1,
             undefined2=mine.undefined2 | theirs.undefined2,
             provenance={"minuend": self.provenance, "subtrahend": other.provenance},
+            is_difference=True,
         )
-
-    @property
-    def is_difference(self) -> bool:
-        """Whether this is the difference of two results."""
-        return self.metric.endswith(DIFFERENCE)
 
     def row(self, layer: str | int) -> Tensor:
         """One layer of model 1 against all of model 2, shape ``(L2,)``."""
@@ -285,7 +292,7 @@ class CKAResult:
         if self.sums is not None:
             sums = self.sums.tensors()
             tensors |= {f"sums.{name}": value for name, value in sums.items()}
-        files.write(path, FORMAT, tensors, self._facts())
+        files.write(path, FORMAT, tensors, self._facts(), self._later_facts())
 
     @classmethod
     def load(cls, path: files.PathLike) -> Self:
@@ -299,6 +306,7 @@ class CKAResult:
         sums = {k[5:]: v for k, v in tensors.items() if k.startswith("sums.")}
         batches = facts.pop("sums_batches", 0)
         facts |= {key: tuple(facts[key]) for key in ("layers1", "layers2")}
+        _restore_kinds(facts)
         return cls(
             tensors["matrix"],
             tensors["stderr"],
@@ -330,6 +338,16 @@ class CKAResult:
         if self.sums is not None:
             facts["sums_batches"] = self.sums.batches
         return facts
+
+    def _later_facts(self) -> dict[str, Any]:
+        """Facts that the first version of the format had no place for."""
+        reasons = [*self.undefined1.values(), *self.undefined2.values()]
+        codes = {reason: code_of(reason) for reason in reasons}
+        return {
+            "is_difference": self.is_difference,
+            "grave_notes": [i for i, note in enumerate(self.notes) if is_grave(note)],
+            "codes": {reason: code for reason, code in codes.items() if code},
+        }
 
 
 def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -396,6 +414,23 @@ def _check_same_comparison(mine: CKAResult, theirs: CKAResult) -> None:
                 f"in one and {other!r} in the other."
             )
             raise ValueError(msg)
+
+
+def _restore_kinds(facts: dict[str, Any]) -> None:
+    """Give the texts in the facts of a file their severity or kind.
+
+    In files written before these were fields, only the measure marks a difference.
+    """
+    facts.setdefault("is_difference", facts["metric"].endswith(DIFFERENCE))
+    grave, codes = facts.pop("grave_notes", ()), facts.pop("codes", {})
+    facts["notes"] = [
+        Note(text, grave=i in grave) for i, text in enumerate(facts["notes"])
+    ]
+    for key in ("undefined1", "undefined2"):
+        facts[key] = {
+            layer: Reason(text, codes[text]) if text in codes else text
+            for layer, text in facts[key].items()
+        }
 
 
 def _still_undefined(

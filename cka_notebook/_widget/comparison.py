@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from cka_notebook._engine.catch_up import PausedRun
+from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
 from cka_notebook._engine.estimate import Estimate, size
-from cka_notebook._engine.state import RunState
+from cka_notebook._engine.state import RunView
 from cka_notebook._inputs.loaders import length
 from cka_notebook._messages import counted, did_you_mean
 from cka_notebook._models.choice import Rows, choose
@@ -69,7 +69,7 @@ class Comparison(Protocol):
 
     def steps(
         self, choices: Mapping[Side, Any], kept: PausedRun | None = None
-    ) -> Generator[RunState, None, None]:
+    ) -> Generator[RunView, None, None]:
         """The engine's running states, in layers that were chosen since, if any."""
 
     def too_large(self, estimate: Estimate) -> str | None:
@@ -124,8 +124,8 @@ class Live:
         self.loader_text = describe_loader(loader)
         self.one_shot = hasattr(loader, "__next__") or hasattr(loader2, "__next__")
         self._first_choices: dict[Side, Any] = {
-            "layers1": self._cka.choices1,
-            "layers2": self._cka.choices2,
+            "layers1": self._cka.specs[0].choices,
+            "layers2": self._cka.specs[1].choices,
         }
         self._trees: dict[str, Columns] = {}
         self._rows: dict[Side, Rows] = {}
@@ -134,7 +134,8 @@ class Live:
     def trees(self) -> dict[str, Columns]:
         """The layer trees as columns; those of the last run when none is going on."""
         if self._cka is not None:
-            trees = {"model1": self._cka.tree1, "model2": self._cka.tree2}
+            tree1, tree2 = _trees_of(self._cka).values()
+            trees = {"model1": tree1, "model2": tree2}
             if not self._trees or all(tree.probed for tree in trees.values()):
                 self._trees = {name: tree.columns() for name, tree in trees.items()}
         return self._trees
@@ -170,7 +171,7 @@ class Live:
 
     def steps(
         self, choices: Mapping[Side, Any], kept: PausedRun | None = None
-    ) -> Generator[RunState, None, None]:
+    ) -> Generator[RunView, None, None]:
         """The engine's running states, in layers that were chosen since, if any.
 
         Args:
@@ -181,7 +182,7 @@ class Live:
             msg = "Expected prepare() before steps()."
             raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices, kept=kept
+            self._loader, self._loader2, **self._run_options, **choices, paused=kept
         )
 
     def too_large(self, estimate: Estimate) -> str | None:
@@ -273,7 +274,7 @@ class Saved:
 
     def steps(
         self, choices: Mapping[Side, Any], kept: PausedRun | None = None
-    ) -> Generator[RunState, None, None]:
+    ) -> Generator[RunView, None, None]:
         """Nothing, likewise."""
         del choices, kept
         yield from ()
@@ -296,7 +297,7 @@ class Saved:
 
 
 def _trees_of(cka: CKA) -> dict[Side, LayerTree]:
-    return dict(zip(SIDES, (cka.tree1, cka.tree2), strict=True))
+    return {side: spec.tree for side, spec in zip(SIDES, cka.specs, strict=True)}
 
 
 def _choose(rows: Rows, choices: Any) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from .worker import CallerContext, Watcher, Worker
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
 
 
 class Host(Watcher, Protocol):
@@ -16,7 +16,7 @@ class Host(Watcher, Protocol):
     def prepare(self) -> None:
         """Raise RuntimeError if nothing can be computed."""
 
-    def steps(self) -> Generator["RunState", None, None]:
+    def steps(self) -> Generator["RunView", None, None]:
         """The engine's running states, for what is chosen now."""
 
     def starts(self) -> None:

@@ -8,10 +8,14 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from cka_notebook._engine.added_layers import (
+    OtherBatchesError,
+    PausedRun,
+    extended,
+    missing,
+)
 from cka_notebook._engine.borrowed import lent
-from cka_notebook._engine.catch_up import CatchUp, OtherBatchesError, PausedRun
 from cka_notebook._engine.estimate import about
-from cka_notebook._engine.extension import extended, missing
 from cka_notebook._messages import counted
 from cka_notebook._page.frames import NO_SNAPSHOT, Frames, Progress, axes
 from cka_notebook._page.publisher import Send
@@ -22,7 +26,7 @@ from .saved_tree import SIDES, Side
 from .worker import Outcome, Worker
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 READ_ONCE = (
@@ -148,7 +152,7 @@ class Session:
         """Raise RuntimeError if nothing can be computed."""
         self.comparison.prepare(self.metric)
 
-    def steps(self) -> Generator["RunState", None, None]:
+    def steps(self) -> Generator["RunView", None, None]:
         """The engine's running states, for what is chosen now."""
         self.comparison.prepare(self.metric)
         self._asked_for = dict(self.chosen)
@@ -163,13 +167,14 @@ class Session:
             else list(getattr(known, side))
             for side in SIDES
         }
-        block = missing(known, *wanted.values())
+        layers = wanted["layers1"], wanted["layers2"]
+        block = missing(known, layers)
         if block is None:
             return self.comparison.steps(self.chosen)
         steps = self.comparison.steps(dict(zip(SIDES, block, strict=True)))
-        return extended(steps, known, *wanted.values())
+        return extended(steps, known, layers)
 
-    def _goes_on_from(self, kept: PausedRun) -> Generator["RunState", None, None]:
+    def _goes_on_from(self, kept: PausedRun) -> Generator["RunView", None, None]:
         """The states of a run that goes on with other layers than before its pause."""
         if self.comparison.one_shot:
             yield from self._anew(READ_ONCE)
@@ -180,7 +185,7 @@ class Session:
         self.frames.restart()
         yield from self._anew(OTHER_BATCHES)
 
-    def _anew(self, why: str) -> Generator["RunState", None, None]:
+    def _anew(self, why: str) -> Generator["RunView", None, None]:
         """The states of a run from zero, and words that say why."""
         self._kept = None
         with closing(self.comparison.steps(self.chosen)) as steps:
@@ -202,7 +207,7 @@ class Session:
         self._put({"status": "running"})
         self.frames.publisher.start()
 
-    def begins(self, worker: Worker, state: "RunState") -> None:
+    def begins(self, worker: Worker, state: "RunView") -> None:
         """A probe is done: shapes, order and layers are known."""
         self._callback_failed = False
         self.frames.begin(worker.epoch, state)
@@ -218,7 +223,7 @@ class Session:
             self._put({"status": "running"})
         self._hold_if_large(worker, state)
 
-    def batch(self, worker: Worker, state: "RunState") -> bool:
+    def batch(self, worker: Worker, state: "RunView") -> bool:
         """A batch has been added."""
         if self._catches_up and not state.catching_up:
             self._say_what_is_done(state)
@@ -226,7 +231,7 @@ class Session:
         self._hold_if_long(worker, state)
         return self._call_back(state) and not self._is_stable(state)
 
-    def pauses(self, worker: Worker, state: "RunState") -> None:
+    def pauses(self, worker: Worker, state: "RunView") -> None:
         """The run holds; the page gets all that it needs to draw by itself."""
         if worker.result is not None:
             self._kept = PausedRun.of(state, worker.result) or self._kept
@@ -257,7 +262,7 @@ class Session:
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _call_back(self, state: "RunState") -> bool:
+    def _call_back(self, state: "RunView") -> bool:
         """Whether the user's own callback lets the run go on; it may not break it."""
         callback = self.comparison.callback
         if callback is None or state.catching_up:
@@ -283,11 +288,11 @@ class Session:
                 f"The callback failed at batch {batch} ({what}). The run goes on.",
             )
 
-    def _say_what_is_done(self, state: "RunState") -> None:
+    def _say_what_is_done(self, state: "RunView") -> None:
         """Words while new layers catch up with the others, and none afterwards."""
-        self._catches_up = isinstance(state, CatchUp)
-        if isinstance(state, CatchUp):
-            self.say("note", state.words())
+        self._catches_up = state.catching_up
+        if state.catching_up:
+            self.say("note", state.activity)
         else:
             self.say("", "")
             self._kept = None
@@ -307,7 +312,7 @@ class Session:
             self.computing[side] = list(names)
 
     def _show(
-        self, worker: Worker, state: "RunState", result: "CKAResult", *, final: bool
+        self, worker: Worker, state: "RunView", result: "CKAResult", *, final: bool
     ) -> None:
         """Send a frame that must arrive, and keep all of it in traits."""
         self._put({"_axes": axes(worker.epoch, result)})
@@ -317,7 +322,7 @@ class Session:
         )
         self._put(traits)
 
-    def _hold_if_long(self, worker: Worker, state: "RunState") -> None:
+    def _hold_if_long(self, worker: Worker, state: "RunView") -> None:
         """Pause a run that nobody asked for and that would take long.
 
         The first batch warms up; the second tells what one costs.
@@ -332,7 +337,7 @@ class Session:
                 text = f"The other {left} batches would take {about(seconds)}."
                 self.say("note", f"{text} Resume computes them.")
 
-    def _hold_if_large(self, worker: Worker, state: "RunState") -> None:
+    def _hold_if_large(self, worker: Worker, state: "RunView") -> None:
         """Hold a run that nobody asked for and that may not fit into memory."""
         if not self.runs.cautious or state.estimate is None:
             return
@@ -341,7 +346,7 @@ class Session:
             worker.pause()
             self.say("note", text)
 
-    def _is_stable(self, state: "RunState") -> bool:
+    def _is_stable(self, state: "RunView") -> bool:
         """Whether no standard error is above what was asked for."""
         if self.tolerance is None or not state.is_stable(self.tolerance):
             return False
@@ -352,7 +357,7 @@ class Session:
         return True
 
 
-def estimated(state: "RunState") -> str:
+def estimated(state: "RunView") -> str:
     """What the run will take, in words; empty if that is not known."""
     return "" if state.estimate is None else str(state.estimate)
 

@@ -20,7 +20,7 @@ import torch
 from cka_notebook._engine.borrowed import lent
 
 if TYPE_CHECKING:
-    from cka_notebook._engine.state import RunState
+    from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
 Outcome = Literal["done", "stopped", "error"]
@@ -39,13 +39,13 @@ _at_work: weakref.WeakSet["Worker"] = weakref.WeakSet()
 class Watcher(Protocol):
     """What is told about a run; called in the thread that works."""
 
-    def begins(self, worker: "Worker", state: "RunState") -> None:
+    def begins(self, worker: "Worker", state: "RunView") -> None:
         """The probe is done: layers and shapes are known."""
 
-    def batch(self, worker: "Worker", state: "RunState") -> bool:
+    def batch(self, worker: "Worker", state: "RunView") -> bool:
         """A batch has been added. Return False to end here."""
 
-    def pauses(self, worker: "Worker", state: "RunState") -> None:
+    def pauses(self, worker: "Worker", state: "RunView") -> None:
         """The run holds between two batches."""
 
     def resumes(self, worker: "Worker") -> None:
@@ -100,7 +100,7 @@ class Worker:
 
     def __init__(
         self,
-        steps: Callable[[], Generator["RunState", None, None]],
+        steps: Callable[[], Generator["RunView", None, None]],
         watcher: Watcher,
         *,
         epoch: int,
@@ -109,7 +109,7 @@ class Worker:
     ) -> None:
         self.epoch = epoch
         self.only_probe = only_probe
-        self.state: RunState | None = None
+        self.state: RunView | None = None
         self.result: CKAResult | None = None
         self.error: BaseException | None = None
         self.outcome: Outcome | None = None
@@ -278,7 +278,7 @@ class Worker:
                     return "stopped"
         return "done"
 
-    def _goes_on(self, state: "RunState", *, first: bool) -> bool:
+    def _goes_on(self, state: "RunView", *, first: bool) -> bool:
         """Tell about a state and hold if ordered; False if that is enough."""
         if first:
             if not self._stopping.is_set():
@@ -300,7 +300,7 @@ class Worker:
             self._closed = self._closed or self.only_probe
             return self.only_probe
 
-    def _hold(self, state: "RunState") -> None:
+    def _hold(self, state: "RunView") -> None:
         self._stop_clock()
         self._answer()
         self._holding = True

@@ -343,7 +343,10 @@ def adds_attention_in_a_pause(notebook):
     notebook.until(lambda: notebook.image()["shape"] == [27, 27], "the larger map")
     notebook.until(lambda: notebook.batch > done, "a batch after those done before")
     assert notebook.status == "running"
-    said = f"Computing 24 new layers over the {done} batches done, then going on."
+    said = (
+        f"Computing 24 new layers over the {done} batches already done; the run then "
+        "continues."
+    )
     assert said in notebook.page.evaluate("window.said")
     assert notebook.explorer.locator(".cka-message").first.is_hidden(), "and no longer"
     assert notebook.progress.split(" ")[0].endswith("/5\u202f000")

@@ -176,7 +176,7 @@ def test_a_dispatched_model_is_not_moved():
 def test_a_model_on_two_devices_is_not_gathered_on_one():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))
     with (
-        pytest.raises(ValueError, match="on one device to move it"),
+        pytest.raises(ValueError, match="to one device: its parameters are on"),
         placed(model, CPU),
     ):
         pass
@@ -185,7 +185,9 @@ def test_a_model_on_two_devices_is_not_gathered_on_one():
 def test_no_model_is_sent_to_the_device_that_would_lose_its_weights():
     model = zoo.mlp()
     with (
-        pytest.raises(ValueError, match="`device` to hold numbers, got 'meta'"),
+        pytest.raises(
+            ValueError, match="Expected a device that stores data, got 'meta'"
+        ),
         placed(model, torch.device("meta")),
     ):
         pass

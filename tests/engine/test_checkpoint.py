@@ -121,15 +121,17 @@ def test_a_checkpoint_of_another_comparison_is_refused(tmp_path):
     path = tmp_path / "run"
     first, second = models()
     CKA(first, second).compare(loader(), checkpoint=path, progress=False)
-    with pytest.raises(ValueError, match=r"layers1 was .* Use another path"):
+    with pytest.raises(
+        ValueError, match=r"its layers1 is .*, and this one has .* Use another path"
+    ):
         CKA(first, second, model1_layers=["0"]).compare(
             loader(), checkpoint=path, progress=False
         )
-    with pytest.raises(ValueError, match="first batch was"):
+    with pytest.raises(ValueError, match="its first batch is"):
         CKA(first, second).compare(loader(seed=2), checkpoint=path, progress=False)
     with torch.no_grad():
         second[0].weight.add_(1)
-    with pytest.raises(ValueError, match="model2 was"):
+    with pytest.raises(ValueError, match="its model2 is"):
         CKA(first, second).compare(loader(), checkpoint=path, progress=False)
 
 

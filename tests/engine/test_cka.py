@@ -151,7 +151,7 @@ def test_small_batches_are_said_when_the_callback_ends_the_run():
         if batch == 2:
             raise StopIteration
 
-    with pytest.warns(UserWarning, match="1 batch of fewer than 4"):
+    with pytest.warns(UserWarning, match="Skipped 1 batch with fewer than 4 examples"):
         result = compare(
             zoo.mlp(), batches=[DATA[:2], *zoo.batches_of()], callback=stop
         )
@@ -258,7 +258,9 @@ def test_a_model_on_meta_is_an_error_with_the_remedy():
 
 def test_no_device_may_take_the_weights_away():
     model = zoo.mlp()
-    with pytest.raises(ValueError, match="`device` to hold numbers, got 'meta'"):
+    with pytest.raises(
+        ValueError, match="Expected a device that stores data, got 'meta'"
+    ):
         compare(model, batches=zoo.batches_of(), device="meta")
     assert not model[0].weight.is_meta
 
@@ -311,7 +313,9 @@ def test_a_model_of_which_nothing_can_be_compared_is_an_error_with_the_reasons()
     "compiled", [torch.jit.script, lambda m: torch.jit.trace(m, DATA)]
 )
 def test_a_scripted_or_traced_model_is_refused_with_the_remedy(compiled):
-    with pytest.raises(TypeError, match="Pass the model that was scripted or traced"):
+    with pytest.raises(
+        TypeError, match="Pass the original model, before scripting or tracing"
+    ):
         CKA(compiled(zoo.mlp()))
 
 
@@ -351,21 +355,24 @@ def test_an_error_in_a_model_tells_which_one_and_what_it_was_given():
     with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
         compare(nn.Linear(10, 3), nn.Linear(9, 3), zoo.batches_of(3))
     assert caught.value.__notes__ == [
-        "model2 (Linear) was given a tensor of shape (16, 10)."
+        "Inputs of model2 (Linear): a tensor of shape (16, 10)."
     ]
     batches = [{"input": torch.zeros(8, 9)}]
     with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
         compare(nn.Linear(10, 3), batches=batches)
     assert caught.value.__notes__ == [
-        "model1 (Linear) was given input=a tensor of shape (8, 9)."
+        "Inputs of model1 (Linear): input=a tensor of shape (8, 9)."
     ]
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"forward": 3}, "`forward` to be a function of .*, or a pair of them, got 3"),
-        ({"forward": (None,)}, r"a pair of them, got \(None,\)"),
+        (
+            {"forward": 3},
+            "`forward` to be a function of .* or a pair of such functions, got 3",
+        ),
+        ({"forward": (None,)}, r"a pair of such functions, got \(None,\)"),
         ({"autocast": True}, "`autocast` to be a dtype such as .*, got True"),
     ],
 )

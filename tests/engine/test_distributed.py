@@ -60,7 +60,7 @@ def test_two_ranks_return_the_result_of_one_process(tmp_path):
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).double()
     batches = list(torch.randn(7, 16, 6).double())
     batches[5] = batches[5][:3]
-    with pytest.warns(UserWarning, match="1 batch of fewer than 4"):
+    with pytest.warns(UserWarning, match="Skipped 1 batch with fewer than 4 examples"):
         alone = CKA(model, model1_layers="all").compare(batches, progress=False)
     for rank in range(2):
         result = CKAResult.load(tmp_path / f"result{rank}")

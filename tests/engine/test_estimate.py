@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cka_notebook import CKA
-from cka_notebook._engine import run
+from cka_notebook._engine import run, side
 from cka_notebook._engine.estimate import Estimate, Timing, about, size
 from cka_notebook._page.frames import gpu_memory
 
@@ -92,6 +92,7 @@ class Clock:
 def test_the_time_of_a_run_follows_from_its_probe(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(run, "time", clock)
+    monkeypatch.setattr(side, "time", clock)
 
     def loader():
         while True:
@@ -115,6 +116,7 @@ def test_the_time_of_a_run_follows_from_its_probe(monkeypatch):
 def test_loading_in_other_processes_takes_no_time_of_this_one(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(run, "time", clock)
+    monkeypatch.setattr(side, "time", clock)
     loader = DataLoader(torch.randn(40, 6), 20)
     loader.__dict__["num_workers"] = 1
 

@@ -325,10 +325,13 @@ def test_any_tree_has_columns_that_fit_together(inner):
 def test_choices_in_auto_are_among_all(inner):
     cka = CKA(nn.Sequential(nn.Linear(10, 6), inner, nn.Linear(6, 3)))
     next(cka._steps([draw(0, 12, 10)])).result()
-    everything = cka.tree1.choose("all")
+    everything = cka.specs[0].tree.choose("all")
     for preset in ("auto", "blocks", "leaves"):
-        assert set(cka.tree1.choose(preset)) <= set(everything)
-    orders = [layer.output.order for layer in cka.tree1.find(cka.tree1.choose("auto"))]
+        assert set(cka.specs[0].tree.choose(preset)) <= set(everything)
+    orders = [
+        layer.output.order
+        for layer in cka.specs[0].tree.find(cka.specs[0].tree.choose("auto"))
+    ]
     assert orders == sorted(orders)
 
 

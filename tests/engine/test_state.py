@@ -7,13 +7,14 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._engine.state import NO_VARIANCE, RunState
+from cka_notebook._engine.facts import NO_VARIANCE
+from cka_notebook._engine.state import Axis, RunState
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
 
 def test_before_any_batch_everything_is_undefined_without_a_reason_yet():
-    running = RunState(["a"], ["b", "c"], 5)
+    running = RunState(Axis(["a"], "A"), Axis(["b", "c"], "B"), 5)
     assert running.matrix().isnan().all()
     assert running.stderr().isnan().all()
     assert running.matrix().shape == (1, 2)
@@ -25,8 +26,8 @@ def test_constant_and_dead_layers_are_nan_with_the_reason_and_no_others():
     batches = zoo.batches_of()
     result = compare(model, batches=batches, **ALL)
     reason = (
-        "the same for every example, or each differs in its own way: "
-        "no variance to compare"
+        "no shared variance: identical for all examples, or each example differs in "
+        "its own way"
     )
     assert result.undefined1 == {"constant": reason, "dead": reason}
     assert result.undefined2 == result.undefined1
@@ -69,7 +70,7 @@ def test_reasons_are_notes_that_name_model_and_layer():
     assert "Dead" in text
     assert "'constant'" in text
     assert "'dead'" in text
-    assert "no variance" in text
+    assert "no shared variance" in text
 
 
 def test_many_layers_that_are_undefined_alike_are_one_note():
@@ -111,7 +112,7 @@ def test_values_too_large_to_square_are_said_to_be():
     model = zoo.Offset(scale=1e25)
     result = compare(model, batches=zoo.batches_of(), model1_layers=["plain", "moved"])
     if "moved" in result.undefined1:
-        assert "too large to square" in result.undefined1["moved"]
+        assert "overflow" in result.undefined1["moved"]
     else:
         assert_right(result, model, model, zoo.batches_of())
 
@@ -186,6 +187,6 @@ def test_skipped_batches_count_as_done():
 def test_batches_in_messages_count_skipped_ones_too():
     batches = [torch.randn(2, 10), *zoo.batches_of()]
     batches[2][5, 0] = 1e4
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="Skipped 1 batch with fewer than 4 examples"):
         result = compare(zoo.Poisoned(), batches=batches, **ALL)
     assert "in batch 3" in result.undefined1["bad"]

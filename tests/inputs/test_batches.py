@@ -27,10 +27,10 @@ def test_a_last_batch_too_small_is_skipped_counted_and_noted(last):
     batches = [*zoo.batches_of(3), DATA[:last]] if last else zoo.batches_of(3)
     if last:
         with pytest.warns(
-            UserWarning, match="1 batch of fewer than 4 examples left out"
+            UserWarning, match="Skipped 1 batch with fewer than 4 examples"
         ):
             result = compare(model1, model2, batches)
-        assert "1 batch of fewer than 4 examples" in result.notes[0]
+        assert "Skipped 1 batch with fewer than 4 examples" in result.notes[0]
     else:
         result = compare(model1, model2, batches)
         assert result.notes == []
@@ -41,7 +41,7 @@ def test_a_last_batch_too_small_is_skipped_counted_and_noted(last):
 
 def test_a_small_batch_first_is_skipped_too():
     model = zoo.mlp()
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="Skipped 1 batch with fewer than 4 examples"):
         result = compare(model, batches=[DATA[:2], DATA])
     assert (result.batches, result.skipped) == (1, 1)
 
@@ -49,7 +49,7 @@ def test_a_small_batch_first_is_skipped_too():
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_only_batches_too_small_is_an_error_with_the_remedy(size):
     with pytest.raises(
-        ValueError, match=r"at least 4 examples, got 3 smaller ones.*raise"
+        ValueError, match=r"at least 4 examples, but all 3 were smaller.*increase"
     ):
         compare(zoo.mlp(), batches=list(DATA[: 3 * size].split(size)))
 

@@ -68,7 +68,7 @@ def test_a_note_says_that_device_moves_no_dispatched_model(pair):
     before = standing(away)
     with pytest.warns(UserWarning, match="Sequential stays where its device map or of"):
         result = compare(away, batches=zoo.batches_of(), device="cuda")
-    assert "computes on 'cpu': `device` moves only" in result.notes[0]
+    assert "computes on 'cpu': `device` only moves" in result.notes[0]
     assert torch.equal(result.matrix, compare(plain, batches=zoo.batches_of()).matrix)
     assert standing(away) == before
 
@@ -133,5 +133,5 @@ def test_a_checkpoint_recognises_offloaded_weights(pair, tmp_path):
     assert torch.equal(resumed.matrix, compare(away, batches=batches).matrix)
     other = zoo.mlp()
     accelerate.cpu_offload(other, "cpu")
-    with pytest.raises(ValueError, match="its model1 was"):
+    with pytest.raises(ValueError, match="its model1 is"):
         compare(other, batches=batches, checkpoint=path)

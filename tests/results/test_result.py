@@ -1,13 +1,18 @@
 """A matrix with the names of its axes, its uncertainty and its provenance."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from support import zoo
 from support.reference import FLOAT32, compare
 
 from cka_notebook import CKAResult
+from cka_notebook._messages import Note, Reason, code_of, is_grave
+from cka_notebook._results import files
+from cka_notebook._results.result import FORMAT
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -180,6 +185,51 @@ def test_save_and_load_restore_a_result_bit_by_bit(tmp_path):
     )
     for name in plain.split():
         assert getattr(loaded, name) == getattr(result, name)
+
+
+def header(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+def test_severity_and_kinds_are_kept_where_older_readers_do_not_look(tmp_path):
+    result, path = small(), tmp_path / "one.cka"
+    result.notes = ["plain", Note("not random", grave=True), Note("fine")]
+    result.undefined1 = {"a": Reason("dead", "no_variance"), "b": "of unknown kind"}
+    result.save(path)
+    loaded = CKAResult.load(path)
+    assert [is_grave(note) for note in loaded.notes] == [False, True, False]
+    assert loaded.notes == result.notes
+    assert loaded.undefined1 == result.undefined1
+    codes = [code_of(reason) for reason in loaded.undefined1.values()]
+    assert codes == ["no_variance", None]
+    fields = (
+        "layers1 layers2 name1 name2 metric examples batches skipped notes undefined1 "
+        "undefined2 provenance"
+    )
+    facts = json.loads(header(path)["json"])
+    assert set(facts) == set(fields.split())
+    assert facts["notes"] == ["plain", "not random", "fine"]
+
+
+@pytest.mark.parametrize("is_difference", [False, True])
+def test_a_file_of_before_has_plain_notes_and_tells_a_difference_by_its_measure(
+    tmp_path, is_difference
+):
+    result = small() - other() if is_difference else small()
+    result.notes = ["The batches are not random."]
+    tensors = {"matrix": result.matrix, "stderr": result.stderr}
+    files.write(tmp_path / "old.cka", FORMAT, tensors, result._facts())
+    loaded = CKAResult.load(tmp_path / "old.cka")
+    assert loaded.notes == result.notes
+    assert not any(map(is_grave, loaded.notes))
+    assert loaded.is_difference == is_difference
+
+
+def test_a_measure_of_that_name_is_not_a_difference():
+    result = replace(small(), metric="some difference")
+    assert not result.is_difference
+    assert (result - result).is_difference
 
 
 def test_a_result_without_sums_can_be_saved(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cka_notebook import CKA, CKAResult
-from cka_notebook._engine.state import NO_VARIANCE
+from cka_notebook._engine.facts import NO_VARIANCE
 from cka_notebook._page import frames
 from cka_notebook._page.frames import Frames, axes, floats, live_frame
 from cka_notebook._widget.comparison import Live
@@ -122,7 +122,7 @@ def trees():
     cka = CKA(SmallNet(), OddNet())
     with contextlib.closing(cka._steps([torch.randn(8, 3, 8, 8)])) as steps:
         next(steps)
-    return {"model1": cka.tree1.columns(), "model2": cka.tree2.columns()}
+    return {f"model{i}": spec.tree.columns() for i, spec in enumerate(cka.specs, 1)}
 
 
 def run():

@@ -479,7 +479,7 @@ def test_an_error_of_the_worker_is_shown_in_words_and_raised_by_wait():
     with pytest.raises(ArithmeticError, match="third wheel"):
         explorer.wait(60)
     assert explorer.status == "error"
-    given = "model1 (Sequential) was given a tensor of shape (12, 6)."
+    given = "Inputs of model1 (Sequential): a tensor of shape (12, 6)."
     text = f"the third wheel came off. {given}"
     assert explorer._message == {"kind": "error", "text": text}
     assert 0 < explorer.result.batches < 6, "what was done until then is kept"

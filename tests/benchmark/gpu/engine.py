@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cka_notebook import CKA
-from cka_notebook._engine.catch_up import PausedRun
+from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.state import RunState
 from cka_notebook._grams.buffer import GramBuffer, Group
 from cka_notebook._grams.pairs import pair_products
@@ -56,7 +56,7 @@ def added_layers(
             kept = PausedRun.of(state, state.result())
             break
     running.close()
-    return steps(cka, loader, layers1=layers[0], layers2=layers[1], kept=kept)
+    return steps(cka, loader, layers1=layers[0], layers2=layers[1], paused=kept)
 
 
 @contextmanager

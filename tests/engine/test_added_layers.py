@@ -1,10 +1,15 @@
-"""Layers that are added after a run: only what is missing is computed."""
+"""Layers added after a run: only what is missing is computed."""
+
+import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support.zoo import ThreeLinear
 
 from cka_notebook import CKA, CKAExplorer
+from cka_notebook._engine.added_layers import AddedLayers, combined, missing
+from cka_notebook._messages import is_grave
 
 
 @pytest.fixture
@@ -58,7 +63,9 @@ def test_layers_added_to_one_model_are_the_only_ones_computed(
     known = [i for i, name in enumerate(all_layers) if name in few]
     block = result.matrix[known] if side == 1 else result.matrix[:, known]
     assert torch.equal(block, first.matrix)
-    assert any("added in a later run" in note for note in result.notes)
+    assert any(
+        "added in a second pass over the loader" in note for note in result.notes
+    )
 
 
 def test_layers_added_to_both_models_are_computed_with_all_others(
@@ -79,7 +86,7 @@ def test_a_result_of_two_runs_refuses_to_be_merged(explorer):
     assert first.merge(first).batches == 2 * first.batches
 
 
-def test_a_restart_computes_everything_anew(explorer, monkeypatch):
+def test_a_restart_computes_everything_again(explorer, monkeypatch):
     ran(explorer, ["first"], ["first"])
     explorer.layers1 = ["first", "second"]
     seen = asked(monkeypatch)
@@ -107,5 +114,66 @@ def test_a_dead_layer_that_is_added_keeps_its_reason(explorer):
         explorer.models[0].second.weight.zero_()
     ran(explorer, ["first"], ["first"])
     result = ran(explorer, ["first", "second"], ["first"])
-    assert "no variance" in result.undefined1["second"]
+    assert "no shared variance" in result.undefined1["second"]
     assert result.matrix[1].isnan().all()
+
+
+class Ending:
+    """A callback that ends the run after eight batches, once it is told to."""
+
+    ends = False
+
+    def __call__(self, batch, _total, _matrix):
+        if self.ends and batch >= 8:
+            raise StopIteration
+
+
+@pytest.mark.parametrize("way", ["to its end", "by tolerance", "by a callback"])
+def test_sorted_batches_of_added_layers_are_noted_however_the_run_ends(way):
+    examples = torch.cat([torch.randn(64, 6) + 5 * k for k in range(10)])
+    loader, ending = list(examples[torch.randperm(640)].split(64)), Ending()
+    model = ThreeLinear(8)
+    chosen = {"model1_layers": ["first"], "model2_layers": ["first", "third"]}
+    shown = CKAExplorer(model, None, loader, autostart=False, callback=ending, **chosen)
+    shown.run(block=True)
+    assert not any("not random" in note for note in shown.result.notes)
+    loader[:] = examples.split(64)
+    if way == "by tolerance":
+        shown.stop_when_stable = 10.0
+    ending.ends = way == "by a callback"
+    shown.layers1 = ["first", "third"]
+    shown.run(block=True)
+    assert shown.result.layers1 == ("first", "third")
+    [note] = [note for note in shown.result.notes if "not random" in note]
+    assert is_grave(note)
+    shown.close()
+
+
+def test_a_view_of_added_layers_reads_as_a_state(explorer):
+    ran(explorer, ["first"], ["first", "third"])
+    explorer.layers1 = ["first", "second"]
+    with contextlib.closing(explorer._session.steps()) as states:
+        state = next(states)
+        assert isinstance(state, AddedLayers)
+        assert (state.total, state.done, state.activity) == (5, 0, "")
+        assert state.names == state.inner.names
+        assert state.estimate is state.inner.estimate
+        next(states)
+        assert (state.done, state.batches, state.examples) == (1, 1, 12)
+        assert not state.is_stable(1e9), "after one batch"
+
+
+def test_only_a_block_of_one_model_is_worth_a_run_of_its_own():
+    known = SimpleNamespace(layers1=("a", "b"), layers2=("x",))
+    assert missing(known, (["a", "c"], ["x"])) == (["c"], ["x"])
+    assert missing(known, (["a"], ["x", "y"])) == (["a"], ["y"])
+    assert missing(known, (["a", "c"], ["x", "y"])) is None
+    assert missing(known, (["b"], ["x"])) is None
+
+
+def test_parts_of_a_map_are_put_together_and_later_ones_win():
+    first = torch.ones(2, 2), (["a", "b"], ["x", "y"])
+    second = torch.full((1, 2), 2.0), (["b"], ["y", "z"])
+    whole = combined((["b", "a"], ["x", "y", "z"]), (first, second), (0, 1))
+    expected = torch.tensor([[1.0, 2.0, 2.0], [1.0, 1.0, torch.nan]])
+    assert torch.equal(whole.nan_to_num(9), expected.nan_to_num(9))

@@ -1,4 +1,4 @@
-"""Layers added in a pause catch up; the sums of the others are kept."""
+"""Layers added in a pause catch up; the others keep their sums."""
 
 import comm
 import numpy as np
@@ -50,16 +50,16 @@ def make():
         explorer.close()
 
 
-def held(explorer, batches=3):
+def paused(explorer, batches=3):
     """An explorer that has paused after just so many batches."""
     session = explorer._session
     batch = session.batch
 
     def pausing(worker, state):
-        goes_on = batch(worker, state)
+        continues = batch(worker, state)
         if state.done == batches:
             explorer.pause()
-        return goes_on
+        return continues
 
     session.batch = pausing
     explorer.resume() if explorer.status == "paused" else explorer.run()
@@ -68,7 +68,7 @@ def held(explorer, batches=3):
     return explorer
 
 
-def goes_on(explorer, layers1, layers2):
+def continued(explorer, layers1, layers2):
     explorer.layers1, explorer.layers2 = layers1, layers2
     explorer.resume()
     return explorer.wait(60)
@@ -102,15 +102,15 @@ def computed(monkeypatch):
         (["second", "first"], ["third"], (1, 1)),
     ],
 )
-def test_a_run_that_goes_on_with_more_layers_is_one_that_began_with_them(
+def test_a_run_that_continues_with_more_layers_is_one_that_began_with_them(
     make, monkeypatch, layers1, layers2, block, itself
 ):
     batches = data()
     loader = opened(batches)
-    explorer = held(make(loader, itself=itself))
+    explorer = paused(make(loader, itself=itself))
     kept = explorer.result
     done = computed(monkeypatch)
-    result = goes_on(explorer, layers1, layers2)
+    result = continued(explorer, layers1, layers2)
     assert done[:3] == [block] * 3, "new layers only over the batches done"
     assert done[3:6] == [(len(layers1), len(layers2))] * 3
     assert result.batches == len(batches)
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_with_more_layers_is_one_that_began_with_them(
 
 def test_sums_that_were_kept_stay_bit_for_bit_and_can_be_merged(make):
     loader = opened(data())
-    explorer = held(make(loader))
+    explorer = paused(make(loader))
     kept = explorer.result.sums
     states = []
     batch = explorer._session.batch
@@ -138,7 +138,7 @@ def test_sums_that_were_kept_stay_bit_for_bit_and_can_be_merged(make):
         return batch(worker, state)
 
     explorer._session.batch = watch
-    result = goes_on(explorer, ALL, ALL)
+    result = continued(explorer, ALL, ALL)
     joined = next(r for late, _, r in states if not late)
     assert [late for late, *_ in states] == [True, True, False, False, False, False]
     assert [done for _, done, _ in states] == [1, 2, 3, 4, 5, 6]
@@ -149,18 +149,21 @@ def test_sums_that_were_kept_stay_bit_for_bit_and_can_be_merged(make):
 
 
 def test_what_is_done_is_said_while_it_is_done(make):
-    explorer = held(make(opened(data())))
+    explorer = paused(make(opened(data())))
     said, batch = [], explorer._session.batch
 
     def watch(worker, state):
-        goes_on = batch(worker, state)
+        continues = batch(worker, state)
         known = state.matrix()[0].isnan().any()
         said.append((state.done, explorer._message["text"], bool(known)))
-        return goes_on
+        return continues
 
     explorer._session.batch = watch
-    goes_on(explorer, ALL, ["third"])
-    text = "Computing 2 new layers over the 3 batches done, then going on."
+    continued(explorer, ALL, ["third"])
+    text = (
+        "Computing 2 new layers over the 3 batches already done; the run then "
+        "continues."
+    )
     assert said[:3] == [(1, text, False), (2, text, False), (3, "", False)]
 
 
@@ -177,9 +180,9 @@ class Noting(DataLoader):
 
 def test_a_shuffle_is_repeated_and_gives_the_same_examples_in_the_same_order(make):
     loader = Noting(TensorDataset(torch.cat(data())), 12, shuffle=True)
-    explorer = held(make(loader))
+    explorer = paused(make(loader))
     torch.randn(7)  # What others draw in the pause does not count.
-    result = goes_on(explorer, ALL, ALL)
+    result = continued(explorer, ALL, ALL)
     first, second = loader.passes
     assert len(second) == 6
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=False))
@@ -192,8 +195,8 @@ def test_a_shuffle_by_a_generator_of_its_own_begins_from_zero_and_says_so(make):
     generator = torch.Generator().manual_seed(3)
     examples = TensorDataset(torch.cat(data()))
     loader = Noting(examples, 12, shuffle=True, generator=generator)
-    explorer = held(make(loader))
-    result = goes_on(explorer, ALL, ALL)
+    explorer = paused(make(loader))
+    result = continued(explorer, ALL, ALL)
     assert session.OTHER_BATCHES in result.notes
     whole = from_the_start(explorer, loader.passes[-1])
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
@@ -210,8 +213,8 @@ class Changing(Gate):
 @pytest.mark.parametrize("layers2", [["third"], ALL])
 def test_a_loader_that_gives_other_batches_begins_from_zero_and_says_so(make, layers2):
     loader = Changing(data(), open_=True)
-    explorer = held(make(loader))
-    result = goes_on(explorer, ALL, layers2)
+    explorer = paused(make(loader))
+    result = continued(explorer, ALL, layers2)
     assert explorer.status == "done", explorer._message
     assert result.batches == 6
     assert result.sums.batches == 6
@@ -222,17 +225,17 @@ def test_a_loader_that_gives_other_batches_begins_from_zero_and_says_so(make, la
 
 def test_a_loader_that_has_become_shorter_begins_from_zero(make):
     loader = opened(data())
-    explorer = held(make(loader))
+    explorer = paused(make(loader))
     del loader.dataset[2:]
-    result = goes_on(explorer, ALL, ALL)
+    result = continued(explorer, ALL, ALL)
     assert result.batches == 2
     assert session.OTHER_BATCHES in result.notes
 
 
-def test_a_loader_that_is_read_once_goes_on_with_what_is_left(make):
+def test_a_loader_that_is_read_once_continues_with_what_is_left(make):
     gate = opened(data())
-    explorer = held(make(iter(gate)))
-    result = goes_on(explorer, ALL, ALL)
+    explorer = paused(make(iter(gate)))
+    result = continued(explorer, ALL, ALL)
     assert (result.matrix.shape, result.batches) == ((3, 3), 3)
     assert session.READ_ONCE in result.notes
     assert explorer._message["text"] == session.READ_ONCE
@@ -241,14 +244,14 @@ def test_a_loader_that_is_read_once_goes_on_with_what_is_left(make):
 def test_a_pause_while_layers_catch_up_loses_nothing(make):
     batches = data()
     loader = opened(batches)
-    explorer = held(make(loader), batches=4)
+    explorer = paused(make(loader), batches=4)
     explorer.layers1 = ["first", "second"]
-    held(explorer, batches=2)
+    paused(explorer, batches=2)
     assert explorer.result.sums is None, "of two runs for now"
     assert explorer._message["text"].startswith("Computing 1 new layer")
     state = explorer._session.runs.live.state
     assert state.device == state.inner.sums.xy.device
-    result = goes_on(explorer, ALL, ALL)
+    result = continued(explorer, ALL, ALL)
     whole = from_the_start(explorer, batches)
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
     assert loader.iterations == 3
@@ -256,10 +259,10 @@ def test_a_pause_while_layers_catch_up_loses_nothing(make):
 
 def test_two_pauses_keep_the_sums_of_both(make):
     batches = data()
-    explorer = held(make(opened(batches)))
+    explorer = paused(make(opened(batches)))
     explorer.layers1 = ["first", "second"]
-    held(explorer, batches=5)
-    result = goes_on(explorer, ALL, ["first", "third"])
+    paused(explorer, batches=5)
+    result = continued(explorer, ALL, ["first", "third"])
     whole = from_the_start(explorer, batches)
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
     assert result.batches == 6
@@ -267,7 +270,7 @@ def test_two_pauses_keep_the_sums_of_both(make):
 
 def test_layers_that_are_added_and_removed_again_change_nothing(make):
     loader = opened(data())
-    explorer = held(make(loader, ["first", "second"]))
+    explorer = paused(make(loader, ["first", "second"]))
     explorer.layers1 = ALL
     assert explorer._session.runs.stale
     explorer.layers1 = ["first"]
@@ -280,21 +283,21 @@ def test_layers_that_are_added_and_removed_again_change_nothing(make):
 def test_layers_that_replace_all_others_begin_from_zero(make):
     batches = data()
     loader = opened(batches)
-    explorer = held(make(loader))
-    result = goes_on(explorer, ["second"], ["first"])
+    explorer = paused(make(loader))
+    result = continued(explorer, ["second"], ["first"])
     whole = from_the_start(explorer, batches)
     assert torch.equal(result.matrix, whole.matrix)
     assert result.batches == 6
 
 
-@pytest.mark.filterwarnings("ignore:1 batch of fewer")
+@pytest.mark.filterwarnings("ignore:Skipped 1 batch")
 def test_small_batches_and_undefined_layers_keep_their_reasons(make):
     batches = data()
     batches[1] = batches[1][:2]
     batches[2][0, 0] = torch.nan
     loader = opened(batches)
-    explorer = held(make(loader))
-    result = goes_on(explorer, ALL, ["third"])
+    explorer = paused(make(loader))
+    result = continued(explorer, ALL, ["third"])
     whole = from_the_start(explorer, batches)
     assert result.skipped == whole.skipped == 1
     assert result.undefined1 == whole.undefined1
@@ -302,11 +305,11 @@ def test_small_batches_and_undefined_layers_keep_their_reasons(make):
     assert result.notes == whole.notes
 
 
-def test_a_checkpoint_goes_on_with_the_layers_that_were_added(make, tmp_path):
+def test_a_checkpoint_continues_with_the_layers_that_were_added(make, tmp_path):
     batches, path = data(), tmp_path / "run.safetensors"
-    explorer = held(make(opened(batches), checkpoint=path))
+    explorer = paused(make(opened(batches), checkpoint=path))
     explorer.layers1 = ALL
-    held(explorer, batches=2)
+    paused(explorer, batches=2)
     explorer.stop()
     assert explorer.wait(60).sums is None
     chosen = {"model1_layers": ["first"], "model2_layers": ["third"]}
@@ -321,8 +324,8 @@ def test_a_checkpoint_goes_on_with_the_layers_that_were_added(make, tmp_path):
     assert numbers == [4, 5, 6], "what was done before the pause is still in the file"
 
     path.unlink()
-    explorer = held(make(opened(batches), checkpoint=path))
-    result = goes_on(explorer, ALL, ["third"])
+    explorer = paused(make(opened(batches), checkpoint=path))
+    result = continued(explorer, ALL, ["third"])
     assert result.batches == 6
     chosen = {"model1_layers": ALL, "model2_layers": ["third"]}
     again = CKA(*explorer.models, **chosen)
@@ -333,9 +336,9 @@ def test_a_checkpoint_goes_on_with_the_layers_that_were_added(make, tmp_path):
 def test_a_run_is_not_stable_while_layers_catch_up(make, monkeypatch):
     monkeypatch.setattr(state, "MIN_STABLE", 2)
     loader = opened(data())
-    explorer = held(make(loader))
+    explorer = paused(make(loader))
     explorer._session.tolerance = 1e9
-    result = goes_on(explorer, ALL, ALL)
+    result = continued(explorer, ALL, ALL)
     assert explorer.status == "done"
     assert result.batches == 3
     assert result.sums.batches == 3
@@ -366,22 +369,22 @@ def recorded(monkeypatch):
 
 @pytest.mark.usefixtures("dense")
 def test_cells_that_were_there_keep_the_history_of_their_convergence(make):
-    explorer = held(make(opened(data())))
+    explorer = paused(make(opened(data())))
     _, before = history(explorer)
-    goes_on(explorer, ALL, ["third"])
+    continued(explorer, ALL, ["third"])
     batches, values = history(explorer)
     assert batches == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(values[:3, 0], before[:, 0], atol=1e-4)
-    assert np.isfinite(values[:, 0]).all(), "no gap in the cell that went on"
+    assert np.isfinite(values[:, 0]).all(), "no gap in the cell that continued"
     assert np.isnan(values[:2, 1:]).all(), "others were not computed then"
     assert np.isfinite(values[2:, 1:]).all(), "and have been since they caught up"
 
 
 @pytest.mark.usefixtures("dense", "recorded")
 def test_a_page_gets_the_history_of_a_larger_map_before_its_first_frame(make):
-    explorer = held(make(opened(data())))
+    explorer = paused(make(opened(data())))
     explorer.layers1 = ["second", "first"]
-    held(explorer, batches=2)
+    paused(explorer, batches=2)
     told = [m.content for m in explorer.comm.sent if m.content]
     [known] = [message for message in told if message["kind"] == "history"]
     assert (known["epoch"], known["rows"], known["batches"]) == (2, 2, [1, 2, 3])
@@ -389,7 +392,7 @@ def test_a_page_gets_the_history_of_a_larger_map_before_its_first_frame(make):
     assert [m["catching_up"] for m in later if m["kind"] == "frame"][-1]
     assert explorer._snapshot["header"]["catching_up"]
     assert explorer._snapshot["history"]["batches"] == [1, 2, 3], "and no half map"
-    goes_on(explorer, ALL, ["third"])
+    continued(explorer, ALL, ["third"])
     assert history(explorer)[0] == [1, 2, 3, 4, 5, 6]
     assert not explorer._snapshot["header"]["catching_up"]
 
@@ -397,9 +400,9 @@ def test_a_page_gets_the_history_of_a_larger_map_before_its_first_frame(make):
 @pytest.mark.usefixtures("dense", "recorded")
 def test_the_history_of_other_batches_is_forgotten_in_the_page_too(make):
     loader = opened(data())
-    explorer = held(make(loader))
+    explorer = paused(make(loader))
     del loader.dataset[2:]
-    goes_on(explorer, ALL, ALL)
+    continued(explorer, ALL, ALL)
     batches, values = history(explorer)
     assert batches == [1, 2]
     assert np.isfinite(values).all()

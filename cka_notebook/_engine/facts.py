@@ -1,0 +1,163 @@
+"""Facts about a run: notes for the reader, reasons, and provenance."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from cka_notebook._grams.packing import MIN_EXAMPLES
+from cka_notebook._inputs.loaders import loader_facts
+from cka_notebook._messages import Note, Reason, counted, first_few
+from cka_notebook._models.offloading import is_dispatched
+from cka_notebook._version import __version__
+
+if TYPE_CHECKING:
+    from .side import LiveModel, Side
+
+NO_VARIANCE = Reason(
+    "no shared variance: identical for all examples, or each example differs in its "
+    "own way",
+    "no_variance",
+)
+"""In both cases U-centering makes the Gram matrix zero."""
+
+UNRELATED = Note(
+    "The two loaders yield different examples (paired=False), so CKA compares "
+    "unrelated rows and says nothing about the data. To compare data sets, compute "
+    "CKA(model) on each and compare the two matrices, or use the same examples before "
+    "and after a change.",
+    grave=True,
+)
+
+
+def not_finite(batch: int) -> Reason:
+    """The reason of a layer whose Gram matrix is not finite in a batch."""
+    text = f"not finite in batch {batch} (NaN, Inf or overflow)"
+    return Reason(text, "not_finite")
+
+
+def no_output(problem: Reason, batch: int) -> Reason:
+    """The reason of a layer that a batch left without a Gram matrix."""
+    return Reason(f"{problem} in batch {batch}", problem.code)
+
+
+def run_notes(
+    sides: Sequence["Side"],
+    models: Sequence["LiveModel"],
+    device: torch.device | None,
+    *,
+    unrelated: bool,
+) -> list[Note]:
+    """What is known before the first batch.
+
+    Args:
+        sides: The sides of the run, after the probe.
+        models: The models that run.
+        device: The device that was asked for, or None.
+        unrelated: Whether the loaders yield different examples.
+    """
+    auto = [x.tree.auto_note() for x in sides if x.spec.choices in (None, "auto")]
+    axes = [x.tree.axis_note() for x in sides]
+    notes = [
+        *(Note(text) for text in auto if text),
+        *(Note(text, grave=True) for text in axes if text),
+        *(_change_note(x) for x in models if x.changed),
+        *(_placement_note(x) for x in models if _stays(x, device)),
+        *([UNRELATED] if unrelated else []),
+    ]
+    return list(dict.fromkeys(notes))
+
+
+def skip_note(skipped: int) -> Note:
+    """The note on batches that were too small."""
+    return Note(
+        f"Skipped {counted(skipped, 'batch')} with fewer than {MIN_EXAMPLES} "
+        "examples: the unbiased HSIC divides by n - 3."
+    )
+
+
+def stable_note(done: int, tolerance: float) -> Note:
+    """The note on a run that ended because it was stable."""
+    return Note(
+        f"Stopped after {counted(done, 'batch')}: the largest standard error is below "
+        f"{tolerance:g}."
+    )
+
+
+def undefined_notes(name: str, undefined: Mapping[str, str]) -> list[Note]:
+    """Notes on the undefined layers of one model, one for each reason."""
+    layers: dict[str, list[str]] = {}
+    for layer, reason in undefined.items():
+        layers.setdefault(reason, []).append(layer)
+    return [
+        Note(f"{name}: {_many(group)} undefined, {reason}.")
+        for reason, group in layers.items()
+    ]
+
+
+def run_provenance(
+    sides: Iterable["Side"], loaders: Sequence[Any], *, paired: bool
+) -> dict[str, Any]:
+    """What a result records about its origin.
+
+    Args:
+        sides: The sides of the run.
+        loaders: One loader, or one for each side.
+        paired: Whether they yield the same examples.
+    """
+    models = [side.model for side in sides]
+    facts = [loader_facts(loader) for loader in loaders]
+    return {
+        "cka_notebook": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "pool": models[0].pooling.describe(),
+        "masked": False,
+        **{f"model{i}": _model_facts(x.tree.model) for i, x in enumerate(models, 1)},
+        "loader1": facts[0],
+        "loader2": facts[1] if len(facts) > 1 else None,
+        "paired": paired,
+    }
+
+
+def _many(layers: list[str]) -> str:
+    if len(layers) == 1:
+        return f"{layers[0]!r} is"
+    return f"{len(layers)} layers ({first_few(layers)}) are"
+
+
+def _change_note(model: "LiveModel") -> Note:
+    return Note(
+        f"{model.name} changes {first_few(model.changed)} in its forward pass, even in "
+        "evaluation mode. The comparison therefore changes the model, and each batch "
+        "depends on the ones before. Pass copy.deepcopy(model) to keep the original "
+        "unchanged."
+    )
+
+
+def _stays(model: "LiveModel", device: torch.device | None) -> bool:
+    """Whether a model does not go to the device that was asked for."""
+    if device is None or not is_dispatched(model.tree.model):
+        return False
+    here = model.device
+    return here.type != device.type or device.index not in (None, here.index)
+
+
+def _placement_note(model: "LiveModel") -> Note:
+    return Note(
+        f"{type(model.tree.model).__name__} stays where its device map or offloading "
+        f"put it, and computes on '{model.device}': `device` only moves models that "
+        "are on a single device."
+    )
+
+
+def _model_facts(model: nn.Module) -> dict[str, Any]:
+    parameters = list(model.parameters())
+    return {
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "parameters": sum(p.numel() for p in parameters),
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
+        "devices": sorted({str(p.device) for p in parameters}),
+    }

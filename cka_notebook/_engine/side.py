@@ -1,0 +1,275 @@
+"""One model of a comparison: how it runs, and the Gram matrices of its layers.
+
+A side is the rows or the columns of the matrix. It gets its Gram matrices from a model
+that runs once per batch; sides that compare a model with itself share that run.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from cka_notebook._capture.capture import Capture
+from cka_notebook._capture.probe import probe
+from cka_notebook._capture.shuffling import Scatter
+from cka_notebook._grams.buffer import GramBuffer
+from cka_notebook._grams.packing import PackedGrams
+from cka_notebook._grams.pairs import LayerGrams
+from cka_notebook._inputs.calls import Call, Caller, Forward
+from cka_notebook._inputs.nested import describe
+from cka_notebook._inputs.pooling import Pooling, Pools
+from cka_notebook._models.choice import Choices
+from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.nodes import Layer
+
+from .borrowed import eager, evaluating
+from .estimate import Timing
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model of a comparison, as the user has described it.
+
+    Attributes:
+        tree: Its layers.
+        name: Its name in titles and notes.
+        choices: Which layers are compared.
+        forward: ``forward(model, batch)``, or None to call the model itself.
+    """
+
+    tree: LayerTree
+    name: str
+    choices: Choices = None
+    forward: Forward | None = None
+
+    def runs_like(self, other: "ModelSpec") -> bool:
+        """Whether one forward pass serves both."""
+        same = self.tree.model is other.tree.model
+        return same and self.forward is other.forward
+
+
+class Settings(Protocol):
+    """What all models of a comparison have in common."""
+
+    pool: Pools
+    autocast: torch.dtype | None
+
+
+class LiveModel:
+    """A model in memory, which runs once per batch.
+
+    Args:
+        spec: The model.
+        argument: The argument that holds it, for messages.
+        settings: How it runs.
+
+    Attributes:
+        name: Its name in titles and notes.
+        caller: Calls it on batches.
+        pooling: Turns activations into features.
+        changed: Names of the buffers that its forward pass changed in the probe.
+    """
+
+    def __init__(self, spec: ModelSpec, argument: str, settings: Settings) -> None:
+        model = spec.tree.model
+        label = f"{argument} ({type(model).__name__})"
+        self.name = spec.name
+        self.tree = spec.tree
+        self.caller = Caller(model, label, spec.forward)
+        self.pooling = Pooling(settings.pool)
+        self.changed: list[str] = []
+        self._autocast = settings.autocast
+        self._modules = list(model.modules())
+        self._last_pass = 0, 0.0
+        self._places: dict[str, int] = {}
+        self._capture: Capture
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model expects its inputs."""
+        return self.caller.device
+
+    def probe(self, call: Call) -> None:
+        """Learn the model's layers, from a few examples of a batch."""
+        versions = _buffer_versions(self.tree.model)
+
+        def run(count: int | None) -> int:
+            if count is not None and count < call.examples:
+                return self._timed(self.caller.take(call, count))
+            return self._timed(call)
+
+        probe(self.tree, run)
+        self.changed = _changed_buffers(self.tree.model, versions)
+
+    @property
+    def timing(self) -> Timing:
+        """How long the last pass of the probe took; the first one warms up."""
+        examples, seconds = self._last_pass
+        return Timing(examples, self.tree.calls, seconds)
+
+    def capture(self, layers: Sequence[Layer], buffer: GramBuffer, first: int) -> None:
+        """Prepare to capture these layers.
+
+        Args:
+            layers: The layers.
+            buffer: Where their Gram matrices go.
+            first: The number of the first of them there.
+        """
+        features = [self.pooling.features(layer.name) for layer in layers]
+        self._places = {layer.name: place for place, layer in enumerate(layers)}
+        self._capture = Capture(layers, features, buffer, first)
+
+    def capturing(self) -> Capture:
+        """The context in which the hooks exist."""
+        return self._capture
+
+    def places(self, layers: Iterable[str]) -> list[int]:
+        """The places of these layers among those that are captured."""
+        return [self._places[layer] for layer in layers]
+
+    def only(self, places: Iterable[int]) -> None:
+        """Capture the layers at these places alone, from the next batch on."""
+        self._capture.only(places)
+
+    def run(self, call: Call) -> None:
+        """Run the model on a batch; its Gram matrices go to the buffer."""
+        self.pooling.begin(call.mask, call.decoder_mask)
+        self._capture.begin(call.examples)
+        self._forward(call)
+        self._capture.finish()
+
+    def grams(self, packed: PackedGrams) -> LayerGrams:
+        """The Gram matrices of this model, from all those of the batch."""
+        return self._capture.grams(packed)
+
+    @property
+    def scatters(self) -> list[tuple[str, str, Scatter]]:
+        """Model, layer and scatter of the layers watched for random batches."""
+        return [(self.name, layer, x) for layer, x in self._capture.scatters]
+
+    @contextmanager
+    def explaining(self, call: Call) -> Iterator[None]:
+        """Add the model and its inputs to errors of a forward pass."""
+        label = self.caller.label
+        try:
+            yield
+        except Exception as error:
+            if _is_out_of_memory(error):
+                raise _out_of_memory(label, call) from error
+            inputs = [describe(value) for value in call.args]
+            inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
+            error.add_note(f"Inputs of {label}: {', '.join(inputs)}.")
+            raise
+
+    def _timed(self, call: Call) -> int:
+        started = time.perf_counter()
+        self._forward(call)
+        self._last_pass = call.examples, time.perf_counter() - started
+        return call.examples
+
+    def _forward(self, call: Call) -> None:
+        device, dtype = self.device.type, self._autocast
+        autocast = torch.autocast(device, dtype=dtype) if dtype else nullcontext()
+        with (
+            self.explaining(call),
+            torch.no_grad(),
+            evaluating(self._modules),
+            autocast,
+            eager(),
+        ):
+            self.caller(call, self.pooling.learn)
+
+
+class Side:
+    """The rows or the columns of the matrix.
+
+    Args:
+        spec: The model.
+        model: What runs it, alone or together with another side.
+
+    Attributes:
+        layers: Names of the chosen layers.
+        rows: Their places among the layers that the model captures.
+    """
+
+    def __init__(self, spec: ModelSpec, model: LiveModel) -> None:
+        self.spec = spec
+        self.model = model
+        self.layers: list[str] = []
+        self.rows: list[int] = []
+
+    @property
+    def name(self) -> str:
+        """The model's name in titles and notes."""
+        return self.spec.name
+
+    @property
+    def tree(self) -> LayerTree:
+        """All layers."""
+        return self.spec.tree
+
+    def learn(self) -> None:
+        """Take the result of the probe, if another side's tree has it."""
+        self.tree.recall(self.model.tree.outputs)
+
+    def choose(self, layers: list[str] | None) -> None:
+        """Choose these layers; None resolves the user's choice."""
+        choices = self.spec.choices if layers is None else layers
+        self.layers = self.tree.choose(choices)
+
+    def found(self) -> list[Layer]:
+        """The chosen layers."""
+        return self.tree.find(self.layers)
+
+    def restrict(self, layers: Iterable[str]) -> None:
+        """Take these layers alone, which are among the captured ones."""
+        self.rows = self.model.places(layers)
+
+    def grams(self, given: dict[LiveModel, LayerGrams]) -> LayerGrams:
+        """The Gram matrices of one batch, from those that each model gave."""
+        return given[self.model].subset(self.rows)
+
+
+def make_sides(
+    specs: Iterable[ModelSpec], settings: Settings, *, same_inputs: bool
+) -> list[Side]:
+    """A side for each model; sides with one model and the same inputs share its run."""
+    sides: list[Side] = []
+    for number, spec in enumerate(specs, 1):
+        shared = [x.model for x in sides if same_inputs and x.spec.runs_like(spec)]
+        live = shared or [LiveModel(spec, f"model{number}", settings)]
+        sides.append(Side(spec, live[0]))
+    return sides
+
+
+def _buffer_versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Identity and version of each buffer; an in-place change raises the version."""
+    return {
+        name: (id(buffer), buffer._version)  # noqa: SLF001 the only sign of a change
+        for name, buffer in model.named_buffers()
+        if not buffer.is_inference()
+    }
+
+
+def _changed_buffers(model: nn.Module, before: dict[str, tuple[int, int]]) -> list[str]:
+    """Names of buffers changed in place; a new one may be only a cache."""
+    known = {identity for identity, _ in before.values()}
+    now = _buffer_versions(model).items()
+    return [name for name, own in now if own[0] in known and own != before.get(name)]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    kinds = torch.OutOfMemoryError, MemoryError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(label: str, call: Call) -> RuntimeError:
+    return RuntimeError(
+        f"Out of memory in {label} with {call.examples} examples. Lower batch_size, "
+        "choose fewer layers, or pass autocast=torch.bfloat16. Precision hardly "
+        "depends on batch_size from 64 up."
+    )
