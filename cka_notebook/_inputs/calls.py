@@ -18,11 +18,10 @@ from .examples import (
     input_axis,
     no_examples,
 )
+from .masks import MaskReader
 from .nested import as_mapping, move
 
 Forward = Callable[[nn.Module, Any], Any]
-Masks = tuple[Tensor | None, Tensor | None]
-"""Attention masks (n, tokens) of the model's and of its decoder's inputs."""
 
 
 class Call(NamedTuple):
@@ -51,6 +50,9 @@ class Caller:
         label: What messages call it, such as ``model1 (ResNet)``.
         forward: ``forward(model, batch)`` instead of all rules; gets the whole batch,
             its tensors on the model's device.
+
+    Attributes:
+        masks: Reads the masks of its calls.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Caller:
         self.forward = forward
         self.device = model_device(model, label)
         self.axis = input_axis(model)
+        self.masks = MaskReader(inner_model(model))
         self._signature = Signature(model, label)
         # Their arguments are not ours: a user's `forward` or a PEFT wrapper calls them.
         self._called_by_others = {inner_model(model)} - {model}
@@ -84,7 +87,8 @@ class Caller:
         n = count_examples((*args, *kwargs.values()), self.axis)
         if n is None:
             raise no_examples(self.label, batch, number)
-        return Call(args, kwargs, n, *_masks(kwargs))
+        masks = self.masks.read(self._signature.bind(args, kwargs), batch)
+        return Call(args, kwargs, n, *move(masks, self.device))
 
     def _whole(self, batch: Any, number: int) -> Call:
         """The call of a user's ``forward``, which gets the batch as it is."""
@@ -93,7 +97,9 @@ class Caller:
             n = count_items(batch)
         if n is None:
             raise no_examples(self.label, batch, number)
-        return Call((batch,), {}, n, *_masks(as_mapping(batch)))
+        given = as_mapping(batch)
+        masks = self.masks.read(given if isinstance(given, Mapping) else {}, given)
+        return Call((batch,), {}, n, *masks)
 
     def __call__(self, call: Call, on_masks: Callable[..., None] | None = None) -> Any:
         """Run the model.
@@ -124,7 +130,7 @@ class Caller:
         thread = threading.get_ident()
 
         def report(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            masks = _masks(self._signature.bind(args, kwargs))
+            masks = self.masks.read(self._signature.bind(args, kwargs))
             is_masked = any(mask is not None for mask in masks)
             if on_masks is not None and is_masked and threading.get_ident() == thread:
                 on_masks(*masks)
@@ -159,15 +165,3 @@ def model_device(model: nn.Module, label: str) -> torch.device:
         )
         raise ValueError(msg)
     return weights[0].device if weights else torch.get_default_device()
-
-
-def _masks(arguments: Any) -> Masks:
-    if not isinstance(arguments, Mapping):
-        return None, None
-    masks = (arguments.get(key) for key in ("attention_mask", "decoder_attention_mask"))
-    mask, decoder_mask = map(_with_two_axes, masks)
-    return mask, decoder_mask
-
-
-def _with_two_axes(mask: Any) -> Tensor | None:
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
