@@ -27,6 +27,7 @@ from .facts import (
 
 if TYPE_CHECKING:
     from .estimate import Estimate
+    from .lengths import TextLengths
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -162,6 +163,7 @@ class RunState:
         notes: Sentences a reader should know.
         provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
+        lengths: For each model, its name and how much of its layers is text length.
         start: The random streams with which the run began, by which it can be repeated.
         estimate: Expected memory and time; None if not estimated.
     """
@@ -179,6 +181,7 @@ class RunState:
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.scatters: list[tuple[str, str, Scatter]] = []
+        self.lengths: list[tuple[str, TextLengths]] = []
         self.start: dict[str, Tensor] = {}
         self.estimate: Estimate | None = None
         self._finished = False
@@ -318,7 +321,7 @@ class RunState:
         self.skipped += 1
 
     def finish(self) -> None:
-        """Note skipped batches, and batches that were not random; once.
+        """Note skipped batches, batches that were not random, and text length; once.
 
         Raises:
             ValueError: If every batch was skipped.
@@ -338,3 +341,5 @@ class RunState:
         not_random = note_on(self.scatters)
         if not_random is not None:
             self.notes.append(Note(not_random, grave=True))
+        found = [lengths.note(model) for model, lengths in self.lengths]
+        self.notes += [note for note in found if note is not None]

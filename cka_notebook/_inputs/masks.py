@@ -17,21 +17,20 @@ Meaning = Literal["token", "padding", "additive", "unknown"]
 """What nonzero values mark; an additive mask has 0 at tokens, and large negative
 numbers at padding."""
 
-INPUTS = {
+ENCODER = {
     "attention_mask": "token",
     "input_mask": "token",
     "src_key_padding_mask": "padding",
     "key_padding_mask": "padding",
     "encoder_padding_mask": "padding",
-    "encoder_attention_mask": "token",
-    "memory_key_padding_mask": "padding",
 }
+MEMORY = {"encoder_attention_mask": "token", "memory_key_padding_mask": "padding"}
 DECODER = {
     "decoder_attention_mask": "token",
     "tgt_key_padding_mask": "padding",
     "decoder_padding_mask": "padding",
 }
-KNOWN: dict[str, Any] = {**INPUTS, **DECODER}
+KNOWN: dict[str, Any] = {**ENCODER, **MEMORY, **DECODER}
 """Names in torch and transformers, those to be preferred first."""
 
 NO_PADDING = (
@@ -93,6 +92,12 @@ class MaskReader:
         }
         inputs = next((x for name, x in read.items() if not _of_decoder(name)), None)
         decoder = next((x for name, x in read.items() if _of_decoder(name)), None)
+        if (
+            decoder is not None
+            and set(read) & set(MEMORY)
+            and not set(read) & set(ENCODER)
+        ):
+            inputs = decoder  # a decoder alone, with the mask of what it attends to
         return Masks(inputs, decoder)
 
     def resampled(self, mask: Tensor, frames: int) -> Tensor | None:

@@ -159,6 +159,11 @@ def test_the_decoder_s_masks_are_apart_and_memory_counts_last():
     short = ~RIGHT[:, :4]
     _, masks = read(tgt_key_padding_mask=short, memory_key_padding_mask=~RIGHT)
     assert is_(masks.decoder, ~short)
+    assert is_(masks.inputs, ~short)
+    _, masks = read(tgt_key_padding_mask=short, src_key_padding_mask=~RIGHT)
+    assert is_(masks.decoder, ~short)
+    assert is_(masks.inputs, RIGHT)
+    _, masks = read(memory_key_padding_mask=~RIGHT)
     assert is_(masks.inputs, RIGHT)
     _, masks = read(memory_key_padding_mask=RIGHT, src_key_padding_mask=~RIGHT)
     assert is_(masks.inputs, RIGHT)
