@@ -30,7 +30,7 @@ __all__ = [
     "plot_cka_trend",
 ]
 
-_LATE = {
+_ON_FIRST_USE = {
     "CKAExplorer": "_widget.explorer",
     "doctor": "_notebook.doctor",
     "plot_cka_comparison": "_figures",
@@ -40,10 +40,10 @@ _LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
+    if name not in _ON_FIRST_USE:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    return getattr(import_module(f".{_LATE[name]}", __name__), name)
+    return getattr(import_module(f".{_ON_FIRST_USE[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

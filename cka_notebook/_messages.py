@@ -124,3 +124,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     *first, last = map(repr, near or [""])
     choices = f"{', '.join(first)} or {last}" if first else last
     return f" Did you mean {choices}?" if near else ""
+
+
+def error_text(error: BaseException) -> str:
+    """The message of an error, or at least its type, and the notes added to it.
+
+    Example:
+        >>> error_text(ValueError("no room")), error_text(KeyboardInterrupt())
+        ('no room', 'KeyboardInterrupt')
+    """
+    text = str(error) or type(error).__name__
+    notes = getattr(error, "__notes__", ())
+    return " ".join([f"{text.rstrip('.')}.", *notes]) if notes else text

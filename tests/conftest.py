@@ -1,10 +1,15 @@
 """What every test starts from: one thread, fixed random numbers, a browser to share."""
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from support.lab import CHROMIUM_OPTIONS, SECONDS, Server, chromium
 
 torch.set_num_threads(1)
+
+if find_spec("triton") is None:
+    collect_ignore = ["benchmark/gpu/kernels.py"]
 
 
 def pytest_collection_modifyitems(items):

@@ -14,6 +14,7 @@ from peers.worker import verdict
 COMMITTED = json.loads(table.FILE.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CASES)
 def test_ours_is_right(key):
     assert verdict("ours", key) == RIGHT

@@ -145,7 +145,7 @@ class Capture(Uncopied):
         elif plain.suits(output):
             if plain.scatter is not None:
                 plain.scatter.add(output)
-            self._index[plain.row] = self._buffer.again(
+            self._index[plain.row] = self._buffer.add_unshifted(
                 output, plain.number, plain.group
             )
             return
@@ -191,7 +191,7 @@ class Capture(Uncopied):
         alone = [layer.call for _, layer in self._rows[module]] == [0]
         works = working_dtype(made.dtype) is made.dtype
         if made.ndim == 2 and made.is_cpu and alone and works:
-            group = self._buffer.group(made)
+            group = self._buffer.part_for(made)
             scatter = self._scatters.get(row)
             number = self._first + row
             self._plainer[module] = Plain(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cka_notebook._grams.buffer import Group
+from cka_notebook._grams.buffer import DeviceBuffer
 
 from .shuffling import Scatter
 
@@ -23,7 +23,7 @@ class Plain(NamedTuple):
     number: int
     shape: torch.Size
     dtype: torch.dtype
-    group: Group
+    group: DeviceBuffer
     scatter: Scatter | None
 
     def suits(self, output: Any) -> bool:

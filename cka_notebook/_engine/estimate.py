@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cka_notebook._grams.buffer import held
+from cka_notebook._grams.buffer import buffer_bytes
 
 FLOAT64 = 8
 
@@ -72,7 +72,7 @@ class Estimate:
             on_cpu: Whether all models compute on CPUs.
         """
         rows, columns = grid
-        grams = held(examples, layers, on_cpu=on_cpu)
+        grams = buffer_bytes(examples, layers, on_cpu=on_cpu)
         sums = 5 * rows * columns + 2 * (rows + columns)
         return cls(layers, examples, grams + FLOAT64 * sums)
 

@@ -1,171 +1,191 @@
-"""Where Gram matrices gather during forward passes, a few layers at a time."""
+"""Gathers the Gram matrices of one batch during the forward passes."""
+
+from math import inf
 
 import torch
 from torch import Tensor
 
-from .packing import WHOLE, PackedGrams, packing
+from .packing import MAX_SQUARE, PackedGrams, packing
 from .precision import exact
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product, working_dtype
 
 SCRATCH_BYTES = 8 << 20
-"""Features are shifted and multiplied in pieces of this size, on a CPU."""
+"""Features are shifted and multiplied in pieces of this size on a CPU."""
 
 SCRATCH_BYTES_GPU = 256 << 20
-"""On a GPU a launch costs more than memory traffic; a split takes as much again."""
+"""The same on a GPU, where launches cost more than memory traffic. A split product
+takes about twice as much on top."""
 
 GROUP_BYTES = 4 << 20
-"""Gram matrices are U-centered in groups of this size: larger ones gain nothing."""
+"""Gram matrices are U-centered in groups of this size: larger groups gain nothing."""
 
 GROUP_BYTES_GPU = 64 << 20
 
 PADDING = 16
-"""Rows a power of two apart share cache lines, which costs a fifth of the speed."""
+"""Numbers between rows of the scratch buffer: rows a power of two apart share cache
+lines, which costs a fifth of the speed."""
 
-SHIFT = 6.0
-"""Features are shifted above a kappa of so many n, an error of about 3e-6."""
+MAX_KAPPA = 6.0
+"""Features are shifted if kappa exceeds this multiple of n. Without a shift, CKA is off
+by at most about 3e-7 + 5e-7 kappa / n: 3e-6 here, and 6e-6 at twice this value, where a
+layer that went unshifted is shifted again; 1e-5 is allowed."""
 
-OUTLYING = 8.0
-"""Squared distance of a poor shift from the mean, in variances; one row gives 1."""
+FLOAT32_MOMENTS = 1e-24, 1e34
+"""Between these second moments, entries of a Gram matrix that are a millionth of its
+diagonal stay above 1e-38, and sums of them below 3e38."""
+
+MAX_FEATURE = 1e30
+"""Larger features leave float64 when h, a product of four of them, is squared."""
+
+MAX_OFFSET = 8.0
+"""Features are shifted by their first example unless its squared distance from the
+mean, in variances, exceeds this; 1 on average. The second moment, and with it the
+float32 error, is at most 1 + 8 = 9 times that of features shifted by the mean."""
 
 
 class GramBuffer:
-    """Reduces the activations of one layer after the other to packed Gram matrices.
+    """Reduces activations to packed Gram matrices, one layer after the other.
 
-    Memory: one packed Gram matrix a layer, one group of whole ones, and one piece of
-    features. It is kept from batch to batch.
+    Memory: one packed Gram matrix per layer, one group of unpacked ones on a GPU, and
+    one piece of features. All of it is reused from batch to batch.
 
-    On a CPU, shifting the features costs time, so each layer's first batch is shifted
-    by its mean, and what is seen of it decides how the next one is: not at all
-    where float32 does not need it (the loss is about 5e-7 kappa / n, with kappa the
-    mean diagonal of the Gram matrix in root mean squares of the U-centered one), else
-    by its first example, or by the mean again where that one lies far off.
+    A shift of the features changes no U-centered Gram matrix, but on a CPU it takes
+    time. There, a layer is shifted by its mean in its first batch, and each batch
+    decides about the next one: no shift if float32 does not need one, else the first
+    example, or the mean if that example is far from it. Float32 needs a shift if kappa
+    is large: the mean of the Gram matrix's diagonal, in root mean squares of the
+    U-centered matrix. On a GPU the mean is always used.
 
     Args:
         capacity: The largest number of Gram matrices of one batch.
 
     Attributes:
-        shifts: How each layer's features will be shifted, by number.
+        shifts: How the features of each layer will be shifted, by its number.
+        examples: Number of examples in this batch.
         count: Gram matrices of this batch so far.
     """
 
     def __init__(self, capacity: int) -> None:
         self.examples = 0
-        self._capacity = capacity
-        self.shifts: dict[int, Shift] = {}
-        self._groups: dict[tuple[torch.device, torch.dtype], Group] = {}
         self.count = 0
+        self.shifts: dict[int, Shift] = {}
+        self._capacity = capacity
+        self._parts: dict[tuple[torch.device, torch.dtype], DeviceBuffer] = {}
 
     def begin(self, examples: int) -> None:
-        """Expect the Gram matrices of a batch of so many examples."""
+        """Expect the Gram matrices of a batch of ``examples`` examples."""
         if examples != self.examples:
-            self._groups = {}
+            self._parts = {}
         self.examples = examples
         self.count = 0
-        for group in self._groups.values():
-            group.begin()
+        for part in self._parts.values():
+            part.begin()
 
     def add(self, rows: Tensor, layer: int) -> int:
         """Reduce activations ``(n, p)``; returns the index of their Gram matrix."""
         index = self.count
         self.count += 1
-        group, shift = self.group(rows), self.shifts.get(layer)
+        shift, raw = self.shifts.get(layer), None
+        if rows.is_cpu and shift in (None, "wide"):
+            raw = _second_moment(rows)
+            if shift == "wide" or _exceeds_float32(rows, float(raw)):
+                self.shifts[layer] = "wide"
+                rows, shift = rows.double(), None
+                raw = _second_moment(rows)
+        part = self.part_for(rows)
         try:
-            group.add(rows, index, layer, shift)
+            part.add(rows, index, layer, shift, raw)
         except torch.OutOfMemoryError:
-            group.shrink()
-            group.add(rows, index, layer, shift)
-        if len(group.waiting) == group.size:
-            self._flush(group)
+            part.shrink()
+            part.add(rows, index, layer, shift, raw)
+        if len(part.waiting) == part.group_size:
+            self._flush(part)
         return index
 
-    def again(self, rows: Tensor, layer: int, group: "Group") -> int:
-        """The same for what is known to go unshifted to a group on a CPU.
+    def add_unshifted(self, rows: Tensor, layer: int, part: "DeviceBuffer") -> int:
+        """`add` for a layer known to be unshifted, whose part is on a CPU.
 
-        As short as can be: for small layers, what Python does takes as long as what
-        torch does.
+        As short as possible: for small layers, Python takes as long as the product.
         """
         index = self.count
         self.count = index + 1
-        if group.squares:
-            torch.mm(rows, rows.t(), out=group.squares[len(group.indices)])
-            group.indices.append(index)
-            group.waiting.append(layer)
+        if part.squares:
+            torch.mm(rows, rows.t(), out=part.squares[len(part.indices)])
+            part.indices.append(index)
+            part.waiting.append(layer)
         else:
-            group.multiply(rows, index, layer)
-        if len(group.waiting) == group.size:
-            self._flush(group)
+            part.add_unshifted(rows, index, layer)
+        if len(part.waiting) == part.group_size:
+            self._flush(part)
         return index
 
-    def group(self, rows: Tensor) -> "Group":
-        """Where the Gram matrix of these activations goes."""
+    def part_for(self, rows: Tensor) -> "DeviceBuffer":
+        """The part for Gram matrices of these activations."""
         key = rows.device, working_dtype(rows.dtype)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Group(self.examples, *key, self._capacity)
-        return group
+        part = self._parts.get(key)
+        if part is None:
+            part = self._parts[key] = DeviceBuffer(self.examples, *key, self._capacity)
+        return part
 
     def finish(self) -> PackedGrams:
         """The Gram matrices of the batch, in the order in which they were added.
 
-        All go to the device of the first group, in the widest dtype.
+        All go to the device of the first part, in the widest dtype.
         """
-        for group in self._groups.values():
-            self._flush(group)
-        used = [group for group in self._groups.values() if group.indices]
+        for part in self._parts.values():
+            self._flush(part)
+        used = [part for part in self._parts.values() if part.indices]
         if not used:
             return PackedGrams.empty()
-        parts = [group.packed() for group in used]
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.tensor([i for group in used for i in group.indices]).argsort()
-        return PackedGrams.concatenate(parts)[order.to(parts[0].z.device)]
+        packed = [part.packed() for part in used]
+        if len(packed) == 1:
+            return packed[0]
+        order = torch.tensor([i for part in used for i in part.indices]).argsort()
+        return PackedGrams.concatenate(packed)[order.to(packed[0].z.device)]
 
     def release(self) -> None:
-        """Give the memory back."""
-        self._groups = {}
+        """Free the memory."""
+        self._parts = {}
 
-    def _flush(self, group: "Group") -> None:
-        """U-center what has gathered, and learn from it."""
-        pending = group.waiting
-        if not pending:
+    def _flush(self, part: "DeviceBuffer") -> None:
+        """U-center the group that is waiting, and learn how to shift its layers."""
+        layers = part.waiting
+        if not layers:
             return
-        with exact(group.device):
-            packed, moment, raw = group.center()
-        if group.on_cpu:
-            self._decide(pending, packed, moment, raw)
+        with exact(part.device):
+            packed, moment, raw = part.center()
+        if part.on_cpu:
+            self._learn_shifts(layers, packed, moment, raw)
 
-    def _decide(
+    def _learn_shifts(
         self, layers: list[int], packed: PackedGrams, moment: Tensor, raw: Tensor
     ) -> None:
-        """How to shift these layers' features from the next batch on."""
+        """Decide how to shift these layers from the next batch on."""
         n = self.examples
         kappa = raw / (packed.scale * packed.norm.sqrt())
-        known = {self.shifts.get(layer) for layer in layers}
-        if known == {"none"} and (kappa < 2 * SHIFT * n).all():
+        shifts = {self.shifts.get(layer) for layer in layers}
+        if shifts == {"none"} and (kappa < 2 * MAX_KAPPA * n).all():
             return
-        # Squared distance of the shift from the mean, in variances.
-        offsets = moment / packed.trace - 1
-        both = zip(kappa.tolist(), offsets.tolist(), strict=True)
-        for layer, (k, offset) in zip(layers, both, strict=True):
-            shift = self.shifts.get(layer)
-            if shift is None and k < SHIFT * n:
-                self.shifts[layer] = "none"
-            elif shift is None and not k < float("inf"):
-                continue  # constant so far
-            elif shift in (None, "row"):
-                self.shifts[layer] = "mean" if offset > OUTLYING else "row"
-            elif shift == "none" and not k < 2 * SHIFT * n:
-                self.shifts[layer] = "row"
+        offset = moment / packed.trace - 1
+        values = zip(layers, kappa.tolist(), offset.tolist(), strict=True)
+        for layer, k, distance in values:
+            shift = _next_shift(self.shifts.get(layer), k, MAX_KAPPA * n, distance)
+            if shift is not None:
+                self.shifts[layer] = shift
 
 
-class Group:
-    """The Gram matrices of one device and dtype; the last few wait to be U-centered.
+class DeviceBuffer:
+    """The part of a `GramBuffer` for one device and dtype.
+
+    Its last few Gram matrices wait to be U-centered as one group.
 
     Attributes:
-        indices: Which of the batch's matrices they are.
-        waiting: Layers of those that are not U-centered yet.
-        size: So many are U-centered together.
-        squares: Where whole matrices go, on a CPU; empty if they go there in blocks.
+        device: Where it is.
+        on_cpu: Whether that is the CPU.
+        group_size: Number of matrices that are U-centered together.
+        indices: Indices of its matrices among those of the batch.
+        waiting: Layers of the matrices that are not yet U-centered.
+        squares: On a CPU, places of square matrices; empty if they are made in blocks.
     """
 
     def __init__(
@@ -174,76 +194,97 @@ class Group:
         self.device, self._dtype = device, dtype
         self.on_cpu = device.type == "cpu"
         self._examples = examples
-        of_scratch = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
         self._packing = packing(examples, device, dtype)
         length = self._packing.length
-        self.size = _group_size(length * dtype.itemsize, capacity, on_cpu=self.on_cpu)
-        self._step = max(256, of_scratch // (examples * dtype.itemsize))
+        nbytes = length * dtype.itemsize
+        self.group_size = _group_size(nbytes, capacity, on_cpu=self.on_cpu)
         self._z = torch.zeros(capacity, length, dtype=dtype, device=device)
-        self._whole: Tensor | None = None
-        if not self.on_cpu and examples > WHOLE:
-            self._whole = self._z.new_empty(self.size, examples, examples)
         self.squares: list[Tensor] = []
-        if self.on_cpu and examples <= WHOLE:
+        self._unpacked: Tensor | None = None
+        if self.on_cpu and examples <= MAX_SQUARE:
             self.squares = list(self._z.view(capacity, examples, examples))
-        self._places: list[list[Tensor]] = []
+        if not self.on_cpu and examples > MAX_SQUARE:
+            self._unpacked = self._z.new_empty(self.group_size, examples, examples)
+        self._blocks: list[list[Tensor]] = []
+        scratch_bytes = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
+        self._step = max(256, scratch_bytes // (examples * dtype.itemsize))
         self._scratch = self._z.new_empty(0)
-        self._widths: dict[int, Tensor] = {}
-        self._of_trace, self._of_mean = self._z.new_zeros(2, self.size).unbind()
+        self._pieces: dict[int, Tensor] = {}
+        self._raw, self._mean = self._z.new_zeros(2, self.group_size).unbind()
         self._has_moments = False
-        self._sums = self._z.new_zeros(self.size, self._packing.padded)
+        self._row_sums = self._z.new_zeros(self.group_size, self._packing.padded)
         self.begin()
 
     def begin(self) -> None:
-        """Begin a batch."""
+        """Start a new batch."""
         self.indices: list[int] = []
         self.waiting: list[int] = []
         self._summed = 0
         self._done: list[PackedGrams] = []
 
-    def add(self, rows: Tensor, index: int, layer: int, shift: Shift | None) -> None:
-        """Take the Gram matrix of these activations; None has not been decided yet."""
+    def add(
+        self,
+        rows: Tensor,
+        index: int,
+        layer: int,
+        shift: Shift | None,
+        raw: Tensor | None = None,
+    ) -> None:
+        """Add the Gram matrix of activations.
+
+        Args:
+            rows: The activations, ``(n, p)``.
+            index: Index of their Gram matrix in the batch.
+            layer: Their layer.
+            shift: How to shift them; None if not yet decided.
+            raw: Their second moment, if known.
+        """
         if shift == "none" and rows.dtype is self._dtype:
-            self.multiply(rows, index, layer)
+            self.add_unshifted(rows, index, layer)
             return
-        slot, blocks = len(self.waiting), self._place()
+        slot, blocks = len(self.waiting), self._next_blocks()
         if self.on_cpu and shift is not None:
-            lower_gram(rows, blocks, self._room(rows), shift)
+            lower_gram(rows, blocks, self._piece_for(rows), shift)
         else:
             self._has_moments = True
-            if self.on_cpu:
-                self._of_trace[slot] = _second_moment(rows)
-            moment = lower_gram(rows, blocks, self._room(rows), "mean")
-            self._of_mean[slot] = 0 if moment is None else moment
+            if raw is not None:
+                self._raw[slot] = raw
+            moment = lower_gram(rows, blocks, self._piece_for(rows), "mean")
+            self._mean[slot] = 0 if moment is None else moment
         self.indices.append(index)
         self.waiting.append(layer)
 
-    def multiply(self, rows: Tensor, index: int, layer: int) -> None:
-        """Take the Gram matrix of these activations as they are, in our dtype."""
-        lower_product(rows, self._place(), first=True)
-        if self._examples > WHOLE and self._examples >= rows.shape[1]:
-            # Narrow features are read sooner than the matrix of their products.
-            sums = self._sums[len(self.waiting), : self._examples]
+    def add_unshifted(self, rows: Tensor, index: int, layer: int) -> None:
+        """Add the Gram matrix of activations as they are, in the dtype of this part."""
+        lower_product(rows, self._next_blocks(), first=True)
+        if self._examples > MAX_SQUARE and self._examples >= rows.shape[1]:
+            # Summing narrow features is faster than summing rows of their Gram matrix.
+            sums = self._row_sums[len(self.waiting), : self._examples]
             torch.mv(rows, rows.sum(0), out=sums)
             self._summed += 1
         self.indices.append(index)
         self.waiting.append(layer)
 
     def center(self) -> tuple[PackedGrams, Tensor, Tensor]:
-        """U-center those; also their second moments, as shifted and as given."""
-        count = len(self.waiting)
-        z = self._z[len(self.indices) - count : len(self.indices)]
-        if self._whole is not None:
-            self._packing.take(self._whole[:count], z)
-        sums = self._sums[:count] if self._summed == count else None
-        packed, moment = self._packing.center(z, self._of_mean[:count], sums)
+        """U-center the group.
+
+        Returns:
+            The Gram matrices, and their traces before U-centering, ``(g,)``: of the
+            features as shifted, and, on a CPU, of the features as given.
+        """
+        count, stop = len(self.waiting), len(self.indices)
+        z = self._z[stop - count : stop]
+        if self._unpacked is not None:
+            self._packing.pack(self._unpacked[:count], z)
+        sums = self._row_sums[:count] if self._summed == count else None
+        packed, moment = self._packing.center(z, self._mean[:count], sums)
         raw = moment
         if self._has_moments:
             if self.on_cpu:
-                known = self._of_trace[:count]
+                known = self._raw[:count]
                 raw = torch.where(known > 0, known, moment)
-            self._of_trace.zero_()
-            self._of_mean.zero_()
+            self._raw.zero_()
+            self._mean.zero_()
             self._has_moments = False
         self._done.append(packed)
         self.waiting = []
@@ -251,62 +292,99 @@ class Group:
         return packed, moment, raw
 
     def packed(self) -> PackedGrams:
-        """All of the batch."""
+        """All U-centered matrices of the batch."""
         done = self._done
         return PackedGrams(
-            self._z[: len(self.indices)],  # in place, so not copied
-            scale=torch.cat([part.scale for part in done]),
-            trace=torch.cat([part.trace for part in done]),
-            norm=torch.cat([part.norm for part in done]),
+            self._z[: len(self.indices)],  # the groups lie there in order: no copy
+            scale=torch.cat([group.scale for group in done]),
+            trace=torch.cat([group.trace for group in done]),
+            norm=torch.cat([group.norm for group in done]),
         )
 
     def shrink(self) -> None:
-        """Work in pieces half as large, after running out of memory."""
+        """Work in pieces of half the size, after running out of memory."""
         self._step = max(256, self._step // 2)
         self._scratch = self._scratch.new_empty(0)
-        self._widths = {}
+        self._pieces = {}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _place(self) -> list[Tensor]:
+    def _next_blocks(self) -> list[Tensor]:
         """Where the next Gram matrix goes."""
-        whole = self._whole
-        slot = len(self.indices if whole is None else self.waiting)
-        if slot == len(self._places):
-            self._places.append(
-                self._packing.blocks(self._z[slot]) if whole is None else [whole[slot]]
+        unpacked = self._unpacked
+        slot = len(self.indices if unpacked is None else self.waiting)
+        if slot == len(self._blocks):
+            self._blocks.append(
+                self._packing.blocks(self._z[slot])
+                if unpacked is None
+                else [unpacked[slot]]
             )
-        return self._places[slot]
+        return self._blocks[slot]
 
-    def _room(self, rows: Tensor) -> Tensor:
-        """The buffer for one piece of these features."""
+    def _piece_for(self, rows: Tensor) -> Tensor:
+        """Scratch memory for one piece of these features, ``(n, width)``."""
         width = min(rows.shape[1], self._step)
-        room = self._widths.get(width)
-        if room is None:
-            # oneDNN wants whole rows, and pads them itself.
+        piece = self._pieces.get(width)
+        if piece is None:
+            # oneDNN needs contiguous rows, and pads them itself.
             stride = width if width >= ONEDNN_WIDTH else width + PADDING
             if len(self._scratch) < len(rows) * stride:
                 self._scratch = self._scratch.new_empty(len(rows) * stride)
-                self._widths = {}
-            whole = self._scratch[: len(rows) * stride].view(len(rows), stride)
-            room = self._widths[width] = whole[:, :width]
-        return room
+                self._pieces = {}
+            padded = self._scratch[: len(rows) * stride].view(len(rows), stride)
+            piece = self._pieces[width] = padded[:, :width]
+        return piece
 
 
-def held(examples: int, capacity: int, *, on_cpu: bool) -> int:
-    """Bytes that a `GramBuffer` holds of float32 Gram matrices, packed and whole."""
+def buffer_bytes(examples: int, capacity: int, *, on_cpu: bool) -> int:
+    """Bytes of the float32 Gram matrices in a `GramBuffer`, packed and unpacked."""
     length = packing(examples, torch.device("cpu"), torch.float32).length
     numbers = capacity * length
-    if not on_cpu and examples > WHOLE:
+    if not on_cpu and examples > MAX_SQUARE:
         group = _group_size(length * 4, capacity, on_cpu=on_cpu)
         numbers += group * examples**2
     return 4 * numbers
 
 
+def _next_shift(
+    shift: Shift | None, kappa: float, limit: float, offset: float
+) -> Shift | None:
+    """How to shift a layer from the next batch on; None is still to be decided.
+
+    Args:
+        shift: How it was shifted; None in its first batch.
+        kappa: See `GramBuffer`.
+        limit: The largest kappa of features that are not shifted.
+        offset: Squared distance of the shift from the mean, in variances.
+    """
+    if shift is None and kappa < limit:
+        return "none"
+    if shift is None and not kappa < inf:  # constant in this batch
+        return None
+    if shift in (None, "row"):
+        return "mean" if offset > MAX_OFFSET else "row"
+    if shift == "none" and not kappa < 2 * limit:
+        return "row"
+    return shift
+
+
 def _group_size(nbytes: int, capacity: int, *, on_cpu: bool) -> int:
-    """How many Gram matrices of so many bytes wait to be U-centered together."""
-    of_group = GROUP_BYTES if on_cpu else GROUP_BYTES_GPU
-    return min(max(1, of_group // nbytes), capacity)
+    """How many Gram matrices of ``nbytes`` bytes are U-centered together."""
+    group_bytes = GROUP_BYTES if on_cpu else GROUP_BYTES_GPU
+    return min(max(1, group_bytes // nbytes), capacity)
+
+
+def _exceeds_float32(rows: Tensor, raw: float) -> bool:
+    """Whether products of these features are too small or too large for float32.
+
+    Args:
+        rows: The features.
+        raw: Their second moment.
+    """
+    low, high = FLOAT32_MOMENTS
+    if rows.dtype == torch.float64 or low < raw < high:
+        return False
+    return 0 < float(torch.linalg.vector_norm(rows, inf)) < MAX_FEATURE
 
 
 def _second_moment(rows: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""U-centered Gram matrices, each in one row of numbers, so that dot products give HSIC.
+"""U-centered Gram matrices, each packed into one row, so that dot products give HSIC.
 
-A symmetric matrix needs its lower triangle only. It is cut into column blocks, each
-from its diagonal down. The first and the last of them together are as long as the
-second and the last but one, and so on: stacked in such pairs they are equal rectangles,
-on which one operation works for many layers at once.
+Only the lower triangle of a symmetric matrix is kept. It is cut into column blocks,
+each from its diagonal down. The first and the last block together are as tall as the
+second and the second to last, and so on. Stacked in such pairs, the blocks form equal
+rectangles, and one operation processes those of many layers at once.
 """
 
 from dataclasses import dataclass
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 MIN_EXAMPLES = 4
 """The unbiased HSIC divides by n (n - 3)."""
 
-BLOCK = 32
-"""Columns of a block, about: narrower ones save work, wider ones are faster."""
+BLOCK_WIDTH = 32
+"""Approximate columns of a block: narrower ones save work, wider ones are faster."""
 
-WHOLE = 48
-"""Matrices of so few examples stay whole: blocks would cost what they save."""
+MAX_SQUARE = 48
+"""Up to this number of examples matrices stay square: blocks cost what they save."""
 
-HALF = 0.5**0.5
-"""Numbers that lie in both triangles count twice; of each square, half is meant."""
+INVERSE_SQRT2 = 0.5**0.5
+"""Weight of entries stored in both triangles, so that their products count once."""
 
-CONSTANT = (8 * torch.finfo(torch.float32).eps) ** 2
-"""Below this share of the second moment, a variance is the rounding of a constant."""
+CONSTANT_UNITS = 8
+"""Features that differ by fewer units in the last place are taken for a constant."""
 
-SAFE = 1e12
-"""Matrices with a diagonal between 1 / SAFE and SAFE are not scaled."""
+MAX_UNSCALED = 1e12
+"""A matrix is scaled unless its largest diagonal entry is between this and its inverse:
+squares, and sums of n * n of them, then stay within float32, 1e-38 to 3e38."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,86 +87,96 @@ class PackedGrams:
 
 
 class Packing:
-    """How Gram matrices of n examples are packed; see `packing`.
+    """Packs and U-centers Gram matrices of n examples; see `packing`.
 
     Attributes:
-        length: Numbers in a row, about ``n * (n + BLOCK) / 2``.
-        padded: Row sums and diagonals have so many numbers, n and zeros.
+        length: Numbers in a packed row, about ``n * (n + BLOCK_WIDTH) / 2``.
+        padded: Length of row sums and diagonals: n, padded with zeros.
     """
 
     def __init__(self, n: int, device: torch.device, dtype: torch.dtype) -> None:
-        count = 2 * round(n / (2 * BLOCK))
+        count = 2 * round(n / (2 * BLOCK_WIDTH))
         self._n, self._b = n, -(-n // count)
         self._pairs = -(-n // (2 * self._b))
         self.padded = 2 * self._pairs * self._b
         self._height = self.padded + self._b
         self.length = self._pairs * self._height * self._b
-        self._tops = self._places()
+        self._places = self._place_blocks()
         self._make_constants(device, dtype)
 
     def blocks(self, row: Tensor) -> list[Tensor]:
-        """The places of the column blocks in one row ``(length,)`` of numbers.
+        """Views of the column blocks in one packed row ``(length,)``.
 
-        Each is (n - j, width) for the columns from j on, from the diagonal down.
+        The block of the columns from j on is (n - j, width), from the diagonal down.
         """
         rectangles = row.view(self._pairs, self._height, self._b)
         return [
             rectangles[pair, top : top + self._n - first, : self._n - first]
-            for pair, top, first in self._tops
+            for pair, top, first in self._places
         ]
 
-    def take(self, grams: Tensor, z: Tensor) -> None:
-        """Copy Gram matrices ``(g, n, n)`` to rows ``z`` of shape ``(g, length)``."""
-        places = self._rectangles(z)
-        for pair, top, first in self._tops:
+    def pack(self, grams: Tensor, z: Tensor) -> None:
+        """Copy Gram matrices ``(g, n, n)`` to packed rows ``z``, ``(g, length)``."""
+        rectangles = self._rectangles(z)
+        for pair, top, first in self._places:
             block = grams[:, first:, first : first + self._b]
             rows, columns = block.shape[1:]
-            places[:, pair, top : top + rows, :columns] = block
+            rectangles[:, pair, top : top + rows, :columns] = block
 
     def center(
         self, z: Tensor, moments: Tensor, sums: Tensor | None = None
     ) -> tuple[PackedGrams, Tensor]:
-        """U-center packed Gram matrices.
+        """U-center packed Gram matrices in place.
 
         Args:
-            z: Shape ``(g, length)``: zeros but for what `blocks` or `take` filled.
+            z: Shape ``(g, length)``: zeros except where `blocks` or `pack` wrote.
                 Becomes ``z`` of the result.
-            moments: Shape ``(g,)``, the squared norm of the mean features, or as much
-                of it as the shift took away.
-            sums: Shape ``(g, padded)``, sums of the rows of the matrices, where they
-                are known from the features. Errors in them change products of
-                U-centered matrices to second order only: their rows sum to 0.
+            moments: Shape ``(g,)``, the part of the squared norm of the mean features
+                that a shift has removed.
+            sums: Shape ``(g, padded)``, row sums of the matrices if known from the
+                features. Errors in them change products of U-centered matrices to
+                second order only, because the rows of these sum to zero.
 
         Returns:
-            The record, and the traces of the matrices before centering, ``(g,)``.
+            The U-centered matrices, and the traces before centering, ``(g,)``.
         """
         n = self._n
         diagonal = self._diagonals(z)
         rows = (self._row_sums(z) if sums is None else sums) - diagonal
         total, moment = rows.sum(-1), diagonal.sum(-1)
         trace = moment - (moment + total) / n
-        top = diagonal.amax(-1)
-        # Off the diagonal, U is K less this number of the row and that of the column.
+        largest = diagonal.amax(-1)  # before `z`, of which it may be a view, changes
+        # Off the diagonal, U_ij = K_ij - a_i - a_j.
         a = rows.sub_(total.unsqueeze(-1), alpha=0.5 / (n - 1)).div_(n - 2)
         self._subtract(z, a)
-        scale = torch.ones_like(trace)
-        if not (z.is_cpu and _is_ordinary(top)):  # a look waits for the device
-            scale = _scale(top)
-            z /= scale.unsqueeze(-1)
+        scale = _rescale(z, largest)
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
         norm = norm.to(sums_dtype(z.device)).square_().sum(1).mul_(2)
-        # A constant layer leaves only rounding errors behind, and so does one where no
-        # two examples differ alike: U-centering makes both zero.
-        nothing = trace <= torch.add(moment, moments, alpha=n).mul_(CONSTANT)
-        rounding = torch.finfo(z.dtype).eps * n**0.5
-        nothing |= norm.sqrt().mul_(scale) <= trace * rounding
-        if not z.is_cpu or nothing.any():
-            z.masked_fill_(nothing.unsqueeze(-1), 0)
-            trace, norm = trace.masked_fill(nothing, 0), norm.masked_fill(nothing, 0)
-        return PackedGrams(z, scale, trace, norm), moment
+        second_moment = torch.add(moment, moments, alpha=n)
+        smallest = (CONSTANT_UNITS * torch.finfo(z.dtype).eps) ** 2
+        is_constant = trace <= second_moment.mul_(smallest)
+        packed = PackedGrams(z, scale, trace, norm)
+        return self._without_rounding(packed, is_constant), moment
 
-    def _places(self) -> list[tuple[int, int, int]]:
-        """Pair, row in its rectangle, and first example of each block with any."""
+    def _without_rounding(
+        self, packed: PackedGrams, is_constant: Tensor
+    ) -> PackedGrams:
+        """Zero the matrices of which only rounding errors are left.
+
+        They belong to constant layers, and to layers in which each example differs from
+        all others in its own way: U-centering of a diagonal matrix leaves nothing.
+        """
+        z, scale, trace, norm = packed.tensors()
+        rounding = torch.finfo(z.dtype).eps * self._n**0.5
+        nothing = is_constant | (norm.sqrt().mul_(scale) <= trace * rounding)
+        if z.is_cpu and not nothing.any():  # elsewhere, reading it would synchronise
+            return packed
+        z.masked_fill_(nothing.unsqueeze(-1), 0)
+        trace, norm = trace.masked_fill(nothing, 0), norm.masked_fill(nothing, 0)
+        return PackedGrams(z, scale, trace, norm)
+
+    def _place_blocks(self) -> list[tuple[int, int, int]]:
+        """Pair, row in its rectangle, and first example of each nonempty block."""
         b, last = self._b, 2 * self._pairs - 1
         places = []
         for pair in range(self._pairs):
@@ -176,7 +187,7 @@ class Packing:
     def _make_constants(self, device: torch.device, dtype: torch.dtype) -> None:
         b, h, pairs = self._b, self._height, self._pairs
         pair, row, step = torch.arange(pairs)[:, None], torch.arange(h), torch.arange(b)
-        second = row >= self.padded - pair * b  # (pairs, h): of which block a row is
+        second = row >= self.padded - pair * b  # (pairs, h): rows of the second block
         tops = torch.cat([pair * 0, self.padded - pair * b], 1)
         starts = torch.cat([pair, 2 * pairs - 1 - pair], 1) * b
         of_column = starts[..., None] + step
@@ -184,14 +195,16 @@ class Packing:
         in_diagonal_block = (row < b) | (second & (row - self.padded + pair * b < b))
         both = torch.stack([~second, second], -1)
         below = (both & ~in_diagonal_block[..., None]).mT
-        # The diagonal blocks are whole: each pair of theirs counts twice.
-        share = torch.full((b, b), HALF, dtype=dtype).fill_diagonal_(0)
-        # For each row, column and number of the diagonal: of which example it is.
-        self._of_row = torch.where(second, row - b, row + pair * b).flatten().to(device)
-        self._of_column = of_column.flatten().to(device)
+        # Diagonal blocks are square, so each of their pairs is stored twice.
+        weights = torch.full((b, b), INVERSE_SQRT2, dtype=dtype).fill_diagonal_(0)
+        # The example to which each row, column and diagonal entry belongs.
+        self._row_examples = (
+            torch.where(second, row - b, row + pair * b).flatten().to(device)
+        )
+        self._column_examples = of_column.flatten().to(device)
         self._diagonal = on_diagonal.flatten()[of_column.flatten().argsort()].to(device)
         self._both, self._below = both.to(device, dtype), below.to(device, dtype)
-        self._share = share.to(device)
+        self._weights = weights.to(device)
         self._ones = torch.ones(b, device=device, dtype=dtype)
         outside = torch.ones(self.length, dtype=torch.bool)
         for block in self.blocks(outside):
@@ -202,39 +215,39 @@ class Packing:
         return z.view(len(z), self._pairs, self._height, self._b)
 
     def _diagonals(self, z: Tensor) -> Tensor:
-        """The diagonals, and zeros up to ``(g, padded)``."""
+        """The diagonals, padded with zeros to ``(g, padded)``."""
         return z.index_select(1, self._diagonal)
 
     def _row_sums(self, z: Tensor) -> Tensor:
-        """Sums of the rows of the whole symmetric matrices, ``(g, padded)``."""
+        """Row sums of the symmetric matrices, ``(g, padded)``."""
         whole = self._rectangles(z)
         sums = z.new_zeros(len(z), self.padded)
         across = whole.view(-1, self._b) @ self._ones
-        sums.index_add_(1, self._of_row, across.view(len(z), -1))
+        sums.index_add_(1, self._row_examples, across.view(len(z), -1))
         down = self._below @ whole
-        return sums.index_add_(1, self._of_column, down.view(len(z), -1))
+        return sums.index_add_(1, self._column_examples, down.view(len(z), -1))
 
     def _subtract(self, z: Tensor, a: Tensor) -> None:
-        """``K_ij - a_i - a_j`` as one product, and what lies outside of it zero."""
+        """Subtract ``a_i + a_j`` by one product; zero the padding and the diagonal."""
         g, b, h, pairs = len(z), self._b, self._height, self._pairs
         left = z.new_empty(g, pairs, h, 3)
-        left[..., 0] = a.index_select(1, self._of_row).view(g, pairs, h)
+        left[..., 0] = a.index_select(1, self._row_examples).view(g, pairs, h)
         left[..., 1:] = self._both
         right = z.new_ones(g, pairs, 3, b)
-        right[:, :, 1:] = a.index_select(1, self._of_column).view(g, pairs, 2, b)
+        right[:, :, 1:] = a.index_select(1, self._column_examples).view(g, pairs, 2, b)
         whole = z.view(g * pairs, h, b)
         whole.baddbmm_(left.view(-1, h, 3), right.view(-1, 3, b), alpha=-1)
         if self._outside is not None:
             z.masked_fill_(self._outside, 0)
-        whole[:, :b] *= self._share
-        # The second block of a pair begins one block higher than that of the last pair.
+        whole[:, :b] *= self._weights
+        # Each second block starts one block above that of the previous pair.
         strides = z.stride(0), (h - b) * b, b, 1
         start = z.storage_offset() + self.padded * b
-        z.as_strided((g, pairs, b, b), strides, start).mul_(self._share)
+        z.as_strided((g, pairs, b, b), strides, start).mul_(self._weights)
 
 
-class Squares(Packing):
-    """Gram matrices of few examples, whole: one block each, and nothing to compute."""
+class SquarePacking(Packing):
+    """Packing of few examples: each matrix is one square block."""
 
     def __init__(self, n: int) -> None:
         self._n = self._height = self.padded = n
@@ -243,34 +256,34 @@ class Squares(Packing):
     def blocks(self, row: Tensor) -> list[Tensor]:
         return [row.view(self._n, self._n)]
 
-    def take(self, grams: Tensor, z: Tensor) -> None:
+    def pack(self, grams: Tensor, z: Tensor) -> None:
         z.copy_(grams.flatten(1))
 
     def _diagonals(self, z: Tensor) -> Tensor:
         return z[:, :: self._n + 1]
 
     def _row_sums(self, z: Tensor) -> Tensor:
-        return z.view(-1, self._n, self._n).sum(-2)  # of rows, but twice as fast
+        return z.view(-1, self._n, self._n).sum(-2)  # twice as fast as sum(-1)
 
     def _subtract(self, z: Tensor, a: Tensor) -> None:
         whole = z.view(-1, self._n, self._n)
-        whole.sub_(a.unsqueeze(-1)).sub_(a.unsqueeze(-2)).mul_(HALF)
+        whole.sub_(a.unsqueeze(-1)).sub_(a.unsqueeze(-2)).mul_(INVERSE_SQRT2)
         self._diagonals(z).zero_()
 
 
 @lru_cache(maxsize=8)
 def packing(n: int, device: torch.device, dtype: torch.dtype) -> Packing:
     """How Gram matrices of n >= 4 examples are packed."""
-    return Squares(n) if n <= WHOLE else Packing(n, device, dtype)
+    return SquarePacking(n) if n <= MAX_SQUARE else Packing(n, device, dtype)
 
 
-def _scale(top: Tensor) -> Tensor:
-    """What to divide by: 1 unless squares could overflow or vanish."""
-    extreme = (top > 0) & ((top > SAFE) | (top < 1 / SAFE))
-    return torch.where(extreme, top, 1.0)
-
-
-def _is_ordinary(top: Tensor) -> bool:
-    """Whether there is nothing to scale."""
-    low, high = top.aminmax()
-    return 1 / SAFE <= low.item() <= high.item() <= SAFE
+def _rescale(z: Tensor, largest: Tensor) -> Tensor:
+    """Divide matrices whose squares could overflow or vanish; returns the divisors."""
+    if z.is_cpu:  # elsewhere, reading the values would synchronise
+        low, high = largest.aminmax()
+        if 1 / MAX_UNSCALED <= low.item() <= high.item() <= MAX_UNSCALED:
+            return torch.ones_like(largest)
+    extreme = (largest > MAX_UNSCALED) | (largest < 1 / MAX_UNSCALED)
+    scale = torch.where(extreme & (largest > 0), largest, 1.0)
+    z /= scale.unsqueeze(-1)
+    return scale

@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PAIR_BLOCK = 4096
-"""Columns that one float32 product sums up; the sums of blocks are float64."""
-
+"""Columns summed by one float32 product; the results are summed in float64."""
 
 SELF_BLOCK = 32
-"""Rows of the pairs of a model with itself that are done together."""
+"""Rows computed together if a model is paired with itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class LayerGrams:
     Attributes:
         packed: The Gram matrices. Layers that return the same tensor share one.
         index: Row of ``packed`` for each layer; -1 if it has none.
-        problems: Why a layer has none, by its position.
+        problems: Why a layer has none, by position in ``index``.
     """
 
     packed: PackedGrams
@@ -44,12 +43,24 @@ class LayerGrams:
         return replace(self, index=index, problems=problems)
 
 
+def spread(values: Tensor, index: list[int]) -> Tensor:
+    """Values of Gram matrices by layer; arbitrary for a layer that has none."""
+    if not len(values):
+        return values.new_zeros(len(index))
+    return values[_on_device(tuple(max(0, i) for i in index), values.device)]
+
+
+def sums_device(device: torch.device) -> torch.device:
+    """The device for float64 sums: the same if it has float64, else the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
     """Inner products of all pairs of packed Gram matrices.
 
     Args:
         z1: Shape ``(L1, m)``.
-        z2: Shape ``(L2, m)``; if it is ``z1`` itself, half the work is done.
+        z2: Shape ``(L2, m)``; if it is ``z1`` itself, only half the work is needed.
 
     Returns:
         Shape ``(L1, L2)``, float64: ``<U(K_i), U(L_j)>`` up to the scales.
@@ -62,15 +73,6 @@ def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
         rows = slice(row, row + SELF_BLOCK)
         _add_products(z1[row:], z1[rows], total[row:, rows])
     return total.tril().add_(total.tril(-1).T).mul_(2)
-
-
-def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
-    for start in range(0, z1.shape[1], PAIR_BLOCK):
-        block = slice(start, start + PAIR_BLOCK)
-        if z1.is_cuda:  # whose float32 products may be TF32
-            total += z1[:, block].double() @ z2[:, block].double().T
-        else:
-            total += z1[:, block] @ z2[:, block].T
 
 
 def batch_products(
@@ -95,7 +97,17 @@ def batch_products(
     xy = xy * (scale1[:, None] * scale2)
     xx, yy = first.norm * scale1.square(), second.norm * scale2.square()
     rows, columns = grams1.index, grams2.index
-    return _taken(_taken(xy, rows).T, columns).T, _taken(xx, rows), _taken(yy, columns)
+    xy = _by_layer(_by_layer(xy, rows).T, columns).T
+    return xy, _by_layer(xx, rows), _by_layer(yy, columns)
+
+
+def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
+    for start in range(0, z1.shape[1], PAIR_BLOCK):
+        block = slice(start, start + PAIR_BLOCK)
+        if z1.is_cuda:  # where the user may allow TF32 in float32 products
+            total += z1[:, block].double() @ z2[:, block].double().T
+        else:
+            total += z1[:, block] @ z2[:, block].T
 
 
 def _equate_identical(xy: Tensor, first: PackedGrams, second: PackedGrams) -> None:
@@ -119,28 +131,17 @@ def _equate_identical(xy: Tensor, first: PackedGrams, second: PackedGrams) -> No
             xy[i, j] = first.norm[i]
 
 
-def _taken(values: Tensor, index: list[int]) -> Tensor:
-    """Rows of each layer; NaN, for good, for a layer without a Gram matrix."""
+def _by_layer(values: Tensor, index: list[int]) -> Tensor:
+    """Values of Gram matrices by layer; NaN for a layer that has none."""
     if -1 in index:
         nothing = values.new_full((1, *values.shape[1:]), torch.nan)
         values = torch.cat([values, nothing])
     if index == list(range(len(values))):
         return values
-    return values[_index(tuple(index), values.device)]
-
-
-def spread(values: Tensor, index: list[int]) -> Tensor:
-    if not len(values):
-        return values.new_zeros(len(index))
-    return values[_index(tuple(max(0, i) for i in index), values.device)]
+    return values[_on_device(tuple(index), values.device)]
 
 
 @lru_cache(maxsize=8)
-def _index(rows: tuple[int, ...], device: torch.device) -> Tensor:
-    """Rows as a tensor; kept, for a copy to a GPU in each batch would wait for it."""
+def _on_device(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Rows as a tensor, cached: copying them to a GPU would synchronise each batch."""
     return torch.tensor(rows, device=device)
-
-
-def sums_device(device: torch.device) -> torch.device:
-    """Where float64 exists."""
-    return torch.device("cpu") if device.type == "mps" else device

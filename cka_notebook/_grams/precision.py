@@ -1,4 +1,4 @@
-"""The precision of our own arithmetic, whatever the user allows her models."""
+"""Full float32 for our own products, whatever precision the user allows elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -8,10 +8,11 @@ import torch
 
 
 def reduces_float32(kind: str) -> bool:
-    """Whether the user allows float32 products of fewer bits (TF32, bfloat16).
+    """Whether the user allows float32 products of reduced precision (TF32, bfloat16).
 
     Args:
-        kind: Of which devices, ``"cpu"`` or ``"cuda"``; others have no such setting.
+        kind: Type of the device. Only ``"cpu"`` and ``"cuda"`` have settings of their
+            own; others follow `torch.get_float32_matmul_precision`.
     """
     backend = _matmul_backend(kind)
     if backend is None:
@@ -20,7 +21,7 @@ def reduces_float32(kind: str) -> bool:
 
 
 def _matmul_backend(kind: str) -> Any:
-    """Where recent versions of torch keep the precision of products, or None."""
+    """The settings of products in recent versions of torch, or None."""
     name = {"cuda": "cuda", "cpu": "mkldnn"}.get(kind)
     backend = getattr(getattr(torch.backends, name), "matmul", None) if name else None
     return backend if hasattr(backend, "fp32_precision") else None
@@ -28,7 +29,7 @@ def _matmul_backend(kind: str) -> Any:
 
 @contextmanager
 def _full_float32(kind: str) -> Iterator[None]:
-    """Float32 products in float32, whatever the user allows her models."""
+    """Disable reduced precision in float32 products."""
     backend = _matmul_backend(kind)
     if backend is None:
         before = torch.get_float32_matmul_precision()
@@ -46,7 +47,7 @@ def _full_float32(kind: str) -> Iterator[None]:
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """Our own arithmetic: no reduced float32 and no autocast of the user's."""
+    """Disable the user's reduced precision and autocast on one type of device."""
     kind = device.type
     guard = _full_float32(kind) if reduces_float32(kind) else nullcontext()
     with guard, torch.autocast(kind, enabled=False):

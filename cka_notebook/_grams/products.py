@@ -1,8 +1,8 @@
-"""Products of activations with themselves, by the fastest way that is exact enough.
+"""Gram matrices ``x @ x.T`` of activations, by the fastest sufficiently exact product.
 
-Nearly all of what CKA adds to a forward pass is spent here. Ways that are not part of
-torch's public interface, or round more than float32, are tried out on the device itself
-before they are used, and public float32 products are there where they fail.
+Most of the time that CKA adds to a forward pass is spent here. Products that are not
+part of torch's public interface, or that round more than float32, are tested on the
+device before they are used; if they fail, public float32 products take their place.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,30 +15,76 @@ from torch import Tensor
 Product = Callable[[Tensor], Tensor]
 """``x @ x.T`` of float32 activations ``(n, p)``."""
 
+Shift = Literal["mean", "row", "none", "wide"]
+"""What is subtracted from the features of all examples before they are multiplied.
+
+``"wide"`` is the mean, in float64: float32 cannot hold products of these features.
+"""
+
 ONEDNN_WIDTH = 4096
-"""Layers of at least so many features are multiplied by oneDNN, where there is one."""
+"""Minimum number of features from which oneDNN computes the product, if available."""
 
 SPLIT_NUMBERS = 1 << 22
-"""Smaller activations are not worth the launches of several products on a GPU."""
+"""Minimum size of activations for `split_product` on a GPU: below, launching several
+products takes longer than one in float32."""
 
 TOLERANCE = 1e-6
-"""Largest error of a product on a GPU, as a share of the lengths of its two rows."""
+"""Largest error of a product on a GPU, relative to the lengths of its two rows."""
 
-TRIAL = 256, 16384
-"""Shape of the activations on which products are tried out."""
+TRIAL_SHAPE = 256, 16384
+"""Shape of the activations on which products are tested and timed."""
+
+
+def lower_gram(
+    rows: Tensor, blocks: Sequence[Tensor], scratch: Tensor, shift: Shift
+) -> Tensor | None:
+    """Lower triangle of the linear Gram matrix of shifted features.
+
+    The U-centered matrix is the same for any shift; one near the mean of the features
+    avoids cancellation in float32. Features are shifted in small pieces, so a large
+    feature map is never copied as a whole.
+
+    Args:
+        rows: Shape ``(n, p)``, any real dtype. Not modified.
+        blocks: Overwritten: adjacent column blocks of the matrix, each from its
+            diagonal down. A single block is the whole matrix.
+        scratch: Shape ``(n, c)``, of the dtype of the blocks; holds one piece.
+        shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
+            good unless that example is far from all others; or ``"none"``.
+
+    Returns:
+        ``sum(mean ** 2)`` as a scalar if the shift is the mean, else None. A constant
+        layer that is shifted by its first example gives exact zeros.
+    """
+    if shift == "none" and rows.dtype == scratch.dtype:
+        lower_product(rows, blocks, first=True)
+        return None
+    if shift != "mean" and rows.shape[1] == scratch.shape[1]:
+        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
+        return None
+    moment = scratch.new_zeros(()) if shift == "mean" else None
+    step = scratch.shape[1]
+    for start in range(0, rows.shape[1], step):
+        part = rows[:, start : start + step]
+        point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
+        if moment is not None:
+            moment += torch.dot(point, point)
+        part = _shifted(part, point, scratch[:, : part.shape[1]])
+        lower_product(part, blocks, first=start == 0)
+    return moment
 
 
 def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> None:
-    """Add ``part @ part.T`` to the blocks of its lower triangle, or begin them.
+    """Add ``part @ part.T`` to the blocks of its lower triangle, or overwrite them.
 
     Column blocks save nearly half the work of the whole product, but small products run
     below full speed.
 
     Args:
         part: Shape ``(n, c)``. Not modified.
-        blocks: Neighboring columns of the matrix, each from its diagonal down; one
-            block is the whole matrix.
-        first: Whether what the blocks hold counts for nothing.
+        blocks: Adjacent column blocks of the matrix, each from its diagonal down; a
+            single block is the whole matrix.
+        first: Whether to overwrite the blocks.
     """
     if part.shape[1] >= ONEDNN_WIDTH and _suits_onednn(part):
         product = _onednn_product()
@@ -48,25 +94,30 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
     if len(blocks) == 1:
         _whole_product(part, blocks[0], first)
         return
-    # `narrow` takes half the time of a slice, which counts where layers are small.
-    n, top, turned = len(part), 0, part.T
+    # `narrow` takes half the time of a slice, which matters for small layers.
+    n, top, transposed = len(part), 0, part.T
     for block in blocks:
         width = block.shape[1]
-        below, here = part.narrow(0, top, n - top), turned.narrow(1, top, width)
-        _product(below, here, block, first)
+        left, right = part.narrow(0, top, n - top), transposed.narrow(1, top, width)
+        _product(left, right, block, first)
         top += width
 
 
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which activations of ``dtype`` are centered and multiplied."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def sums_dtype(device: torch.device) -> torch.dtype:
-    """Dtype of long sums: float64, except where there is none."""
+    """Dtype of long sums: float64 if the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def split_product(x: Tensor) -> Tensor:
     """``x @ x.T`` by two bfloat16 products, nearly as exact as one in float32.
 
-    With x = h + l, both bfloat16, it is ``h h' + l h' + h l'``; what is left out,
-    ``l l'``, is 2 ** -18 of it at most, and off the diagonal far less.
+    With x = h + l, both bfloat16, it is ``h h' + l h' + h l'``. The omitted ``l l'`` is
+    at most 2 ** -18 of it, and much less off the diagonal.
     """
     high = x.to(torch.bfloat16)
     low = (x - high).to(torch.bfloat16)
@@ -79,12 +130,13 @@ def fastest(
     x: Tensor,
     seconds: Callable[[Product, Tensor], float],
 ) -> Product:
-    """The fastest of those that are exact on ``x``; the first one is taken to be.
+    """The fastest candidate that is exact on ``x``.
 
     Args:
-        candidates: Ways to multiply. One that raises is out.
-        x: Activations to try them on.
-        seconds: What a candidate takes.
+        candidates: Products. The first one is assumed to be exact; others are dropped
+            if they raise.
+        x: Activations to test them on.
+        seconds: Measures the time of a candidate.
     """
     exact = x.double() @ x.double().T
     lengths = exact.diagonal().sqrt()
@@ -95,7 +147,7 @@ def fastest(
             if error.fill_diagonal_(0).max() > TOLERANCE:
                 continue
             took = seconds(candidate, x)
-        except (RuntimeError, TypeError):  # this device or this torch has it not
+        except (RuntimeError, TypeError):  # not available on this device or torch
             continue
         if took < shortest:
             best, shortest = candidate, took
@@ -120,15 +172,15 @@ def _product(left: Tensor, right: Tensor, out: Tensor, first: bool) -> None:
 def _by_onednn(
     product: Callable[..., Tensor], part: Tensor, blocks: Sequence[Tensor], first: bool
 ) -> None:
-    """The same by oneDNN, two blocks at once where that is faster."""
+    """`lower_product` by oneDNN, two blocks at once if that is faster."""
     step = 2 if len(part) >= 256 or part.shape[1] < 32768 else 1
     top = 0
     for start in range(0, len(blocks), step):
-        some = blocks[start : start + step]
-        width = sum(block.shape[1] for block in some)
+        group = blocks[start : start + step]
+        width = sum(block.shape[1] for block in group)
         made = product(part[top:], part[top : top + width], None, "none", [], "")
         left = 0
-        for block in some:
+        for block in group:
             piece = made[left:, left : left + block.shape[1]]
             block.copy_(piece) if first else block.add_(piece)
             left += block.shape[1]
@@ -136,30 +188,30 @@ def _by_onednn(
 
 
 def _suits_onednn(part: Tensor) -> bool:
-    """Whole rows: with strided ones it is a hundred times slower."""
+    """Whether oneDNN is fast: with strided rows it is a hundred times slower."""
     return part.is_cpu and part.dtype == torch.float32 and part.is_contiguous()
 
 
 @lru_cache(maxsize=1)
 def _onednn_product() -> Callable[..., Tensor] | None:
-    """``x @ y.T`` by oneDNN, a quarter faster on wide layers; None if torch lacks it.
+    """``x @ y.T`` by oneDNN, a quarter faster on wide layers; None if not available.
 
-    It is no public operation, so it is believed only after a look at what it does.
+    The operation is not public, so its result is checked before it is used.
     """
     x = torch.arange(3.0 * ONEDNN_WIDTH).reshape(3, -1).sin()
     try:
         product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 see above
         made = product(x, x[:2], None, "none", [], "")
-    except Exception:  # whatever it is, there is another way
+    except Exception:  # whatever the reason, torch.mm is used instead
         return None
     return product if torch.allclose(made, x @ x[:2].T, rtol=1e-4) else None
 
 
 @lru_cache(maxsize=16)
 def _gpu_product(device: torch.device) -> Product:
-    """The fastest exact product of a device, found out when it is first needed."""
+    """The fastest exact product on a device, measured on first use."""
     generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn(TRIAL, device=device, generator=generator)
+    x = torch.randn(TRIAL_SHAPE, device=device, generator=generator)
     return fastest([_float32_product, split_product], x, _gpu_seconds)
 
 
@@ -168,7 +220,7 @@ def _float32_product(x: Tensor) -> Tensor:
 
 
 def _bfloat16_product(left: Tensor, right: Tensor) -> Tensor:
-    """A product of bfloat16 that is summed, and given, in float32."""
+    """A product of bfloat16 matrices, summed and returned in float32."""
     as_float32: dict[str, Any] = {"out_dtype": torch.float32}
     return torch.mm(left, right, **as_float32)
 
@@ -183,53 +235,6 @@ def _gpu_seconds(product: Product, x: Tensor) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 5e3
-
-
-Shift = Literal["mean", "row", "none"]
-
-
-def lower_gram(
-    rows: Tensor, blocks: Sequence[Tensor], scratch: Tensor, shift: Shift
-) -> Tensor | None:
-    """Linear Gram matrix of shifted features, its lower triangle only.
-
-    Any shift of the features gives the same U-centered matrix; one near their mean
-    keeps float32 from cancelling. Shifted features pass through one small buffer, so no
-    centered or up-cast copy of a large feature map ever exists.
-
-    Args:
-        rows: Shape ``(n, p)``, any real dtype. Not modified.
-        blocks: What is overwritten: neighboring columns of the matrix, one block after
-            the other, each from its diagonal down. One block is the whole matrix.
-        scratch: Shape ``(n, c)``, of the dtype of the blocks.
-        shift: ``"mean"``; ``"row"``, the first example, which costs less and is as
-            good unless that one is far from all others; or ``"none"``.
-
-    Returns:
-        Scalar, ``sum(mean ** 2)`` if that was the shift, else None: examples that are
-        all the same then give exact zeros.
-    """
-    if shift == "none" and rows.dtype == scratch.dtype:
-        lower_product(rows, blocks, first=True)
-        return None
-    if shift != "mean" and rows.shape[1] == scratch.shape[1]:
-        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
-        return None
-    moment = scratch.new_zeros(()) if shift == "mean" else None
-    step = scratch.shape[1]
-    for start in range(0, rows.shape[1], step):
-        part = rows[:, start : start + step]
-        point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
-        if moment is not None:
-            moment += torch.dot(point, point)
-        part = _shifted(part, point, scratch[:, : part.shape[1]])
-        lower_product(part, blocks, first=start == 0)
-    return moment
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype in which activations of ``dtype`` are centered and multiplied."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ POOLS = ("auto", "flatten", "mean", "cls", "last")
 class Pooling:
     """Turns activations (n, ...) into features (n, ...), with the masks of a batch.
 
-    ``"auto"`` averages sequences over the tokens that their attention mask keeps and
-    flattens everything else. ``"mean"`` averages over tokens of (n, tokens, p) and over
+    ``"auto"`` averages sequences over the tokens that their attention mask keeps,
+    without those in `left_out`, and flattens everything else. ``"mean"`` averages over tokens of (n, tokens, p) and over
     positions of (n, channels, ...); ``"cls"`` and ``"last"`` take one token.
 
     Args:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from cka_notebook._messages import Reason
+from cka_notebook._messages import Reason, code_of
 
 from .nodes import Node, Output
 from .parameters import Parameters, parameters_of
@@ -46,6 +46,7 @@ def columns_of(
         "params": [row.weights.total for row in rows],
         "shape": [list(row.output.shape) if row.output else None for row in rows],
         "reason": [row.reason for row in rows],
+        "code": [code_of(row.reason) for row in rows],
         "order": [row.output.order if row.output else None for row in rows],
         "facts": _facts(rows),
         "presets": {k: [index[name] for name in names] for k, names in presets.items()},

@@ -1,7 +1,4 @@
-"""The notebook cell that is being executed, and the front end that shows it.
-
-Running it again frees what it had, and what it shows can be completed later.
-"""
+"""The notebook cell that is being executed, and the front end that displays it."""
 
 import os
 import sys
@@ -15,29 +12,29 @@ VARIABLES = {
     "KAGGLE_KERNEL_RUN_TYPE": "Kaggle",
     "DATABRICKS_RUNTIME_VERSION": "Databricks",
 }
-"""Set in the environment of their kernels."""
+"""Environment variables that these front ends set in their kernels."""
 
 
 class Execution(NamedTuple):
-    """One execution of one cell."""
+    """One execution of one notebook cell."""
 
     cell: str
     message: str
 
 
 class Closable(Protocol):
-    """What can be superseded."""
+    """What `supersede` closes."""
 
     def close(self) -> None:
-        """Stop and free everything."""
+        """Stop, and free all memory."""
 
 
 _lock = threading.Lock()
-_made: dict[str, list[tuple[str, weakref.ref[Any]]]] = {}
+_created: dict[str, list[tuple[str, weakref.ref[Any]]]] = {}
 
 
 def current_execution() -> Execution | None:
-    """The execution that is going on, where the front end names its cells."""
+    """The current execution; None if the front end does not name its cells."""
     try:
         parent = _shell().kernel.get_parent("shell")
         cell = parent["metadata"]["cellId"]
@@ -47,7 +44,7 @@ def current_execution() -> Execution | None:
 
 
 def front_end() -> str | None:
-    """What shows the cells, as far as a kernel can know; None outside of one.
+    """Name of the front end, as far as a kernel can know; None outside of a kernel.
 
     JupyterLab, Notebook and Voila are all ``"Jupyter"``.
     """
@@ -62,12 +59,12 @@ def front_end() -> str | None:
 
 
 def outlet() -> Callable[[str, dict[str, Any]], None] | None:
-    """Sends outputs to this cell, also when it has ended and from any thread.
+    """A function that sends outputs to this cell, at any time and from any thread.
 
-    IPython's own way sends them to the cell that was last executed, with ipykernel 6.
+    With ipykernel 6, IPython itself sends them to the cell that was executed last.
 
     Returns:
-        A function of the type of a message and its content; None outside of a kernel.
+        A function of a message's type and content; None outside of a kernel.
     """
     try:
         shell = _shell()
@@ -92,17 +89,17 @@ def _shell() -> Any:
     return ipython.get_ipython() if ipython is not None else None
 
 
-def supersede(made: Closable) -> None:
-    """Close what an earlier execution of this cell has made, and remember this."""
+def supersede(new: Closable) -> None:
+    """Close what earlier executions of this cell have created, and remember this."""
     execution = current_execution()
     if execution is None:
         return
     with _lock:
-        earlier = _made.get(execution.cell, [])
+        earlier = _created.get(execution.cell, [])
         same = [item for item in earlier if item[0] == execution.message]
         stale = [ref for message, ref in earlier if message != execution.message]
-        _made[execution.cell] = [*same, (execution.message, weakref.ref(made))]
-    for ref in stale:
-        old = ref()
+        _created[execution.cell] = [*same, (execution.message, weakref.ref(new))]
+    for reference in stale:
+        old = reference()
         if old is not None:
             old.close()

@@ -1,4 +1,4 @@
-"""What a bug report needs, and whether an explorer can be seen here."""
+"""Facts for a bug report, and whether explorers can be displayed here."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -11,38 +11,39 @@ from .cell import front_end
 from .fallback import VARIABLE, renderer
 
 NEEDED = ("cka-notebook", "torch", "bokeh", "anywidget", "ipywidgets")
-IN_PLACES = ("ipykernel", "jupyterlab_widgets", "jupyterlab", "notebook", "marimo")
-"""Packages that some front ends need here, and others where they run themselves."""
+OPTIONAL = ("ipykernel", "jupyterlab_widgets", "jupyterlab", "notebook", "marimo")
+"""Packages that some front ends need here, others in their own environment."""
 
 NOTEBOOKS = ("Jupyter", "VS Code", "Google Colab", "Kaggle", "Databricks", "marimo")
 
 HINTS = {
     "Jupyter": (
-        "An empty cell: anywidget and jupyterlab_widgets must be installed where "
-        "Jupyter itself runs, too, which may be another environment. Install them "
-        "there, start Jupyter anew and reload the page."
+        "If the cell stays empty: anywidget and jupyterlab_widgets must also be "
+        "installed in the environment that runs Jupyter itself. Install them there, "
+        "restart Jupyter and reload the page."
     ),
     "VS Code": (
-        "An empty cell: VS Code may have to load anywidget's own script from a CDN. "
-        'Allow it with "jupyter.widgetScriptSources": ["jsdelivr.com", "unpkg.com"] in '
-        "the settings, and reload the window."
+        "If the cell stays empty: VS Code may need to load anywidget's script from a "
+        'CDN. Allow it with "jupyter.widgetScriptSources": ["jsdelivr.com", '
+        '"unpkg.com"] in the settings and reload the window.'
     ),
     "Google Colab": (
-        "An explorer that does not move: a thread may not reach the page from here. "
-        "Call explorer.run(block=True)."
+        "If the explorer does not move: background threads may be unable to reach the "
+        "page. Call explorer.run(block=True)."
     ),
 }
 NO_NOTEBOOK = (
     "Show the explorer in a notebook. Without one, CKA(model1, model2).compare(loader) "
-    "computes, and explorer.save_html(path) writes a page for the browser."
+    "computes the result and explorer.save_html(path) writes a page for the browser."
 )
 OLD_KERNEL = (
-    "ipykernel 6 does not hear the page while a cell runs: pip install -U ipykernel."
+    "ipykernel 6 cannot receive messages from the page while a cell is running. "
+    "Upgrade it: pip install -U ipykernel."
 )
 
 
 class Report(str):
-    """A text that a notebook does not show once more, for it was printed."""
+    """A text that was printed already, so a notebook does not show it again."""
 
     __slots__ = ()
 
@@ -51,12 +52,12 @@ class Report(str):
 
 
 def doctor() -> str:
-    """Print what is installed here, whether an explorer can be seen, and what to do.
+    """Print versions, whether explorers can be displayed, and what to do if not.
 
-    Nothing is computed, sent or changed. Paths and names of files are not in it.
+    Computes, sends and changes nothing. The report contains no paths.
 
     Returns:
-        What was printed.
+        The printed text.
 
     Example:
         >>> report = doctor()  # doctest: +ELLIPSIS
@@ -66,12 +67,12 @@ def doctor() -> str:
         True
     """
     text = Report("\n".join([*_versions(), *_places(), *_verdict()]))
-    print(text)  # noqa: T201 what it is called for
+    print(text)  # noqa: T201 its purpose
     return text
 
 
 def _versions() -> list[str]:
-    found = {name: _version(name) for name in (*NEEDED, *IN_PLACES)}
+    found = {name: _version(name) for name in (*NEEDED, *OPTIONAL)}
     python = f"{platform.python_version()}, {platform.system()} {platform.machine()}"
     lines = [_line("cka-notebook", found["cka-notebook"]), _line("python", python)]
     return lines + [
@@ -83,13 +84,13 @@ def _versions() -> list[str]:
 
 def _places() -> list[str]:
     return [
-        _line("front end", front_end() or "none: no notebook"),
+        _line("front end", front_end() or "none (not in a notebook)"),
         *(_line("device", device) for device in _devices()),
     ]
 
 
 def _devices() -> list[str]:
-    """The processor, and what torch can compute on besides."""
+    """The processor, and the other devices that torch can use."""
     found = [f"cpu, {counted(torch.get_num_threads(), 'thread')}"]
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -102,19 +103,20 @@ def _devices() -> list[str]:
 
 
 def _verdict() -> list[str]:
-    """Whether widgets can be seen, and what to do if not."""
-    where, why = front_end(), _obstacle()
-    if why is not None:
-        return [_line("widgets", f"not shown: {why[0]}"), f"- {why[1]}"]
-    hints = [HINTS[where]] if where in HINTS else []
+    """Whether widgets can be displayed, and what to do if not."""
+    name, obstacle = front_end(), _obstacle()
+    if obstacle is not None:
+        reason, remedy = obstacle
+        return [_line("widgets", f"not shown: {reason}"), f"- {remedy}"]
+    hints = [HINTS[name]] if name in HINTS else []
     kernel = _version("ipykernel")
     if kernel is not None and kernel.startswith("6."):
         hints.append(OLD_KERNEL)
-    return [_line("widgets", "shown, as far as can be told here"), *_listed(hints)]
+    return [_line("widgets", "should be shown"), *_listed(hints)]
 
 
 def _obstacle() -> tuple[str, str] | None:
-    """Why no widget can be seen, and the remedy; None if nothing is in the way."""
+    """Why widgets cannot be displayed, and the remedy; None if they can."""
     missing = [name for name in NEEDED if _version(name) is None]
     if missing:
         names = " ".join(missing)
@@ -122,19 +124,19 @@ def _obstacle() -> tuple[str, str] | None:
     try:
         kind = renderer()
     except ValueError as error:
-        return f"{VARIABLE} has a wrong value", str(error)
+        return f"invalid {VARIABLE}", str(error)
     if kind != "widget":
-        return f"{VARIABLE}={kind} leaves them out", f"Unset {VARIABLE}."
+        return f"{VARIABLE}={kind} turns them off", f"Unset {VARIABLE}."
     if front_end() not in NOTEBOOKS:
-        return "there is no notebook", NO_NOTEBOOK
+        return "not in a notebook", NO_NOTEBOOK
     if not _has_comms():
-        return "the kernel has no way to the page", "pip install -U ipykernel"
+        return "the kernel cannot reach the page", "pip install -U ipykernel"
     return None
 
 
 def _has_comms() -> bool:
-    """Whether comms are those of a kernel, and not the ones that do nothing."""
-    import comm  # noqa: PLC0415 anywidget's, which may be missing
+    """Whether comms reach a page. Outside of a kernel they do nothing."""
+    import comm  # noqa: PLC0415 may be missing
 
     return front_end() == "marimo" or comm.create_comm.__module__ != "comm"
 
@@ -150,5 +152,5 @@ def _listed(hints: list[str]) -> list[str]:
     return [f"- {hint}" for hint in hints]
 
 
-def _line(what: str, value: str | None) -> str:
-    return f"{what:<19}{value or 'not installed'}"
+def _line(label: str, value: str | None) -> str:
+    return f"{label:<19}{value or 'not installed'}"

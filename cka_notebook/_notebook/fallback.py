@@ -1,8 +1,8 @@
-"""What stands beside the widget in a notebook, for where no widget can be seen.
+"""A second output next to the widget, for where the widget cannot be displayed.
 
 GitHub, nbconvert, and a notebook that was saved without the state of its widgets show
-text and a picture of the finished map. A front end that never answers gets them, too,
-with a word of why. Pages that show the widget hide them: see ``styles.css``.
+text and a picture of the finished map. A front end that never answers shows them with
+the reason. Pages that display the widget hide them: see ``styles.css``.
 """
 
 import base64
@@ -20,18 +20,23 @@ VARIABLE = "CKA_NOTEBOOK_RENDERER"
 RENDERERS = ("widget", "html", "png", "none")
 
 PATIENCE = 8.0
-"""Seconds that a front end has to answer once the widget is shown."""
+"""Seconds that a front end has to answer after the widget was displayed.
+
+In JupyterLab on two cores the first figure takes about 1.2 s, so a page that works has
+answered long before.
+"""
 
 NO_ANSWER = (
-    "No front end has answered: widgets may be switched off here. The run goes on, and "
-    f"its end is shown here. {VARIABLE}=html or png leaves the widget out."
+    "The front end has not answered, so widgets may be disabled here. The run "
+    f"continues; its result will appear here. Set {VARIABLE}=html or png to show it "
+    "without a widget."
 )
 
 PAGE = '<div class="cka-still"><p>{reason}</p><pre>{text}</pre>{picture}</div>'
 
 
 class Preview(NamedTuple):
-    """What can be seen of an explorer without its widget."""
+    """An explorer without its widget."""
 
     text: str
     picture: bytes | None
@@ -39,101 +44,101 @@ class Preview(NamedTuple):
 
 
 def renderer() -> str:
-    """How explorers are shown, as the environment has it.
+    """How explorers are displayed: one of `RENDERERS`, from the environment.
 
     Raises:
-        ValueError: If it asks for what there is not.
+        ValueError: If there is no such renderer.
     """
     value = os.environ.get(VARIABLE) or "widget"
     if value not in RENDERERS:
         known = ", ".join(RENDERERS)
-        msg = f"Expected {VARIABLE} to be one of {known}, got {value!r}. Or unset it."
+        msg = f"Expected {VARIABLE} to be one of {known} or unset, got {value!r}."
         raise ValueError(msg)
     return value
 
 
-def forms(look: Preview, kind: str, reason: str = "") -> dict[str, str]:
-    """The look by media type, as outputs of notebooks have it.
+def forms(preview: Preview, kind: str, reason: str = "") -> dict[str, str]:
+    """A preview by media type, as in a notebook's outputs.
 
     Args:
-        look: What to show.
-        kind: One of `RENDERERS`; a widget's is like that of a PNG.
+        preview: What to show.
+        kind: One of `RENDERERS`; ``"widget"`` has the same forms as ``"png"``.
         reason: Why there is no widget.
     """
-    made = {"text/plain": f"{reason}\n{look.text}".strip()}
-    encoded = base64.b64encode(look.picture or b"").decode()
+    data = {"text/plain": f"{reason}\n{preview.text}".strip()}
+    encoded = base64.b64encode(preview.picture or b"").decode()
     if encoded and kind != "none":
-        made["image/png"] = encoded
+        data["image/png"] = encoded
     if kind == "html":
         picture = f'<img src="data:image/png;base64,{encoded}">' if encoded else ""
-        text = html.escape(look.text)
-        made["text/html"] = PAGE.format(reason=reason, text=text, picture=picture)
-    return made
+        text = html.escape(preview.text)
+        data["text/html"] = PAGE.format(reason=reason, text=text, picture=picture)
+    return data
 
 
 class Fallback:
-    """The output beside the widget, in the cell that has last shown it.
+    """The output next to the widget, in the notebook cell that displayed it last.
 
-    It is made when there is first something to show, and replaced from then on.
+    It is created when there is first something to show, and replaced from then on.
 
     Args:
-        look: Tells what can be seen now.
+        preview: Returns the explorer as it is now.
 
     Raises:
-        ValueError: If the environment asks for a renderer that there is not.
+        ValueError: If the environment asks for an unknown renderer.
     """
 
-    def __init__(self, look: Callable[[], Preview]) -> None:
+    def __init__(self, preview: Callable[[], Preview]) -> None:
         self.renderer = renderer()
-        self._look = look
+        self._preview = preview
         self._lock = threading.Lock()
         self._outlet: Callable[[str, dict[str, Any]], None] | None = None
         self._id = ""
-        self._is_made = self._is_answered = False
+        self._is_created = self._is_answered = False
         self._timer: threading.Timer | None = None
 
-    def appears(self) -> None:
-        """The explorer is shown in the cell that is being executed."""
-        self.forget()
-        self._outlet, self._id, self._is_made = outlet(), uuid.uuid4().hex, False
-        hears = self._outlet is not None and self.renderer == "widget"
-        if not hears or self._is_answered:
+    def shown(self) -> None:
+        """The explorer is displayed in the notebook cell that is being executed."""
+        self.stop_waiting()
+        self._outlet, self._id, self._is_created = outlet(), uuid.uuid4().hex, False
+        may_answer = self._outlet is not None and self.renderer == "widget"
+        if not may_answer or self._is_answered:
             return
         self._timer = threading.Timer(PATIENCE, self._nobody_answered)
         self._timer.daemon = True
-        with contextlib.suppress(RuntimeError):  # Where there are no threads.
+        with contextlib.suppress(RuntimeError):  # No thread can be started.
             self._timer.start()
 
     def answered(self) -> None:
-        """A page has loaded the widget, whether or not it is in sight."""
+        """A page has loaded the widget, whether or not it is visible."""
         self._is_answered = True
-        self.forget()
+        self.stop_waiting()
 
-    def forget(self) -> None:
-        """Wait for no answer."""
+    def stop_waiting(self) -> None:
+        """Expect no answer any more."""
         if self._timer is not None:
             self._timer.cancel()
 
     def refresh(self) -> None:
         """Show the run that has just ended."""
-        look = self._look()
-        is_in_the_way = look.picture is None or _shows_both()
-        if self.renderer != "none" and not (self._is_answered and is_in_the_way):
-            self._put(forms(look, self.renderer))
+        preview = self._preview()
+        is_redundant = preview.picture is None or _shows_both()
+        if self.renderer != "none" and not (self._is_answered and is_redundant):
+            self._put(forms(preview, self.renderer))
 
     def _nobody_answered(self) -> None:
-        self._put(forms(self._look(), "html", NO_ANSWER))
+        self._put(forms(self._preview(), "html", NO_ANSWER))
 
     def _put(self, data: dict[str, str]) -> None:
         with self._lock:
             if self._outlet is None:
                 return
-            kind = "update_display_data" if self._is_made else "display_data"
-            self._is_made = True
+            kind = "update_display_data" if self._is_created else "display_data"
+            self._is_created = True
             transient = {"display_id": self._id}
             self._outlet(kind, {"data": data, "metadata": {}, "transient": transient})
 
 
 def _shows_both() -> bool:
-    """Whether this front end hides no picture beside a widget."""
+    """Whether this front end cannot hide a picture next to a widget."""
     return front_end() in ("VS Code", "Google Colab")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from cka_notebook._messages import is_grave
 from cka_notebook._results.result import shared
 
 from .codes import Floats, Header, error_codes, value_codes
@@ -299,7 +300,7 @@ def axes(epoch: int, known: "RunView | CKAResult") -> dict[str, Any]:
         "layers2": list(known.layers2),
         "undefined1": dict(known.undefined1),
         "undefined2": dict(known.undefined2),
-        "notes": list(known.notes),
+        "notes": [{"text": note, "grave": is_grave(note)} for note in known.notes],
     }
 
 

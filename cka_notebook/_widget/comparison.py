@@ -1,8 +1,8 @@
 """What an explorer compares: two models over a loader, or a saved result.
 
 Between runs the models are held weakly, so that ``del model`` frees their memory
-although a notebook's output still holds the explorer. A model that nobody else holds is
-kept: it could not come back.
+although a notebook's output still refers to the explorer. A model without other
+references is kept, because nobody could pass it again.
 """
 
 import contextlib
@@ -30,26 +30,27 @@ from .saved_tree import SIDES, Columns, Side, columns_of, rows_of
 from .source import call_around_layers
 
 RUN_OPTIONS = ("paired", "max_batches", "stop_when_stable", "checkpoint", "callback")
-"""Options of `CKA.compare` that an explorer takes, too."""
+"""Options of `CKA.compare` that an explorer also takes."""
 
 OWN_OPTIONS = ("autostart", "theme")
-"""Options of an explorer alone."""
+"""Options that only an explorer takes."""
 
 NAMES = ("model1_name", "model2_name")
 
 MEMORY_SHARE = 0.7
-"""A run that nobody asked for holds when it would take more of the free memory."""
+"""A run that nobody has asked for pauses if it needs more of the free memory."""
 
 OWN_REFERENCES = 2
-"""A model in a list counts one reference, and looking at the count another."""
+"""References to a model in a list while they are counted: the list and the call."""
 
 
 class Comparison(Protocol):
-    """What an explorer asks of the thing it shows."""
+    """What an explorer needs to know of the thing it shows."""
 
     names: tuple[str, str]
     same: bool
     metric: str
+    is_difference: bool
     tolerance: float | None
     callback: Callback | None
     loader_text: str
@@ -59,24 +60,24 @@ class Comparison(Protocol):
         """The layer trees, as columns for the page."""
 
     def initial(self, side: Side) -> list[str]:
-        """Layers that are chosen when nobody has chosen yet."""
+        """Layers that are chosen at first."""
 
     def choose(self, side: Side, choices: Any) -> list[str]:
         """Names of the chosen layers."""
 
     def prepare(self, metric: str) -> None:
-        """Get hold of what a run needs; RuntimeError if it is gone."""
+        """Get what a run needs; RuntimeError if it is gone."""
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
-        """The engine's running states, in layers that were chosen since, if any."""
+        """The engine's running states; those of a paused run in other layers."""
 
     def too_large(self, estimate: Estimate) -> str | None:
-        """What to say if a run hardly fits into memory."""
+        """A message if a run may not fit into memory."""
 
     def release(self) -> None:
-        """Hold the models weakly until the next run."""
+        """Keep only weak references to the models until the next run."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers."""
@@ -96,6 +97,8 @@ class Live:
         TypeError: If an option is unknown or of the wrong kind.
     """
 
+    is_difference = False
+
     def __init__(
         self,
         model1: nn.Module,
@@ -107,17 +110,17 @@ class Live:
         check_options(options)
         self._loader, self._loader2 = loader, loader2
         self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
-        # The session looks at it after each batch, for it may change during a run.
+        # It may change during a run, so the session checks it after each batch.
         self.tolerance = self._run_options.pop("stop_when_stable", None)
         check_tolerance(self.tolerance)
-        # What the session calls, for its errors are shown and do not end a run.
+        # The session calls it, because its errors are shown and do not end the run.
         self.callback: Callback | None = self._run_options.pop("callback", None)
         check_callback(self.callback)
         self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)
         self.names = self._cka.name1, self._cka.name2
-        # A later run begins elsewhere, where variables have other names.
+        # A later run starts elsewhere, where variables have other names.
         self._options |= dict(zip(NAMES, self.names, strict=True))
         self.same = self._cka.same
         self.metric = self._cka.metric
@@ -132,7 +135,7 @@ class Live:
         self._outputs: dict[Side, Outputs] = {}
 
     def trees(self) -> dict[str, Columns]:
-        """The layer trees as columns; those of the last run when none is going on."""
+        """The layer trees as columns; between runs, those of the last run."""
         if self._cka is not None:
             tree1, tree2 = _trees_of(self._cka).values()
             trees = {"model1": tree1, "model2": tree2}
@@ -141,7 +144,7 @@ class Live:
         return self._trees
 
     def initial(self, side: Side) -> list[str]:
-        """Layers of the constructor's choice, as far as known before a probe."""
+        """The layers that the constructor chose, as far as known before a probe."""
         return self.choose(side, self._first_choices[side])
 
     def choose(self, side: Side, choices: Any) -> list[str]:
@@ -150,62 +153,62 @@ class Live:
         Raises:
             ValueError: If a name or pattern matches nothing, with the nearest names.
         """
-        cka = self._cka  # may be released by another thread
+        cka = self._cka  # Another thread may release it.
         if cka is None:
             return _choose(self._rows[side], choices)
         return choose(_trees_of(cka)[side].rows(side), choices)
 
     def prepare(self, metric: str) -> None:
-        """Get hold of the models.
+        """Create the comparison by this measure.
 
         Raises:
-            RuntimeError: If one is gone.
+            RuntimeError: If a model is gone.
         """
         if self._cka is None or self._cka.metric != metric:
             self._remember()
-            model1, model2 = self._models.held()
+            model1, model2 = self._models.hold()
             cka = CKA(model1, model2, **{**self._options, "metric": metric})
             for side, tree in _trees_of(cka).items():
                 tree.recall(self._outputs[side])
             self._cka = cka
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
-        """The engine's running states, in layers that were chosen since, if any.
+        """The engine's running states.
 
         Args:
-            choices: The layers.
-            kept: What is kept of the run that goes on.
+            choices: The chosen layers by side.
+            paused: A paused run to continue in these layers, or None.
         """
         if self._cka is None:
-            msg = "Expected prepare() before steps()."
+            msg = "Call prepare() before steps()."
             raise RuntimeError(msg)
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices, paused=kept
+            self._loader, self._loader2, **self._run_options, **choices, paused=paused
         )
 
     def too_large(self, estimate: Estimate) -> str | None:
-        """What to say if the Gram matrices of a batch hardly fit into memory."""
-        parameter = next(self._models.held()[0].parameters(), None)
+        """A message if the Gram matrices of a batch may not fit into memory."""
+        parameter = next(self._models.hold()[0].parameters(), None)
         free = free_bytes(parameter.device if parameter is not None else None)
         if free is None or estimate.nbytes <= MEMORY_SHARE * free:
             return None
         return (
             f"{estimate.layers} layers and batches of {estimate.examples} examples "
-            f"take about {size(estimate.nbytes)}, and {size(free)} are free. Choose "
-            "fewer layers or a smaller batch_size, or resume."
+            f"need about {size(estimate.nbytes)}, but only {size(free)} is free. "
+            "Choose fewer layers or a smaller batch_size, or resume to run anyway."
         )
 
     def release(self) -> None:
-        """Hold the models weakly until the next run."""
+        """Keep only weak references to the models until the next run."""
         self.trees()
         self._remember()
         self._cka = None
         self._models.release()
 
     def _remember(self) -> None:
-        """Keep of the layer trees what holds no model: rows and outputs."""
+        """Keep those parts of the layer trees that hold no model: rows and outputs."""
         if self._cka is not None:
             trees = _trees_of(self._cka)
             rows = {side: tree.rows(side) for side, tree in trees.items()}
@@ -215,8 +218,8 @@ class Live:
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers.
 
-        Its variables are called as the arguments of the explorer. Where a checkpoint is
-        on this machine is nothing to hand on, and changes no number.
+        Its variables have the names of the explorer's arguments. The path of a
+        checkpoint is left out: it is private to this machine, and changes no number.
         """
         models = ["model1"] if self.same else ["model1", "model2"]
         loaders = ["loader"] if self._loader2 is None else ["loader", "loader2"]
@@ -238,14 +241,14 @@ class Saved:
         self.names = result.name1, result.name2
         self.same = False
         self.metric = result.metric
-        self._is_difference = result.is_difference
+        self.is_difference = result.is_difference
         self._layers: dict[Side, list[str]] = {
             "layers1": list(result.layers1),
             "layers2": list(result.layers2),
         }
 
     def trees(self) -> dict[str, Columns]:
-        """The trees that the names of the layers span."""
+        """The trees that the layers' names imply."""
         return {
             "model1": columns_of(self.names[0], self._layers["layers1"]),
             "model2": columns_of(self.names[1], self._layers["layers2"]),
@@ -261,35 +264,35 @@ class Saved:
         return _choose(rows_of(title, self._layers[side], side), choices)
 
     def prepare(self, metric: str) -> None:
-        """Nothing can be computed.
+        """Refuse: there are no models.
 
         Raises:
             RuntimeError: Always.
         """
         msg = (
-            f"Expected models to compare by {metric}, got a saved result. Make an "
+            f"Expected models to compute {metric} from, got a saved result. Create an "
             "explorer with CKAExplorer(model1, model2, loader)."
         )
         raise RuntimeError(msg)
 
     def steps(
-        self, choices: Mapping[Side, Any], kept: PausedRun | None = None
+        self, choices: Mapping[Side, Any], paused: PausedRun | None = None
     ) -> Generator[RunView, None, None]:
-        """Nothing, likewise."""
-        del choices, kept
+        """No states: nothing to compute."""
+        del choices, paused
         yield from ()
 
     def too_large(self, estimate: Estimate) -> None:
-        """Never, likewise."""
+        """Never: no run."""
         del estimate
 
     def release(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to release."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, if there is one."""
-        if self._is_difference:
-            return []  # of two comparisons
+        if self.is_difference:
+            return []  # It takes two calls.
         names = dict(zip(NAMES, self.names, strict=True))
         run = {"stop_when_stable": tolerance}
         options = {**names, "metric": metric}
@@ -308,23 +311,23 @@ def _choose(rows: Rows, choices: Any) -> list[str]:
 
 
 class _Models:
-    """The models: strongly held during a run, weakly afterwards."""
+    """References to the models: strong during a run, weak afterwards."""
 
     def __init__(self, *models: nn.Module) -> None:
         self._kinds = [type(model).__name__ for model in models]
         self._weak = [weakref.ref(model) for model in models]
         self._strong = list({id(model): model for model in models}.values())
 
-    def held(self) -> list[nn.Module]:
-        """The models, which are held again from here on."""
+    def hold(self) -> list[nn.Module]:
+        """The models, with strong references from now on."""
         models = [reference() for reference in self._weak]
         for number, (model, kind) in enumerate(
             zip(models, self._kinds, strict=True), 1
         ):
             if model is None:
                 msg = (
-                    f"Expected model{number} ({kind}) to exist still, and it was "
-                    "deleted after the last run. Make a new CKAExplorer."
+                    f"Expected model{number} ({kind}) to be alive, but it was deleted "
+                    "after the last run. Create a new CKAExplorer."
                 )
                 raise RuntimeError(msg)
         found = [model for model in models if model is not None]
@@ -332,17 +335,17 @@ class _Models:
         return found
 
     def release(self) -> None:
-        """Keep only what nobody else holds."""
+        """Drop the strong references, except to models without any other."""
         for place in reversed(range(len(self._strong))):
             if sys.getrefcount(self._strong[place]) > OWN_REFERENCES:
                 del self._strong[place]
 
 
 def check_options(options: Iterable[str]) -> None:
-    """Refuse unknown keywords.
+    """Refuse unknown options.
 
     Raises:
-        TypeError: With the allowed ones.
+        TypeError: With the known options.
     """
     signature = list(inspect.signature(CKA).parameters)[2:]
     allowed = sorted({*signature, *RUN_OPTIONS, *OWN_OPTIONS})
@@ -356,7 +359,7 @@ def check_options(options: Iterable[str]) -> None:
 
 
 def describe_loader(loader: Iterable[Any]) -> str:
-    """A loader in a few words, without addresses.
+    """A loader in a few words, without memory addresses.
 
     Example:
         >>> describe_loader([1, 2, 3])
@@ -374,7 +377,7 @@ def describe_loader(loader: Iterable[Any]) -> str:
 
 
 def free_bytes(device: torch.device | None) -> int | None:
-    """Free memory of a device, None meaning the CPU; None where it cannot be told."""
+    """Free bytes on a device (None: the CPU); None if unknown."""
     if device is not None and device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     with contextlib.suppress(OSError, StopIteration):

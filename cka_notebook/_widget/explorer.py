@@ -1,15 +1,13 @@
-"""`CKAExplorer`: the widget, with what users call and what its page says.
+"""`CKAExplorer`: the widget, with the methods that users call.
 
-Synced traits flow from the kernel to the page only; the page speaks by custom messages,
-which may arrive in any thread, so they only give orders or wait in a queue for a thread
-of their own. ``protocol.ts`` is the other half of this file.
+Synced traits flow from the kernel to the page only; the page sends custom messages,
+which `PageMessages` handles. ``protocol.ts`` is the other half of this file.
 """
 
 import contextlib
 import functools
-import math
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,10 +17,10 @@ from ipywidgets import widget_serialization
 
 from cka_notebook import _figures, metrics
 from cka_notebook._engine.cka import check_tolerance
-from cka_notebook._figures.png import png
-from cka_notebook._messages import counted, metric_title
+from cka_notebook._messages import metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
+from cka_notebook._notebook.preview import checked_color_range, preview, summary
 from cka_notebook._notebook.variables import names_of
 from cka_notebook._page import html
 from cka_notebook._page.frames import Progress
@@ -37,9 +35,9 @@ from cka_notebook._page.runtime import (
 from cka_notebook._results.result import CKAResult
 
 from .comparison import NAMES, Comparison, Live, Saved
-from .mailbox import Mailbox
+from .mailbox import CHOICES, PageMessages
 from .saved_tree import SIDES, side_of, unknown_layer
-from .session import Session, words
+from .session import Session
 from .source import with_layers
 from .worker import CallerContext
 
@@ -47,12 +45,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-PROTOCOL = 2
+PROTOCOL = 3
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
 THEMES = ("auto", "light", "dark")
-CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
-"""Traits that a page may ask to be set."""
-
 PAGE_TRAITS = (
     *("_protocol", "_key", "_meta", "_trees", "_figure", "_axes", "_message", "status"),
     *("_code", "stop_when_stable", "theme"),
@@ -63,7 +58,7 @@ PAGE_TRAITS = (
 
 
 class _Choice(traitlets.Any):
-    """Whatever chooses layers; None does, too, so that it is looked at."""
+    """Whatever chooses layers. The validator replaces None by ``"auto"``."""
 
     allow_none = False
 
@@ -71,9 +66,9 @@ class _Choice(traitlets.Any):
 class CKAExplorer(anywidget.AnyWidget):
     """Compares the layers of two models, live in a notebook.
 
-    The last expression of a cell, it shows itself and starts: the map of CKA values
-    sharpens with every batch, and clicks, choices and buttons work meanwhile, because
-    the work is done in a thread of its own. The models are left as they were found.
+    As the last expression of a notebook cell it displays itself and starts. The map of
+    CKA values sharpens with every batch; the page stays responsive because the run has
+    its own thread. The models are left as they were found.
 
     Args:
         model1: The model of the rows.
@@ -81,20 +76,20 @@ class CKAExplorer(anywidget.AnyWidget):
             itself in one forward pass per batch.
         loader: Batches, as `CKA.compare` takes them. Each goes to both models.
         loader2: Other inputs for model 2, of the same examples in the same order.
-        autostart: Start when shown. A run that would take longer than two minutes, or
-            most of the free memory, holds and waits for its Resume button or `run`.
-        theme: ``"light"``, ``"dark"``, or ``"auto"``: as the page around is.
+        autostart: Start when shown. A run that would take more than two minutes or most
+            of the free memory pauses itself until Resume is pressed or `run` is called.
+        theme: ``"light"``, ``"dark"``, or ``"auto"``: follow the surrounding page.
         cka_options: Options of `CKA` (``model1_layers``, ``device``, ``pool``, ...) and
             ``paired``, ``max_batches``, ``stop_when_stable``, ``checkpoint``,
-            ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` are, if
-            not given, those of the variables that hold the models where this is called.
-            The callback is called in the thread of the run. StopIteration from it ends
-            the run; another exception is shown, once, and the run goes on.
+            ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` default
+            to the names of the caller's variables. The callback is called in the thread
+            of the run. StopIteration ends the run; the first other exception is shown,
+            and the run continues.
 
     Raises:
         TypeError: If an option is unknown or of the wrong kind.
         ValueError: If a layer does not exist.
-        TraitError: If there is no such theme.
+        TraitError: If the theme is unknown.
 
     Example:
         >>> from torch import nn, randn
@@ -119,18 +114,18 @@ class CKAExplorer(anywidget.AnyWidget):
     focus = traitlets.Tuple(
         traitlets.Unicode(), traitlets.Unicode(), default_value=None, allow_none=True
     ).tag(sync=True)
-    """The pair ``(layer1, layer2)`` that is looked at, or None."""
+    """The selected pair ``(layer1, layer2)``, or None."""
     metric = traitlets.Unicode("cka").tag(sync=True)
-    """Name of the measure. A run starts again when it changes."""
+    """Name of the measure. A run starts over when it changes."""
     palette = traitlets.Enum(tuple(_figures.PALETTES), "magma").tag(sync=True)
     """Colors of the map."""
     color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
     """Values of the first and the last color, or ``"fit"``."""
     theme = traitlets.Enum(THEMES, THEMES[0]).tag(sync=True)
-    """``"light"``, ``"dark"``, or ``"auto"``: as the page around is."""
+    """``"light"``, ``"dark"``, or ``"auto"``: follow the surrounding page."""
 
     stop_when_stable = traitlets.Float(None, allow_none=True).tag(sync=True)
-    """A run ends when no standard error is above it; None lets it end by itself."""
+    """A run ends when no standard error is above this; None reads the whole loader."""
 
     _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
@@ -173,95 +168,72 @@ class CKAExplorer(anywidget.AnyWidget):
             theme: As above.
 
         Raises:
-            TypeError: If it is no result, but a path to one, say.
-            TraitError: If there is no such theme.
+            TypeError: If it is not a result, but a path to one, for example.
+            TraitError: If the theme is unknown.
         """
         given: object = result
         if not isinstance(given, CKAResult):
             msg = (
-                f"Expected a CKAResult, got {given!r}. CKAResult.load(path) makes one "
-                "of a file."
+                f"Expected a CKAResult, got {given!r}. To load one from a file, use "
+                "CKAResult.load(path)."
             )
             raise TypeError(msg)
         explorer = cls.__new__(cls)
         saved = Saved(result)
         explorer._set_up(saved, autostart=False, theme=theme)  # noqa: SLF001 a constructor
-        explorer._session.show_saved(result)  # noqa: SLF001 likewise
+        explorer._session.show_saved(result)  # noqa: SLF001 a constructor
         if result.is_difference:
             explorer.palette, explorer.color_range = _figures.DIVERGING, "fit"
         return explorer
 
     def _set_up(self, comparison: Comparison, *, autostart: bool, theme: str) -> None:
-        self._still = Fallback(self._look)
+        self._fallback = Fallback(self._preview)
         self._autostart = autostart
-        self._appeared = False
         self._session = Session(comparison, self._put, self.send)
-        self._desk = Mailbox(self._handle)
-        super().__init__(**self._first_traits(comparison), theme=theme)
+        self._messages = PageMessages(
+            self._session, self.send, self.set_trait, self._answered
+        )
+        traits = self._session.first_traits()
+        super().__init__(**_page_traits(), **traits, theme=theme)
         self._session.chosen.clear()
-        self.on_msg(self._receive)
+        self.on_msg(lambda _, content, __: self._messages.receive(content))
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
         self.observe(self._take_status, "status")
         self.observe(self._take_tolerance, "stop_when_stable")
         cell.supersede(self)
 
-    def _first_traits(self, comparison: Comparison) -> dict[str, Any]:
-        name1, name2 = comparison.names
-        return {
-            "_key": uuid.uuid4().hex,
-            "_runtime": shared_runtime(),
-            "_figure": _figure(),
-            "_trees": comparison.trees(),
-            "_meta": {
-                "name1": name1,
-                "name2": name2,
-                "bokeh": BOKEH_VERSION,
-                "loader": comparison.loader_text,
-                "self": comparison.same,
-                "computes": not self._session.is_saved,
-            },
-            "_code": comparison.code(comparison.metric, comparison.tolerance),
-            "metric": comparison.metric,
-            "stop_when_stable": comparison.tolerance,
-            "layers1": comparison.initial("layers1"),
-            "layers2": comparison.initial("layers2"),
-        }
-
     # What users call
 
     def run(self, *, block: bool = False) -> None:
-        """Start, resume, or start again when the last run has ended.
+        """Start or resume the run; after its end, start a new one.
 
         Args:
             block: Work in the calling thread and return at the end. For scripts, and
-                for front ends that do not hear other threads.
+                for front ends that cannot receive messages from other threads.
 
         Raises:
             RuntimeError: If the models are gone, or there is nothing to compute.
         """
-        self._session.runs.surroundings = CallerContext.here()
+        self._session.runs.context = CallerContext.current()
         self._session.runs.start(block=block)
 
     def pause(self) -> None:
-        """Hold after the current batch; `run` and `resume` go on."""
-        if self._session.runs.live is not None:
-            self._session.runs.live.pause()
+        """Pause after the current batch."""
+        self._session.runs.pause()
 
     def resume(self) -> None:
-        """Go on after a pause."""
-        self._session.runs.go_on()
+        """Continue a paused run."""
+        self._session.runs.resume()
 
     def stop(self) -> None:
-        """End after the current batch; the result so far is kept."""
-        if self._session.runs.live is not None:
-            self._session.runs.live.stop()
+        """Stop after the current batch and keep the result so far."""
+        self._session.runs.stop()
 
     def wait(self, timeout: float | None = None) -> "CKAResult | None":
-        """Wait for the end of the run, which is started if there was none.
+        """Wait until the run has ended; start one if there is none.
 
-        An interrupt stops the run after the current batch, and the result so far is
-        kept.
+        An interrupt stops the run after the current batch and keeps the result so far.
 
         Args:
             timeout: Seconds to wait at most, or None.
@@ -270,25 +242,25 @@ class CKAExplorer(anywidget.AnyWidget):
             The result; None if the run was stopped before its first batch.
 
         Raises:
-            TimeoutError: If the run has not ended by then. It goes on.
-            RuntimeError: If the run's own thread, in a callback say, would wait for
-                itself.
+            TimeoutError: If the run has not ended by then. It is not stopped.
+            RuntimeError: If called in the run's own thread, as in a callback, where it
+                would wait for itself.
         """
         session = self._session
         if session.is_saved and session.runs.untouched:
             return session.result
         worker = session.runs.wait(timeout)
         if worker is None:
-            raise TimeoutError(self._not_yet(timeout))
+            raise TimeoutError(self._where_it_is(timeout))
         if worker.outcome == "error" and worker.error is not None:
             raise worker.error
         return session.result
 
     def close(self) -> None:
-        """Stop the run and free what the page holds. `result` stays."""
-        if hasattr(self, "_session"):  # It lacks where the constructor has raised.
+        """Stop the run and free the memory of the page. `result` stays."""
+        if hasattr(self, "_session"):  # Not if the constructor has raised.
             self.stop()
-            self._still.forget()
+            self._fallback.stop_waiting()
         if self.comm is not None:
             self.layout.close()
         super().close()
@@ -313,19 +285,19 @@ class CKAExplorer(anywidget.AnyWidget):
     def save_html(self, path: str | Path) -> None:
         """Write one self-contained file: hover, zoom and trends work without a network.
 
-        It is light, unless `theme` is ``"dark"``.
+        The page is light unless `theme` is ``"dark"``.
 
         Args:
-            path: Where to; a file that is there is replaced.
+            path: File to write; an existing one is replaced.
         """
         name1, name2 = self._session.comparison.names
         theme = "dark" if self.theme == "dark" else "light"
-        still = self._session.still()
-        state = {**self.get_state(PAGE_TRAITS), **still, "theme": theme}
-        if state["_snapshot"] is not None:
-            state |= self._session.frames.with_whole_history(state["_snapshot"])
+        snapshot = self._session.snapshot()
+        traits = {**self.get_state(PAGE_TRAITS), **snapshot, "theme": theme}
+        if traits["_snapshot"] is not None:
+            traits |= self._session.frames.with_whole_history(traits["_snapshot"])
         page = html.page(
-            state,
+            traits,
             title=f"{metric_title(self.metric)} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
@@ -337,58 +309,39 @@ class CKAExplorer(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         name1, name2 = self._session.comparison.names
-        rows, columns = len(self.layers1), len(self.layers2)
-        text = f"CKAExplorer({name1} x {name2}, {rows} x {columns} layers"
-        result = self._session.ended_result
-        if result is None:
-            return f"{text})"
-        low, high = _extremes(result)
-        return (
-            f"{text}, {result.metric} {low:.2f} to {high:.2f}, {result.examples} "
-            f"examples in {counted(result.batches, 'batch')})"
-        )
+        size = f"{len(self.layers1)} x {len(self.layers2)} layers"
+        return summary(f"{name1} x {name2}, {size}", self._session.ended_result)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        if self._still.renderer != "widget":
+        if self._fallback.renderer != "widget":
             data = {}
-        data |= forms(self._look(), self._still.renderer)
-        self._session.runs.surroundings = CallerContext.here()
-        self._still.appears()
-        self._appear()
+        data |= forms(self._preview(), self._fallback.renderer)
+        self._session.runs.context = CallerContext.current()
+        self._fallback.shown()
+        self._session.shown(autostart=self._autostart)
         return data, metadata
 
-    def _look(self) -> Preview:
+    def _preview(self) -> Preview:
         result = self._session.ended_result
-        if result is None:
-            return Preview(repr(self), None)
-        matrix, limits = result.matrix.numpy(), self.color_range
-        if limits == "fit":
-            limits = _figures.fitted_range(matrix, self.palette)
-        colors = _figures.PALETTES[self.palette]
-        greyed = _figures.exact_cells(
-            matrix, result.stderr.numpy(), is_difference=result.is_difference
-        )
-        picture = png(matrix, colors, limits, greyed=greyed, is_fallback=True)
-        return Preview(repr(self), picture)
+        return preview(repr(self), result, self.palette, self.color_range)
 
-    def _not_yet(self, timeout: float | None) -> str:
+    def _where_it_is(self, timeout: float | None) -> str:
         done = self.progress
         total = "an unknown number" if done.total is None else done.total
         return (
-            f"Expected the run to end within {timeout} s, and it is {self.status} at "
-            f"batch {done.batches} of {total}. It goes on: wait again, or stop()."
+            f"Expected the run to end within {timeout} s, but it is {self.status} at "
+            f"batch {done.batches} of {total}. It has not been stopped: call wait() "
+            "again, or stop()."
         )
 
-    # Choices in
+    # Choices
 
     @traitlets.validate("layers1", "layers2")
     def _check_layers(self, proposal: Any) -> list[str]:
         choices = "auto" if proposal["value"] is None else proposal["value"]
-        try:
+        with _as_trait_errors():
             return self._session.choose(proposal["trait"].name, choices)
-        except (ValueError, TypeError) as error:
-            raise traitlets.TraitError(str(error)) from error
 
     @traitlets.validate("focus")
     def _check_focus(self, proposal: Any) -> Any:
@@ -408,140 +361,35 @@ class CKAExplorer(anywidget.AnyWidget):
 
     @traitlets.validate("stop_when_stable")
     def _check_tolerance(self, proposal: Any) -> Any:
-        try:
+        with _as_trait_errors():
             check_tolerance(proposal["value"])
-        except ValueError as error:
-            raise traitlets.TraitError(str(error)) from error
         return proposal["value"]
 
     @traitlets.validate("color_range")
     def _check_color_range(self, proposal: Any) -> Any:
-        value = proposal["value"]
-        if isinstance(value, str) and value == "fit":
-            return value
-        with contextlib.suppress(TypeError, ValueError):
-            low, high = (float(end) for end in value)
-            if low < high and math.isfinite(low) and math.isfinite(high):
-                return [low, high]
-        msg = (
-            "Expected `color_range` to be 'fit' or two numbers, the lower first, got "
-            f"{value!r}."
-        )
-        raise traitlets.TraitError(msg)
+        with _as_trait_errors():
+            return checked_color_range(proposal["value"])
 
     def _take_layers(self, change: Any) -> None:
         self._session.layers_changed(change["name"], change["new"])
 
     def _take_metric(self, change: Any) -> None:
         self._session.metric_changed(change["new"])
-        self._tell_code()
 
     def _take_tolerance(self, change: Any) -> None:
-        self._session.tolerance = change["new"]
-        self._tell_code()
-
-    def _tell_code(self) -> None:
-        comparison = self._session.comparison
-        self._put({"_code": comparison.code(self.metric, self.stop_when_stable)})
+        self._session.tolerance_changed(change["new"])
 
     def _take_status(self, change: Any) -> None:
         if change["new"] in ("done", "stopped", "error"):
-            self._still.refresh()
+            self._fallback.refresh()
 
-    # What the page says
+    # The page
 
-    def _receive(self, _: Any, content: Any, __: Any) -> None:
-        """Take a message in whatever thread it comes: obey, or leave it on the desk."""
-        if not isinstance(content, Mapping):
-            return
-        what = content.get("kind"), content.get("name")
-        if what == ("command", "pause"):
-            self.pause()
-        elif what == ("command", "stop"):
-            self.stop()
-        elif what[0] == "ack":
-            self._acknowledged(content)
-        else:
-            self._desk.put(content)
-
-    def _acknowledged(self, content: Mapping[str, Any]) -> None:
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            page, views = str(content["page"]), int(content["views"])
-            epoch, seq = int(content["epoch"]), int(content["seq"])
-            self._session.frames.publisher.acknowledge(page, views, epoch, seq)
-
-    def _handle(self, content: Mapping[str, Any]) -> None:
-        """Do what a message asks; what goes wrong is shown to who asked."""
-        handlers: dict[str, Callable[[Mapping[str, Any]], None]] = {
-            "ready": self._on_ready,
-            "command": self._on_command,
-            "layers": self._on_choice,
-            "focus": self._on_choice,
-            "view": self._on_choice,
-            "tolerance": self._on_tolerance,
-            "need_bokeh": self._on_need_bokeh,
-            "need_code": self._on_need_code,
-        }
-        handler = handlers.get(str(content.get("kind")))
-        try:
-            if handler is not None:
-                handler(content)
-        except Exception as error:
-            self._session.say("error", words(error))
-
-    def _on_ready(self, content: Mapping[str, Any]) -> None:
-        page, views = str(content.get("page")), int(content.get("views") or 0)
-        frames, runs = self._session.frames, self._session.runs
-        frames.publisher.hear(page, views)
-        self._still.answered()
+    def _answered(self, views: int) -> None:
+        """A page has loaded the widget, and shows this many views of it."""
+        self._fallback.answered()
         if views:
-            self._appear()
-        only_probes = runs.live is not None and runs.live.only_probe
-        history = None if only_probes else frames.history_message()
-        if history is not None:
-            self.send(*history)
-        if runs.live is not None and not only_probes:
-            frames.publisher.greet(page, views)
-
-    def _on_command(self, content: Mapping[str, Any]) -> None:
-        runs = self._session.runs
-        orders: dict[str, Callable[[], object]] = {
-            "run": runs.start,
-            "resume": runs.go_on,
-            "restart": self._session.restart,
-        }
-        order = orders.get(str(content.get("name")))
-        if order is not None:
-            order()
-
-    def _on_choice(self, content: Mapping[str, Any]) -> None:
-        for name in CHOICES:
-            if name in content:
-                setattr(self, name, content[name])
-
-    def _on_tolerance(self, content: Mapping[str, Any]) -> None:
-        value = content.get("value")
-        self.stop_when_stable = None if value is None else float(value)
-
-    def _on_need_bokeh(self, _: Mapping[str, Any]) -> None:
-        version = BOKEH_VERSION
-        self.send({"kind": "bokehjs", "version": version}, [bokehjs_gz()])
-
-    def _on_need_code(self, _: Mapping[str, Any]) -> None:
-        self.send({"kind": "code", "code": page_code()})
-
-    def _appear(self) -> None:
-        """Start, or only probe, when first shown."""
-        first, self._appeared = not self._appeared, True
-        session = self._session
-        if not first or session.is_saved or not session.runs.untouched:
-            return
-        if self._autostart or not session.comparison.one_shot:
-            auto = self._autostart
-            with contextlib.suppress(RuntimeError):  # The page shows its words.
-                session.runs.start(cautious=auto, only_probe=not auto)
-
-    # What the page is told
+            self._session.shown(autostart=self._autostart)
 
     def _put(self, traits: Mapping[str, Any]) -> None:
         """Set traits, in this order."""
@@ -564,11 +412,29 @@ def _leave_replies_to_the_page(comm: Any) -> None:
     """Let the page's next message go to any free thread of the kernel.
 
     ipykernel 7.4 notes on the comm which shell has sent last and routes the page's
-    messages there, which is the main shell, blocked while a cell runs. Without the
-    note they go to a subshell, as the page asks. An optimization, not a promise: other
-    versions have no such note.
+    messages there, which is the main shell, blocked while a notebook cell runs. Without
+    the note they go to a subshell, as the page asks. This is an optimization on which
+    nothing depends: other versions have no such note.
     """
     getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+
+
+@contextlib.contextmanager
+def _as_trait_errors() -> Iterator[None]:
+    """Turn the errors of a check into those that traitlets expects."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise traitlets.TraitError(str(error)) from error
+
+
+def _page_traits() -> dict[str, Any]:
+    """Traits that do not depend on what is compared."""
+    return {
+        "_key": uuid.uuid4().hex,
+        "_runtime": shared_runtime(),
+        "_figure": _figure(),
+    }
 
 
 @functools.cache
@@ -581,9 +447,3 @@ def _names(*models: "nn.Module | None") -> dict[str, str]:
     """Names of the models after the caller's variables, as options of `CKA`."""
     found = zip(NAMES, names_of(*models), models, strict=True)
     return {k: name for k, name, model in found if name and model is not None}
-
-
-def _extremes(result: "CKAResult") -> tuple[float, float]:
-    """Smallest and largest value."""
-    known = result.matrix[result.matrix.isfinite()]
-    return (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)

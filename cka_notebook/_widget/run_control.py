@@ -11,53 +11,53 @@ if TYPE_CHECKING:
 
 
 class Host(Watcher, Protocol):
-    """Who wants things computed, and is told about it."""
+    """What requests runs, and is told about them."""
 
     def prepare(self) -> None:
         """Raise RuntimeError if nothing can be computed."""
 
     def steps(self) -> Generator["RunView", None, None]:
-        """The engine's running states, for what is chosen now."""
+        """The engine's running states, for the current choices."""
 
     def starts(self) -> None:
-        """A run was ordered; it is about to begin."""
+        """A run was requested and is about to start."""
 
 
 class RunControl:
-    """Starts workers, and passes orders to the one that is at work.
+    """Creates workers, and passes requests to the one at work.
 
     Args:
-        host: Is told what happens.
+        host: What the workers report to.
 
     Attributes:
-        surroundings: Torch's thread-local state that workers begin with.
-        cautious: Nobody has asked for the run, so it may hold when it takes long.
-        stale: What was chosen in a pause that the run does not compute.
+        context: Torch's thread-local state that workers start with.
+        cautious: Nobody has asked for the run, so it may pause itself if it is long.
+        stale: Choices made in a pause that the run does not compute yet.
     """
 
     def __init__(self, host: Host) -> None:
-        self.surroundings = CallerContext.here()
+        self.context = CallerContext.current()
         self.cautious = False
         self.stale: set[str] = set()
         self._host = host
-        self._guard = threading.RLock()
+        self._lock = threading.RLock()
         self._worker: Worker | None = None
 
     @property
     def live(self) -> Worker | None:
         """The worker of a run that has not ended."""
         worker = self._worker
-        return None if worker is None or worker.ended.is_set() else worker
+        return None if worker is None or worker.has_ended else worker
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing was started yet but a probe."""
+        """Whether nothing has been started yet, except for a probe."""
         return self._worker is None or self._worker.only_probe
 
     def start(
         self, *, block: bool = False, cautious: bool = False, only_probe: bool = False
     ) -> None:
-        """Go on with the run, or start a new one when the last has ended.
+        """Resume the run, or start a new one if the last has ended.
 
         Args:
             block: Work in the calling thread, and return at the end.
@@ -65,49 +65,58 @@ class RunControl:
             only_probe: Run the models on a few examples, for shapes and layers.
 
         Raises:
-            RuntimeError: If nothing can be computed, or if called by the very thread
-                whose run is ending.
+            RuntimeError: If nothing can be computed, or if called in the thread of a
+                run that is ending.
         """
-        with self._guard:
-            if self.go_on():
-                worker, fresh = self._worker, False
-            else:
+        with self._lock:
+            new = None
+            if not self.resume():
                 self._host.prepare()
-                worker, fresh = self._new(only_probe=only_probe), True
+                new = self._new_worker(only_probe=only_probe)
                 self.cautious, self.stale = cautious, set()
-        if worker is None:
-            return
-        if not fresh:
+        if new is None:
             if block:
                 self.wait(None)
             return
         if not only_probe:
             self._host.starts()
         if block:
-            worker.work()
+            new.work()
         else:
-            worker.start()
+            new.start()
 
-    def go_on(self) -> bool:
-        """Let the run go on, with what was chosen meanwhile; False if there is none."""
+    def pause(self) -> None:
+        """Pause the run, if there is one, after the current batch."""
+        worker = self.live
+        if worker is not None:
+            worker.pause()
+
+    def resume(self) -> bool:
+        """Resume the run, with what was chosen since; False if there is none."""
         worker = self.live
         if worker is None:
             return False
         stale, self.stale, self.cautious = self.stale, set(), False
-        probing = worker.only_probe
-        going = worker.restart() if stale else worker.go()
-        if going and probing:
+        only_probed = worker.only_probe
+        continues = worker.restart() if stale else worker.resume()
+        if continues and only_probed:
             self._host.starts()
-        return going
+        return continues
 
     def restart(self) -> None:
-        """Begin again from zero, whether or not a run goes on."""
+        """Start over, whether or not there is a run."""
         worker = self.live
         if worker is None or worker.only_probe or not worker.restart():
             self.start()
 
+    def stop(self) -> None:
+        """Stop the run, if there is one, after the current batch."""
+        worker = self.live
+        if worker is not None:
+            worker.stop()
+
     def wait(self, timeout: float | None) -> Worker | None:
-        """Wait for the end of the run, starting one if there was none.
+        """Wait until the run has ended; start one if there is none.
 
         An interrupt stops the run after the current batch.
 
@@ -118,33 +127,33 @@ class RunControl:
             RuntimeError: If called in the thread of the run.
         """
         worker = self._worker
-        held_back = worker is not None and self.cautious and worker.paused
-        if self.untouched or held_back:
+        paused_itself = worker is not None and self.cautious and worker.is_pausing
+        if self.untouched or paused_itself:
             self.start()
         self.cautious = False
         worker = self._worker
-        if worker is not None and worker.is_here and not worker.ended.is_set():
+        if worker is None:
+            return None
+        if worker.is_here and not worker.has_ended:
             msg = (
-                "Expected to wait in another thread than that of the run, which would "
-                "wait for itself. In a callback, `result` is what there is so far."
+                "Cannot wait in the run's own thread: it would wait for itself. In a "
+                "callback, use `result` for the values so far."
             )
             raise RuntimeError(msg)
         try:
-            ended = worker is not None and worker.wait(timeout)
+            return worker if worker.wait(timeout) else None
         except KeyboardInterrupt:
-            if worker is not None:
-                worker.stop()
-                worker.wait(None)
+            worker.stop()
+            worker.wait(None)
             raise
-        return worker if ended else None
 
-    def _new(self, *, only_probe: bool) -> Worker:
+    def _new_worker(self, *, only_probe: bool) -> Worker:
         last = self._worker
         if last is not None:
-            if last.is_here and not last.ended.is_set():
+            if last.is_here and not last.has_ended:
                 msg = (
-                    "Expected the last run to have ended, and it is ending in this "
-                    "very thread. Call run() from another one."
+                    "Cannot start a run from the thread of the run that is ending. "
+                    "Call run() from another thread."
                 )
                 raise RuntimeError(msg)
             last.wait(None)
@@ -152,7 +161,7 @@ class RunControl:
             self._host.steps,
             self._host,
             epoch=last.epoch + 1 if last is not None else 1,
-            surroundings=self.surroundings,
+            context=self.context,
             only_probe=only_probe,
         )
         return self._worker

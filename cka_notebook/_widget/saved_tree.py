@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cka_notebook._messages import did_you_mean
+from cka_notebook._messages import Reason, did_you_mean
 from cka_notebook._models.choice import PRESETS, Row, Rows
 
 Side = str
@@ -11,7 +11,7 @@ SIDES = ("layers1", "layers2")
 """The two traits that hold choices of layers: rows, columns."""
 Columns = Mapping[str, Any]
 
-MISSING = "not in the result"
+MISSING = Reason("not in the result", "not_in_result")
 """Why a module that only contains layers of the result cannot be chosen."""
 
 
@@ -36,6 +36,7 @@ def columns_of(title: str, layers: list[str]) -> Columns:
         "params": [0] * len(names),
         "shape": [None] * len(names),
         "reason": [None if name in order else MISSING for name in names],
+        "code": [None if name in order else MISSING.code for name in names],
         "order": [order.get(name) for name in names],
         "presets": dict.fromkeys(PRESETS, chosen),
     }

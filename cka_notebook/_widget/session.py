@@ -1,26 +1,21 @@
-"""What goes on behind one explorer: its runs, what they tell, what its page is told.
+"""State behind one explorer: it forwards run events to the page.
 
-The session turns what a worker reports into traits and frames. It works in whatever
-thread the worker does, and writes traits only through the function it was given.
+A session works in whatever thread the worker does, and sets traits only through the
+function that it was given.
 """
 
+import contextlib
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from cka_notebook._engine.added_layers import (
-    OtherBatchesError,
-    PausedRun,
-    extended,
-    missing,
-)
-from cka_notebook._engine.borrowed import lent
-from cka_notebook._engine.estimate import about
-from cka_notebook._messages import counted
+from cka_notebook._messages import error_text
 from cka_notebook._page.frames import NO_SNAPSHOT, Frames, Progress, axes
 from cka_notebook._page.publisher import Send
+from cka_notebook._page.runtime import BOKEH_VERSION
 
+from .checks import Checks
 from .comparison import Comparison, Saved
+from .reuse import Reuse
 from .run_control import RunControl
 from .saved_tree import SIDES, Side
 from .worker import Outcome, Worker
@@ -29,23 +24,11 @@ if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
-READ_ONCE = (
-    "This loader can be read only once, so all layers are computed over the batches "
-    "that are left."
-)
-OTHER_BATCHES = (
-    "The loader gives other batches than before, so all layers are computed from the "
-    "start."
-)
-
-LONG_RUN = 120.0
-"""A run that nobody asked for holds when it would take more seconds than this."""
-
 Put = Callable[[Mapping[str, Any]], None]
 
 
 class Session:
-    """The host of the workers of one explorer.
+    """The host of one explorer's runs.
 
     Args:
         comparison: What is compared.
@@ -54,12 +37,12 @@ class Session:
 
     Attributes:
         comparison: What is compared.
-        runs: The workers, one after the other.
-        frames: What of a run goes to the page.
+        runs: The runs, one after the other.
+        frames: The part of a run's state that the page draws.
         metric: Name of the measure that the next epoch computes.
-        chosen: Choices of layers made since the explorer was, by side.
+        chosen: Choices of layers made in the explorer's lifetime, by side.
         computing: Layers of the current epoch's frames, by side.
-        tolerance: End when no standard error is above it, or None.
+        tolerance: Standard error below which a run ends, or None.
     """
 
     def __init__(self, comparison: Comparison, put: Put, send: Send) -> None:
@@ -71,18 +54,41 @@ class Session:
         self.computing: dict[Side, list[str]] = {}
         self.tolerance = comparison.tolerance
         self._put = put
-        self._asked_for: dict[Side, Any] = {}
-        self._warm_at = 0.0
+        self._checks = Checks(comparison, self.say)
+        self._reuse = Reuse(
+            comparison, lambda text: self.say("note", text), self.frames.restart
+        )
+        self._epoch_choices: dict[Side, Any] = {}
         self._catches_up = False
-        self._callback_failed = False
+        self._was_shown = False
         self._result: CKAResult | None = None
-        self._complete: CKAResult | None = None
-        self._kept: PausedRun | None = None
         self._progress = Progress()
+
+    def first_traits(self) -> dict[str, Any]:
+        """Traits of an explorer that has not run yet."""
+        comparison = self.comparison
+        name1, name2 = comparison.names
+        return {
+            "_trees": comparison.trees(),
+            "_meta": {
+                "name1": name1,
+                "name2": name2,
+                "bokeh": BOKEH_VERSION,
+                "loader": comparison.loader_text,
+                "self": comparison.same,
+                "computes": not self.is_saved,
+                "is_difference": comparison.is_difference,
+            },
+            "_code": comparison.code(self.metric, self.tolerance),
+            "metric": self.metric,
+            "stop_when_stable": self.tolerance,
+            "layers1": comparison.initial("layers1"),
+            "layers2": comparison.initial("layers2"),
+        }
 
     @property
     def is_saved(self) -> bool:
-        """Whether there is a result only, and nothing to compute."""
+        """Whether there is only a result, and nothing to compute."""
         return isinstance(self.comparison, Saved)
 
     @property
@@ -99,7 +105,7 @@ class Session:
 
     @property
     def progress(self) -> Progress:
-        """How far the run has come, or the last one came."""
+        """How far the current or the last run has come."""
         worker = self.runs.live
         state = worker.state if worker is not None else None
         if worker is None or state is None:
@@ -115,197 +121,155 @@ class Session:
         return names
 
     def layers_changed(self, side: Side, layers: list[str]) -> None:
-        """Begin again with other layers; in a pause, when it ends."""
+        """Start a new epoch with other layers; in a pause, when it ends."""
         computed = self.computing.get(side)
         if layers != computed:
-            self._begin_again(side, stale=not set(layers) <= set(computed or ()))
+            self._request_epoch(side, stale=not set(layers) <= set(computed or ()))
 
     def metric_changed(self, metric: str) -> None:
-        """Begin again with another measure; in a pause, when it ends."""
+        """Start a new epoch with another measure; in a pause, when it ends."""
         self.metric = metric
-        self._kept = None
-        self._begin_again("metric", stale=True)
+        self._reuse.forget_paused()
+        self._request_epoch("metric", stale=True)
+        self._put_code()
+
+    def tolerance_changed(self, tolerance: float | None) -> None:
+        """End the run at another standard error; it may be under way."""
+        self.tolerance = tolerance
+        self._put_code()
+
+    def restart(self) -> None:
+        """Compute everything from scratch, not only what is missing."""
+        self._reuse.forget()
+        self.runs.restart()
+
+    def shown(self, *, autostart: bool) -> None:
+        """The explorer is displayed: start the first time, or only probe."""
+        is_first, self._was_shown = not self._was_shown, True
+        if not is_first or self.is_saved or not self.runs.untouched:
+            return
+        if autostart or not self.comparison.one_shot:
+            with contextlib.suppress(RuntimeError):  # The page shows its message.
+                self.runs.start(cautious=autostart, only_probe=not autostart)
 
     def say(self, kind: str, text: str) -> None:
-        """Show words in the cell: an ``"error"``, a ``"note"``, or nothing."""
+        """Show a text on the page: an ``"error"``, a ``"note"``, or nothing."""
         self._put({"_message": {"kind": kind, "text": text}})
 
     def show_saved(self, result: "CKAResult") -> None:
         """Show a result that was not computed here."""
         self._result = result
         self._set_computing(result.layers1, result.layers2)
-        shown = self.frames.show_saved(result)
+        snapshot = self.frames.show_saved(result)
         self._progress = self.frames.progress_of(result)
-        self._put({"_axes": axes(1, result), **shown, "status": "done"})
+        self._put({"_axes": axes(1, result), **snapshot, "status": "done"})
 
-    def still(self) -> dict[str, Any]:
-        """Traits that show a run that goes on as it is at this moment."""
+    def snapshot(self) -> dict[str, Any]:
+        """Traits that show a run under way as it is now; none if there is no run."""
         result, worker = self.result, self.runs.live
         if worker is None or result is None:
             return {}
-        shown = self.frames.snapshot(self.progress, result)
-        return {"_axes": axes(worker.epoch, result), **shown, "status": "stopped"}
+        snapshot = self.frames.snapshot(self.progress, result)
+        return {"_axes": axes(worker.epoch, result), **snapshot, "status": "stopped"}
 
-    # What a worker asks and tells
+    # Called by the run control and its workers
 
     def prepare(self) -> None:
         """Raise RuntimeError if nothing can be computed."""
         self.comparison.prepare(self.metric)
 
     def steps(self) -> Generator["RunView", None, None]:
-        """The engine's running states, for what is chosen now."""
-        self.comparison.prepare(self.metric)
-        self._asked_for = dict(self.chosen)
-        if self._kept is not None:
-            return self._goes_on_from(self._kept)
-        known = self._complete
-        if known is None or known.metric != self.metric:
-            return self.comparison.steps(self.chosen)
-        wanted = {
-            side: self.comparison.choose(side, self.chosen[side])
-            if side in self.chosen
-            else list(getattr(known, side))
-            for side in SIDES
-        }
-        layers = wanted["layers1"], wanted["layers2"]
-        block = missing(known, layers)
-        if block is None:
-            return self.comparison.steps(self.chosen)
-        steps = self.comparison.steps(dict(zip(SIDES, block, strict=True)))
-        return extended(steps, known, layers)
-
-    def _goes_on_from(self, kept: PausedRun) -> Generator["RunView", None, None]:
-        """The states of a run that goes on with other layers than before its pause."""
-        if self.comparison.one_shot:
-            yield from self._anew(READ_ONCE)
-            return
-        with suppress(OtherBatchesError):
-            yield from self.comparison.steps(self.chosen, kept)
-            return
-        self.frames.restart()
-        yield from self._anew(OTHER_BATCHES)
-
-    def _anew(self, why: str) -> Generator["RunView", None, None]:
-        """The states of a run from zero, and words that say why."""
-        self._kept = None
-        with closing(self.comparison.steps(self.chosen)) as steps:
-            state = next(steps)
-            state.notes.append(why)
-            yield state
-            self.say("note", why)
-            yield from steps
-
-    def restart(self) -> None:
-        """Compute everything from zero, not only what is missing."""
-        self._complete = self._kept = None
-        self.runs.restart()
+        """The engine's running states, for the current choices."""
+        self._epoch_choices = dict(self.chosen)
+        return self._reuse.steps(self.metric, self.chosen)
 
     def starts(self) -> None:
-        """A run was ordered."""
-        self._kept = None
+        """A run was requested."""
+        self._reuse.forget_paused()
         self.say("", "")
         self._put({"status": "running"})
         self.frames.publisher.start()
 
     def begins(self, worker: Worker, state: "RunView") -> None:
-        """A probe is done: shapes, order and layers are known."""
-        self._callback_failed = False
+        """The probe is done: shapes, order and layers are known."""
+        self._checks.begin()
         self.frames.begin(worker.epoch, state)
         self._set_computing(state.layers1, state.layers2)
         self._put({**NO_SNAPSHOT, "_trees": self.comparison.trees()})
         for side in SIDES:
-            # What was chosen during the probe is of the next epoch.
-            if self.chosen.get(side) is self._asked_for.get(side):
+            # What was chosen during the probe belongs to the next epoch.
+            if self.chosen.get(side) is self._epoch_choices.get(side):
                 self._put({side: self.computing[side]})
-        self._put({"_axes": axes(worker.epoch, state), "_estimate": estimated(state)})
+        estimate = "" if state.estimate is None else str(state.estimate)
+        self._put({"_axes": axes(worker.epoch, state), "_estimate": estimate})
         if not worker.only_probe:
-            self._say_what_is_done(state)
+            self._say_if_catching_up(state)
             self._put({"status": "running"})
-        self._hold_if_large(worker, state)
+        if self.runs.cautious:
+            self._checks.pause_if_large(worker, state)
 
     def batch(self, worker: Worker, state: "RunView") -> bool:
         """A batch has been added."""
         if self._catches_up and not state.catching_up:
-            self._say_what_is_done(state)
+            self._say_if_catching_up(state)
         self.frames.take(worker.seconds, state)
-        self._hold_if_long(worker, state)
-        return self._call_back(state) and not self._is_stable(state)
+        if self.runs.cautious:
+            self._checks.pause_if_long(worker, state)
+        return self._checks.continues(state, self.tolerance)
 
     def pauses(self, worker: Worker, state: "RunView") -> None:
-        """The run holds; the page gets all that it needs to draw by itself."""
+        """The run pauses; the page gets all that it needs to draw without a kernel."""
         if worker.result is not None:
-            self._kept = PausedRun.of(state, worker.result) or self._kept
+            self._reuse.keep_paused(state, worker.result)
             self._show(worker, state, worker.result, final=False)
         self._put({"status": "paused"})
 
     def resumes(self, worker: Worker) -> None:
-        """The run goes on."""
-        state = worker.state
-        if state is not None:
-            self._say_what_is_done(state)
+        """The run continues after a pause."""
+        if worker.state is not None:
+            self._say_if_catching_up(worker.state)
         self._put({"status": "running"})
 
     def ends(self, worker: Worker, outcome: Outcome) -> None:
-        """The run is over: the last frame, the words, the status."""
+        """The run is over: send the last frame, the message and the status."""
         state, result = worker.state, worker.result
         if not worker.only_probe:
             self._result = result
-            self._complete = result if outcome == "done" else self._complete
+            if outcome == "done":
+                self._reuse.keep_complete(result)
         if result is not None and state is not None:
             self._show(worker, state, result, final=True)
             self._progress = self.frames.progress(worker.seconds, state)
         self.frames.publisher.finish()
-        worker.state = state = self._kept = None
+        worker.state = state = None
+        self._reuse.forget_paused()
         self.comparison.release()
         if outcome == "error" and worker.error is not None:
-            self.say("error", words(worker.error))
+            self.say("error", error_text(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _call_back(self, state: "RunView") -> bool:
-        """Whether the user's own callback lets the run go on; it may not break it."""
-        callback = self.comparison.callback
-        if callback is None or state.catching_up:
-            return True
-        try:
-            with lent():
-                callback(state.done, state.total, state.matrix())
-        except StopIteration:
-            state.finish()
-            done = counted(state.done, "batch")
-            self.say("note", f"Ended by its callback after {done}.")
-            return False
-        except Exception as error:
-            self._say_once_that_it_failed(error, state.done)
-        return True
-
-    def _say_once_that_it_failed(self, error: Exception, batch: int) -> None:
-        if not self._callback_failed:
-            self._callback_failed = True
-            what = f"{type(error).__name__}: {words(error)}".rstrip(".")
-            self.say(
-                "error",
-                f"The callback failed at batch {batch} ({what}). The run goes on.",
-            )
-
-    def _say_what_is_done(self, state: "RunView") -> None:
-        """Words while new layers catch up with the others, and none afterwards."""
+    def _say_if_catching_up(self, state: "RunView") -> None:
+        """Show a note while new layers catch up with the others, none otherwise."""
         self._catches_up = state.catching_up
         if state.catching_up:
             self.say("note", state.activity)
         else:
             self.say("", "")
-            self._kept = None
+            self._reuse.forget_paused()
 
-    def _begin_again(self, what: str, *, stale: bool) -> None:
-        """Begin a new epoch; in a pause when it ends, and only if it must."""
+    def _request_epoch(self, choice: str, *, stale: bool) -> None:
+        """Start a new epoch; in a pause only when it ends, and if still needed."""
         worker = self.runs.live
         if worker is None or worker.only_probe:
             return
-        if worker.paused:
-            (self.runs.stale.add if stale else self.runs.stale.discard)(what)
+        if worker.is_pausing:
+            (self.runs.stale.add if stale else self.runs.stale.discard)(choice)
         else:
             worker.restart()
+
+    def _put_code(self) -> None:
+        self._put({"_code": self.comparison.code(self.metric, self.tolerance)})
 
     def _set_computing(self, *layers: tuple[str, ...]) -> None:
         for side, names in zip(SIDES, layers, strict=True):
@@ -314,56 +278,10 @@ class Session:
     def _show(
         self, worker: Worker, state: "RunView", result: "CKAResult", *, final: bool
     ) -> None:
-        """Send a frame that must arrive, and keep all of it in traits."""
+        """Send a frame that must arrive, and put all of it into traits."""
         self._put({"_axes": axes(worker.epoch, result)})
         progress = self.frames.progress(worker.seconds, state)
         traits = self.frames.publish(
             progress, result, final=final, catching_up=state.catching_up
         )
         self._put(traits)
-
-    def _hold_if_long(self, worker: Worker, state: "RunView") -> None:
-        """Pause a run that nobody asked for and that would take long.
-
-        The first batch warms up; the second tells what one costs.
-        """
-        if state.done == 1:
-            self._warm_at = worker.seconds
-        elif state.done == 2 and self.runs.cautious and state.total is not None:
-            left = state.total - 2
-            seconds = (worker.seconds - self._warm_at) * left
-            if seconds > LONG_RUN:
-                worker.pause()
-                text = f"The other {left} batches would take {about(seconds)}."
-                self.say("note", f"{text} Resume computes them.")
-
-    def _hold_if_large(self, worker: Worker, state: "RunView") -> None:
-        """Hold a run that nobody asked for and that may not fit into memory."""
-        if not self.runs.cautious or state.estimate is None:
-            return
-        text = self.comparison.too_large(state.estimate)
-        if text is not None:
-            worker.pause()
-            self.say("note", text)
-
-    def _is_stable(self, state: "RunView") -> bool:
-        """Whether no standard error is above what was asked for."""
-        if self.tolerance is None or not state.is_stable(self.tolerance):
-            return False
-        state.note_stable(self.tolerance)
-        state.finish()
-        text = f"Stable: no standard error above {self.tolerance:g}"
-        self.say("note", f"{text} after {state.done} batches.")
-        return True
-
-
-def estimated(state: "RunView") -> str:
-    """What the run will take, in words; empty if that is not known."""
-    return "" if state.estimate is None else str(state.estimate)
-
-
-def words(error: BaseException) -> str:
-    """What an error says, or at least its name, and what was noted on it."""
-    said = str(error) or type(error).__name__
-    notes = getattr(error, "__notes__", ())
-    return " ".join([f"{said.rstrip('.')}.", *notes]) if notes else said

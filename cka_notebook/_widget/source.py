@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 DEFAULTS = {"metric": "cka", "stop_when_stable": None}
-"""Options that go without saying."""
+"""Values of options that are left out."""
 
 
 def call_around_layers(
@@ -17,8 +17,8 @@ def call_around_layers(
     """The source of a call of `CKA` and its `compare`, without its lists of layers.
 
     Returns:
-        What comes before, between and after the two lists. The page has the same three
-        and its own choice of layers.
+        The text before, between and after the two lists. The page has the same three
+        parts, and its own choice of layers.
 
     Example:
         >>> parts = call_around_layers(["model1"], {"pool": "cls"}, ["loader"], {})
@@ -42,13 +42,13 @@ def call_around_layers(
 
 
 def with_layers(parts: list[str], layers1: list[str], layers2: list[str]) -> str:
-    """The call with its lists of layers. ``copying.ts`` has a twin of this."""
+    """The call with its lists of layers. ``copying.ts`` does the same."""
     before, between, after = parts
     return f"{before}{_list(layers1)}{between}{_list(layers2)}{after}"
 
 
 def _list(names: list[str]) -> str:
-    """A list as source, one name a line; JSON's strings are Python's."""
+    """A list as source, one name per line. JSON strings are valid Python."""
     lines = (f"        {json.dumps(name, ensure_ascii=False)},\n" for name in names)
     return f"[\n{''.join(lines)}    ]" if names else "[]"
 
@@ -63,5 +63,5 @@ def _keywords(options: Mapping[str, Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    """Source of an option's value; functions and modules by their name."""
+    """Source of an option's value; the name of a function or class."""
     return getattr(value, "__name__", None) or repr(value)

@@ -1,12 +1,13 @@
-"""One run of the engine, batch by batch, in a thread of its own or in the caller's.
+"""One run of the engine, batch by batch, in a new thread or in the caller's.
 
-Orders (pause, go, stop, restart) may come from any thread and are obeyed between two
-batches. The worker knows nothing of widgets: what happens it tells a `Watcher`.
+Requests (pause, resume, stop, restart) may come from any thread and take effect between
+two batches. The worker does not know about widgets: it reports to a `Watcher`.
 """
 
 import atexit
 import contextlib
 import contextvars
+import enum
 import threading
 import time
 import traceback
@@ -25,53 +26,75 @@ if TYPE_CHECKING:
 
 Outcome = Literal["done", "stopped", "error"]
 POLL = 0.5
-"""Seconds between looks up from a wait, so that interrupts get through on Windows.
+"""Seconds after which a wait wakes up, because Windows delivers no interrupt before.
 
-Each look takes the interpreter from the thread that computes, and cools its caches.
+Waking up more often would slow down the thread that computes.
 """
 
 EXIT_PATIENCE = 5.0
-"""Seconds that the end of the process waits for the batches at work."""
+"""Seconds that the exit of the process waits for the batches under way."""
 
 _at_work: weakref.WeakSet["Worker"] = weakref.WeakSet()
 
 
+class Phase(enum.IntEnum):
+    """Where a worker is. Requests are accepted before `ENDING`.
+
+    RUNNING → PAUSING → PAUSED, from both of which `resume` leads back to RUNNING. From
+    all three, `stop` leads to STOPPING; then come ENDING and ENDED.
+    """
+
+    RUNNING = enum.auto()
+    PAUSING = enum.auto()
+    """Pauses after the current batch."""
+    PAUSED = enum.auto()
+    STOPPING = enum.auto()
+    """Ends after the current batch, unless resumed before: then a new epoch starts."""
+    ENDING = enum.auto()
+    """The last batch is done, and the final result is being made."""
+    ENDED = enum.auto()
+
+
+RESTING = (Phase.PAUSED, Phase.ENDED)
+"""Phases in which the result is up to date."""
+
+
 class Watcher(Protocol):
-    """What is told about a run; called in the thread that works."""
+    """What a worker reports to, always in the thread that works."""
 
     def begins(self, worker: "Worker", state: "RunView") -> None:
         """The probe is done: layers and shapes are known."""
 
     def batch(self, worker: "Worker", state: "RunView") -> bool:
-        """A batch has been added. Return False to end here."""
+        """A batch has been added. Return False to end the run."""
 
     def pauses(self, worker: "Worker", state: "RunView") -> None:
-        """The run holds between two batches."""
+        """The run pauses between two batches."""
 
     def resumes(self, worker: "Worker") -> None:
-        """The run goes on."""
+        """The run continues after a pause."""
 
     def ends(self, worker: "Worker", outcome: Outcome) -> None:
-        """Nothing more will come; ``worker.result`` is final."""
+        """The run is over; ``worker.result`` is final."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallerContext:
-    """What torch keeps per thread and a new thread would not inherit."""
+    """State that torch keeps per thread and that a new thread does not inherit."""
 
     device: torch.device
     cuda: int | None
 
     @classmethod
-    def here(cls) -> "CallerContext":
-        """Those of the calling thread."""
+    def current(cls) -> "CallerContext":
+        """That of the calling thread."""
         started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         cuda = torch.cuda.current_device() if started else None
         return cls(torch.get_default_device(), cuda)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Make them those of the calling thread."""
+        """Use it in the calling thread."""
         with contextlib.ExitStack() as stack:
             if self.device != torch.get_default_device():
                 stack.enter_context(self.device)
@@ -83,19 +106,23 @@ class CallerContext:
 class Worker:
     """Drives the engine's generator, once per epoch.
 
+    All that other threads change is guarded by one condition: the phase, the epoch that
+    is wanted, and whether someone waits for the result so far.
+
     Args:
-        steps: Makes the generator of a new epoch.
-        watcher: Is told what happens.
+        steps: Creates the generator of a new epoch.
+        watcher: What to report to.
         epoch: Number of the first epoch.
-        surroundings: What torch keeps for the thread that has ordered the run.
+        context: Torch's state of the thread that requested the run.
         only_probe: End after the probe.
 
     Attributes:
+        epoch: Number of the current epoch.
+        phase: Where the worker is.
         state: The engine's running state, or None before the probe.
-        result: The latest result that was asked for or reached.
-        error: What ended the run, if anything did.
+        result: The latest result that was requested or reached.
+        error: The exception that ended the run, if any.
         outcome: How the run ended, or None.
-        ended: Set when it has.
     """
 
     def __init__(
@@ -104,98 +131,87 @@ class Worker:
         watcher: Watcher,
         *,
         epoch: int,
-        surroundings: CallerContext,
+        context: CallerContext,
         only_probe: bool = False,
     ) -> None:
         self.epoch = epoch
+        self.phase = Phase.RUNNING
         self.only_probe = only_probe
         self.state: RunView | None = None
         self.result: CKAResult | None = None
         self.error: BaseException | None = None
         self.outcome: Outcome | None = None
-        self.ended = threading.Event()
         self._steps = steps
         self._watcher = watcher
-        self._surroundings = surroundings
+        self._context = context
+        self._changed = threading.Condition()
+        self._wanted_epoch = epoch
+        self._is_asked = False
         self._thread: threading.Thread | None = None
-        self._threaded = False
-        self._orders = threading.Lock()
-        self._going = threading.Event()
-        self._going.set()
-        self._stopping = threading.Event()
-        self._again = False
-        self._closed = False
-        self._holding = False
-        self._asking = threading.Lock()
-        self._asked = threading.Event()
-        self._answered = threading.Event()
+        self._has_own_thread = False
         self._seconds = 0.0
         self._since: float | None = None
 
     def start(self) -> None:
-        """Work in a new thread, whose output belongs to the calling cell.
+        """Work in a new thread, whose output belongs to the calling notebook cell.
 
         Raises:
-            RuntimeError: Where there are no threads.
+            RuntimeError: If no thread can be started.
         """
         context = contextvars.copy_context()
         thread = threading.Thread(
             target=context.run, args=(self._work,), name="cka-engine", daemon=True
         )
-        self._threaded = True
+        self._has_own_thread = True
         _at_work.add(self)
         try:
             thread.start()
         except RuntimeError as error:
             self.error = RuntimeError(
-                "Expected to work in a thread, and none can be started here. "
-                "Call run(block=True)."
+                "Cannot start a thread here. Call run(block=True)."
             )
             self._end("error")
             raise self.error from error
 
     def work(self) -> None:
-        """Work in the calling thread; raises what ended the run."""
+        """Work in the calling thread; raise the error that ended the run, if any."""
         self._work()
         if self.error is not None:
             raise self.error
 
     def pause(self) -> None:
-        """Hold after the current batch."""
-        self._going.clear()
+        """Pause after the current batch."""
+        with self._changed:
+            if self.phase is Phase.RUNNING:
+                self.phase = Phase.PAUSING
 
-    def go(self) -> bool:
-        """Go on, whatever was ordered before; False if it is too late."""
-        with self._orders:
-            if self._closed:
-                return False
-            self.only_probe = False
-            self._again = self._stopping.is_set()
-        self._going.set()
-        return True
+    def resume(self) -> bool:
+        """Resume, cancelling earlier requests; False if the run has ended."""
+        with self._changed:
+            is_stopped = self.phase is Phase.STOPPING
+            return self._run_on(self.epoch + 1 if is_stopped else self._wanted_epoch)
+
+    def restart(self) -> bool:
+        """Start a new epoch after the current batch; False if the run has ended."""
+        with self._changed:
+            return self._run_on(self.epoch + 1)
 
     def stop(self) -> None:
         """End after the current batch."""
-        with self._orders:
-            self._again = False
-            self._stopping.set()
-        self._going.set()
-
-    def restart(self) -> bool:
-        """Begin a new epoch after the current batch; False if it is too late."""
-        with self._orders:
-            if self._closed:
-                return False
-            self.only_probe = False
-            self._again = True
-            self._stopping.set()
-        self._going.set()
-        return True
+        with self._changed:
+            if self.phase < Phase.ENDING:
+                self.phase, self._wanted_epoch = Phase.STOPPING, self.epoch
+                self._changed.notify_all()
 
     @property
-    def paused(self) -> bool:
-        """Whether the run holds, or will after the current batch."""
-        return not self._going.is_set()
+    def is_pausing(self) -> bool:
+        """Whether the run is paused, or will be after the current batch."""
+        return self.phase in (Phase.PAUSING, Phase.PAUSED)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is over and the watcher knows."""
+        return self.phase is Phase.ENDED
 
     @property
     def seconds(self) -> float:
@@ -210,42 +226,49 @@ class Worker:
 
     def latest(self) -> "CKAResult | None":
         """The result so far, made between two batches; None before the first."""
-        if self.is_here and not self.ended.is_set():
+        state = self.state
+        if self.is_here and not self.has_ended:
             self._answer()
-        elif not self.ended.is_set() and self.state is not None and self.state.batches:
-            with self._asking:
-                self._ask()
+        elif state is not None and state.batches:
+            with self._changed:
+                self._is_asked = self.phase not in RESTING
+                self._wait_for(lambda: not self._is_asked or self.phase in RESTING)
         return self.result
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait for the end, so that an interrupt gets through; False on timeout."""
-        until = None if timeout is None else time.monotonic() + timeout
-        while not self.ended.is_set():
-            left = POLL if until is None else until - time.monotonic()
-            if left <= 0:
-                return False
-            self.ended.wait(min(POLL, left))
+        """Wait for the end, open to interrupts; False on timeout."""
+        with self._changed:
+            return self._wait_for(lambda: self.has_ended, timeout)
+
+    def _run_on(self, epoch: int) -> bool:
+        """Accept a request to run, with the lock held; False if it is too late."""
+        if self.phase >= Phase.ENDING:
+            return False
+        self.only_probe = False
+        self.phase, self._wanted_epoch = Phase.RUNNING, epoch
+        self._changed.notify_all()
         return True
 
-    def _ask(self) -> None:
-        self._answered.clear()
-        self._asked.set()
-        while not (self._holding or self.ended.is_set()):
-            if self._answered.wait(POLL):
-                break
-
-    def _answer(self) -> None:
-        if self.state is not None and self.state.batches:
-            self.result = self.state.result()
+    def _wait_for(
+        self, condition: Callable[[], bool], timeout: float | None = None
+    ) -> bool:
+        """Release the lock until the condition holds; False on timeout."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while not condition():
+            left = POLL if end is None else end - time.monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(min(POLL, left))
+        return True
 
     def _work(self) -> None:
         self._thread = threading.current_thread()
         outcome: Outcome = "error"
         try:
-            with self._surroundings.applied():
+            with self._context.applied():
                 outcome = self._epochs()
         except KeyboardInterrupt as error:
-            # Where it struck tells nothing, and IPython keeps it, models and all.
+            # IPython keeps the exception, whose traceback would keep the models.
             self.error, outcome = error.with_traceback(None), "stopped"
         except BaseException as error:
             self.error = error
@@ -255,92 +278,106 @@ class Worker:
     def _epochs(self) -> Outcome:
         while True:
             outcome = self._one_epoch()
-            with self._orders:
-                if not self._again:
-                    self._closed = True
+            with self._changed:
+                if self._wanted_epoch == self.epoch:
+                    self.phase = Phase.ENDING
                     return outcome
-                self._again = False
-                self._stopping.clear()
-            self.epoch += 1
+                self.epoch = self._wanted_epoch
 
     def _one_epoch(self) -> Outcome:
         self.state = self.result = None
         self._seconds, self._since = 0.0, time.monotonic()
         with contextlib.closing(self._steps()) as steps:
             for state in steps:
-                first, self.state = self.state is None, state
-                # Observers of traits run in this thread if it is the only one.
-                with contextlib.nullcontext() if self._threaded else lent():
-                    goes_on = self._goes_on(state, first=first)
-                if not goes_on:
+                is_first, self.state = self.state is None, state
+                # In the caller's thread, observers of traits are the user's code.
+                with contextlib.nullcontext() if self._has_own_thread else lent():
+                    continues = self._report(state, is_first=is_first)
+                if not continues:
                     return "done"
-                if self._stopping.is_set():
+                if self._is_epoch_over:
                     return "stopped"
         return "done"
 
-    def _goes_on(self, state: "RunView", *, first: bool) -> bool:
-        """Tell about a state and hold if ordered; False if that is enough."""
-        if first:
-            if not self._stopping.is_set():
+    @property
+    def _is_epoch_over(self) -> bool:
+        """Whether no further batch of this epoch is wanted."""
+        return self.phase is Phase.STOPPING or self._wanted_epoch != self.epoch
+
+    def _report(self, state: "RunView", *, is_first: bool) -> bool:
+        """Report a state, and pause if requested; False if the epoch is complete."""
+        if is_first:
+            if not self._is_epoch_over:
                 self._watcher.begins(self, state)
-            if self._probe_is_all():
+            if self._is_probe_enough():
                 return False
         elif not self._watcher.batch(self, state):
             return False
-        if self._asked.is_set():
-            self._asked.clear()
+        if self._is_asked:
             self._answer()
-            self._answered.set()
-        if self.paused and not self._stopping.is_set():
-            self._hold(state)
+        if self.phase is Phase.PAUSING and not self._is_epoch_over:
+            self._pause(state)
         return True
 
-    def _probe_is_all(self) -> bool:
-        with self._orders:
-            self._closed = self._closed or self.only_probe
+    def _is_probe_enough(self) -> bool:
+        with self._changed:
+            if self.only_probe:
+                self.phase = Phase.ENDING
             return self.only_probe
 
-    def _hold(self, state: "RunView") -> None:
+    def _pause(self, state: "RunView") -> None:
         self._stop_clock()
         self._answer()
-        self._holding = True
-        self._answered.set()
-        self._watcher.pauses(self, state)
-        with lent():
-            while not self._going.wait(POLL):
-                pass
-        self._holding = False
+        with self._changed:
+            is_paused = self.phase is Phase.PAUSING
+            if is_paused:
+                self.phase = Phase.PAUSED
+                self._changed.notify_all()
+        if is_paused:
+            self._watcher.pauses(self, state)
+            with lent(), self._changed:
+                self._wait_for(lambda: self.phase is not Phase.PAUSED)
         self._since = time.monotonic()
-        if not self._stopping.is_set():
+        if is_paused and not self._is_epoch_over:
             self._watcher.resumes(self)
+
+    def _answer(self) -> None:
+        """Make the result so far, and wake up those who wait for it."""
+        if self.state is not None and self.state.batches:
+            self.result = self.state.result()
+        with self._changed:
+            self._is_asked = False
+            self._changed.notify_all()
 
     def _stop_clock(self) -> None:
         self._seconds, self._since = self.seconds, None
 
     def _end(self, outcome: Outcome) -> None:
-        """Keep what was reached, free what was needed, tell the watcher."""
+        """Make the final result, release the models, and report the end."""
         self._stop_clock()
-        self._closed = True
+        with self._changed:
+            self.phase = Phase.ENDING
         try:
             self._answer()
         except Exception as error:
             self.error, outcome = self.error or error, "error"
         self.outcome = outcome
-        if self.error is not None and self._threaded:
+        if self.error is not None and self._has_own_thread:
             traceback.clear_frames(self.error.__traceback__)  # They hold the models.
         try:
             self._watcher.ends(self, outcome)
         finally:
-            self.ended.set()
-            self._answered.set()
+            with self._changed:
+                self.phase = Phase.ENDED
+                self._changed.notify_all()
 
 
 @atexit.register
 def _stop_all() -> None:
-    """End the threads at work: torch does not survive their being cut off."""
+    """Stop running threads at interpreter exit: torch crashes if they are killed."""
     workers = list(_at_work)
     for worker in workers:
         worker.stop()
-    until = time.monotonic() + EXIT_PATIENCE
+    end = time.monotonic() + EXIT_PATIENCE
     for worker in workers:
-        worker.wait(max(0.0, until - time.monotonic()))
+        worker.wait(max(0.0, end - time.monotonic()))

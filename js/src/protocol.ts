@@ -4,9 +4,13 @@
  * The only file that knows the names Python uses. Traits flow from the kernel to the page
  * only; the page answers with custom messages. The files in `tests/wire` are examples
  * that Python is tested with, too.
+ *
+ * Facts cross as fields, so that the page never searches sentences: `_axes.notes` is a
+ * list of `{text, grave}`, `_trees.model1` and `_trees.model2` have a column `code` beside
+ * `reason`, and `_meta.is_difference` is a boolean.
  */
 
-export const PROTOCOL = 2;
+export const PROTOCOL = 3;
 
 /** What hooks get from the front end: the part of a widget model that is used here. */
 export interface Model {
@@ -48,7 +52,22 @@ export interface Meta {
   readonly self: boolean;
   /** False for a saved result: there are no models to run. */
   readonly computes: boolean;
+  /** Whether values are those of one result minus those of another. */
+  readonly isDifference: boolean;
 }
+
+/** Why a row of a tree cannot be chosen; its text is for people, the code for the page. */
+export type ReasonCode = (typeof REASON_CODES)[number];
+
+const REASON_CODES = [
+  "model", // The model itself.
+  "not_called", // The probe did not call the module.
+  "called_repeatedly", // Each call has a row of its own.
+  "alias", // The same module as an earlier row.
+  "no_tensor", // No output, or none with a strided, real, floating-point tensor.
+  "no_batch_axis", // No axis, or not always the same one, grows with the batch.
+  "not_in_result", // A row of a saved result that was not compared.
+] as const;
 
 /** What is known of a row of a tree besides its columns. */
 export interface Facts {
@@ -72,17 +91,27 @@ export interface TreeColumns {
   readonly depth: readonly number[];
   readonly params: readonly number[];
   readonly shape: readonly (readonly (number | null)[] | null)[];
+  /** Why a row cannot be chosen, in words; null if it can. */
   readonly reason: readonly (string | null)[];
+  /** The same as a code. */
+  readonly code: readonly (ReasonCode | null)[];
   readonly order: readonly (number | null)[];
   readonly facts: readonly Facts[];
   readonly presets: Readonly<Record<string, readonly number[]>>;
+}
+
+/** A sentence that a reader of the map should know. */
+export interface Note {
+  readonly text: string;
+  /** Whether it puts the whole map in doubt. */
+  readonly grave: boolean;
 }
 
 export interface Axes {
   readonly epoch: number;
   readonly layers: PerSide<readonly string[]>;
   readonly undefinedLayers: PerSide<Readonly<Record<string, string>>>;
-  readonly notes: readonly string[];
+  readonly notes: readonly Note[];
 }
 
 export interface Frame {
@@ -204,6 +233,7 @@ export function metaOf(model: Model): Meta {
     loader: String(meta.loader ?? ""),
     self: meta.self === true,
     computes: meta.computes !== false,
+    isDifference: meta.is_difference === true,
   };
 }
 
@@ -224,6 +254,7 @@ function columnsOf(wire: Wire | undefined): TreeColumns {
     params: filled(columns.params, 0),
     shape: filled(columns.shape, null),
     reason: filled(columns.reason, null),
+    code: filled(columns.code, null).map(reasonCode),
     order: filled(columns.order, null),
     facts: factsByRow((wire?.facts ?? {}) as Record<string, unknown[]>, name),
     presets: columns.presets ?? {},
@@ -272,8 +303,17 @@ export function axesOf(model: Model): Axes | null {
       (wire.undefined1 ?? {}) as Record<string, string>,
       (wire.undefined2 ?? {}) as Record<string, string>,
     ],
-    notes: (wire.notes ?? []) as string[],
+    notes: ((wire.notes ?? []) as Wire[]).map(noteFrom),
   };
+}
+
+function noteFrom(wire: Wire): Note {
+  return { text: String(wire.text ?? ""), grave: wire.grave === true };
+}
+
+/** A code that this page knows, or null. */
+function reasonCode(code: unknown): ReasonCode | null {
+  return REASON_CODES.find((known) => known === code) ?? null;
 }
 
 export function layersOf(model: Model, side: Side): readonly string[] {
@@ -293,13 +333,6 @@ export function statusOf(model: Model): Status {
 
 export function metricOf(model: Model): string {
   return String(model.get("metric") ?? "cka");
-}
-
-/** How the kernel ends the measure of a difference of two results. */
-const DIFFERENCE = " difference";
-
-export function isDifferenceOf(model: Model): boolean {
-  return metricOf(model).endsWith(DIFFERENCE);
 }
 
 export function paletteOf(model: Model): string {

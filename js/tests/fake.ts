@@ -6,6 +6,7 @@ import {
   type Facts,
   type Model,
   PROTOCOL,
+  type ReasonCode,
   type TreeColumns,
   type WholeModel,
 } from "../src/protocol.ts";
@@ -96,6 +97,7 @@ interface Row {
   params?: number;
   shape?: (number | null)[];
   reason?: string;
+  code?: ReasonCode;
   facts?: Partial<Facts>;
 }
 
@@ -115,6 +117,7 @@ export function columnsFrom(
     params: rows.map((row) => row.params ?? 0),
     shape: rows.map((row) => row.shape ?? null),
     reason: rows.map((row) => row.reason ?? null),
+    code: rows.map((row) => row.code ?? null),
     order: rows.map((row, k) => (row.reason ? null : k)),
     facts: rows.map((row) => factsOf(row, !parents.has(row.name))),
     presets: Object.fromEntries(
@@ -195,7 +198,7 @@ export function resnetColumns(blocksPerStage = 2): TreeColumns {
   }
   rows.push(
     { name: "avgpool", type: "AdaptiveAvgPool2d", shape: [null, 512, 1, 1] },
-    { name: "dropout", type: "Dropout", reason: "never called" },
+    { name: "dropout", type: "Dropout", reason: "never called", code: "not_called" },
     { name: "fc", type: "Linear", params: 513000, shape: [null, 1000] },
   );
   const parents = new Set(
@@ -321,6 +324,7 @@ export function stateOf(options: StateOptions = {}): Record<string, unknown> {
       loader: "5 000 examples, batches of 64",
       self: false,
       computes: true,
+      is_difference: false,
     },
     _trees: { model1: wireTree(first), model2: wireTree(second) },
     _axes: { epoch: 1, layers1, layers2, undefined1: {}, undefined2: {}, notes: [] },

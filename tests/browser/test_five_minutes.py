@@ -44,8 +44,8 @@ loader = DataLoader(images, 16, shuffle=True, collate_fn=slowly)
 EXPLORER = """
 from cka_notebook import CKA, CKAExplorer, CKAResult
 from cka_notebook._page import frames, history
-from cka_notebook._widget import session
-session.LONG_RUN = float("inf")  # it does not hold by itself, on a slow machine, too
+from cka_notebook._widget import checks
+checks.LONG_RUN = float("inf")  # it does not hold by itself, on a slow machine, too
 history.HISTORY_SHARE = 1e9  # the map after each batch, on a slow machine, too
 frames.gpu_memory = lambda device: [int(3.1 * 2**30), 80 * 2**30]  # as on a GPU
 ex = CKAExplorer(base, tuned, loader)
@@ -377,7 +377,7 @@ def lets_it_end_when_stable(notebook):
     tolerance.press("Enter")
     notebook.until(lambda: notebook.status == "done", "the early end")
     assert notebook.batch < 5000
-    message = notebook.explorer.get_by_text("Stable: no standard error above")
+    message = notebook.explorer.get_by_text("all standard errors are below")
     assert f"after {notebook.batch} batches" in message.inner_text()
     assert "Stopped after" in notebook.explorer.inner_text(), "also in the notes"
 

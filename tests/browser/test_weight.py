@@ -77,6 +77,7 @@ def executed(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_five_explorers_saved_with_their_state_and_one_bokehjs_are_small(executed):
     state = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["widgets"]
     models = state["application/vnd.jupyter.widget-state+json"]["state"].values()
@@ -87,6 +88,7 @@ def test_five_explorers_saved_with_their_state_and_one_bokehjs_are_small(execute
     assert executed.stat().st_size <= 1_500_000 + bokehjs
 
 
+@pytest.mark.slow
 def test_five_explorers_saved_without_state_are_small(executed):
     notebook = json.loads(executed.read_text(encoding="utf-8"))
     del notebook["metadata"]["widgets"]

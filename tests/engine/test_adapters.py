@@ -30,7 +30,7 @@ BASES = {
     "CAUSAL_LM": lambda: hf.GPT2LMHeadModel(gpt2_config(3)),
     None: lambda: hf.BertModel(hf.BertConfig(**SMALL)),
 }
-"""By the task that PEFT is told; with None it wraps what takes anything."""
+"""By PEFT task; with None, PEFT uses the wrapper that accepts any arguments."""
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning", "ignore:fan_in_fan_out"
@@ -79,7 +79,7 @@ def test_a_model_and_its_lora_are_compared_layer_by_layer_without_any_argument(t
     assert differences(before, snapshot(wrapped)) == []
 
 
-def test_the_layers_of_the_base_keep_their_names_behind_peft_s_prefix():
+def test_the_layers_of_the_base_keep_their_names_after_the_prefix_of_peft():
     base = BASES["SEQ_CLS"]()
     wrapped = adapted(base, "SEQ_CLS")
     plain = compare(base, batches=batches(), model1_layers="blocks")

@@ -12,7 +12,7 @@ from cka_notebook import CKA, CKAExplorer
 from cka_notebook._engine import state
 from cka_notebook._engine.run import Run
 from cka_notebook._page import history as history_module
-from cka_notebook._widget import session
+from cka_notebook._widget import reuse
 
 ALL = ["first", "second", "third"]
 EXACT = {"rtol": 0, "atol": 1e-12}
@@ -51,7 +51,7 @@ def make():
 
 
 def paused(explorer, batches=3):
-    """An explorer that has paused after just so many batches."""
+    """An explorer that has paused after this number of batches."""
     session = explorer._session
     batch = session.batch
 
@@ -148,7 +148,7 @@ def test_sums_that_were_kept_stay_bit_for_bit_and_can_be_merged(make):
     assert result.merge(result).batches == 12
 
 
-def test_what_is_done_is_said_while_it_is_done(make):
+def test_the_page_is_told_while_layers_catch_up(make):
     explorer = paused(make(opened(data())))
     said, batch = [], explorer._session.batch
 
@@ -168,7 +168,7 @@ def test_what_is_done_is_said_while_it_is_done(make):
 
 
 class Noting(DataLoader):
-    """Notes what it gives, pass by pass."""
+    """Records the batches it yields, pass by pass."""
 
     def __iter__(self):
         seen = []
@@ -186,24 +186,24 @@ def test_a_shuffle_is_repeated_and_gives_the_same_examples_in_the_same_order(mak
     first, second = loader.passes
     assert len(second) == 6
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=False))
-    assert session.OTHER_BATCHES not in result.notes
+    assert reuse.OTHER_BATCHES not in result.notes
     whole = from_the_start(explorer, second)
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
 
 
-def test_a_shuffle_by_a_generator_of_its_own_begins_from_zero_and_says_so(make):
+def test_a_shuffle_by_its_own_generator_starts_over_and_is_noted(make):
     generator = torch.Generator().manual_seed(3)
     examples = TensorDataset(torch.cat(data()))
     loader = Noting(examples, 12, shuffle=True, generator=generator)
     explorer = paused(make(loader))
     result = continued(explorer, ALL, ALL)
-    assert session.OTHER_BATCHES in result.notes
+    assert reuse.OTHER_BATCHES in result.notes
     whole = from_the_start(explorer, loader.passes[-1])
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
 
 
 class Changing(Gate):
-    """Gives other batches each time."""
+    """Yields other batches in each pass."""
 
     def __iter__(self):
         for batch in super().__iter__():
@@ -211,25 +211,25 @@ class Changing(Gate):
 
 
 @pytest.mark.parametrize("layers2", [["third"], ALL])
-def test_a_loader_that_gives_other_batches_begins_from_zero_and_says_so(make, layers2):
+def test_a_loader_that_yields_other_batches_starts_over_and_is_noted(make, layers2):
     loader = Changing(data(), open_=True)
     explorer = paused(make(loader))
     result = continued(explorer, ALL, layers2)
     assert explorer.status == "done", explorer._message
     assert result.batches == 6
     assert result.sums.batches == 6
-    assert session.OTHER_BATCHES in result.notes
-    assert explorer._message == {"kind": "note", "text": session.OTHER_BATCHES}
+    assert reuse.OTHER_BATCHES in result.notes
+    assert explorer._message == {"kind": "note", "text": reuse.OTHER_BATCHES}
     assert not result.matrix.isnan().any()
 
 
-def test_a_loader_that_has_become_shorter_begins_from_zero(make):
+def test_a_loader_that_has_become_shorter_starts_over(make):
     loader = opened(data())
     explorer = paused(make(loader))
     del loader.dataset[2:]
     result = continued(explorer, ALL, ALL)
     assert result.batches == 2
-    assert session.OTHER_BATCHES in result.notes
+    assert reuse.OTHER_BATCHES in result.notes
 
 
 def test_a_loader_that_is_read_once_continues_with_what_is_left(make):
@@ -237,8 +237,8 @@ def test_a_loader_that_is_read_once_continues_with_what_is_left(make):
     explorer = paused(make(iter(gate)))
     result = continued(explorer, ALL, ALL)
     assert (result.matrix.shape, result.batches) == ((3, 3), 3)
-    assert session.READ_ONCE in result.notes
-    assert explorer._message["text"] == session.READ_ONCE
+    assert reuse.READ_ONCE in result.notes
+    assert explorer._message["text"] == reuse.READ_ONCE
 
 
 def test_a_pause_while_layers_catch_up_loses_nothing(make):
@@ -280,7 +280,7 @@ def test_layers_that_are_added_and_removed_again_change_nothing(make):
     assert loader.iterations == 1, "no batch was taken again"
 
 
-def test_layers_that_replace_all_others_begin_from_zero(make):
+def test_layers_that_replace_all_others_start_over(make):
     batches = data()
     loader = opened(batches)
     explorer = paused(make(loader))
@@ -356,19 +356,19 @@ def history(explorer):
 
 @pytest.fixture
 def dense(monkeypatch):
-    """Every map is kept, whatever it costs."""
+    """Every map goes into the history, whatever it costs."""
     monkeypatch.setattr(history_module, "HISTORY_SHARE", float("inf"))
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """What is sent to pages stays to be read."""
+    """Messages to pages are recorded."""
     monkeypatch.setattr(comm, "create_comm", RecordingComm)
     monkeypatch.setattr("cka_notebook._page.runtime._shared", [])
 
 
 @pytest.mark.usefixtures("dense")
-def test_cells_that_were_there_keep_the_history_of_their_convergence(make):
+def test_earlier_cells_keep_the_history_of_their_convergence(make):
     explorer = paused(make(opened(data())))
     _, before = history(explorer)
     continued(explorer, ALL, ["third"])
@@ -398,7 +398,7 @@ def test_a_page_gets_the_history_of_a_larger_map_before_its_first_frame(make):
 
 
 @pytest.mark.usefixtures("dense", "recorded")
-def test_the_history_of_other_batches_is_forgotten_in_the_page_too(make):
+def test_the_page_drops_the_history_of_other_batches_too(make):
     loader = opened(data())
     explorer = paused(make(loader))
     del loader.dataset[2:]

@@ -20,8 +20,6 @@ from cka_notebook._engine.borrowed import (
     placed,
     without_nested_tensors,
 )
-from cka_notebook._grams import precision
-from cka_notebook._grams.precision import exact, reduces_float32
 
 CPU = torch.device("cpu")
 
@@ -36,7 +34,7 @@ def reset():
     random.seed(3)
 
 
-def test_a_run_draws_from_streams_of_its_own_and_leaves_the_global_ones():
+def test_a_run_draws_from_its_own_streams_and_leaves_the_global_ones():
     reset()
     expected = [draws() for _ in range(2)]
     reset()
@@ -50,7 +48,7 @@ def test_a_run_draws_from_streams_of_its_own_and_leaves_the_global_ones():
     assert inside == expected[0]
 
 
-def test_the_own_streams_go_on_where_they_were():
+def test_a_runs_own_streams_continue_where_they_were():
     reset()
     expected = [draws() for _ in range(3)]
     reset()
@@ -73,7 +71,7 @@ def test_nested_use_does_not_swap_back_early():
     assert torch.equal(torch.get_rng_state(), outside)
 
 
-def test_lent_streams_are_the_user_s_and_the_own_go_on_after_them():
+def test_lent_restores_the_users_streams_and_then_the_runs_own():
     reset()
     expected = [draws() for _ in range(2)]
     reset()
@@ -114,7 +112,7 @@ def test_the_global_streams_come_back_after_an_exception():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_each_module_s_own_flag_comes_back():
+def test_each_modules_own_flag_is_restored():
     model = zoo.ResNet(width=2).train()
     model.layer1.eval()
     model.bn1.eval()
@@ -127,7 +125,7 @@ def test_each_module_s_own_flag_comes_back():
     assert [module.training for module in model.modules()] == flags
 
 
-def test_evaluating_calls_no_method_of_the_user_s():
+def test_evaluating_calls_no_method_of_the_model():
     class Frozen(nn.Module):
         def train(self, mode=True):  # noqa: ARG002 torch's signature
             raise AssertionError
@@ -158,14 +156,14 @@ class Moving(nn.Module):
             raise torch.OutOfMemoryError
 
 
-def test_a_model_is_sent_and_comes_back():
+def test_a_model_is_moved_and_comes_back():
     model = Moving()
     with placed(model, torch.device("cuda", 0)):
         assert model.sent == ["cuda:0"]
     assert model.sent == ["cuda:0", "cpu"]
 
 
-def test_a_model_comes_back_from_a_move_that_failed_half_way():
+def test_a_model_comes_back_from_a_move_that_failed_halfway():
     model = Moving()
     model.fails = True
     with pytest.raises(torch.OutOfMemoryError), placed(model, torch.device("cuda", 0)):
@@ -189,7 +187,7 @@ def test_a_model_on_two_devices_is_not_gathered_on_one():
         pass
 
 
-def test_no_model_is_sent_to_the_device_that_would_lose_its_weights():
+def test_no_model_is_moved_to_meta_which_would_lose_its_weights():
     model = zoo.mlp()
     with (
         pytest.raises(
@@ -214,7 +212,7 @@ print("torch._dynamo" in sys.modules)
     assert done.stdout == "False\n"
 
 
-def test_compiled_graphs_give_way_to_hooks_for_the_time_being():
+def test_compiled_graphs_run_eagerly_while_there_are_hooks():
     model = zoo.mlp()
     seen = []
     part = torch.compile(model[0], backend="eager")
@@ -224,33 +222,6 @@ def test_compiled_graphs_give_way_to_hooks_for_the_time_being():
         part(torch.randn(2, 10))
     handle.remove()
     assert seen == [1]
-
-
-def test_what_one_kind_of_device_may_reduce_does_not_slow_down_another():
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        assert reduces_float32("cuda")
-        assert not reduces_float32("cpu")
-        with exact(torch.device("cpu")):
-            assert torch.backends.cuda.matmul.allow_tf32
-        with exact(torch.device("cuda")):
-            assert not reduces_float32("cuda")
-        assert torch.backends.cuda.matmul.allow_tf32
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
-
-
-@pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_older_torch_has_one_setting_for_all(monkeypatch, kind):
-    monkeypatch.setattr(precision, "_matmul_backend", lambda _: None)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        assert reduces_float32(kind)
-        with exact(torch.device("cpu")):
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 class Noisy(nn.Module):
@@ -280,7 +251,7 @@ def by_blocked_explorer(model, batches, callback):
 
 
 @pytest.mark.parametrize("run", [by_compare, by_explorer, by_blocked_explorer])
-def test_a_callback_draws_from_the_user_s_streams(run):
+def test_a_callback_draws_from_the_users_streams(run):
     model, batches = Noisy(), zoo.batches_of(5)
     reset()
     expected = [draws() for _ in range(6)]

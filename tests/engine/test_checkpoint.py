@@ -1,4 +1,4 @@
-"""A killed run goes on where it was, and gives the same bits."""
+"""A killed run continues where it was, and gives the same bits."""
 
 import os
 import signal
@@ -61,6 +61,7 @@ def script(tmp_path):
     return [sys.executable, str(path)]
 
 
+@pytest.mark.slow
 def test_a_run_killed_without_warning_resumes_to_the_same_bits(tmp_path):
     command = script(tmp_path)
     whole = subprocess.run(
@@ -135,7 +136,7 @@ def test_a_checkpoint_of_another_comparison_is_refused(tmp_path):
         CKA(first, second).compare(loader(), checkpoint=path, progress=False)
 
 
-def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_refused_and_not_overwritten(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("mine")
     with pytest.raises(ValueError, match="Expected a file of format"):
@@ -153,7 +154,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
         CKA(*models()).compare(never(), checkpoint=path, progress=False)
 
 
-def test_the_file_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
+def test_the_file_is_written_during_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     path = tmp_path / "run"
     there = []
@@ -167,7 +168,7 @@ def test_the_file_is_written_while_the_run_goes_on(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
-def test_between_two_writes_lies_the_time_that_is_said(tmp_path, monkeypatch):
+def test_writes_are_as_far_apart_as_documented(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     path = tmp_path / "run"

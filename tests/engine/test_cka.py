@@ -1,4 +1,4 @@
-"""The engine as a user calls it: loaders, names, choices, results, errors."""
+"""The engine as a user calls it: callbacks, names, choices, results, notes."""
 
 import copy
 import warnings
@@ -61,7 +61,7 @@ def test_identical_copies_are_exactly_one():
     assert result.stderr.diagonal().max() < 1e-6
 
 
-def test_a_self_comparison_runs_the_model_once_a_batch_and_is_symmetric():
+def test_a_self_comparison_runs_the_model_once_per_batch_and_is_symmetric():
     model, calls = zoo.mlp(), []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     result = compare(model, batches=zoo.batches_of(4), **ALL)
@@ -146,7 +146,7 @@ def test_stop_iteration_from_the_callback_ends_the_run_and_keeps_the_result():
     assert_right(result, model, model, zoo.batches_of(5)[:2])
 
 
-def test_small_batches_are_said_when_the_callback_ends_the_run():
+def test_small_batches_are_noted_when_the_callback_ends_the_run():
     def stop(batch, *_):
         if batch == 2:
             raise StopIteration
@@ -227,7 +227,7 @@ def test_a_wrapped_model_is_compared_by_its_own_names():
         assert torch.equal(result.matrix, plain.matrix)
 
 
-def test_a_model_that_was_compiled_and_run_before_is_compared_right():
+def test_a_model_that_was_compiled_and_run_before_is_compared_correctly():
     model = zoo.mlp()
     compiled = torch.compile(model, backend="eager")
     compiled(DATA)
@@ -249,76 +249,6 @@ def test_a_wrapped_and_a_bare_model_are_the_same_model():
     assert (result.diagonal() - 1).abs().max() <= EXACT
 
 
-def test_a_model_on_meta_is_an_error_with_the_remedy():
-    with torch.device("meta"):
-        empty = zoo.mlp()
-    with pytest.raises(ValueError, match=r"model2 \(Sequential\) with weights, got"):
-        compare(zoo.mlp(), empty, zoo.batches_of())
-
-
-def test_no_device_may_take_the_weights_away():
-    model = zoo.mlp()
-    with pytest.raises(
-        ValueError, match="Expected a device that stores data, got 'meta'"
-    ):
-        compare(model, batches=zoo.batches_of(), device="meta")
-    assert not model[0].weight.is_meta
-
-
-def test_an_unknown_layer_is_an_error_at_construction_with_the_nearest_names():
-    with pytest.raises(
-        ValueError, match=r"`model2_layers` contains 'layer1.0.bn3'.*Did you"
-    ):
-        CKA(zoo.mlp(), zoo.ResNet(width=2), model2_layers=["layer1.0.bn3"])
-
-
-def test_a_layer_that_never_runs_is_an_error_that_says_so():
-    with pytest.raises(
-        ValueError, match=r"'unused', .* of Unused cannot be compared: never"
-    ):
-        compare(zoo.Unused(), batches=zoo.batches_of(), model1_layers=["unused"])
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"metric": "cosine"}, ValueError, "`metric` to be one of"),
-        ({"pool": "median"}, ValueError, "`pool` to be 'auto'"),
-        ({"model1_layers": [3.5]}, TypeError, "names, indices, globs"),
-    ],
-)
-def test_an_unknown_option_is_an_error_at_construction(options, error, message):
-    with pytest.raises(error, match=message):
-        CKA(zoo.mlp(), **options)
-
-
-@pytest.mark.parametrize("wrong", [None, "resnet18", torch.randn(3)])
-def test_what_is_no_model_is_refused(wrong):
-    with pytest.raises(TypeError, match=r"`model1` to be a torch.nn.Module, got"):
-        CKA(wrong)
-    if wrong is not None:
-        with pytest.raises(TypeError, match=r"`model2` to be a torch.nn.Module, got"):
-            CKA(zoo.mlp(), wrong)
-
-
-def test_a_model_of_which_nothing_can_be_compared_is_an_error_with_the_reasons():
-    model = zoo.Returning(lambda x: x.argmax(1))
-    with pytest.raises(ValueError, match="matches no layer of Returning") as caught:
-        compare(model, batches=zoo.batches_of())
-    assert "None of its layers can be compared ('Returning': int" in str(caught.value)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(
-    "compiled", [torch.jit.script, lambda m: torch.jit.trace(m, DATA)]
-)
-def test_a_scripted_or_traced_model_is_refused_with_the_remedy(compiled):
-    with pytest.raises(
-        TypeError, match="Pass the original model, before scripting or tracing"
-    ):
-        CKA(compiled(zoo.mlp()))
-
-
 def test_a_graph_module_and_a_parametrized_one_are_compared():
     for model in (
         torch.fx.symbolic_trace(zoo.mlp()),
@@ -326,59 +256,6 @@ def test_a_graph_module_and_a_parametrized_one_are_compared():
     ):
         result = compare(model, batches=zoo.batches_of())
         assert_right(result, model, model, zoo.batches_of())
-
-
-def test_out_of_memory_is_explained():
-    model = zoo.mlp()
-
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    batches = zoo.batches_of(3)
-    handle = model[2].register_forward_hook(full)
-    with pytest.raises(RuntimeError, match=r"Out of memory in model1 \(Seq") as caught:
-        compare(model, batches=batches)
-    handle.remove()
-    text = str(caught.value)
-    assert "16 examples" in text
-    assert "Lower batch_size" in text
-    assert "Tried to allocate 2 GiB" in str(caught.value.__cause__)
-
-
-def test_out_of_memory_on_a_cpu_is_explained_too():
-    model = zoo.Returning(lambda _: torch.empty(1 << 60))
-    with pytest.raises(RuntimeError, match=r"Out of memory in model1 \(Returning\)"):
-        compare(model, batches=zoo.batches_of())
-
-
-def test_an_error_in_a_model_tells_which_one_and_what_it_was_given():
-    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
-        compare(nn.Linear(10, 3), nn.Linear(9, 3), zoo.batches_of(3))
-    assert caught.value.__notes__ == [
-        "Inputs of model2 (Linear): a tensor of shape (16, 10)."
-    ]
-    batches = [{"input": torch.zeros(8, 9)}]
-    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
-        compare(nn.Linear(10, 3), batches=batches)
-    assert caught.value.__notes__ == [
-        "Inputs of model1 (Linear): input=a tensor of shape (8, 9)."
-    ]
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        (
-            {"forward": 3},
-            "`forward` to be a function of .* or a pair of such functions, got 3",
-        ),
-        ({"forward": (None,)}, r"a pair of such functions, got \(None,\)"),
-        ({"autocast": True}, "`autocast` to be a dtype such as .*, got True"),
-    ],
-)
-def test_options_of_the_wrong_kind_are_refused_at_once(option, message):
-    with pytest.raises(TypeError, match=message):
-        CKA(zoo.mlp(), **option)
 
 
 class Restless(nn.Module):
@@ -394,10 +271,10 @@ class Restless(nn.Module):
         return self.head(self.norm(x))
 
 
-def test_a_model_that_changes_when_it_runs_is_said():
+def test_a_model_that_its_forward_pass_changes_is_noted():
     with pytest.warns(UserWarning, match=r"Restless changes 'norm\..* copy\.deepcopy"):
         compare(Restless(), zoo.mlp(), zoo.batches_of())
-    # In training mode, but not in a run: nothing changes, and nothing is said.
+    # In training mode, but not in a run: nothing changes, and there is no note.
     assert compare(zoo.ResNet(width=2).train(), batches=zoo.images_of(1)).notes == []
 
 
@@ -437,7 +314,7 @@ def test_the_user_s_reduced_float32_does_not_reach_the_gram_matrices(examples):
     assert torch.equal(inside.matrix, full.matrix)
 
 
-def test_grad_mode_is_left_as_it_is():
+def test_grad_mode_does_not_change():
     with torch.enable_grad():
         compare(zoo.mlp(), batches=zoo.batches_of())
         assert torch.is_grad_enabled()
@@ -446,7 +323,7 @@ def test_grad_mode_is_left_as_it_is():
     assert result.batches == 4
 
 
-def test_pool_may_differ_by_layer_and_is_on_record():
+def test_pool_may_differ_by_layer_and_is_recorded():
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
     batches = zoo.images_of(3)
     plain = compare(model, batches=batches, **ALL)

@@ -53,6 +53,7 @@ def ranks(tmp_path, mode):
     return [process.returncode for process in started], errors
 
 
+@pytest.mark.slow
 def test_two_ranks_return_the_result_of_one_process(tmp_path):
     codes, errors = ranks(tmp_path, "same")
     assert codes == [0, 0], errors
@@ -66,14 +67,15 @@ def test_two_ranks_return_the_result_of_one_process(tmp_path):
         result = CKAResult.load(tmp_path / f"result{rank}")
         torch.testing.assert_close(result.matrix, alone.matrix, rtol=1e-12, atol=1e-12)
         # A layer with itself has none: the square is a difference that rounding
-        # leaves at about 1e-16, another one for each order of sums: the root is 1e-8.
+        # leaves at about 1e-16, other for each order of summation: the root is 1e-8.
         squares = result.stderr.square(), alone.stderr.square()
         torch.testing.assert_close(*squares, rtol=1e-12, atol=1e-15)
         counts = result.examples, result.batches, result.skipped
         assert counts == (alone.examples, alone.batches, alone.skipped) == (96, 6, 1)
 
 
-def test_ranks_that_compare_different_layers_say_so(tmp_path):
+@pytest.mark.slow
+def test_ranks_with_different_layers_are_an_error(tmp_path):
     codes, errors = ranks(tmp_path, "different")
     assert codes == [1, 1]
     assert all("Expected the same layers on every rank" in text for text in errors)

@@ -1,4 +1,4 @@
-"""What a run is said to take, against what it takes."""
+"""Estimated memory and time of a run, compared with what it needs."""
 
 import contextlib
 import time
@@ -33,15 +33,15 @@ def probed(loader, *models, **options):
 
 @pytest.mark.parametrize("examples", [7, 64, 600])
 @pytest.mark.parametrize("itself", [False, True])
-def test_memory_is_what_the_engine_holds_after_a_batch(examples, itself):
+def test_memory_is_what_the_engine_has_allocated_after_a_batch(examples, itself):
     models = [zoo.mlp()] if itself else [zoo.mlp(), zoo.Reversed()]
     batches = zoo.batches_of(2, size=examples)
     with probed(batches, *models, model1_layers="all") as (state, run, steps):
         estimate = state.estimate
         after = next(steps)
-        groups = run.buffer._groups.values()
-        packed = sum(group._z.nbytes for group in groups)
-        whole = sum(group._whole.nbytes for group in groups if group._whole is not None)
+        parts = run.buffer._parts.values()
+        packed = sum(part._z.nbytes for part in parts)
+        whole = sum(p._unpacked.nbytes for p in parts if p._unpacked is not None)
         sums = sum(tensor.nbytes for tensor in after.sums.tensors().values())
     assert estimate.examples == examples
     assert estimate.nbytes == packed + whole + sums
@@ -52,13 +52,13 @@ def test_memory_of_a_hundred_layers_and_large_batches_is_mostly_packed_matrices(
     assert estimate.nbytes == pytest.approx(100 * 1024**2 / 2 * 4, rel=0.05)
 
 
-def test_a_pass_that_is_mostly_calls_tells_no_time():
+def test_a_pass_that_is_mostly_overhead_predicts_no_time():
     assert Timing(2, calls=100, seconds=0.01).of_batch(64) is None
     assert Timing(2, calls=100, seconds=0.1).of_batch(64) == pytest.approx(3.2)
     assert Timing(64, calls=100, seconds=0.01).of_batch(64) == 0.01
 
 
-def test_time_is_that_of_loading_and_of_all_passes_over_all_batches():
+def test_time_counts_loading_and_all_passes_over_all_batches():
     estimate = Estimate(2, 8, 100)
     passes = [Timing(2, 1, 0.5), Timing(2, 1, 0.25)]
     assert estimate.with_time(10, 0.5, passes).seconds == pytest.approx(35)
@@ -113,7 +113,7 @@ def test_the_time_of_a_run_follows_from_its_probe(monkeypatch):
         assert state.estimate.seconds is None, "without a length"
 
 
-def test_loading_in_other_processes_takes_no_time_of_this_one(monkeypatch):
+def test_loading_in_other_processes_does_not_count(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(run, "time", clock)
     monkeypatch.setattr(side, "time", clock)
@@ -134,13 +134,13 @@ def test_loading_in_other_processes_takes_no_time_of_this_one(monkeypatch):
         assert state.estimate.seconds == pytest.approx(2 * 0.02)
 
 
-def test_memory_of_a_gpu_is_asked_of_the_driver(monkeypatch):
+def test_the_driver_reports_the_memory_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (77 << 30, 80 << 30))
     assert gpu_memory(torch.device("cuda", 1)) == [3 << 30, 80 << 30]
     assert gpu_memory(torch.device("cpu")) is None
 
 
-def test_words_are_of_two_digits_at_most():
+def test_numbers_in_words_have_two_digits_at_most():
     assert [about(s) for s in (0.01, 89.4, 95, 5400)] == [
         "about 1 s",
         "about 89 s",

@@ -250,7 +250,7 @@ def test_what_a_loader_draws_is_not_missing_from_the_global_random_state():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_loader_s_worker_processes_end_with_the_run():
+def test_the_loaders_worker_processes_end_with_the_run():
     data = TensorDataset(torch.randn(64, 10))
     loader = DataLoader(data, batch_size=8, num_workers=1)
     steps = CKA(zoo.mlp())._steps(loader)
@@ -266,7 +266,7 @@ def test_the_loader_s_worker_processes_end_with_the_run():
     assert not any(worker.is_alive() for worker in workers)
 
 
-def test_the_batches_are_left_alone():
+def test_the_batches_are_not_changed():
     batches = zoo.batches_of()
     before = [x.clone() for x in batches]
     compare(zoo.inplace_mlp(), batches=batches)

@@ -373,7 +373,7 @@ def test_any_structure_keeps_its_shape_and_loses_no_tensor(value):
 
 @quick
 @given(structures)
-def test_any_structure_around_a_batch_reaches_a_forward_of_one_s_own(extra):
+def test_any_structure_around_a_batch_reaches_a_custom_forward(extra):
     seen = []
 
     def forward(model, batch):

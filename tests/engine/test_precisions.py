@@ -68,7 +68,7 @@ def assert_defined_right(result, model1, model2, batches):
 
 @pytest.mark.parametrize("scale", [1.0, 1e30])
 @pytest.mark.filterwarnings("ignore:Mixed:UserWarning")
-def test_dtypes_of_one_model_may_differ_beside_layers_that_are_undefined(scale):
+def test_dtypes_of_one_model_may_differ_next_to_undefined_layers(scale):
     model, other = Mixed(scale), Mixed(scale)
     batches = [*zoo.batches_of(3), *zoo.batches_of(1, 9, seed=7)]
     alone = compare(model, batches=batches, model1_layers="all")
@@ -91,7 +91,7 @@ def test_models_of_half_precision_are_compared_as_exactly_as_others(dtype):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_t")
-def test_a_quantised_model_is_compared_with_what_it_was_made_of():
+def test_a_quantised_model_is_compared_with_its_original():
     model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 5))
     small = zoo.quantised(model)
     batches = zoo.batches_of()
@@ -109,7 +109,7 @@ def test_a_quantised_model_is_compared_with_what_it_was_made_of():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_t")
-def test_quantised_models_differ_in_their_digest_by_what_they_pack():
+def test_quantised_models_with_other_packed_weights_have_other_digests():
     model = zoo.mlp()
     assert digest(zoo.quantised(model)) == digest(zoo.quantised(model))
     assert digest(zoo.quantised(model)) != digest(zoo.quantised(zoo.mlp()))

@@ -40,7 +40,7 @@ def test_constant_and_dead_layers_are_nan_with_the_reason_and_no_others():
 
 @pytest.mark.parametrize("size", [5, 32, 64, 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_layer_where_no_two_examples_differ_alike_is_undefined(size, dtype):
+def test_a_layer_where_each_example_differs_in_its_own_way_is_undefined(size, dtype):
     class Unlike(nn.Module):
         def __init__(self):
             super().__init__()
@@ -73,7 +73,7 @@ def test_reasons_are_notes_that_name_model_and_layer():
     assert "no shared variance" in text
 
 
-def test_many_layers_that_are_undefined_alike_are_one_note():
+def test_layers_that_are_undefined_for_one_reason_are_one_note():
     model = nn.Sequential(*[zoo.Returning(torch.zeros_like) for _ in range(40)])
     result = compare(model, zoo.mlp(), zoo.batches_of(), **ALL)
     assert len(result.undefined1) == 40
@@ -94,7 +94,7 @@ def test_a_value_that_is_not_finite_blanks_its_layer_and_names_the_batch(value, 
     assert abs(result.matrix[before, before] - 1) <= EXACT
 
 
-def test_other_cells_are_right_beside_one_that_is_not_finite():
+def test_other_cells_are_right_next_to_one_that_is_not_finite():
     batches = zoo.batches_of()
     batches[1][5, 0] = 1e4
     model1, model2 = zoo.Poisoned(), zoo.mlp()
@@ -108,7 +108,7 @@ def test_other_cells_are_right_beside_one_that_is_not_finite():
     assert_right(fine, model1, model2, batches)
 
 
-def test_values_too_large_to_square_are_said_to_be():
+def test_values_too_large_to_square_are_reported_as_overflow():
     model = zoo.Offset(scale=1e25)
     result = compare(model, batches=zoo.batches_of(), model1_layers=["plain", "moved"])
     if "moved" in result.undefined1:

@@ -5,7 +5,7 @@ import torch
 from support.reference import hsic1, minibatch_cka
 
 from cka_notebook._grams import pairs, products
-from cka_notebook._grams.packing import packing
+from cka_notebook._grams.packing import PackedGrams, packing
 
 FLOAT32 = 3e-6
 """The bar for float32 activations: a few hundred roundings of 6e-8."""
@@ -26,6 +26,10 @@ def packed(x):
     return grams[0]
 
 
+def one(x):
+    return PackedGrams(*(tensor[None] for tensor in packed(x).tensors()))
+
+
 def product(a, b):
     """<U(K), U(L)> from two packed Gram matrices."""
     return pairs.pair_products(a.z[None], b.z[None])[0, 0] * a.scale * b.scale
@@ -39,18 +43,6 @@ def test_packed_grams_multiply_like_u_centered_ones(n):
     ours = product(packed(x), packed(y))
     scale = (hsic1(K, K) * hsic1(L, L)).sqrt().item() * n * (n - 3)
     assert ours.item() == pytest.approx(textbook.item(), abs=1e-12 * scale)
-
-
-def test_all_pair_products_at_once_are_those_one_by_one():
-    layers = [packed(torch.randn(12, p)) for p in (1, 3, 30)]
-    z = torch.stack([layer.z for layer in layers])
-    grid = pairs.pair_products(z, z)
-    for i, a in enumerate(layers):
-        for j, b in enumerate(layers):
-            single = pairs.pair_products(a.z[None], b.z[None])[0, 0]
-            assert grid[i, j].item() == pytest.approx(single.item(), rel=FLOAT32)
-    norms = torch.stack([layer.norm for layer in layers])
-    torch.testing.assert_close(norms, grid.diagonal(), rtol=FLOAT32, atol=0)
 
 
 @pytest.mark.parametrize("p", [1, 5, 300, 5000])
@@ -103,7 +95,7 @@ def test_taking_whole_matrices_is_as_good_as_making_blocks(n):
     x = torch.randn(n, 30)
     places = packing(n, x.device, x.dtype)
     z = torch.zeros(1, places.length)
-    places.take((x @ x.T)[None], z)
+    places.pack((x @ x.T)[None], z)
     mean = x.mean(0)
     grams, _ = places.center(z, torch.dot(mean, mean)[None])
     torch.testing.assert_close(grams.norm[0], packed(x).norm, rtol=1e-4, atol=0)
@@ -128,3 +120,23 @@ def test_a_bad_batch_leaves_nothing_behind_in_what_lies_outside_of_the_matrix(n)
 def test_a_packed_matrix_takes_little_more_than_its_triangle(n):
     length = packing(n, torch.device("cpu"), torch.float32).length
     assert n * (n - 1) / 2 <= length <= (1.04 * n + 4) * (1.04 * n + 40) / 2
+
+
+def test_parts_of_several_dtypes_join_in_the_widest_and_are_cut_again():
+    parts = [one(x) for x in (torch.randn(8, 3), pair(8)[0], pair(8)[1])]
+    together = PackedGrams.concatenate(parts)
+    assert len(together) == 3
+    assert together.z.dtype == torch.float64
+    for part, same in zip(parts, (together[i : i + 1] for i in range(3)), strict=True):
+        assert all(map(torch.equal, same.tensors(), widened(part)))
+    turned = together[torch.tensor([2, 0])]
+    assert torch.equal(turned.norm, together.norm[[2, 0]])
+
+
+def widened(part):
+    return (tensor.double() for tensor in part.tensors())
+
+
+def test_no_gram_matrix_is_a_record_too():
+    empty = PackedGrams.empty()
+    assert len(empty) == len(empty[0:0]) == len(empty.to(torch.device("cpu"))) == 0

@@ -46,6 +46,7 @@ def test_the_root_of_a_larger_model_is_not_offered():
     tree = mlp_tree()
     assert "" not in tree.names
     assert rows(tree)[0][""]["reason"] == "the model itself"
+    assert rows(tree)[0][""]["code"] == "model"
 
 
 def test_a_module_called_several_times_is_a_layer_a_call():
@@ -59,6 +60,7 @@ def test_modules_that_never_run_are_listed_with_the_reason_and_not_offered():
     found, _ = rows(tree)
     never = [name for name, row in found.items() if row["reason"] == "never called"]
     assert never == ["unused", "parts", "named", "named.idle"]
+    assert {found[name]["code"] for name in never} == {"not_called"}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,9 @@ def test_modules_that_never_run_are_listed_with_the_reason_and_not_offered():
 def test_an_output_that_cannot_be_compared_has_its_reason(layer, reason):
     tree = probed(zoo.Incomparable(), torch.randn(8, 10))
     assert tree.names == ["linear"]
-    assert rows(tree)[0][layer]["reason"] == reason
+    row = rows(tree)[0][layer]
+    code = "no_batch_axis" if "batch" in reason else "no_tensor"
+    assert (row["reason"], row["code"]) == (reason, code)
     with pytest.raises(ValueError, match=f"contains {layer!r}, .* cannot be compared"):
         tree.choose([layer])
 
@@ -89,6 +93,7 @@ def test_tied_modules_appear_under_both_names_and_count_once():
     found, _ = rows(tree)
     assert tree.names == ["encode#0", "encode#1", "head"]
     assert found["decode"]["reason"] == "the same module as 'encode'"
+    assert found["decode"]["code"] == "alias"
     assert found[""]["params"] == 8 * 8 + 8 + 8 * 3 + 3
     assert found["decode"]["params"] == found["encode"]["params"] == 72
 
@@ -121,6 +126,8 @@ def test_calls_are_rows_below_their_module():
     assert names[start : start + 4] == ["act", "act#0", "act#1", "act#2"]
     found, _ = rows(tree)
     assert found["act"]["reason"] == "called 3 times"
+    assert found["act"]["code"] == "called_repeatedly"
+    assert found["act#1"]["code"] is None
     assert found["act#1"]["type"] == "call"
     assert found["act#1"]["depth"] == found["act"]["depth"] + 1
     assert found["act#1"]["shape"] == [None, 8]

@@ -1,4 +1,4 @@
-"""What the doctor says, of this place and of others."""
+"""What the doctor reports, here and in other places."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,7 @@ def notebook(monkeypatch):
 
 
 def installed(monkeypatch, **others):
-    """Other versions than those that are here; None of what is missing."""
+    """Pretend these versions are installed; None for what is missing."""
 
     def version_of(name):
         if others.get(name, "") is None:
@@ -56,33 +56,37 @@ def test_it_names_the_versions_and_the_devices():
     assert versions["device"].startswith("cpu, ") or "cuda" in versions["device"]
 
 
-def test_outside_of_a_notebook_it_says_so_and_what_works_there(monkeypatch):
+def test_outside_a_notebook_it_reports_that_and_what_works_there(monkeypatch):
     monkeypatch.setattr(cell, "_shell", lambda: None)
     report = doctor()
-    assert "none: no notebook" in report
-    assert "not shown: there is no notebook\n- Show the explorer in" in report
+    assert "none (not in a notebook)" in report
+    assert "not shown: not in a notebook\n- Show the explorer in" in report
 
 
 @pytest.mark.usefixtures("notebook")
 @pytest.mark.parametrize(
     ("variable", "name", "hint"),
     [
-        (None, "Jupyter", "where Jupyter itself runs"),
-        ("VSCODE_PID", "VS Code", '"jupyter.widgetScriptSources": ["jsdelivr.com"'),
+        (None, "Jupyter", "in the environment that runs Jupyter itself"),
+        (
+            "VSCODE_PID",
+            "VS Code",
+            '"jupyter.widgetScriptSources": ["jsdelivr.com", "unpkg.com"]',
+        ),
         ("KAGGLE_KERNEL_RUN_TYPE", "Kaggle", ""),
     ],
 )
-def test_it_knows_the_front_end_and_what_helps_there(monkeypatch, variable, name, hint):
+def test_it_knows_the_front_end_and_gives_its_hint(monkeypatch, variable, name, hint):
     if variable:
         monkeypatch.setenv(variable, "1")
     report = doctor()
     assert f"front end          {name}\n" in report
-    assert "widgets            shown" in report
+    assert "widgets            should be shown" in report
     assert hint in report
 
 
 @pytest.mark.usefixtures("notebook")
-def test_colab_is_told_to_block(monkeypatch):
+def test_on_colab_it_suggests_a_blocking_run(monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", object())
     assert "Google Colab" in doctor()
     assert "explorer.run(block=True)" in doctor()
@@ -91,25 +95,25 @@ def test_colab_is_told_to_block(monkeypatch):
 @pytest.mark.usefixtures("notebook")
 def test_a_kernel_without_comms_shows_no_widgets():
     comm.create_comm.__module__ = "comm"
-    assert "not shown: the kernel has no way to the page" in doctor()
+    assert "not shown: the kernel cannot reach the page" in doctor()
 
 
 @pytest.mark.usefixtures("notebook")
 @pytest.mark.parametrize(
-    ("value", "said"),
-    [("png", "CKA_NOTEBOOK_RENDERER=png leaves them out"), ("svg", "got 'svg'")],
+    ("value", "reason"),
+    [("png", "CKA_NOTEBOOK_RENDERER=png turns them off"), ("svg", "got 'svg'")],
 )
-def test_a_choice_of_renderer_is_an_obstacle(monkeypatch, value, said):
+def test_another_renderer_is_reported_as_the_reason(monkeypatch, value, reason):
     monkeypatch.setenv(VARIABLE, value)
-    assert said in doctor()
+    assert reason in doctor()
 
 
 @pytest.mark.usefixtures("notebook")
-def test_what_is_missing_is_named_and_what_is_old_too(monkeypatch):
+def test_it_names_missing_and_old_packages(monkeypatch):
     installed(monkeypatch, anywidget=None, jupyterlab=None)
     report = doctor()
     assert "anywidget          not installed" in report
     assert "- pip install anywidget" in report
     assert "jupyterlab  " not in report
     installed(monkeypatch, ipykernel="6.31.0")
-    assert "does not hear the page" in doctor()
+    assert "cannot receive messages from the page while a cell is running" in doctor()

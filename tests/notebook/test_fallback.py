@@ -1,4 +1,4 @@
-"""What stands beside the widget, for where no widget can be seen."""
+"""The output next to the widget, for where the widget cannot be displayed."""
 
 import base64
 import contextlib
@@ -28,7 +28,9 @@ from cka_notebook._notebook.fallback import (
 )
 from cka_notebook._page.runtime import STATIC
 
-LOOK = Preview("CKAExplorer(A <x> B)", png(np.eye(2), ["#000000", "#ffffff"], (0, 1)))
+PREVIEW = Preview(
+    "CKAExplorer(A <x> B)", png(np.eye(2), ["#000000", "#ffffff"], (0, 1))
+)
 
 QUICK = SHOW_TO_THE_END.format(count=4, seconds=0.05)
 
@@ -36,7 +38,7 @@ IMPATIENT = """
 from cka_notebook._notebook import fallback
 fallback.PATIENCE = 0.1
 display(explorer)
-explorer._still._timer.join()
+explorer._fallback._timer.join()
 """
 
 RENDERED = f"""
@@ -91,38 +93,38 @@ def outputs_of(executed):
     }
 
 
-def test_the_first_end_makes_an_output_and_the_next_ones_replace_it(outputs):
-    still = Fallback(lambda: LOOK)
-    still.appears()
-    still.answered()
-    still.refresh()
-    still.refresh()
+def test_the_first_run_creates_an_output_and_later_ones_replace_it(outputs):
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    output.answered()
+    output.refresh()
+    output.refresh()
     kinds = [kind for kind, _ in outputs]
     assert kinds == ["display_data", "update_display_data"]
-    assert outputs[0][1]["data"] == forms(LOOK, "png")
+    assert outputs[0][1]["data"] == forms(PREVIEW, "png")
     assert len(set(ids(outputs))) == 1
 
 
 def test_a_cell_that_shows_the_explorer_later_has_an_output_of_its_own(outputs):
-    still = Fallback(lambda: LOOK)
+    output = Fallback(lambda: PREVIEW)
     for _ in range(2):
-        still.appears()
-        still.refresh()
-    still.forget()
+        output.shown()
+        output.refresh()
+    output.stop_waiting()
     assert [kind for kind, _ in outputs] == ["display_data"] * 2
     assert len(set(ids(outputs))) == 2
 
 
 def test_outside_of_a_kernel_nothing_is_sent():
-    still = Fallback(lambda: LOOK)
-    still.appears()
-    still.refresh()
-    assert still._timer is None
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    output.refresh()
+    assert output._timer is None
 
 
 def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
     monkeypatch.setattr(fallback, "PATIENCE", 0.0)
-    Fallback(lambda: LOOK).appears()
+    Fallback(lambda: PREVIEW).shown()
     _, content = until(lambda: outputs)[0]
     assert NO_ANSWER in content["data"]["text/plain"]
     assert NO_ANSWER in content["data"]["text/html"]
@@ -130,38 +132,38 @@ def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
 
 
 def test_a_front_end_that_answers_does_not_get_it(outputs):
-    still = Fallback(lambda: LOOK)
-    still.appears()
-    timer = still._timer
-    still.answered()
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    timer = output._timer
+    output.answered()
     timer.join(60)
-    still.appears()
-    assert still._timer is timer, "a second view is of the same page"
+    output.shown()
+    assert output._timer is timer, "a second view is of the same page"
     assert outputs == []
 
 
-def test_beside_a_widget_there_is_no_text_without_a_picture(outputs):
-    still = Fallback(lambda: LOOK._replace(picture=None))
-    still.appears()
-    still.answered()
-    still.refresh()
+def test_next_to_a_widget_there_is_no_text_without_a_picture(outputs):
+    output = Fallback(lambda: PREVIEW._replace(picture=None))
+    output.shown()
+    output.answered()
+    output.refresh()
     assert outputs == []
 
 
 @pytest.mark.parametrize("name", ["VSCODE_PID", "google.colab"])
-def test_where_a_picture_cannot_be_hidden_it_is_not_beside_a_widget(
+def test_a_picture_that_cannot_be_hidden_is_not_shown_next_to_a_widget(
     outputs, monkeypatch, name
 ):
     monkeypatch.setenv("VSCODE_PID", "1")
     if name == "google.colab":
         monkeypatch.delenv("VSCODE_PID")
         monkeypatch.setitem(sys.modules, name, object())
-    still = Fallback(lambda: LOOK)
-    still.appears()
-    still.refresh()
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    output.refresh()
     assert len(outputs) == 1, "no page has answered"
-    still.answered()
-    still.refresh()
+    output.answered()
+    output.refresh()
     assert len(outputs) == 1
 
 
@@ -175,13 +177,13 @@ def test_where_a_picture_cannot_be_hidden_it_is_not_beside_a_widget(
     ],
 )
 def test_each_renderer_has_its_forms(kind, types):
-    assert set(forms(LOOK, kind)) == types
-    assert "image/png" not in forms(LOOK._replace(picture=None), kind)
+    assert set(forms(PREVIEW, kind)) == types
+    assert "image/png" not in forms(PREVIEW._replace(picture=None), kind)
 
 
-def test_a_renderer_that_there_is_not_is_an_error_when_an_explorer_is_made(monkeypatch):
+def test_an_unknown_renderer_is_an_error_when_an_explorer_is_created(monkeypatch):
     monkeypatch.setenv("CKA_NOTEBOOK_RENDERER", "svg")
-    words = "RENDERER to be one of widget, html, png, none, got 'svg'"
+    words = "RENDERER to be one of widget, html, png, none or unset, got 'svg'"
     with pytest.raises(ValueError, match=words):
         renderer()
     with pytest.raises(ValueError, match=words):
@@ -200,7 +202,7 @@ def test_pages_know_the_picture_by_its_mark():
 
 
 @pytest.mark.slow
-def test_where_nobody_answers_the_reason_is_shown_and_the_run_goes_on(outputs_of):
+def test_without_an_answer_the_reason_is_shown_and_the_run_continues(outputs_of):
     assert NO_ANSWER in outputs_of["unanswered"][1].data["text/html"]
     assert outputs_of["ended"][0].text == "8\n"
 
@@ -226,18 +228,18 @@ def test_nbconvert_shows_the_finished_map_without_the_state_of_widgets(
 @pytest.mark.parametrize("kind", ["png", "html", "none"])
 def test_the_environment_chooses_the_renderer(outputs_of, kind):
     first, *later = outputs_of[kind]
-    assert set(first.data) == set(forms(LOOK._replace(picture=None), kind))
+    assert set(first.data) == set(forms(PREVIEW._replace(picture=None), kind))
     assert [set(output.data) for output in later] == (
-        [] if kind == "none" else [set(forms(LOOK, kind))]
+        [] if kind == "none" else [set(forms(PREVIEW, kind))]
     )
 
 
-def test_any_word_of_a_page_is_an_answer(outputs, monkeypatch):
+def test_any_message_of_a_page_is_an_answer(outputs, monkeypatch):
     monkeypatch.setattr(comm, "create_comm", RecordingComm)
     loader = [torch.randn(8, 4)]
     explorer = CKAExplorer(nn.Linear(4, 2), None, loader, autostart=False)
     explorer._repr_mimebundle_()
-    timer = explorer._still._timer
+    timer = explorer._fallback._timer
     explorer.comm.page({"kind": "ready", "page": "page-1", "views": 0})
     timer.join(60)
     assert outputs == []
@@ -268,7 +270,7 @@ def test_a_page_that_cannot_load_widgets_shows_the_reason_and_then_the_map(
 
 
 @pytest.mark.browser
-def test_lab_hides_the_picture_beside_the_widget_and_saves_it(page, server):
+def test_lab_hides_the_picture_next_to_the_widget_and_saves_it(page, server):
     slow = SHOW.format(count=8, seconds=600)
     server.add("still.ipynb", [SETUP, slow, "1 + 1", HURRY])
     notebook = Notebook(page, server, "still.ipynb")
@@ -290,8 +292,8 @@ def test_lab_hides_the_picture_beside_the_widget_and_saves_it(page, server):
     assert len(saved["cells"][2]["outputs"]) == 1
     with contextlib.suppress(KeyError):
         del saved["metadata"]["widgets"]
-    (server.root / "again.ipynb").write_text(json.dumps(saved), encoding="utf-8")
-    again = Notebook(page, server, "again.ipynb")
-    again.until(picture.count, "the picture")
+    (server.root / "reopened.ipynb").write_text(json.dumps(saved), encoding="utf-8")
+    reopened = Notebook(page, server, "reopened.ipynb")
+    reopened.until(picture.count, "the picture")
     assert picture.is_visible()
-    again.screenshot("still-reopened")
+    reopened.screenshot("still-reopened")

@@ -1,10 +1,11 @@
-"""Names of models: those of the caller's variables."""
+"""Names of models, taken from the caller's variables."""
 
 import gc
 import subprocess
 import sys
 import weakref
 
+import pytest
 from support import zoo
 from torch import nn
 
@@ -100,6 +101,7 @@ print(repr(CKAExplorer(base, tuned, [])))
 """
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_notebook_has_variables_of_its_own():
     code = [sys.executable, "-c", CELLS]
     done = subprocess.run(code, capture_output=True, text=True, check=True)

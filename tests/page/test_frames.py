@@ -9,6 +9,7 @@ import torch
 from support.wire_examples import running
 
 from cka_notebook import CKAResult
+from cka_notebook._messages import Note
 from cka_notebook._page import frames as frames_module
 from cka_notebook._page.frames import Frames, Progress
 from cka_notebook._page.readback import Readback, floats
@@ -35,6 +36,15 @@ def begun(state):
     frames = Frames(lambda header, buffers: sent.append((header, buffers)))
     frames.begin(1, state)
     return frames, sent
+
+
+def test_notes_say_whether_they_are_grave_and_plain_ones_are_not():
+    state = running(1)
+    state.notes = ["plain", Note("not random", grave=True)]
+    assert frames_module.axes(1, state)["notes"] == [
+        {"text": "plain", "grave": False},
+        {"text": "not random", "grave": True},
+    ]
 
 
 def test_a_large_map_is_sent_in_bytes_and_its_last_frame_bit_for_bit():

@@ -1,4 +1,4 @@
-"""A comm that records what the kernel sends and plays the page.
+"""A comm that plays the page, a loader that waits, and explorers to try them on.
 
 `until` waits for a condition on what was sent, with a generous limit: tests wait for
 events, never for time to pass.
@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 import comm
 import comm.base_comm
 import numpy as np
+import torch
+from torch import nn
+
+from cka_notebook import CKAExplorer
 
 PATIENCE = 60.0
 
@@ -130,3 +134,92 @@ class Gate:
     def let(self, count):
         """Let `count` more batches through."""
         self._tickets.release(count)
+
+
+def net():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU())
+
+
+def batches(count=6, n=12):
+    return [torch.randn(n, 6) for _ in range(count)]
+
+
+def make(loader=None, *, views=1, acknowledges=True, **options):
+    """An explorer with a page, its comm, and its loader."""
+    loader = batches() if loader is None else loader
+    options = {"model1_layers": "all", "model2_layers": "all"} | options
+    explorer = CKAExplorer(net(), net(), loader, **options)
+    line = explorer.comm
+    line.acknowledges, line.views = acknowledges, views
+    return explorer, line
+
+
+def floats(tensor):
+    return tensor.numpy().astype("<f4")
+
+
+def pause_midway(explorer, loader):
+    """Let three batches through, then pause the run after one more."""
+    loader.let(3)
+    until(lambda: explorer.progress.batches == 3)
+    explorer.pause()
+    loader.let(1)
+    until(lambda: explorer.status == "paused")
+
+
+@dataclass
+class CountingState:
+    """An engine's running state that only counts its batches."""
+
+    batches: int
+
+    def result(self):
+        return f"after {self.batches}"
+
+
+class RecordingHost:
+    """Hosts runs of a few batches without models, and records what it is told.
+
+    `on` maps an event to a function of the worker, called in the worker's thread.
+    """
+
+    def __init__(self, count=3, gate=None, on=None):
+        self.gate = gate or Gate(range(count), open_=True)
+        self.on = on or {}
+        self.events = []
+        self.closed = 0
+
+    def prepare(self):
+        self.events.append("prepare")
+
+    def starts(self):
+        self.events.append("starts")
+
+    def steps(self):
+        try:
+            yield CountingState(0)
+            for number, _ in enumerate(self.gate, 1):
+                yield CountingState(number)
+        finally:
+            self.closed += 1
+
+    def begins(self, worker, state):
+        assert state.batches == 0
+        self._tell(f"begins {worker.epoch}", worker)
+
+    def batch(self, worker, state):
+        return self._tell(f"batch {state.batches}", worker) is not False
+
+    def pauses(self, worker, state):
+        self._tell(f"pauses at {state.batches}", worker)
+
+    def resumes(self, worker):
+        self._tell("resumes", worker)
+
+    def ends(self, worker, outcome):
+        self._tell(f"ends {outcome}", worker)
+
+    def _tell(self, event, worker):
+        self.events.append(event)
+        # Each reaction happens once, or restarting would never end.
+        return self.on.pop(event, lambda _: None)(worker)

@@ -31,9 +31,9 @@ SETUP = """
 import threading, torch
 from torch import nn
 from cka_notebook import CKAExplorer
-from cka_notebook._widget import session
+from cka_notebook._widget import checks
 
-session.LONG_RUN = float("inf")  # Start at once, however long the run.
+checks.LONG_RUN = float("inf")  # Start at once, however long the run.
 torch.set_num_threads(1)
 torch.manual_seed(0)
 

@@ -1,7 +1,7 @@
 """One example of every message between kernel and page, made by the package itself.
 
 ``tests/wire/*.json`` holds them; the tests of the page read the same files. To write
-them anew: ``CKA_NOTEBOOK_WRITE_WIRE=1 pytest tests/widget/test_explorer.py -k wire``.
+them again: ``CKA_NOTEBOOK_WRITE_WIRE=1 pytest tests/widget/test_explorer.py -k wire``.
 """
 
 import base64

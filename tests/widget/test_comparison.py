@@ -1,4 +1,4 @@
-"""What an explorer compares, without the explorer."""
+"""What an explorer compares, mostly without the explorer."""
 
 import gc
 import re
@@ -6,12 +6,11 @@ import weakref
 
 import pytest
 import torch
+from support.doubles import batches, make
 from torch import nn
 
 from cka_notebook import CKAExplorer, CKAResult
-from cka_notebook._models.choice import choose
-from cka_notebook._widget.comparison import Live, Saved, describe_loader
-from cka_notebook._widget.saved_tree import columns_of, rows_of
+from cka_notebook._widget.comparison import Live, Saved, describe_loader, free_bytes
 from cka_notebook._widget.source import with_layers
 
 
@@ -128,7 +127,7 @@ def test_no_layers_may_be_chosen_while_nothing_is_computed():
     del model
 
 
-def test_one_model_is_let_go_of_while_the_other_is_held():
+def test_one_model_is_freed_while_the_other_is_in_use():
     model1, model2 = net(), net()
     comparison = live(model1, model2)
     finish(comparison)
@@ -167,7 +166,7 @@ def test_calls_of_a_module_may_be_chosen_before_they_are_known():
     assert result.layers1 == ("act#1", "fc")
 
 
-def test_a_saved_result_spans_a_tree_of_its_layers():
+def test_a_saved_result_has_a_tree_of_its_layers():
     layers = ("stem", "block.0.conv", "block.1", "head")
     matrix = torch.zeros(4, 1)
     saved = Saved(CKAResult(matrix, matrix, layers, ("x",), "Left", "Right"))
@@ -181,27 +180,59 @@ def test_a_saved_result_spans_a_tree_of_its_layers():
     assert saved.choose("layers1", "auto") == list(layers)
 
 
-def test_siblings_stay_together_however_their_layers_were_called():
-    columns = columns_of("Net", ["a.x", "b", "a.y"])
-    assert columns["name"] == ["", "a", "a.x", "a.y", "b"]
-    assert choose(rows_of("Net", ["a.x", "b", "a.y"], "layers1"), "*") == [
-        "a.x",
-        "b",
-        "a.y",
-    ]
-
-
-def test_of_a_saved_result_layers_are_chosen_by_all_that_needs_no_model():
-    rows = rows_of("Net", ["layer1", "layer2", "head"], "layers1")
-    assert choose(rows, None) == ["layer1", "layer2", "head"]
-    assert choose(rows, [-1, 0]) == ["head", "layer1"]
-    assert choose(rows, re.compile("2$")) == ["layer2"]
-    with pytest.raises(ValueError, match="index 3 is out of range for Net"):
-        choose(rows, 3)
-
-
 def test_loaders_are_described_without_addresses():
     data = torch.utils.data.TensorDataset(torch.zeros(10, 2))
     loader = torch.utils.data.DataLoader(data, batch_size=4)
     assert describe_loader(loader) == "TensorDataset, 3 batches, batch size 4"
     assert describe_loader(x for x in ()) == "generator"
+
+
+def test_unknown_options_are_refused_with_the_allowed_ones():
+    with pytest.raises(
+        TypeError, match=r"'layers1'.*takes autocast, autostart, .*model1_layers.*theme"
+    ):
+        make(layers1=["0"])
+    with pytest.raises(TypeError, match="Did you mean 'max_batches'"):
+        make(max_batch=3)
+    with pytest.raises(TypeError, match=r"function of \(batch, total, matrix\).*got 3"):
+        make(callback=3)
+
+
+def test_the_free_memory_of_this_machine_is_known_or_none():
+    free = free_bytes(None)
+    assert free is None or free > 1_000_000
+
+
+def test_models_are_freed_after_a_run_although_the_explorer_lives():
+    model1, model2 = net(), net()
+    explorer = CKAExplorer(model1, model2, batches())
+    explorer.wait(60)
+    alive = weakref.ref(model1)
+    explorer.run()
+    explorer.wait(60)
+    del model1
+    gc.collect()
+    assert alive() is None
+    with pytest.raises(RuntimeError, match="model1 \\(Sequential\\) to be alive"):
+        explorer.run()
+    assert explorer.result.batches == 6
+    assert explorer.layers1
+    assert explorer.status == "done"
+
+
+def test_models_without_other_references_are_kept_for_another_run():
+    explorer, _ = make()
+    explorer.wait(60)
+    gc.collect()
+    explorer.run()
+    assert explorer.wait(60).batches == 6
+
+
+def test_the_model_is_left_without_hooks_after_every_exit():
+    model = net()
+    explorer = CKAExplorer(model, None, batches())
+    explorer.wait(60)
+    explorer.run()
+    explorer.stop()
+    explorer.wait(60)
+    assert all(not module._forward_hooks for module in model.modules())

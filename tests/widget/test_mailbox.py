@@ -1,17 +1,21 @@
-"""The queue that a thread of its own reads while there are messages."""
+"""The queue of messages, the thread that reads it, and what messages ask for."""
 
 import threading
+from types import SimpleNamespace
 
-from support.doubles import until
+import pytest
+from support.doubles import make, until
 
-from cka_notebook._widget.mailbox import Mailbox
+from cka_notebook._widget.mailbox import Mailbox, PageMessages
 
 
 def test_messages_are_handled_in_order_by_one_other_thread():
     seen = []
-    desk = Mailbox(lambda message: seen.append((message, threading.current_thread())))
+    mailbox = Mailbox(
+        lambda message: seen.append((message, threading.current_thread()))
+    )
     for number in range(100):
-        desk.put({"number": number})
+        mailbox.put({"number": number})
     until(lambda: len(seen) == 100)
     assert [message["number"] for message, _ in seen] == list(range(100))
     threads = {thread for _, thread in seen}
@@ -21,10 +25,10 @@ def test_messages_are_handled_in_order_by_one_other_thread():
 
 def test_the_thread_ends_when_nothing_comes_and_another_takes_over():
     seen = []
-    desk = Mailbox(lambda _: seen.append(threading.current_thread()), idle=0.01)
-    desk.put({})
+    mailbox = Mailbox(lambda _: seen.append(threading.current_thread()), idle=0.01)
+    mailbox.put({})
     until(lambda: seen and not seen[0].is_alive())
-    desk.put({})
+    mailbox.put({})
     until(lambda: len(seen) == 2)
     assert seen[0] is not seen[1]
 
@@ -35,6 +39,104 @@ def test_without_threads_messages_are_handled_where_they_arrive(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     seen = []
-    desk = Mailbox(lambda message: seen.append((message, threading.current_thread())))
-    desk.put({"number": 1})
+    mailbox = Mailbox(
+        lambda message: seen.append((message, threading.current_thread()))
+    )
+    mailbox.put({"number": 1})
     assert seen == [({"number": 1}, threading.current_thread())]
+
+
+def test_a_wrong_request_of_the_page_is_answered_by_an_error():
+    explorer, line = make()
+    line.page({"kind": "layers", "layers1": ["nowhere"]})
+    until(lambda: explorer._message["kind"] == "error")
+    assert "'nowhere'" in explorer._message["text"]
+    for nonsense in (
+        "text",
+        None,
+        {"kind": "ack"},
+        {"kind": 3},
+        {"kind": "tolerance", "value": "x"},
+    ):
+        line.page(nonsense)
+    assert explorer.wait(60).batches == 6
+
+
+def test_messages_are_handled_during_a_slow_callback():
+    inside, goes = threading.Event(), threading.Event()
+
+    def wait(*_):
+        inside.set()
+        assert goes.wait(60)
+
+    explorer, line = make(callback=wait)
+    explorer.run()
+    assert inside.wait(60)
+    line.page({"kind": "view", "palette": "viridis"})
+    until(lambda: explorer.palette == "viridis")
+    line.page({"kind": "command", "name": "pause"})
+    goes.set()
+    until(lambda: explorer.status == "paused")
+    assert explorer.progress.batches < 6
+    line.page({"kind": "command", "name": "resume"})
+    assert explorer.wait(60).batches == 6
+
+
+class Runs:
+    """Records requests; its run never ends."""
+
+    live = SimpleNamespace(only_probe=False)
+
+    def __init__(self):
+        self.requests = []
+
+    def __getattr__(self, name):
+        return lambda: self.requests.append(name)
+
+
+def messages():
+    """Page messages of a session without runs, and what they have led to."""
+    seen, runs = [], Runs()
+    record = lambda kind: lambda *content: seen.append((kind, *content))  # noqa: E731
+    publisher = SimpleNamespace(hear=record("hear"), greet=record("greet"))
+    frames = SimpleNamespace(publisher=publisher, history_message=lambda: ({}, [b""]))
+    session = SimpleNamespace(
+        runs=runs, frames=frames, say=record("say"), restart=record("restart")
+    )
+    found = PageMessages(session, record("send"), record("set"), record("answered"))
+    return found, seen, runs.requests
+
+
+def test_pause_and_stop_take_effect_in_the_thread_in_which_they_arrive(monkeypatch):
+    monkeypatch.setattr(Mailbox, "put", lambda *_: pytest.fail("queued"))
+    page, _, requests = messages()
+    for name in ("pause", "stop"):
+        page.receive({"kind": "command", "name": name})
+    assert requests == ["pause", "stop"]
+
+
+def test_commands_and_choices_reach_runs_and_traits():
+    page, seen, requests = messages()
+    page.handle({"kind": "command", "name": "resume"})
+    page.handle({"kind": "command", "name": "dance"})
+    page.handle({"kind": "command", "name": "restart"})
+    page.handle({"kind": "view", "palette": "greys", "theme": "dark"})
+    page.handle({"kind": "tolerance", "value": "0.5"})
+    assert requests == ["resume"]
+    restart, *choices = seen
+    assert restart == ("restart",)
+    assert choices == [("set", "palette", "greys"), ("set", "stop_when_stable", 0.5)]
+
+
+def test_a_page_that_loads_in_mid_run_is_given_the_history_and_a_frame():
+    page, seen, _ = messages()
+    page.handle({"kind": "ready", "page": "page-1", "views": 2})
+    kinds = [kind for kind, *_ in seen]
+    assert kinds == ["hear", "answered", "send", "greet"]
+    assert seen[1] == ("answered", 2)
+
+
+def test_what_a_message_cannot_do_is_shown_as_an_error():
+    page, seen, _ = messages()
+    page.handle({"kind": "tolerance", "value": "tight"})
+    assert seen == [("say", "error", "could not convert string to float: 'tight'")]

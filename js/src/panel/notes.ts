@@ -5,8 +5,6 @@ import type { Comparison } from "../state/comparison.ts";
 import type { Frames } from "../state/frames.ts";
 import { h, set, setText } from "../ui/dom.ts";
 
-/** These put the whole map in doubt, so they come first. */
-const GRAVE = /unrelated|not random|mixes examples/;
 const FIRST_NAMES = 3;
 
 export class Notes {
@@ -57,15 +55,18 @@ export class Notes {
 
 /** The kernel's notes, grave ones first, then which layers are undefined and why. */
 export function noteLines(comparison: Comparison, axes: Axes): string[] {
-  const grave = axes.notes.filter((note) => GRAVE.test(note));
-  const others = axes.notes.filter((note) => !GRAVE.test(note));
+  const grave = axes.notes.filter((note) => note.grave);
+  const others = axes.notes.filter((note) => !note.grave);
   const undefinedOnes = SIDES.flatMap((side) =>
     comparison.isSelf && side === 1 ? [] : undefinedLines(comparison, axes, side),
   );
-  return [...grave, ...others, ...undefinedOnes];
+  return [...[...grave, ...others].map(({ text }) => text), ...undefinedOnes];
 }
 
-/** One line for each reason, worded as a finished result words it in its notes. */
+/**
+ * One line for each reason, worded as in the notes of a finished result; reasons that
+ * those notes quote are left out.
+ */
 function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[] {
   const byReason = new Map<string, string[]>();
   for (const [name, reason] of Object.entries(axes.undefinedLayers[side])) {
@@ -73,7 +74,7 @@ function undefinedLines(comparison: Comparison, axes: Axes, side: Side): string[
   }
   const model = `${comparison.names[side]}: `;
   const isSaid = (reason: string) =>
-    axes.notes.some((note) => note.startsWith(model) && note.includes(reason));
+    axes.notes.some(({ text }) => text.startsWith(model) && text.includes(reason));
   return [...byReason]
     .filter(([reason]) => !isSaid(reason))
     .map(([reason, layers]) => {

@@ -2,7 +2,6 @@
 
 import {
   callOf,
-  isDifferenceOf,
   type Meta,
   type Model,
   metaOf,
@@ -41,7 +40,7 @@ export class Comparison {
 
   /** Whether values are those of one result minus those of another. */
   get isDifference(): boolean {
-    return isDifferenceOf(this.model);
+    return this.meta.isDifference;
   }
 
   /** The Python call before, between and after its two lists of layers. */

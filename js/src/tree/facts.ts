@@ -40,7 +40,8 @@ function factsOfRow({ columns }: Tree, row: number): RowFacts {
   const whole = columns.params[0] ?? 0;
   const isPart = params > 0 && params < whole;
   // The reason why a row cannot be chosen already says so.
-  const isCallsKnown = /called/.test(columns.reason[row] ?? "");
+  const code = columns.code[row];
+  const isCallsKnown = code === "not_called" || code === "called_repeatedly";
   return {
     share: isPart ? percent(params, whole) : "",
     weights: present(

@@ -23,7 +23,10 @@ test.each([
     document.body.style.background = paper;
     const message = { kind: "error", text: "ValueError: something was expected." };
     const model = makeModel({ _message: message });
-    const notes = ["Some layers are left out.", "The batches are not random."];
+    const notes = [
+      { text: "Some layers are left out.", grave: false },
+      { text: "The batches are not random.", grave: true },
+    ];
     const page = show(model);
     page.element.style.width = `${width}px`;
     model.put({ _axes: { ...(model.state._axes as object), notes } });

@@ -9,6 +9,7 @@ import {
   closeAll,
   colorAt,
   deepestAt,
+  difference,
   feed,
   type Page,
   pause,
@@ -94,7 +95,7 @@ test("the saved drawing has the colors of the cells and all words as text", asyn
 });
 
 test("cells of a difference without an error are grey, and the key says so", async () => {
-  const state = { ...small(), metric: "cka difference", palette: "puor" };
+  const state = { ...small(), ...difference(), palette: "puor" };
   const edit = (matrix: Float32Array, stderr: Float32Array) => {
     SIX(matrix);
     stderr.set([0, 0.1, 0.1, 0, Number.NaN, 0.1]);

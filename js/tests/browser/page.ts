@@ -39,6 +39,12 @@ export function closeAll(): void {
   document.body.removeAttribute("style");
 }
 
+/** The state of an explorer that shows a difference of two results. */
+export function difference(): Record<string, unknown> {
+  const _meta = { ...(stateOf()._meta as object), is_difference: true };
+  return { metric: "cka difference", _meta };
+}
+
 export function show(model: FakeModel): Page {
   const closeModel = widget.initialize({ model });
   const element = document.createElement("div");

@@ -168,16 +168,19 @@ test("without a kernel the last state stays usable, and a message says so", asyn
 test("notes are one line until they are opened", async () => {
   const page = await ready();
   const axes = page.model.state._axes as object;
-  const notes = ["Some layers are left out.", "The batches are not random: rho = 5."];
+  const notes = [
+    { text: "Some layers are left out.", grave: false },
+    { text: "The batches are not random: rho = 5.", grave: true },
+  ];
   page.model.put({ _axes: { ...axes, notes } });
   await live(page);
   const box = [...page.element.querySelectorAll<HTMLElement>(".cka-message")].at(-1);
   const paragraphs = [...(box?.querySelectorAll("p") ?? [])];
   const shown = () =>
     paragraphs.filter((p) => p.offsetHeight > 0).map((p) => p.textContent);
-  expect(shown()).toEqual([notes[1]]);
+  expect(shown()).toEqual([notes[1]?.text]);
   const button = box?.querySelector("button");
   expect(button?.textContent).toBe("1 more");
   button?.click();
-  expect(shown()).toEqual([notes[1], notes[0]]);
+  expect(shown()).toEqual([notes[1]?.text, notes[0]?.text]);
 });

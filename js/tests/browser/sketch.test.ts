@@ -5,6 +5,7 @@ import {
   click,
   closeAll,
   colorAt,
+  difference,
   drawn,
   feed,
   makeModel,
@@ -69,7 +70,7 @@ function late(state: Record<string, unknown> = {}): [Page, arrive: () => void] {
 }
 
 test("until BokehJS has loaded the plain map is drawn in the same place", async () => {
-  const [page, arrive] = late({ metric: "cka difference" });
+  const [page, arrive] = late(difference());
   const { layers2 } = page.model.state._axes as Record<string, string[]>;
   const grey = 4 * (layers2?.length ?? 0) + 9;
   feed(page, { seq: 1, edit: (_, stderr) => stderr.fill(0, grey, grey + 1) });

@@ -140,6 +140,7 @@ test("trees and axes that Python wrote keep their columns", () => {
   const [first, second] = treesOf(new FakeModel({ _trees: trees }));
   expect(first.name).toEqual(trees.model1.name);
   expect(first.reason).toEqual(trees.model1.reason);
+  expect(first.code).toEqual(trees.model1.code);
   const call = first.name.findIndex((name) => name.endsWith("#1"));
   const module = first.name.indexOf(first.name[call]?.replace("#1", "") ?? "");
   expect(trees.model1.type[call]).toBe("call");
@@ -160,6 +161,7 @@ test("trees and axes that Python wrote keep their columns", () => {
   const read = axesOf(new FakeModel({ _axes: axes }));
   expect(read?.layers).toEqual([axes.layers1, axes.layers2]);
   expect(read?.undefinedLayers[0]).toEqual(axes.undefined1);
+  expect(read?.notes).toEqual(axes.notes);
   expect(axesOf(new FakeModel({ _axes: null }))).toBeNull();
 });
 

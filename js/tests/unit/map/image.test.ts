@@ -10,6 +10,7 @@ import {
 import type { Options } from "../../../src/map/view.ts";
 import { readout, spoken } from "../../../src/map/words.ts";
 import type { Session } from "../../../src/state/session.ts";
+import { stateOf } from "../../fake.ts";
 import { exampleSession, viewOf as viewOfSession } from "../example.ts";
 
 const LAYERS1 = ["conv1", "layer1.0", "fc"];
@@ -19,11 +20,12 @@ let session: Session;
 
 const viewOf = (options?: Partial<Options>) => viewOfSession(session, options);
 
-function show(errors?: readonly number[], metric = "cka"): void {
+function show(errors?: readonly number[], is_difference = false): void {
   session?.close();
   const undefined1 = { fc: "constant: all examples give the same activations" };
   const layers = { layers1: LAYERS1, layers2: LAYERS2 };
-  const state = { metric };
+  const _meta = { ...(stateOf()._meta as object), is_difference };
+  const state = { _meta };
   const example = { ...layers, undefined1, state, ...(errors && { errors }) };
   session = exampleSession(example).session;
 }
@@ -103,7 +105,7 @@ test("undefined rows are one box, masked cells none", () => {
 });
 
 test("cells of a difference without an error are boxes, however it is drawn", () => {
-  show([5e-9, 1e-4, Number.NaN, 0, 0, Number.NaN], "cka difference");
+  show([5e-9, 1e-4, Number.NaN, 0, 0, Number.NaN], true);
   const box = { left: [0, 1], right: [1, 2], top: [0, 1], bottom: [1, 2] };
   expect(exactBoxes(viewOf())).toEqual(box);
   expect(exactBoxes(viewOf({ transpose: true }))).toEqual(box);
@@ -118,6 +120,6 @@ test("cells of a difference without an error are boxes, however it is drawn", ()
 });
 
 test("the map of one result has no such cells", () => {
-  show([0, 0, 0, 0, Number.NaN, Number.NaN], "cka");
+  show([0, 0, 0, 0, Number.NaN, Number.NaN], false);
   expect(exactBoxes(viewOf()).left).toEqual([]);
 });

@@ -30,17 +30,20 @@ afterEach(() => {
 });
 
 test("grave notes come first, then the others, then undefined layers by reason", () => {
-  const notes = ["`auto` shows 3 of 9 layers.", "The batches are not random: rho = 5."];
+  const notes = [
+    { text: "`auto` shows 3 of 9 layers.", grave: false },
+    { text: "The batches are not random: rho = 5.", grave: true },
+  ];
   const undefined1 = { conv1: "constant", fc: "constant" };
   const axes = { ...(model.state._axes as object), notes, undefined1 };
   model.put({ _axes: { ...axes, undefined2: { head: "not finite" } } });
   expect(noteLines(session.comparison, shownAxes())).toEqual([
-    notes[1],
-    notes[0],
+    notes[1]?.text,
+    notes[0]?.text,
     "ResNet-18: 2 layers (conv1, fc) are undefined, constant.",
     "ViT-B/16: head is undefined, not finite.",
   ]);
   const said = "ResNet-18: 2 layers ('conv1', 'fc') are undefined, constant.";
-  model.put({ _axes: { ...axes, notes: [said] } });
+  model.put({ _axes: { ...axes, notes: [{ text: said, grave: false }] } });
   expect(noteLines(session.comparison, shownAxes())).toEqual([said]);
 });

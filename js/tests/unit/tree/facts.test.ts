@@ -38,7 +38,13 @@ test("the type and device of an output are stated where they differ from the wei
 });
 
 test("calls are stated once, and not before they are known", () => {
-  expect(facts({ reason: "called 3 times", facts: { calls: 3 } }).output).toEqual([]);
+  expect(
+    facts({
+      reason: "called 3 times",
+      code: "called_repeatedly",
+      facts: { calls: 3 },
+    }).output,
+  ).toEqual([]);
   expect(facts({ facts: { calls: null } }).output).toEqual([]);
 });
 

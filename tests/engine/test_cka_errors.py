@@ -1,0 +1,132 @@
+"""Errors of comparisons: what was expected, what was given, what to do."""
+
+import pytest
+import torch
+from support import zoo
+from support.reference import compare
+from torch import nn
+
+from cka_notebook import CKA
+
+
+def test_a_model_on_meta_is_an_error_with_the_remedy():
+    with torch.device("meta"):
+        empty = zoo.mlp()
+    with pytest.raises(ValueError, match=r"model2 \(Sequential\) with weights, got"):
+        compare(zoo.mlp(), empty, zoo.batches_of())
+
+
+def test_meta_is_refused_as_a_device():
+    model = zoo.mlp()
+    with pytest.raises(
+        ValueError, match="Expected a device that stores data, got 'meta'"
+    ):
+        compare(model, batches=zoo.batches_of(), device="meta")
+    assert not model[0].weight.is_meta
+
+
+def test_an_unknown_layer_is_an_error_at_construction_with_the_nearest_names():
+    with pytest.raises(
+        ValueError, match=r"`model2_layers` contains 'layer1.0.bn3'.*Did you"
+    ):
+        CKA(zoo.mlp(), zoo.ResNet(width=2), model2_layers=["layer1.0.bn3"])
+
+
+def test_a_layer_that_never_runs_is_an_error_that_says_so():
+    with pytest.raises(
+        ValueError, match=r"'unused', .* of Unused cannot be compared: never"
+    ):
+        compare(zoo.Unused(), batches=zoo.batches_of(), model1_layers=["unused"])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"metric": "cosine"}, ValueError, "`metric` to be one of"),
+        ({"pool": "median"}, ValueError, "`pool` to be 'auto'"),
+        ({"model1_layers": [3.5]}, TypeError, "names, indices, globs"),
+    ],
+)
+def test_an_unknown_option_is_an_error_at_construction(options, error, message):
+    with pytest.raises(error, match=message):
+        CKA(zoo.mlp(), **options)
+
+
+@pytest.mark.parametrize("wrong", [None, "resnet18", torch.randn(3)])
+def test_anything_but_a_model_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"`model1` to be a torch.nn.Module, got"):
+        CKA(wrong)
+    if wrong is not None:
+        with pytest.raises(TypeError, match=r"`model2` to be a torch.nn.Module, got"):
+            CKA(zoo.mlp(), wrong)
+
+
+def test_a_model_without_a_comparable_layer_is_an_error_with_the_reasons():
+    model = zoo.Returning(lambda x: x.argmax(1))
+    with pytest.raises(ValueError, match="matches no layer of Returning") as caught:
+        compare(model, batches=zoo.batches_of())
+    assert "None of its layers can be compared ('Returning': int" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "compiled", [torch.jit.script, lambda m: torch.jit.trace(m, torch.randn(64, 10))]
+)
+def test_a_scripted_or_traced_model_is_refused_with_the_remedy(compiled):
+    with pytest.raises(
+        TypeError, match="Pass the original model, before scripting or tracing"
+    ):
+        CKA(compiled(zoo.mlp()))
+
+
+def test_out_of_memory_is_explained():
+    model = zoo.mlp()
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    batches = zoo.batches_of(3)
+    handle = model[2].register_forward_hook(full)
+    with pytest.raises(RuntimeError, match=r"Out of memory in model1 \(Seq") as caught:
+        compare(model, batches=batches)
+    handle.remove()
+    text = str(caught.value)
+    assert "16 examples" in text
+    assert "Lower batch_size" in text
+    assert "Tried to allocate 2 GiB" in str(caught.value.__cause__)
+
+
+def test_out_of_memory_on_a_cpu_is_explained_too():
+    model = zoo.Returning(lambda _: torch.empty(1 << 60))
+    with pytest.raises(RuntimeError, match=r"Out of memory in model1 \(Returning\)"):
+        compare(model, batches=zoo.batches_of())
+
+
+def test_an_error_in_a_model_names_the_model_and_its_inputs():
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
+        compare(nn.Linear(10, 3), nn.Linear(9, 3), zoo.batches_of(3))
+    assert caught.value.__notes__ == [
+        "Inputs of model2 (Linear): a tensor of shape (16, 10)."
+    ]
+    batches = [{"input": torch.zeros(8, 9)}]
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as caught:
+        compare(nn.Linear(10, 3), batches=batches)
+    assert caught.value.__notes__ == [
+        "Inputs of model1 (Linear): input=a tensor of shape (8, 9)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (
+            {"forward": 3},
+            "`forward` to be a function of .* or a pair of such functions, got 3",
+        ),
+        ({"forward": (None,)}, r"a pair of such functions, got \(None,\)"),
+        ({"autocast": True}, "`autocast` to be a dtype such as .*, got True"),
+    ],
+)
+def test_options_of_the_wrong_kind_are_refused_at_once(option, message):
+    with pytest.raises(TypeError, match=message):
+        CKA(zoo.mlp(), **option)
