@@ -26,8 +26,9 @@ class Pooling:
     """Turns activations (n, ...) into features (n, ...), with the masks of a batch.
 
     ``"auto"`` averages sequences over the tokens that their attention mask keeps,
-    without those in `left_out`, and flattens everything else. ``"mean"`` averages over tokens of (n, tokens, p) and over
-    positions of (n, channels, ...); ``"cls"`` and ``"last"`` take one token.
+    without those in `left_out`, and flattens everything else. ``"mean"`` averages over
+    tokens of (n, tokens, p) and over positions of (n, channels, ...); ``"cls"`` and
+    ``"last"`` take one token.
 
     Args:
         pool: One choice for all layers, or a dict from layer names or globs to choices;
