@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from cka_notebook import metrics
 from cka_notebook._inputs.calls import Forward
+from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
 from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._models.choice import Choices
@@ -27,6 +28,7 @@ from .state import RunState, RunView
 
 Callback = Callable[[int, int | None, Tensor], object]
 Forwards = Forward | tuple[Forward | None, Forward | None] | None
+ExampleCounts = Examples | tuple[Examples | None, Examples | None] | None
 
 
 class CKA:
@@ -55,6 +57,8 @@ class CKA:
             all others, and flattens everything else.
         forward: ``forward(model, batch)`` for other inputs, or a pair of such
             functions, one for each model.
+        examples: ``examples(batch)`` gives how many examples a batch has, or a pair of
+            such functions; None settles it by the inputs and the model's output.
         autocast: Dtype for `torch.autocast` around the forward passes, or None.
 
     Raises:
@@ -84,6 +88,7 @@ class CKA:
         metric: str = "cka",
         pool: Pools = "auto",
         forward: Forwards = None,
+        examples: ExampleCounts = None,
         autocast: torch.dtype | None = None,
     ) -> None:
         other = model1 if model2 is None else model2
@@ -104,12 +109,13 @@ class CKA:
         self.metric = metric
         self.pool = pool
         Pooling(pool)
-        forward1, forward2 = _forward_pair(forward)
+        forward1, forward2 = _pair("forward", "(model, batch)", forward)
+        examples1, examples2 = _pair("examples", "a batch", examples)
         _check_autocast(autocast)
         self.autocast = autocast
         self.specs = (
-            ModelSpec(tree1, self.name1, model1_layers, forward1),
-            ModelSpec(tree2, self.name2, model2_layers, forward2),
+            ModelSpec(tree1, self.name1, model1_layers, forward1, examples1),
+            ModelSpec(tree2, self.name2, model2_layers, forward2, examples2),
         )
         self.result: CKAResult | None = None
 
@@ -347,13 +353,13 @@ def _check_metric(metric: object) -> None:
         raise ValueError(msg)
 
 
-def _forward_pair(forward: Any) -> tuple[Forward | None, Forward | None]:
-    """One forward function for each model."""
-    pair = forward if isinstance(forward, tuple) else (forward, forward)
+def _pair(argument: str, takes: str, given: Any) -> tuple[Any, Any]:
+    """One function for each model, or None."""
+    pair = given if isinstance(given, tuple) else (given, given)
     if len(pair) != 2 or not all(f is None or callable(f) for f in pair):
         msg = (
-            "Expected `forward` to be a function of (model, batch) or a pair of such "
-            f"functions, got {forward!r}."
+            f"Expected `{argument}` to be a function of {takes} or a pair of such "
+            f"functions, got {given!r}."
         )
         raise TypeError(msg)
     return pair[0], pair[1]

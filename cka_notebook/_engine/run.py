@@ -84,7 +84,8 @@ class Run:
             raise empty_loader("loader")
         self.loading_seconds = time.perf_counter() - started
         self.batches = chain([first], self.batches)
-        calls = self._calls(first, 1)
+        with self.random:
+            calls = self._calls(first, 1)
         self.examples = calls[0].examples
         if self.checkpoint is not None:
             self.settings["first batch"] = digest_tensors(tensors(first))
@@ -215,7 +216,7 @@ class Run:
         """The calls of all models on a batch, with equally many examples."""
         # A model that two sides share runs on the batch of the first.
         pairs = list(zip(self.models, batch, strict=False))
-        calls = [model.caller.prepare(own, number) for model, own in pairs]
+        calls = [model.prepare(own, number) for model, own in pairs]
         sizes = [call.examples for call in calls]
         if len(set(sizes)) == 1:
             return calls

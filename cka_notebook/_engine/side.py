@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import PackedGrams
 from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, Caller, Forward
+from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._models.choice import Choices
@@ -41,16 +42,19 @@ class ModelSpec:
         name: Its name in titles and notes.
         choices: Which layers are compared.
         forward: ``forward(model, batch)``, or None to call the model itself.
+        examples: ``examples(batch)`` gives the number of examples, or None.
     """
 
     tree: LayerTree
     name: str
     choices: Choices = None
     forward: Forward | None = None
+    examples: Examples | None = None
 
     def runs_like(self, other: "ModelSpec") -> bool:
         """Whether one forward pass serves both."""
         same = self.tree.model is other.tree.model
+        same = same and self.examples is other.examples
         return same and self.forward is other.forward
 
 
@@ -83,7 +87,7 @@ class LiveModel:
         label = f"{argument} ({type(model).__name__})"
         self.name = spec.name
         self.tree = spec.tree
-        self.caller = Caller(model, label, spec.forward)
+        self.caller = Caller(model, label, spec.forward, spec.examples)
         self.pooling = Pooling(settings.pool, self.caller.masks.resampled)
         self.tokens = Tokens(self.tree, self.pooling, self.caller.masks)
         self.lengths = TextLengths([])
@@ -105,8 +109,13 @@ class LiveModel:
         """Where the model expects its inputs."""
         return self.caller.device
 
+    def prepare(self, batch: Any, number: int) -> Call:
+        """What the model is called with; see `Caller.prepare`."""
+        return self.caller.prepare(batch, number, self._outputs)
+
     def probe(self, call: Call) -> None:
         """Learn the model's layers, from a few examples of a batch."""
+        self.caller.learn_rows(call, self._forward)
         versions = _buffer_versions(self.tree.model)
 
         def run(count: int | None) -> int:
@@ -191,7 +200,18 @@ class LiveModel:
         self._last_pass = call.examples, time.perf_counter() - started
         return call.examples
 
-    def _forward(self, call: Call) -> None:
+    def _outputs(self, call: Call) -> list[Any]:
+        """What the model and `forward` return; a user's function may return a loss."""
+        seen: list[Any] = []
+        model = self.tree.model
+        handle = model.register_forward_hook(lambda *given: seen.append(given[2]))
+        try:
+            seen.append(self._forward(call))
+        finally:
+            handle.remove()
+        return seen
+
+    def _forward(self, call: Call) -> Any:
         device, dtype = self.device.type, self._autocast
         autocast = torch.autocast(device, dtype=dtype) if dtype else nullcontext()
         with (
@@ -202,7 +222,7 @@ class LiveModel:
             autocast,
             eager(),
         ):
-            self.caller(call, self.pooling.learn)
+            return self.caller(call, self.pooling.learn)
 
 
 class Side:

@@ -10,7 +10,7 @@ from typing import Any, Unpack, get_origin
 
 from torch import Tensor, nn
 
-from .examples import no_examples
+from .examples import is_list_of_images, no_examples
 from .nested import as_mapping, describe, has_tensor
 
 LABELS = ("labels", "label", "label_ids", "target", "targets")
@@ -52,7 +52,7 @@ class Signature:
             ValueError: If a required argument is missing.
         """
         batch = as_mapping(batch)
-        if isinstance(batch, Tensor):
+        if isinstance(batch, Tensor) or is_list_of_images(batch):
             return (batch,), {}
         if isinstance(batch, Mapping):
             return (), self._keywords(batch, number)

@@ -20,7 +20,7 @@ from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
 from cka_notebook._engine.estimate import Estimate, size
 from cka_notebook._engine.state import RunView
-from cka_notebook._inputs.loaders import length
+from cka_notebook._inputs.loaders import batch_size, length
 from cka_notebook._messages import counted, did_you_mean
 from cka_notebook._models.choice import Rows, choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
@@ -370,8 +370,8 @@ def describe_loader(loader: Iterable[Any]) -> str:
     batches = length(loader)
     if batches is not None:
         words.append(counted(batches, "batch"))
-    size = getattr(loader, "batch_size", None)
-    if isinstance(size, int):
+    size = batch_size(loader)
+    if size is not None:
         words.append(f"batch size {size}")
     return ", ".join(words)
 

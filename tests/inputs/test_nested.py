@@ -50,6 +50,18 @@ def test_a_dict_like_class_that_cannot_be_filled_becomes_a_dict():
     assert double(zoo.DictLike(a=X)).keys() == {"a"}
 
 
+def test_a_dict_like_class_with_a_dict_inside_keeps_its_items():
+    class Settable(zoo.DictLike):
+        def __setitem__(self, key, item):
+            self._items[key] = item
+
+    value = Settable(a=X)
+    changed = double(value)
+    assert type(changed) is Settable
+    assert changed["a"].sum() == 8
+    assert value["a"] is X
+
+
 def test_moving_to_where_all_tensors_are_gives_the_very_same_object():
     value = {"a": X, "words": ["one", "two"]}
     assert move(value, torch.device("cpu")) is value
