@@ -54,7 +54,9 @@ class CKA:
         metric: A name from `metrics.names`.
         pool: How tokens and positions are pooled: ``"auto"``, ``"flatten"``,
             ``"mean"``, ``"cls"``, ``"last"``, a callable from (n, ...) to (n, ...), or
-            a dict from layer names or globs to these.
+            a dict from layer names or globs to these. ``"auto"`` averages sequences
+            over the tokens that are not padding, without those many times as long as
+            all others, and flattens everything else.
         forward: ``forward(model, batch)`` for other inputs, or a pair of such
             functions, one for each model.
         examples: ``examples(batch)`` gives how many examples a batch has, or a pair of

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,6 +66,7 @@ def run_notes(
         *(Note(text, grave=True) for text in axes if text),
         *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
+        *chain.from_iterable(x.tokens.notes(x.name) for x in models),
         *(_placement_note(x) for x in models if _stays(x, device)),
         *([UNRELATED] if unrelated else []),
     ]
@@ -116,11 +118,17 @@ def run_provenance(
         "python": platform.python_version(),
         "pool": models[0].pooling.describe(),
         "masked": False,
+        "padding_left_out": _by_model(x.tokens.padded for x in models),
+        "tokens_left_out": _by_model(x.tokens.left_out for x in models),
         **{f"model{i}": _model_facts(x.tree.model) for i, x in enumerate(models, 1)},
         "loader1": facts[0],
         "loader2": facts[1] if len(facts) > 1 else None,
         "paired": paired,
     }
+
+
+def _by_model(facts: Iterable[Any]) -> dict[str, Any]:
+    return {f"model{number}": fact for number, fact in enumerate(facts, 1)}
 
 
 def _many(layers: list[str]) -> str:

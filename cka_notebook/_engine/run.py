@@ -23,6 +23,7 @@ from .estimate import Estimate
 from .facts import run_notes, run_provenance
 from .side import LiveModel, ModelSpec, explaining_memory, make_sides
 from .state import Axis, RunState
+from .tokens import left_out_of
 
 
 class Plan(Protocol):
@@ -122,6 +123,7 @@ class Run:
             unrelated=len(self.loaders) > 1 and not self.paired,
         )
         state.scatters = [x for model in self.models for x in model.scatters]
+        state.lengths = [(model.name, model.lengths) for model in self.models]
         self.restrict(state)
         return state
 
@@ -156,6 +158,8 @@ class Run:
         memory = self.checkpoint.resume(state, self.random, self.settings)
         shifts = memory["shifts"].items()
         self.buffer.shifts.update({int(number): how for number, how in shifts})
+        for model, lengths in zip(self.models, memory.get("lengths", []), strict=False):
+            model.lengths.load(lengths)
         after = self.random.save()
         with self.random:
             for _ in range(state.done):
@@ -166,7 +170,10 @@ class Run:
         """Write the checkpoint, if there is one and it is time."""
         if self.checkpoint is not None and self.settings:
             shifts = self.buffer.shifts.items()
-            memory = {"shifts": {str(number): how for number, how in shifts}}
+            memory = {
+                "shifts": {str(number): how for number, how in shifts},
+                "lengths": [model.lengths.save() for model in self.models],
+            }
             self.checkpoint.save(state, self.random, self.settings, memory, now=now)
 
     def step(self, state: RunState) -> bool:
@@ -263,6 +270,7 @@ class Run:
             "layers2": list(state.layers2),
             "metric": state.metric,
             "pool": self.models[0].pooling.describe(),
+            "tokens left out": left_out_of(model.tokens for model in self.models),
             **{f"model{number}": digest(side.tree.model) for number, side in models},
             "loader": [loader_facts(loader) for loader in self.loaders],
         }

@@ -27,8 +27,10 @@ from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 
-from .borrowed import eager, evaluating
+from .borrowed import eager, evaluating, without_nested_tensors
 from .estimate import Timing
+from .lengths import TextLengths
+from .tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class LiveModel:
         name: Its name in titles and notes.
         caller: Calls it on batches.
         pooling: Turns activations into features.
+        tokens: Which tokens count.
+        lengths: How much of its layers is text length.
         changed: Names of the buffers that its forward pass changed in the probe.
     """
 
@@ -84,10 +88,18 @@ class LiveModel:
         self.name = spec.name
         self.tree = spec.tree
         self.caller = Caller(model, label, spec.forward, spec.examples)
-        self.pooling = Pooling(settings.pool)
+        self.pooling = Pooling(settings.pool, self.caller.masks.resampled)
+        self.tokens = Tokens(self.tree, self.pooling, self.caller.masks)
+        self.lengths = TextLengths([])
         self.changed: list[str] = []
         self._autocast = settings.autocast
         self._modules = list(model.modules())
+        self._encoders = [
+            module
+            for module in self._modules
+            if isinstance(module, nn.TransformerEncoder)
+            and hasattr(module, "use_nested_tensor")
+        ]
         self._last_pass = 0, 0.0
         self._places: dict[str, int] = {}
         self._capture: Capture
@@ -128,8 +140,10 @@ class LiveModel:
             buffer: Where their Gram matrices go.
             first: The number of the first of them there.
         """
+        self.tokens.decide(layers)
         features = [self.pooling.features(layer.name) for layer in layers]
         self._places = {layer.name: place for place, layer in enumerate(layers)}
+        self.lengths = TextLengths(list(self._places))
         self._capture = Capture(layers, features, buffer, first)
 
     def capturing(self) -> Capture:
@@ -153,7 +167,11 @@ class LiveModel:
 
     def grams(self, packed: PackedGrams) -> LayerGrams:
         """The Gram matrices of this model, from all those of the batch."""
-        return self._capture.grams(packed)
+        grams = self._capture.grams(packed)
+        masks = self.pooling.masks
+        if masks and self.tokens.padded:
+            self.lengths.add(grams, masks)
+        return grams
 
     @property
     def scatters(self) -> list[tuple[str, str, Scatter]]:
@@ -179,8 +197,10 @@ class LiveModel:
             error.add_note(remedy)
 
     def _timed(self, call: Call) -> int:
-        started = time.perf_counter()
-        self._forward(call)
+        self.pooling.begin(call.mask, call.decoder_mask)
+        with self.tokens.watching(call.examples):
+            started = time.perf_counter()
+            self._forward(call)
         self._last_pass = call.examples, time.perf_counter() - started
         return call.examples
 
@@ -202,6 +222,7 @@ class LiveModel:
             self.explaining(call),
             torch.no_grad(),
             evaluating(self._modules),
+            without_nested_tensors(self._encoders),
             autocast,
             eager(),
         ):

@@ -27,6 +27,7 @@ from .facts import (
 
 if TYPE_CHECKING:
     from .estimate import Estimate
+    from .lengths import TextLengths
 
 MANY_SIZES = (
     " Examples of different sizes do not fit into one tensor: resize or pad them in a "
@@ -169,6 +170,7 @@ class RunState:
         provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
         sizes_vary: Whether examples of skipped batches had different shapes.
+        lengths: For each model, its name and how much of its layers is text length.
         start: The random streams with which the run began, by which it can be repeated.
         estimate: Expected memory and time; None if not estimated.
     """
@@ -186,6 +188,7 @@ class RunState:
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.scatters: list[tuple[str, str, Scatter]] = []
+        self.lengths: list[tuple[str, TextLengths]] = []
         self.start: dict[str, Tensor] = {}
         self.sizes_vary = False
         self.estimate: Estimate | None = None
@@ -326,7 +329,7 @@ class RunState:
         self.skipped += 1
 
     def finish(self) -> None:
-        """Note skipped batches, and batches that were not random; once.
+        """Note skipped batches, batches that were not random, and text length; once.
 
         Raises:
             ValueError: If every batch was skipped.
@@ -346,3 +349,5 @@ class RunState:
         not_random = note_on(self.scatters)
         if not_random is not None:
             self.notes.append(Note(not_random, grave=True))
+        found = [lengths.note(model) for model, lengths in self.lengths]
+        self.notes += [note for note in found if note is not None]

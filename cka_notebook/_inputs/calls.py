@@ -13,12 +13,11 @@ from cka_notebook._models.offloading import execution_device
 from .arguments import Signature, inner_model
 from .counting import ExampleCounter, Examples
 from .examples import first_examples, input_axis, no_examples
+from .masks import MaskReader
 from .nested import as_mapping, move, private, tensors
 from .remedies import remedies
 
 Forward = Callable[[nn.Module, Any], Any]
-Masks = tuple[Tensor | None, Tensor | None]
-"""Attention masks (n, tokens) of the model's and of its decoder's inputs."""
 
 
 class Call(NamedTuple):
@@ -48,6 +47,9 @@ class Caller:
         forward: ``forward(model, batch)`` instead of all rules; gets the whole batch,
             its tensors on the model's device.
         examples: ``examples(batch)`` gives the number of examples, or None.
+
+    Attributes:
+        masks: Reads the masks of its calls.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Caller:
         self.forward = forward
         self.device = model_device(model, label)
         self.axis = input_axis(model)
+        self.masks = MaskReader(inner_model(model))
         self._signature = Signature(model, label)
         self._counter = ExampleCounter(label, self.axis, examples)
         self._grouped = False
@@ -90,12 +93,15 @@ class Caller:
         """
         if self.forward is not None:
             inputs = move(batch, self.device)
-            call = Call((inputs,), {}, 0, *_masks(as_mapping(inputs)))
+            given = as_mapping(inputs)
+            masks = self.masks.read(given if isinstance(given, Mapping) else {}, given)
+            call = Call((inputs,), {}, 0, *masks)
         else:
             args, kwargs = self._signature.arguments(batch, number)
             args, kwargs = move(args, self.device), move(kwargs, self.device)
             inputs = dict(enumerate(args)) | kwargs
-            call = Call(args, kwargs, 0, *_masks(kwargs))
+            masks = self.masks.read(self._signature.bind(args, kwargs), batch)
+            call = Call(args, kwargs, 0, *move(masks, self.device))
         see = outputs or self
         n = self._counter.count(inputs, batch, number, lambda: see(call))
         if n is None:
@@ -171,7 +177,7 @@ class Caller:
         thread = threading.get_ident()
 
         def report(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            masks = _masks(self._signature.bind(args, kwargs))
+            masks = self.masks.read(self._signature.bind(args, kwargs))
             is_masked = any(mask is not None for mask in masks)
             if on_masks is not None and is_masked and threading.get_ident() == thread:
                 on_masks(*masks)
@@ -212,15 +218,3 @@ def model_device(model: nn.Module, label: str) -> torch.device:
         )
         raise ValueError(msg)
     return weights[0].device if weights else torch.get_default_device()
-
-
-def _masks(arguments: Any) -> Masks:
-    if not isinstance(arguments, Mapping):
-        return None, None
-    masks = (arguments.get(key) for key in ("attention_mask", "decoder_attention_mask"))
-    mask, decoder_mask = map(_with_two_axes, masks)
-    return mask, decoder_mask
-
-
-def _with_two_axes(mask: Any) -> Tensor | None:
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None

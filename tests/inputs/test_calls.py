@@ -22,11 +22,12 @@ def test_the_attention_mask_reaches_the_model_and_the_pooling():
     assert call.mask is mask
 
 
-def test_a_mask_of_four_axes_is_none_for_the_pooling():
+def test_a_mask_of_four_axes_reaches_the_pooling_as_one_of_tokens():
     ids, mask = torch.ones(8, 5, dtype=torch.long), torch.ones(8, 1, 5, 5)
+    mask[:, :, :, 3:] = 0
     given, call = called(Text(), {"input_ids": ids, "attention_mask": mask})
     assert torch.equal(given["attention_mask"], mask)
-    assert call.mask is None
+    assert call.mask.tolist() == [[True] * 3 + [False] * 2] * 8
 
 
 @pytest.mark.parametrize(
