@@ -26,8 +26,9 @@ from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 
-from .borrowed import eager, evaluating
+from .borrowed import eager
 from .estimate import Timing
+from .modes import Evaluation
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class LiveModel:
         self.pooling = Pooling(settings.pool)
         self.changed: list[str] = []
         self._autocast = settings.autocast
-        self._modules = list(model.modules())
+        self._evaluation = Evaluation(model.modules())
         self._last_pass = 0, 0.0
         self._places: dict[str, int] = {}
         self._capture: Capture
@@ -177,7 +178,7 @@ class LiveModel:
         with (
             self.explaining(call),
             torch.no_grad(),
-            evaluating(self._modules),
+            self._evaluation,
             autocast,
             eager(),
         ):
