@@ -57,8 +57,8 @@ PAGE_TRAITS = (
 """Traits that a page without a kernel needs."""
 
 
-class _Choice(traitlets.Any):
-    """Whatever chooses layers. The validator replaces None by ``"auto"``."""
+class _Checked(traitlets.Any):
+    """Whatever its validator takes, which also sees None."""
 
     allow_none = False
 
@@ -107,9 +107,9 @@ class CKAExplorer(anywidget.AnyWidget):
 
     status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
     """What the explorer is doing: one of `STATES`."""
-    layers1 = _Choice().tag(sync=True)
+    layers1 = _Checked().tag(sync=True)
     """Names of the chosen layers of model 1. Takes whatever chooses layers."""
-    layers2 = _Choice().tag(sync=True)
+    layers2 = _Checked().tag(sync=True)
     """Names of the chosen layers of model 2."""
     focus = traitlets.Tuple(
         traitlets.Unicode(), traitlets.Unicode(), default_value=None, allow_none=True
@@ -119,7 +119,7 @@ class CKAExplorer(anywidget.AnyWidget):
     """Name of the measure. A run starts over when it changes."""
     palette = traitlets.Enum(tuple(_figures.PALETTES), "magma").tag(sync=True)
     """Colors of the map."""
-    color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
+    color_range = _Checked([0.0, 1.0]).tag(sync=True)
     """Values of the first and the last color, or ``"fit"``."""
     theme = traitlets.Enum(THEMES, THEMES[0]).tag(sync=True)
     """``"light"``, ``"dark"``, or ``"auto"``: follow the surrounding page."""
