@@ -102,8 +102,9 @@ class CKAExplorer(anywidget.AnyWidget):
         'done'
     """
 
-    _esm = STATIC / "loader.js"
-    _css = STATIC / "widget.css"
+    # As text: anywidget lets a class keep every instance alive whose code is in a file.
+    _esm = (STATIC / "loader.js").read_text(encoding="utf-8")
+    _css = (STATIC / "widget.css").read_text(encoding="utf-8")
 
     status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
     """What the explorer is doing: one of `STATES`."""
@@ -257,9 +258,13 @@ class CKAExplorer(anywidget.AnyWidget):
         return session.result
 
     def close(self) -> None:
-        """Stop the run and free the memory of the page. `result` stays."""
+        """Stop the run, and let go of the page, the models and the loader.
+
+        `result` stays; nothing can be computed any more.
+        """
         if hasattr(self, "_session"):  # Not if the constructor has raised.
-            self.stop()
+            self._session.close()
+            self._messages.close()
             self._fallback.stop_waiting()
         if self.comm is not None:
             self.layout.close()
@@ -301,7 +306,7 @@ class CKAExplorer(anywidget.AnyWidget):
             title=f"{metric_title(self.metric)} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
-            style=str(self._css),
+            style=self._css,
             bokehjs=bokehjs_gz(),
             version=BOKEH_VERSION,
         )
