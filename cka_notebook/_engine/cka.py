@@ -24,6 +24,7 @@ from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import lent, placed
 from .distributed import is_distributed, merge_ranks
 from .keywords import OTHER_METHODS, explains_keywords
+from .modes import LEASE
 from .run import Run
 from .side import ModelSpec
 from .state import RunState, RunView
@@ -267,6 +268,7 @@ class CKA:
         check_loaders(loader, loader2, paired, max_batches)
         check_tolerance(stop_when_stable)
         with ExitStack() as stack:
+            stack.enter_context(LEASE)
             for spec in self.specs:
                 stack.enter_context(placed(spec.tree.model, self.device))
             start = None if paused is None else paused.start

@@ -27,9 +27,10 @@ from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 
-from .borrowed import eager, evaluating, without_nested_tensors
+from .borrowed import eager, without_nested_tensors
 from .estimate import Timing
 from .lengths import TextLengths
+from .modes import Evaluation
 from .tokens import Tokens
 
 
@@ -93,10 +94,10 @@ class LiveModel:
         self.lengths = TextLengths([])
         self.changed: list[str] = []
         self._autocast = settings.autocast
-        self._modules = list(model.modules())
+        self._evaluation = Evaluation(model.modules())
         self._encoders = [
             module
-            for module in self._modules
+            for module in model.modules()
             if isinstance(module, nn.TransformerEncoder)
             and hasattr(module, "use_nested_tensor")
         ]
@@ -221,7 +222,7 @@ class LiveModel:
         with (
             self.explaining(call),
             torch.no_grad(),
-            evaluating(self._modules),
+            self._evaluation,
             without_nested_tensors(self._encoders),
             autocast,
             eager(),

@@ -77,6 +77,9 @@ class Comparison(Protocol):
     def release(self) -> None:
         """Keep only weak references to the models until the next run."""
 
+    def close(self) -> None:
+        """Let go of models, loaders and functions; there is no next run."""
+
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers."""
 
@@ -205,6 +208,13 @@ class Live:
         self._cka = None
         self._models.release()
 
+    def close(self) -> None:
+        """Let go of models, loaders and functions; there is no next run."""
+        self.release()
+        self._models = _Models()
+        self._loader, self._loader2, self.callback = (), None, None
+        self._options, self._first_choices = {}, {}
+
     def _remember(self) -> None:
         """Keep those parts of the layer trees that hold no model: rows and outputs."""
         if self._cka is not None:
@@ -286,6 +296,9 @@ class Saved:
 
     def release(self) -> None:
         """Nothing to release."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, if there is one."""
