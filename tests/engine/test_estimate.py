@@ -39,9 +39,9 @@ def test_memory_is_what_the_engine_holds_after_a_batch(examples, itself):
     with probed(batches, *models, model1_layers="all") as (state, run, steps):
         estimate = state.estimate
         after = next(steps)
-        groups = run.buffer._groups.values()
-        packed = sum(group._z.nbytes for group in groups)
-        whole = sum(group._whole.nbytes for group in groups if group._whole is not None)
+        parts = run.buffer._parts.values()
+        packed = sum(part._z.nbytes for part in parts)
+        whole = sum(p._unpacked.nbytes for p in parts if p._unpacked is not None)
         sums = sum(tensor.nbytes for tensor in after.sums.tensors().values())
     assert estimate.examples == examples
     assert estimate.nbytes == packed + whole + sums
