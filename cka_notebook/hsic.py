@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 from cka_notebook._grams.packing import MIN_EXAMPLES
+from cka_notebook._grams.precision import exact
 from cka_notebook._grams.products import lower_gram, working_dtype
 
 __all__ = ["cka", "gram", "hsic", "u_center"]
 
 _Estimator = Literal["unbiased", "biased"]
 _Kernel = Literal["linear", "rbf", "cosine"]
+KERNELS = get_args(_Kernel)
+ESTIMATORS = get_args(_Estimator)
 
 
 def gram(x: Tensor, kernel: _Kernel = "linear", *, threshold: float = 0.5) -> Tensor:
@@ -42,6 +45,7 @@ def gram(x: Tensor, kernel: _Kernel = "linear", *, threshold: float = 0.5) -> Te
 
     Returns:
         Shape ``(n, n)``, float64 if ``x`` is, else float32, on the device of ``x``.
+        Differentiable, like everything made of it here.
 
     Raises:
         ValueError: If ``x`` has no feature axis or the kernel is unknown.
@@ -52,11 +56,12 @@ def gram(x: Tensor, kernel: _Kernel = "linear", *, threshold: float = 0.5) -> Te
                 [ 2.,  1., -3.],
                 [-6., -3.,  9.]])
     """
-    _check_option("kernel", kernel, get_args(_Kernel))
+    _check_option("kernel", kernel, KERNELS)
     rows = _as_rows(x)
-    if kernel == "linear":
-        return _linear_gram(rows)
-    return _cosine_gram(rows) if kernel == "cosine" else _rbf_gram(rows, threshold)
+    with exact(x.device):
+        if kernel == "linear":
+            return _linear_gram(rows)
+        return _cosine_gram(rows) if kernel == "cosine" else _rbf_gram(rows, threshold)
 
 
 def hsic(K: Tensor, L: Tensor, estimator: _Estimator = "unbiased") -> Tensor:
@@ -81,7 +86,7 @@ def hsic(K: Tensor, L: Tensor, estimator: _Estimator = "unbiased") -> Tensor:
         >>> bool(hsic(K, K) > 0)
         True
     """
-    _check_option("estimator", estimator, get_args(_Estimator))
+    _check_option("estimator", estimator, ESTIMATORS)
     _check_pair(K, L)
     n = K.shape[0]
     if estimator == "biased":
@@ -173,6 +178,9 @@ def _double_center(K: Tensor) -> Tensor:
 
 def _linear_gram(rows: Tensor) -> Tensor:
     dtype = working_dtype(rows.dtype)
+    if rows.requires_grad and torch.is_grad_enabled():
+        centered = rows.to(dtype) - rows.mean(0, dtype=dtype)
+        return centered @ centered.T
     out = rows.new_empty((len(rows), len(rows)), dtype=dtype)
     scratch = rows.new_empty(rows.shape, dtype=dtype)
     lower_gram(rows, [out], scratch, "mean")
@@ -187,10 +195,14 @@ def _cosine_gram(rows: Tensor) -> Tensor:
 def _rbf_gram(rows: Tensor, threshold: float) -> Tensor:
     K = _linear_gram(rows)
     norms = K.diagonal()
-    distances = (norms[:, None] + norms[None, :] - 2 * K).clamp_min_(0)
-    # Median as in numpy and the published notebook: the mean of the two middle values.
-    middle = distances.flatten().quantile(0.5)
-    return torch.exp(-distances / (2 * threshold**2 * middle))
+    distances = (norms[:, None] + norms[None, :] - 2 * K).clamp_min(0)
+    return torch.exp(-distances / (2 * threshold**2 * _median(distances.flatten())))
+
+
+def _median(values: Tensor) -> Tensor:
+    """The median as in numpy: the mean of the two middle values."""
+    lower, upper = (len(values) + 1) // 2, len(values) // 2 + 1
+    return (values.kthvalue(lower).values + values.kthvalue(upper).values) / 2
 
 
 def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:

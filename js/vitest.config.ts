@@ -1,5 +1,6 @@
 import { playwright } from "@vitest/browser-playwright";
 import { defineConfig } from "vitest/config";
+import { mouse } from "./tests/mouse.ts";
 import { pythonFiles } from "./tests/python_files.ts";
 
 /** Debian's Chromium unless told otherwise: nothing is downloaded. */
@@ -32,6 +33,7 @@ export default defineConfig({
                 args: ["--no-sandbox", "--disable-gpu"],
               },
             }),
+            commands: mouse,
             viewport: { width: 1100, height: 900 },
             instances: [{ browser: "chromium" }],
           },

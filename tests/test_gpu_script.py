@@ -32,6 +32,7 @@ sys.modules.update(dict.fromkeys(missing))
 """A machine with torch and a checkout of this repository, and not much else."""
 
 
+@pytest.mark.slow
 def test_a_bare_machine_runs_it_and_gets_a_table(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BARE)
     paths = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(tmp_path)}

@@ -276,3 +276,59 @@ def test_the_reference_s_pairs_are_the_textbook_s_one_by_one():
     for i, K in enumerate(stack):
         for j, L in enumerate(stack):
             assert grid[i, j].item() == pytest.approx(hsic1(K, L).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("kernel", hsic.KERNELS)
+@pytest.mark.parametrize("estimator", hsic.ESTIMATORS)
+def test_cka_is_differentiable(kernel, estimator):
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+
+    def value(x, y):
+        return hsic.cka(x, y, estimator, kernel)
+
+    assert torch.autograd.gradcheck(value, (x, y))
+    assert torch.equal(value(x, y), value(x.detach(), y).detach())
+
+
+@pytest.mark.parametrize("kernel", hsic.KERNELS)
+@pytest.mark.parametrize("shape", [(12, 4), (12, 2, 3)])
+def test_activations_with_grad_have_the_values_of_detached_ones(kernel, shape):
+    x = torch.randn(shape) * torch.ones(1, requires_grad=True)
+    made = hsic.gram(x, kernel)
+    assert made.requires_grad
+    torch.testing.assert_close(made.detach(), hsic.gram(x.detach(), kernel))
+
+
+def test_cka_serves_as_a_loss():
+    x, y = torch.randn(16, 5), torch.randn(16, 5)
+    layer = torch.nn.Linear(5, 5)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    first = float(hsic.cka(layer(x), y).detach())
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-hsic.cka(layer(x), y)).backward()
+        optimizer.step()
+    assert float(hsic.cka(layer(x), y).detach()) > first + 0.2
+
+
+def test_autocast_does_not_reach_a_gram_matrix():
+    x = torch.randn(8, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = {kernel: hsic.gram(x, kernel) for kernel in hsic.KERNELS}
+    for kernel, grams in made.items():
+        assert torch.equal(grams, hsic.gram(x, kernel)), kernel
+
+
+@pytest.mark.parametrize("n", [6, 7])
+def test_the_bandwidth_of_rbf_is_the_median_of_numpy(n):
+    x = torch.randn(n, 3, dtype=torch.float64)
+    squares = torch.cdist(x, x).square()
+    expected = torch.exp(-squares / (2 * 0.25 * float(np.median(squares.numpy()))))
+    torch.testing.assert_close(hsic.gram(x, "rbf"), expected)
+
+
+@pytest.mark.slow
+def test_rbf_takes_more_examples_than_a_quantile_of_torch():
+    x = torch.randn(4097, 2)
+    assert float(hsic.cka(x, x, kernel="rbf")) == pytest.approx(1, abs=1e-6)

@@ -1,1 +1,1 @@
-"""One forward pass becomes Gram matrices; nothing else of it is kept."""
+"""Turns one forward pass into Gram matrices, and keeps nothing else of it."""

@@ -1,4 +1,4 @@
-"""Forward hooks that no copy or pickle of a model takes along."""
+"""Forward hooks that copies and pickles of a model do not contain."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,10 @@ from cka_notebook._models.layer_tree import LayerTree
 
 
 class Uncopied:
-    """A forward hook that a copy or pickle of the model leaves behind."""
+    """A forward hook that becomes a no-op in copies and pickles of the model.
+
+    A copy of a model made during a run would otherwise contain the run's buffers.
+    """
 
     def __deepcopy__(self, _: dict[int, Any]) -> Callable[..., None]:
         return no_hook
@@ -30,7 +33,7 @@ class Hook(Uncopied):
 
 
 def no_hook(*_: Any) -> None:
-    """What a copy of a hooked model has in place of our hook."""
+    """Takes the place of our hook in a copy of a hooked model."""
 
 
 def _unhooked() -> Callable[..., None]:
@@ -39,6 +42,7 @@ def _unhooked() -> Callable[..., None]:
 
 @contextmanager
 def hooked(tree: LayerTree, function: Callable[..., None]) -> Iterator[None]:
+    """Call ``function(module, args, output)`` after each forward pass of a module."""
     modules = {id(node.module): node.module for node in tree.nodes}.values()
     hook = Hook(function)
     handles = [module.register_forward_hook(hook) for module in modules]

@@ -1,4 +1,4 @@
-"""Which tensor of a module's output is compared, and its shape ``(n, p)``."""
+"""Selects the tensor to compare in a module's output, and brings it to ``(n, p)``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from cka_notebook._messages import Reason
 from cka_notebook._models.nodes import Output
 
 OUTPUT_KEYS = ("last_hidden_state", "logits")
-"""Where Hugging Face outputs keep what the next layer sees."""
+"""Keys of Hugging Face outputs that hold what the next layer receives."""
 
 EMPTY = Reason("empty output", "no_tensor")
 
@@ -35,7 +35,7 @@ def tensor_of(output: Any) -> Tensor | Reason:
 
 
 def batch_first(activations: Tensor, output: Output) -> Tensor:
-    """Activations as (n, ...), whatever their batch axis."""
+    """Activations as (n, ...), with the batch axis first."""
     rows = activations.movedim(output.axis, 0) if output.axis else activations
     if output.groups > 1 and len(rows) % output.groups == 0:
         rows = rows.reshape(-1, output.groups, *rows.shape[1:])
@@ -43,9 +43,9 @@ def batch_first(activations: Tensor, output: Output) -> Tensor:
 
 
 def as_rows(features: Tensor) -> Tensor:
-    """Features as (n, p), in memory order where that saves a copy.
+    """Features as (n, p), in memory order if that saves a copy.
 
-    A Gram matrix does not depend on the order of the columns.
+    The order of the columns does not change the Gram matrix.
     """
     if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
         features = features.permute(0, 2, 3, 1)

@@ -124,6 +124,36 @@ _active = _Active()
 
 
 @contextmanager
+def without_nested_tensors(encoders: list[nn.TransformerEncoder]) -> Iterator[None]:
+    """Keep torch's encoders from passing nested tensors to their layers.
+
+    In evaluation mode they do so if there is padding, and nested tensors have no Gram
+    matrix. The switch is that of the module, because torch's other one counts for all
+    threads; the last of several runs restores it.
+    """
+    with _nested_lock:
+        for encoder in encoders:
+            count, own = _unnested.get(encoder, (0, encoder.use_nested_tensor))
+            _unnested[encoder] = count + 1, own
+            encoder.use_nested_tensor = False
+    try:
+        yield
+    finally:
+        with _nested_lock:
+            for encoder in encoders:
+                count, own = _unnested.pop(encoder)
+                if count > 1:
+                    _unnested[encoder] = count - 1, own
+                else:
+                    encoder.use_nested_tensor = own
+
+
+_nested_lock = threading.Lock()
+_unnested: dict[nn.TransformerEncoder, tuple[int, bool]] = {}
+"""How many runs an encoder is in, and its own setting."""
+
+
+@contextmanager
 def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
     """The model on ``device``, and back afterwards; dispatched models stay.
 

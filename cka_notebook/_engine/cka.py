@@ -11,8 +11,10 @@ from tqdm.auto import tqdm
 
 from cka_notebook import metrics
 from cka_notebook._inputs.calls import Forward
+from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
 from cka_notebook._inputs.pooling import Pooling, Pools
+from cka_notebook._inputs.remedies import check_device
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._results.files import PathLike
@@ -21,6 +23,7 @@ from cka_notebook._results.result import CKAResult
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import lent, placed
 from .distributed import is_distributed, merge_ranks
+from .keywords import OTHER_METHODS, explains_keywords
 from .modes import LEASE
 from .run import Run
 from .side import ModelSpec
@@ -28,6 +31,7 @@ from .state import RunState, RunView
 
 Callback = Callable[[int, int | None, Tensor], object]
 Forwards = Forward | tuple[Forward | None, Forward | None] | None
+ExampleCounts = Examples | tuple[Examples | None, Examples | None] | None
 
 
 class CKA:
@@ -51,9 +55,13 @@ class CKA:
         metric: A name from `metrics.names`.
         pool: How tokens and positions are pooled: ``"auto"``, ``"flatten"``,
             ``"mean"``, ``"cls"``, ``"last"``, a callable from (n, ...) to (n, ...), or
-            a dict from layer names or globs to these.
+            a dict from layer names or globs to these. ``"auto"`` averages sequences
+            over the tokens that are not padding, without those many times as long as
+            all others, and flattens everything else.
         forward: ``forward(model, batch)`` for other inputs, or a pair of such
             functions, one for each model.
+        examples: ``examples(batch)`` gives how many examples a batch has, or a pair of
+            such functions; None settles it by the inputs and the model's output.
         autocast: Dtype for `torch.autocast` around the forward passes, or None.
 
     Raises:
@@ -70,6 +78,7 @@ class CKA:
         (torch.Size([3, 3]), ('0', '1', '2'))
     """
 
+    @explains_keywords
     def __init__(  # noqa: PLR0913 the positional order is torch_cka's
         self,
         model1: nn.Module,
@@ -83,8 +92,10 @@ class CKA:
         metric: str = "cka",
         pool: Pools = "auto",
         forward: Forwards = None,
+        examples: ExampleCounts = None,
         autocast: torch.dtype | None = None,
     ) -> None:
+        _check_names(model1_name, model2_name)
         other = model1 if model2 is None else model2
         _check_model(model1, "model1")
         _check_model(other, "model2")
@@ -100,15 +111,18 @@ class CKA:
         tree1.check(model1_layers)
         tree2.check(model2_layers)
         self.device = None if device is None else torch.device(device)
+        if self.device is not None:
+            check_device(self.device)
         self.metric = metric
         self.pool = pool
         Pooling(pool)
-        forward1, forward2 = _forward_pair(forward)
+        forward1, forward2 = _pair("forward", "(model, batch)", forward)
+        examples1, examples2 = _pair("examples", "a batch", examples)
         _check_autocast(autocast)
         self.autocast = autocast
         self.specs = (
-            ModelSpec(tree1, self.name1, model1_layers, forward1),
-            ModelSpec(tree2, self.name2, model2_layers, forward2),
+            ModelSpec(tree1, self.name1, model1_layers, forward1, examples1),
+            ModelSpec(tree2, self.name2, model2_layers, forward2, examples2),
         )
         self.result: CKAResult | None = None
 
@@ -132,6 +146,7 @@ class CKA:
         """The model of the columns, unwrapped."""
         return self.specs[1].tree.model
 
+    @explains_keywords
     def compare(
         self,
         loader: Iterable[Any],
@@ -208,8 +223,14 @@ class CKA:
         state.finish()
         self.result = state.result()
         for note in state.notes:
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(note, stacklevel=3)  # past the check of keywords
         return self.result
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError; for names of other tools, with what there is here."""
+        hint = f" {OTHER_METHODS[name]}" if name in OTHER_METHODS else ""
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}.{hint}"
+        raise AttributeError(msg, name=name, obj=self)
 
     def export(self) -> dict[str, Any]:
         """The last result as a plain dict; see `CKAResult.export`.
@@ -341,19 +362,31 @@ def _check_model(model: object, argument: str) -> None:
         raise TypeError(msg)
 
 
+def _check_names(*names: object) -> None:
+    """Raise TypeError for names of models that are none, such as a loader."""
+    for number, name in enumerate(names, 1):
+        if name is not None and not isinstance(name, str):
+            msg = (
+                f"Expected `model{number}_name` to be a string, got a "
+                f"{type(name).__name__}. Batches go to compare: "
+                "CKA(model1, model2).compare(loader)."
+            )
+            raise TypeError(msg)
+
+
 def _check_metric(metric: object) -> None:
     if metric not in metrics.names():
         msg = f"Expected `metric` to be one of {metrics.names()}, got {metric!r}."
         raise ValueError(msg)
 
 
-def _forward_pair(forward: Any) -> tuple[Forward | None, Forward | None]:
-    """One forward function for each model."""
-    pair = forward if isinstance(forward, tuple) else (forward, forward)
+def _pair(argument: str, takes: str, given: Any) -> tuple[Any, Any]:
+    """One function for each model, or None."""
+    pair = given if isinstance(given, tuple) else (given, given)
     if len(pair) != 2 or not all(f is None or callable(f) for f in pair):
         msg = (
-            "Expected `forward` to be a function of (model, batch) or a pair of such "
-            f"functions, got {forward!r}."
+            f"Expected `{argument}` to be a function of {takes} or a pair of such "
+            f"functions, got {given!r}."
         )
         raise TypeError(msg)
     return pair[0], pair[1]

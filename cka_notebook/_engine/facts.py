@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,12 +59,14 @@ def run_notes(
         device: The device that was asked for, or None.
         unrelated: Whether the loaders yield different examples.
     """
-    auto = [x.tree.auto_note() for x in sides if x.spec.choices in (None, "auto")]
+    auto = [x.tree.auto_notes() for x in sides if x.spec.choices in (None, "auto")]
     axes = [x.tree.axis_note() for x in sides]
     notes = [
-        *(Note(text) for text in auto if text),
+        *(Note(text) for texts in auto for text in texts),
         *(Note(text, grave=True) for text in axes if text),
+        *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
+        *chain.from_iterable(x.tokens.notes(x.name) for x in models),
         *(_placement_note(x) for x in models if _stays(x, device)),
         *([UNRELATED] if unrelated else []),
     ]
@@ -115,11 +118,17 @@ def run_provenance(
         "python": platform.python_version(),
         "pool": models[0].pooling.describe(),
         "masked": False,
+        "padding_left_out": _by_model(x.tokens.padded for x in models),
+        "tokens_left_out": _by_model(x.tokens.left_out for x in models),
         **{f"model{i}": _model_facts(x.tree.model) for i, x in enumerate(models, 1)},
         "loader1": facts[0],
         "loader2": facts[1] if len(facts) > 1 else None,
         "paired": paired,
     }
+
+
+def _by_model(facts: Iterable[Any]) -> dict[str, Any]:
+    return {f"model{number}": fact for number, fact in enumerate(facts, 1)}
 
 
 def _many(layers: list[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams
-from cka_notebook._inputs.calls import Call
+from cka_notebook._inputs.calls import Call, shape_of
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import tensors
 from cka_notebook._inputs.pooling import Pools
@@ -21,8 +21,9 @@ from .borrowed import RandomStreams
 from .checkpoint import Checkpoint, digest, digest_tensors
 from .estimate import Estimate
 from .facts import run_notes, run_provenance
-from .side import LiveModel, ModelSpec, make_sides
+from .side import LiveModel, ModelSpec, explaining_memory, make_sides
 from .state import Axis, RunState
+from .tokens import left_out_of
 
 
 class Plan(Protocol):
@@ -73,17 +74,19 @@ class Run:
         with self.random:
             self.batches = batches(loader, loader2, paired)
         self.examples, self.loading_seconds = 0, 0.0
+        self._sizes: set[tuple[int, ...]] = set()
 
     def probe(self) -> None:
         """Run the first examples of the first batch, which is put back."""
         started = time.perf_counter()
         with self.random:
-            first = next(self.batches, None)
+            first = self._next()
         if first is None:
             raise empty_loader("loader")
         self.loading_seconds = time.perf_counter() - started
         self.batches = chain([first], self.batches)
-        calls = self._calls(first, 1)
+        with self.random:
+            calls = self._calls(first, 1)
         self.examples = calls[0].examples
         if self.checkpoint is not None:
             self.settings["first batch"] = digest_tensors(tensors(first))
@@ -120,6 +123,7 @@ class Run:
             unrelated=len(self.loaders) > 1 and not self.paired,
         )
         state.scatters = [x for model in self.models for x in model.scatters]
+        state.lengths = [(model.name, model.lengths) for model in self.models]
         self.restrict(state)
         return state
 
@@ -154,6 +158,8 @@ class Run:
         memory = self.checkpoint.resume(state, self.random, self.settings)
         shifts = memory["shifts"].items()
         self.buffer.shifts.update({int(number): how for number, how in shifts})
+        for model, lengths in zip(self.models, memory.get("lengths", []), strict=False):
+            model.lengths.load(lengths)
         after = self.random.save()
         with self.random:
             for _ in range(state.done):
@@ -164,7 +170,10 @@ class Run:
         """Write the checkpoint, if there is one and it is time."""
         if self.checkpoint is not None and self.settings:
             shifts = self.buffer.shifts.items()
-            memory = {"shifts": {str(number): how for number, how in shifts}}
+            memory = {
+                "shifts": {str(number): how for number, how in shifts},
+                "lengths": [model.lengths.save() for model in self.models],
+            }
             self.checkpoint.save(state, self.random, self.settings, memory, now=now)
 
     def step(self, state: RunState) -> bool:
@@ -172,13 +181,15 @@ class Run:
 
         The run's random streams are in place.
         """
-        batch = next(self.batches, None)
+        batch = self._next()
         if batch is None:
             return False
         calls = self._calls(batch, state.done + 1)
         n = calls[0].examples
         if n < MIN_EXAMPLES:
             state.skip()
+            self._sizes |= {shape_of(call) for call in calls}
+            state.sizes_vary = len(self._sizes) > len(calls)
             return True
         given = self._grams(calls)
         state.provenance["masked"] = any(x.pooling.masked for x in self.models)
@@ -189,6 +200,18 @@ class Run:
     def close(self) -> None:
         """Release the loader's iterator, and so its worker processes."""
         self.batches = iter(())
+
+    def _next(self) -> tuple[Any, Any] | None:
+        """The next batch, or None at the end."""
+        try:
+            return next(self.batches, None)
+        except RuntimeError as error:
+            if "stack expects each tensor to be equal size" in str(error):
+                error.add_note(
+                    "The loader cannot make one tensor of examples of different "
+                    "sizes. Resize or pad them, or pass it a collate_fn."
+                )
+            raise
 
     def _capture(self) -> list[int]:
         """Prepare the captures of all models; the number of layers of each."""
@@ -208,7 +231,7 @@ class Run:
         """The calls of all models on a batch, with equally many examples."""
         # A model that two sides share runs on the batch of the first.
         pairs = list(zip(self.models, batch, strict=False))
-        calls = [model.caller.prepare(own, number) for model, own in pairs]
+        calls = [model.prepare(own, number) for model, own in pairs]
         sizes = [call.examples for call in calls]
         if len(set(sizes)) == 1:
             return calls
@@ -222,7 +245,7 @@ class Run:
         self.buffer.begin(calls[0].examples)
         for model, call in zip(self.models, calls, strict=True):
             model.run(call)
-        with model.explaining(call):
+        with explaining_memory("the Gram matrices of both models", calls[0]):
             packed = self.buffer.finish()
         return {model: model.grams(packed) for model in self.models}
 
@@ -247,6 +270,7 @@ class Run:
             "layers2": list(state.layers2),
             "metric": state.metric,
             "pool": self.models[0].pooling.describe(),
+            "tokens left out": left_out_of(model.tokens for model in self.models),
             **{f"model{number}": digest(side.tree.model) for number, side in models},
             "loader": [loader_facts(loader) for loader in self.loaders],
         }

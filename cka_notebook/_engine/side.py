@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -20,15 +20,18 @@ from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import PackedGrams
 from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, Caller, Forward
+from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 
-from .borrowed import eager
+from .borrowed import eager, without_nested_tensors
 from .estimate import Timing
+from .lengths import TextLengths
 from .modes import Evaluation
+from .tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,19 @@ class ModelSpec:
         name: Its name in titles and notes.
         choices: Which layers are compared.
         forward: ``forward(model, batch)``, or None to call the model itself.
+        examples: ``examples(batch)`` gives the number of examples, or None.
     """
 
     tree: LayerTree
     name: str
     choices: Choices = None
     forward: Forward | None = None
+    examples: Examples | None = None
 
     def runs_like(self, other: "ModelSpec") -> bool:
         """Whether one forward pass serves both."""
         same = self.tree.model is other.tree.model
+        same = same and self.examples is other.examples
         return same and self.forward is other.forward
 
 
@@ -72,6 +78,8 @@ class LiveModel:
         name: Its name in titles and notes.
         caller: Calls it on batches.
         pooling: Turns activations into features.
+        tokens: Which tokens count.
+        lengths: How much of its layers is text length.
         changed: Names of the buffers that its forward pass changed in the probe.
     """
 
@@ -80,11 +88,19 @@ class LiveModel:
         label = f"{argument} ({type(model).__name__})"
         self.name = spec.name
         self.tree = spec.tree
-        self.caller = Caller(model, label, spec.forward)
-        self.pooling = Pooling(settings.pool)
+        self.caller = Caller(model, label, spec.forward, spec.examples)
+        self.pooling = Pooling(settings.pool, self.caller.masks.resampled)
+        self.tokens = Tokens(self.tree, self.pooling, self.caller.masks)
+        self.lengths = TextLengths([])
         self.changed: list[str] = []
         self._autocast = settings.autocast
         self._evaluation = Evaluation(model.modules())
+        self._encoders = [
+            module
+            for module in model.modules()
+            if isinstance(module, nn.TransformerEncoder)
+            and hasattr(module, "use_nested_tensor")
+        ]
         self._last_pass = 0, 0.0
         self._places: dict[str, int] = {}
         self._capture: Capture
@@ -94,8 +110,13 @@ class LiveModel:
         """Where the model expects its inputs."""
         return self.caller.device
 
+    def prepare(self, batch: Any, number: int) -> Call:
+        """What the model is called with; see `Caller.prepare`."""
+        return self.caller.prepare(batch, number, self._outputs)
+
     def probe(self, call: Call) -> None:
         """Learn the model's layers, from a few examples of a batch."""
+        self.caller.learn_rows(call, self._forward)
         versions = _buffer_versions(self.tree.model)
 
         def run(count: int | None) -> int:
@@ -120,8 +141,10 @@ class LiveModel:
             buffer: Where their Gram matrices go.
             first: The number of the first of them there.
         """
+        self.tokens.decide(layers)
         features = [self.pooling.features(layer.name) for layer in layers]
         self._places = {layer.name: place for place, layer in enumerate(layers)}
+        self.lengths = TextLengths(list(self._places))
         self._capture = Capture(layers, features, buffer, first)
 
     def capturing(self) -> Capture:
@@ -145,7 +168,11 @@ class LiveModel:
 
     def grams(self, packed: PackedGrams) -> LayerGrams:
         """The Gram matrices of this model, from all those of the batch."""
-        return self._capture.grams(packed)
+        grams = self._capture.grams(packed)
+        masks = self.pooling.masks
+        if masks and self.tokens.padded:
+            self.lengths.add(grams, masks)
+        return grams
 
     @property
     def scatters(self) -> list[tuple[str, str, Scatter]]:
@@ -155,34 +182,52 @@ class LiveModel:
     @contextmanager
     def explaining(self, call: Call) -> Iterator[None]:
         """Add the model and its inputs to errors of a forward pass."""
-        label = self.caller.label
-        try:
-            yield
-        except Exception as error:
-            if _is_out_of_memory(error):
-                raise _out_of_memory(label, call) from error
-            inputs = [describe(value) for value in call.args]
-            inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
-            error.add_note(f"Inputs of {label}: {', '.join(inputs)}.")
-            raise
+        with explaining_memory(self.caller.label, call):
+            try:
+                yield
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    self._add_notes(error, call)
+                raise
+
+    def _add_notes(self, error: Exception, call: Call) -> None:
+        inputs = [describe(value) for value in call.args]
+        inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
+        error.add_note(f"Inputs of {self.caller.label}: {', '.join(inputs)}.")
+        for remedy in self.caller.remedies(error, call):
+            error.add_note(remedy)
 
     def _timed(self, call: Call) -> int:
-        started = time.perf_counter()
-        self._forward(call)
+        self.pooling.begin(call.mask, call.decoder_mask)
+        with self.tokens.watching(call.examples):
+            started = time.perf_counter()
+            self._forward(call)
         self._last_pass = call.examples, time.perf_counter() - started
         return call.examples
 
-    def _forward(self, call: Call) -> None:
+    def _outputs(self, call: Call) -> list[Any]:
+        """What the model and `forward` return; a user's function may return a loss."""
+        seen: list[Any] = []
+        model = self.tree.model
+        handle = model.register_forward_hook(lambda *given: seen.append(given[2]))
+        try:
+            seen.append(self._forward(call))
+        finally:
+            handle.remove()
+        return seen
+
+    def _forward(self, call: Call) -> Any:
         device, dtype = self.device.type, self._autocast
         autocast = torch.autocast(device, dtype=dtype) if dtype else nullcontext()
         with (
             self.explaining(call),
             torch.no_grad(),
             self._evaluation,
+            without_nested_tensors(self._encoders),
             autocast,
             eager(),
         ):
-            self.caller(call, self.pooling.learn)
+            return self.caller(call, self.pooling.learn)
 
 
 class Side:
@@ -261,6 +306,22 @@ def _changed_buffers(model: nn.Module, before: dict[str, tuple[int, int]]) -> li
     known = {identity for identity, _ in before.values()}
     now = _buffer_versions(model).items()
     return [name for name, own in now if own[0] in known and own != before.get(name)]
+
+
+@contextmanager
+def explaining_memory(what: str, call: Call) -> Iterator[None]:
+    """Say what to do when memory runs out.
+
+    Args:
+        what: What needs it, such as a model.
+        call: The call that it is for.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise _out_of_memory(what, call) from error
+        raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:

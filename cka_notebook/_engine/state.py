@@ -27,6 +27,13 @@ from .facts import (
 
 if TYPE_CHECKING:
     from .estimate import Estimate
+    from .lengths import TextLengths
+
+MANY_SIZES = (
+    " Examples of different sizes do not fit into one tensor: resize or pad them in a "
+    "collate_fn, or yield lists of images if the models take them, with pool= to make "
+    "features of one size."
+)
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -162,6 +169,8 @@ class RunState:
         notes: Sentences a reader should know.
         provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
+        sizes_vary: Whether examples of skipped batches had different shapes.
+        lengths: For each model, its name and how much of its layers is text length.
         start: The random streams with which the run began, by which it can be repeated.
         estimate: Expected memory and time; None if not estimated.
     """
@@ -179,7 +188,9 @@ class RunState:
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.scatters: list[tuple[str, str, Scatter]] = []
+        self.lengths: list[tuple[str, TextLengths]] = []
         self.start: dict[str, Tensor] = {}
+        self.sizes_vary = False
         self.estimate: Estimate | None = None
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
@@ -318,7 +329,7 @@ class RunState:
         self.skipped += 1
 
     def finish(self) -> None:
-        """Note skipped batches, and batches that were not random; once.
+        """Note skipped batches, batches that were not random, and text length; once.
 
         Raises:
             ValueError: If every batch was skipped.
@@ -330,7 +341,7 @@ class RunState:
             msg = (
                 f"Expected batches of at least {MIN_EXAMPLES} examples, but all "
                 f"{self.skipped} were smaller. The unbiased HSIC divides by n - 3: "
-                "increase batch_size."
+                f"increase batch_size.{MANY_SIZES if self.sizes_vary else ''}"
             )
             raise ValueError(msg)
         if self.skipped:
@@ -338,3 +349,5 @@ class RunState:
         not_random = note_on(self.scatters)
         if not_random is not None:
             self.notes.append(Note(not_random, grave=True))
+        found = [lengths.note(model) for model, lengths in self.lengths]
+        self.notes += [note for note in found if note is not None]

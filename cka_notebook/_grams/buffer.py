@@ -30,6 +30,13 @@ MAX_KAPPA = 6.0
 by at most about 3e-7 + 5e-7 kappa / n: 3e-6 here, and 6e-6 at twice this value, where a
 layer that went unshifted is shifted again; 1e-5 is allowed."""
 
+FLOAT32_MOMENTS = 1e-24, 1e34
+"""Between these second moments, entries of a Gram matrix that are a millionth of its
+diagonal stay above 1e-38, and sums of them below 3e38."""
+
+MAX_FEATURE = 1e30
+"""Larger features leave float64 when h, a product of four of them, is squared."""
+
 MAX_OFFSET = 8.0
 """Features are shifted by their first example unless its squared distance from the
 mean, in variances, exceeds this; 1 on average. The second moment, and with it the
@@ -78,12 +85,19 @@ class GramBuffer:
         """Reduce activations ``(n, p)``; returns the index of their Gram matrix."""
         index = self.count
         self.count += 1
-        part, shift = self.part_for(rows), self.shifts.get(layer)
+        shift, raw = self.shifts.get(layer), None
+        if rows.is_cpu and shift in (None, "wide"):
+            raw = _second_moment(rows)
+            if shift == "wide" or _exceeds_float32(rows, float(raw)):
+                self.shifts[layer] = "wide"
+                rows, shift = rows.double(), None
+                raw = _second_moment(rows)
+        part = self.part_for(rows)
         try:
-            part.add(rows, index, layer, shift)
+            part.add(rows, index, layer, shift, raw)
         except torch.OutOfMemoryError:
             part.shrink()
-            part.add(rows, index, layer, shift)
+            part.add(rows, index, layer, shift, raw)
         if len(part.waiting) == part.group_size:
             self._flush(part)
         return index
@@ -208,8 +222,23 @@ class DeviceBuffer:
         self._summed = 0
         self._done: list[PackedGrams] = []
 
-    def add(self, rows: Tensor, index: int, layer: int, shift: Shift | None) -> None:
-        """Add the Gram matrix of activations; ``shift`` is None if not yet decided."""
+    def add(
+        self,
+        rows: Tensor,
+        index: int,
+        layer: int,
+        shift: Shift | None,
+        raw: Tensor | None = None,
+    ) -> None:
+        """Add the Gram matrix of activations.
+
+        Args:
+            rows: The activations, ``(n, p)``.
+            index: Index of their Gram matrix in the batch.
+            layer: Their layer.
+            shift: How to shift them; None if not yet decided.
+            raw: Their second moment, if known.
+        """
         if shift == "none" and rows.dtype is self._dtype:
             self.add_unshifted(rows, index, layer)
             return
@@ -218,8 +247,8 @@ class DeviceBuffer:
             lower_gram(rows, blocks, self._piece_for(rows), shift)
         else:
             self._has_moments = True
-            if self.on_cpu:
-                self._raw[slot] = _second_moment(rows)
+            if raw is not None:
+                self._raw[slot] = raw
             moment = lower_gram(rows, blocks, self._piece_for(rows), "mean")
             self._mean[slot] = 0 if moment is None else moment
         self.indices.append(index)
@@ -343,6 +372,19 @@ def _group_size(nbytes: int, capacity: int, *, on_cpu: bool) -> int:
     """How many Gram matrices of ``nbytes`` bytes are U-centered together."""
     group_bytes = GROUP_BYTES if on_cpu else GROUP_BYTES_GPU
     return min(max(1, group_bytes // nbytes), capacity)
+
+
+def _exceeds_float32(rows: Tensor, raw: float) -> bool:
+    """Whether products of these features are too small or too large for float32.
+
+    Args:
+        rows: The features.
+        raw: Their second moment.
+    """
+    low, high = FLOAT32_MOMENTS
+    if rows.dtype == torch.float64 or low < raw < high:
+        return False
+    return 0 < float(torch.linalg.vector_norm(rows, inf)) < MAX_FEATURE
 
 
 def _second_moment(rows: Tensor) -> Tensor:

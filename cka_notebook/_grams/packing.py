@@ -30,9 +30,8 @@ MAX_SQUARE = 48
 INVERSE_SQRT2 = 0.5**0.5
 """Weight of entries stored in both triangles, so that their products count once."""
 
-CONSTANT_VARIANCE = (8 * torch.finfo(torch.float32).eps) ** 2
-"""A variance below this share of the second moment is taken for rounding: features that
-differ by less than 8 units in the last place are constant."""
+CONSTANT_UNITS = 8
+"""Features that differ by fewer units in the last place are taken for a constant."""
 
 MAX_UNSCALED = 1e12
 """A matrix is scaled unless its largest diagonal entry is between this and its inverse:
@@ -154,7 +153,8 @@ class Packing:
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
         norm = norm.to(sums_dtype(z.device)).square_().sum(1).mul_(2)
         second_moment = torch.add(moment, moments, alpha=n)
-        is_constant = trace <= second_moment.mul_(CONSTANT_VARIANCE)
+        smallest = (CONSTANT_UNITS * torch.finfo(z.dtype).eps) ** 2
+        is_constant = trace <= second_moment.mul_(smallest)
         packed = PackedGrams(z, scale, trace, norm)
         return self._without_rounding(packed, is_constant), moment
 

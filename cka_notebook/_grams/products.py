@@ -15,8 +15,11 @@ from torch import Tensor
 Product = Callable[[Tensor], Tensor]
 """``x @ x.T`` of float32 activations ``(n, p)``."""
 
-Shift = Literal["mean", "row", "none"]
-"""What is subtracted from the features of all examples before they are multiplied."""
+Shift = Literal["mean", "row", "none", "wide"]
+"""What is subtracted from the features of all examples before they are multiplied.
+
+``"wide"`` is the mean, in float64: float32 cannot hold products of these features.
+"""
 
 ONEDNN_WIDTH = 4096
 """Minimum number of features from which oneDNN computes the product, if available."""

@@ -11,18 +11,13 @@ from torch import Tensor, nn
 from cka_notebook._models.offloading import execution_device
 
 from .arguments import Signature, inner_model
-from .examples import (
-    count_examples,
-    count_items,
-    first_examples,
-    input_axis,
-    no_examples,
-)
-from .nested import as_mapping, move
+from .counting import ExampleCounter, Examples
+from .examples import first_examples, input_axis, no_examples
+from .masks import MaskReader
+from .nested import as_mapping, move, private, tensors
+from .remedies import remedies
 
 Forward = Callable[[nn.Module, Any], Any]
-Masks = tuple[Tensor | None, Tensor | None]
-"""Attention masks (n, tokens) of the model's and of its decoder's inputs."""
 
 
 class Call(NamedTuple):
@@ -51,72 +46,130 @@ class Caller:
         label: What messages call it, such as ``model1 (ResNet)``.
         forward: ``forward(model, batch)`` instead of all rules; gets the whole batch,
             its tensors on the model's device.
+        examples: ``examples(batch)`` gives the number of examples, or None.
+
+    Attributes:
+        masks: Reads the masks of its calls.
     """
 
     def __init__(
-        self, model: nn.Module, label: str, forward: Forward | None = None
+        self,
+        model: nn.Module,
+        label: str,
+        forward: Forward | None = None,
+        examples: Examples | None = None,
     ) -> None:
         self.model = model
         self.label = label
         self.forward = forward
         self.device = model_device(model, label)
         self.axis = input_axis(model)
+        self.masks = MaskReader(inner_model(model))
         self._signature = Signature(model, label)
+        self._counter = ExampleCounter(label, self.axis, examples)
+        self._grouped = False
         # Their arguments are not ours: a user's `forward` or a PEFT wrapper calls them.
         self._called_by_others = {inner_model(model)} - {model}
         self._called_by_others |= {model} if forward is not None else set()
 
-    def prepare(self, batch: Any, number: int) -> Call:
+    def prepare(
+        self,
+        batch: Any,
+        number: int,
+        outputs: Callable[[Call], Any] | None = None,
+    ) -> Call:
         """Arguments for this batch, moved to the model's device.
 
         Args:
             batch: What the loader yielded.
             number: Which batch it is, from 1, for messages.
+            outputs: Runs the model on a call and returns its output, from which its
+                number of examples is told where inputs disagree.
 
         Raises:
             TypeError: If no tensor can be found in the batch.
-            ValueError: If a required argument of the model's forward is missing.
+            ValueError: If a required argument of the model's forward is missing, or
+                the number of examples cannot be settled.
         """
         if self.forward is not None:
-            return self._whole(move(batch, self.device), number)
-        args, kwargs = self._signature.arguments(batch, number)
-        args, kwargs = move(args, self.device), move(kwargs, self.device)
-        n = count_examples((*args, *kwargs.values()), self.axis)
+            inputs = move(batch, self.device)
+            given = as_mapping(inputs)
+            masks = self.masks.read(given if isinstance(given, Mapping) else {}, given)
+            call = Call((inputs,), {}, 0, *masks)
+        else:
+            args, kwargs = self._signature.arguments(batch, number)
+            args, kwargs = move(args, self.device), move(kwargs, self.device)
+            inputs = dict(enumerate(args)) | kwargs
+            masks = self.masks.read(self._signature.bind(args, kwargs), batch)
+            call = Call(args, kwargs, 0, *move(masks, self.device))
+        see = outputs or self
+        n = self._counter.count(inputs, batch, number, lambda: see(call))
         if n is None:
             raise no_examples(self.label, batch, number)
-        return Call(args, kwargs, n, *_masks(kwargs))
-
-    def _whole(self, batch: Any, number: int) -> Call:
-        """The call of a user's ``forward``, which gets the batch as it is."""
-        n = count_examples(batch, self.axis)
-        if n is None:
-            n = count_items(batch)
-        if n is None:
-            raise no_examples(self.label, batch, number)
-        return Call((batch,), {}, n, *_masks(as_mapping(batch)))
+        return call._replace(examples=n)
 
     def __call__(self, call: Call, on_masks: Callable[..., None] | None = None) -> Any:
-        """Run the model.
+        """Run the model on a copy of its inputs.
+
+        Models and users' functions change tensors in place and take keys out of dicts,
+        but the loader, the other model and the next probe need the batch as it was.
+        Copying it takes less than one operation on it. To notice a change afterwards
+        would be too late, and `Tensor._version` does not count those through `.data`
+        or through an array.
 
         Args:
             call: What `prepare` has made of a batch.
             on_masks: Called with the attention masks that a user's ``forward``, or an
                 adapter, passes to the model: they may differ from those of the call.
         """
+        args, kwargs = private((call.args, call.kwargs))
         with self._reported_masks(on_masks):
             if self.forward is None:
-                return self.model(*call.args, **call.kwargs)
-            return self.forward(self.model, *call.args)
+                return self.model(*args, **kwargs)
+            return self.forward(self.model, *args)
 
     def take(self, call: Call, count: int) -> Call:
         """The same call with its first ``count`` examples only."""
 
         def cut(value: Any) -> Any:
-            return first_examples(value, count, examples=call.examples, axis=self.axis)
+            return first_examples(
+                value,
+                count,
+                examples=call.examples,
+                axis=self.axis,
+                grouped=self._grouped,
+            )
 
         masks = call.mask, call.decoder_mask
         cut_masks = (mask[:count] if mask is not None else None for mask in masks)
         return Call(tuple(map(cut, call.args)), cut(call.kwargs), count, *cut_masks)
+
+    def remedies(self, error: Exception, call: Call) -> Iterator[str]:
+        """Sentences that help with an error of this call."""
+        inputs, is_custom = (call.args, call.kwargs), self.forward is not None
+        if not is_custom:
+            yield from self._signature.remedies(call.kwargs)
+        yield from remedies(error, self.model, self.label, inputs, is_custom=is_custom)
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of how the model is called, or None."""
+        return self._signature.note
+
+    def learn_rows(self, call: Call, run: Callable[[Call], Any]) -> None:
+        """Learn whether the model needs several rows of an input for each example.
+
+        Args:
+            call: What `prepare` has made of a batch.
+            run: Runs the model on a call.
+        """
+        values = (*call.args, *call.kwargs.values())
+        sizes = [t.shape[self.axis] for t in tensors(values) if t.ndim > self.axis]
+        if any(x > call.examples and x % call.examples == 0 for x in sizes):
+            try:
+                run(self.take(call, min(3, call.examples)))
+            except Exception:  # inputs no longer match; the probe tries the rest
+                self._grouped = True
 
     @contextmanager
     def _reported_masks(self, on_masks: Callable[..., None] | None) -> Iterator[None]:
@@ -124,7 +177,7 @@ class Caller:
         thread = threading.get_ident()
 
         def report(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            masks = _masks(self._signature.bind(args, kwargs))
+            masks = self.masks.read(self._signature.bind(args, kwargs))
             is_masked = any(mask is not None for mask in masks)
             if on_masks is not None and is_masked and threading.get_ident() == thread:
                 on_masks(*masks)
@@ -138,6 +191,12 @@ class Caller:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def shape_of(call: Call) -> tuple[int, ...]:
+    """Shape of one example of a call's first input; empty without a tensor."""
+    first = next(tensors((call.args, call.kwargs)), None)
+    return tuple(first.shape[1:]) if first is not None else ()
 
 
 def model_device(model: nn.Module, label: str) -> torch.device:
@@ -159,15 +218,3 @@ def model_device(model: nn.Module, label: str) -> torch.device:
         )
         raise ValueError(msg)
     return weights[0].device if weights else torch.get_default_device()
-
-
-def _masks(arguments: Any) -> Masks:
-    if not isinstance(arguments, Mapping):
-        return None, None
-    masks = (arguments.get(key) for key in ("attention_mask", "decoder_attention_mask"))
-    mask, decoder_mask = map(_with_two_axes, masks)
-    return mask, decoder_mask
-
-
-def _with_two_axes(mask: Any) -> Tensor | None:
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None

@@ -1,11 +1,13 @@
 """How many examples a batch has, on which axis, and a batch of only the first few."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from .nested import as_mapping, describe, list_length, mapped, tensors
+from .nested import as_mapping, attributes, describe, list_length, mapped, tensors
 
 
 def input_axis(model: nn.Module) -> int:
@@ -19,14 +21,6 @@ def input_axis(model: nn.Module) -> int:
     return 0
 
 
-def count_examples(values: Any, axis: int) -> int | None:
-    """Number of examples, by the first tensor that has the axis; None without one."""
-    first = next((t for t in tensors(values) if t.ndim > axis), None)
-    if first is None:
-        return None
-    return _count_images(values) or first.shape[axis]
-
-
 def count_items(batch: Any) -> int | None:
     """Number of examples of a batch without tensors, such as texts; None if unknown."""
     is_sized = not isinstance(batch, str | bytes | Mapping | Sequence)
@@ -34,7 +28,51 @@ def count_items(batch: Any) -> int | None:
     return list_length(batch) or own or None
 
 
-def first_examples(value: Any, count: int, *, examples: int, axis: int) -> Any:
+def count_attributes(batch: Any, axis: int) -> int | None:
+    """Number of examples of an object, if all its tensors agree on it."""
+    sizes = set(sizes_of(attributes(batch), axis).values())
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def sizes_of(values: Any, axis: int) -> dict[str, int]:
+    """How many examples each part of a nested value could have, by its name.
+
+    Args:
+        values: What a model is called with, or a batch.
+        axis: Batch axis of the tensors.
+
+    Example:
+        >>> sizes_of({"ids": np.zeros((8, 5)), "words": [{"a": 1}] * 8}, 0)
+        {'ids': 8, 'words': 8}
+    """
+    if is_list_of_images(values):
+        return {"the list": len(values)}
+    found = dict(_sizes(values, axis, ""))
+    # Sizes of 1 are broadcast, such as one time step for all examples.
+    return {name: size for name, size in found.items() if size > 1} or found
+
+
+def index_sizes(values: Any) -> dict[str, int]:
+    """Numbers of groups, from tensors that give the group of each row or its start.
+
+    Graph libraries put the nodes of all graphs into one tensor, beside the number of
+    each node's graph, or where each graph begins.
+    """
+    found = {}
+    for name, tensor in _named_tensors(values, ""):
+        is_index = tensor.ndim == 1 and len(tensor) > 1 and not tensor.is_complex()
+        if is_index and not tensor.is_floating_point() and int(tensor[0]) == 0:
+            steps = tensor.long().diff()
+            if bool((steps >= 0).all()):
+                found[f"{name} (its maximum + 1)"] = int(tensor[-1]) + 1
+            if bool((steps > 0).all()):
+                found[f"{name} (its length - 1)"] = len(steps)
+    return found
+
+
+def first_examples(
+    value: Any, count: int, *, examples: int, axis: int, grouped: bool = False
+) -> Any:
     """A nested value with only the first examples of everything that has all of them.
 
     Args:
@@ -42,19 +80,32 @@ def first_examples(value: Any, count: int, *, examples: int, axis: int) -> Any:
         count: How many examples to keep.
         examples: How many there are.
         axis: Batch axis of the tensors.
+        grouped: Whether tensors may have several rows for each example.
     """
 
-    def has_all(tensor: Tensor) -> bool:
-        return tensor.ndim > axis and tensor.shape[axis] == examples
+    def rows(tensor: Tensor) -> int:
+        """Rows for each example; 0 where rows are no examples."""
+        size = tensor.shape[axis] if tensor.ndim > axis else 0
+        whole = size == examples or (grouped and size % examples == 0)
+        return size // examples if whole else 0
 
     def cut(tensor: Tensor) -> Tensor:
-        return tensor.narrow(axis, 0, count) if has_all(tensor) else tensor
+        each = rows(tensor)
+        return tensor.narrow(axis, 0, count * each) if each else tensor
 
     def cut_list(items: Any) -> Any:
-        is_batch = len(items) == examples and not any(map(has_all, tensors(items)))
+        if isinstance(items, PackedSequence):
+            return items  # its rows are steps in time
+        is_batch = len(items) == examples and not any(map(rows, tensors(items)))
         return items[:count] if is_batch else None
 
     return mapped(value, cut, cut_list)
+
+
+def is_list_of_images(value: Any) -> bool:
+    """Whether this is a list of images (channels, h, w), as detectors take them."""
+    is_list = isinstance(value, list | tuple) and bool(value)
+    return is_list and all(map(_is_image, value))
 
 
 def no_examples(label: str, batch: Any, number: int) -> TypeError:
@@ -72,14 +123,48 @@ def no_examples(label: str, batch: Any, number: int) -> TypeError:
     )
 
 
-def _count_images(values: Any) -> int:
-    """Length of a list of images (3, h, w), as detectors take them; 0 if none."""
-    values = as_mapping(values)
-    if not isinstance(values, Mapping | list | tuple):
-        return 0
-    items = values.values() if isinstance(values, Mapping) else values
-    first = next((item for item in items if isinstance(item, list | tuple)), ())
-    return len(first) if all(map(_is_image, first)) else 0
+def _sizes(value: Any, axis: int, name: str) -> Iterator[tuple[str, int]]:
+    """Names and sizes of all parts of a nested value."""
+    value = as_mapping(value)
+    if isinstance(value, PackedSequence):
+        yield name or "the input", int(value.batch_sizes[0])
+    elif isinstance(value, Tensor | np.ndarray):
+        if value.ndim > axis:
+            yield name or "the input", value.shape[axis]
+    elif name and _has_item_per_example(value):
+        yield name, len(value)
+    else:
+        for key, item in _parts(value, name):
+            yield from _sizes(item, axis, key)
+
+
+def _named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    value = as_mapping(value)
+    if isinstance(value, Tensor):
+        yield name, value
+    else:
+        for key, item in _parts(value, name):
+            yield from _named_tensors(item, key)
+
+
+def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Items of a container with their names in messages."""
+    if isinstance(value, Mapping):
+        yield from (
+            (f"{name}.{key}" if name else str(key), value[key]) for key in value
+        )
+    elif isinstance(value, list | tuple):
+        yield from ((f"{name}[{i}]", item) for i, item in enumerate(value))
+
+
+def _has_item_per_example(value: Any) -> bool:
+    """Whether a list has one item for each example, rather than one for each input."""
+    if not isinstance(value, list | tuple) or len(value) < 2:
+        return is_list_of_images(value)
+    if all(isinstance(item, Tensor) and item.ndim for item in value):
+        is_ragged = len({item.shape[0] for item in value}) > 1
+        return is_ragged or is_list_of_images(value)
+    return all(isinstance(as_mapping(item), Mapping) for item in value)
 
 
 def _is_image(value: Any) -> bool:

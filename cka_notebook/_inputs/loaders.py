@@ -1,6 +1,7 @@
 """From loaders to pairs of batches, each loader iterated once."""
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -90,9 +91,17 @@ def loader_facts(loader: Iterable[Any]) -> dict[str, Any]:
         "class": type(loader).__name__,
         "dataset": type(dataset).__name__ if dataset is not None else "",
         "batches": length(loader),
-        "batch_size": getattr(loader, "batch_size", None),
+        "batch_size": batch_size(loader),
         "shuffled": shuffles(loader),
     }
+
+
+def batch_size(loader: Iterable[Any]) -> int | None:
+    """The batch size that a loader states, whatever kind of integer it is, or None."""
+    try:
+        return operator.index(getattr(loader, "batch_size", None))  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def shuffles(loader: Iterable[Any]) -> bool:

@@ -3,18 +3,39 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 
 def move(value: Any, device: torch.device) -> Any:
     """The same nested value with its tensors on ``device``; itself if they all are."""
     if all(tensor.device == device for tensor in tensors(value)):
         return value
-    return mapped(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def move_packed(items: Any) -> Any:
+        # The lengths of a packed sequence have to stay on the CPU.
+        is_packed = isinstance(items, PackedSequence)
+        return items.to(device) if is_packed else None
+
+    return mapped(
+        value, lambda tensor: tensor.to(device, non_blocking=True), move_packed
+    )
+
+
+def private(value: Any) -> Any:
+    """A copy of a nested value, for code that may change what it is given.
+
+    Tensors and arrays are copied, and so is whatever holds them: dicts, lists, tuples,
+    dataclasses, and other objects by their attributes. Anything else is shared, since
+    a batch may also hold images, tokenizers or open files. What occurs twice in the
+    value occurs twice in the copy.
+    """
+    return _private(value, {})
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -52,6 +73,16 @@ def as_mapping(batch: Any) -> Any:
     return batch
 
 
+def attributes(value: Any) -> dict[str, Any]:
+    """Attributes of an object, those in slots included; none of a module or class."""
+    if callable(value) or isinstance(value, ModuleType):
+        return {}
+    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
+    names = [n for own in slots for n in ([own] if isinstance(own, str) else own)]
+    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return found | getattr(value, "__dict__", {})
+
+
 def mapped(
     value: Any,
     change: Callable[[Tensor], Tensor],
@@ -81,6 +112,54 @@ def mapped(
     return value
 
 
+def _private(value: Any, copies: dict[int, Any]) -> Any:
+    """A copy; ``copies`` has those that exist, by the identity of the original."""
+    if id(value) in copies:
+        return copies[id(value)]
+    if isinstance(value, tuple):
+        items = [_private(item, copies) for item in value]
+        is_named = hasattr(value, "_fields")
+        return type(value)(*items) if is_named else type(value)(items)
+    if isinstance(value, Tensor):
+        # Its own elements only: the base of a view may be a whole data set.
+        copies[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
+    elif isinstance(value, np.ndarray):
+        copies[id(value)] = value.copy()
+    elif isinstance(value, list | dict) or _holds_numbers(value, set()):
+        _copy_object(value, copies)
+    return copies.get(id(value), value)
+
+
+def _copy_object(value: Any, copies: dict[int, Any]) -> None:
+    """Copy an object with its items and its attributes, if it can be copied."""
+    try:
+        new = copy.copy(value)
+    except Exception:  # its class does not allow it
+        return
+    copies[id(value)] = new  # before its parts, which may refer to it
+    if isinstance(new, list):
+        new[:] = [_private(item, copies) for item in value]
+    if isinstance(new, dict):
+        for key, item in value.items():
+            new[key] = _private(item, copies)
+    for name, item in attributes(new).items():
+        # Not by its class, which may be frozen.
+        object.__setattr__(new, name, _private(item, copies))
+
+
+def _holds_numbers(value: Any, seen: set[int]) -> bool:
+    """Whether there is a tensor or array at any depth of an object."""
+    if isinstance(value, Tensor | np.ndarray):
+        return True
+    if id(value) in seen or callable(value):
+        return False
+    seen.add(id(value))
+    items = [*attributes(value).values()]
+    items += value.values() if isinstance(value, dict) else ()
+    items += value if isinstance(value, list | tuple) else ()
+    return any(_holds_numbers(item, seen) for item in items)
+
+
 def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
     """A copy of this mapping or dataclass with these items; else a plain dict."""
     if type(value) is dict:
@@ -89,6 +168,9 @@ def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, Mapping | type):
             return dataclasses.replace(value, **items)
         new = copy.copy(value)
+        for name, item in attributes(new).items():
+            if isinstance(item, dict):  # such as the one in which it has its items
+                object.__setattr__(new, name, item.copy())
         for key, item in items.items():
             new[key] = item
     except Exception:  # the class cannot be rebuilt from its items

@@ -3,14 +3,21 @@
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cka_notebook._grams.products import working_dtype
 from cka_notebook._messages import first_few
+
+from .sinks import without
 
 Pool = str | Callable[[Tensor], Tensor]
 Pools = Pool | Mapping[str, Pool]
+
+Resampled = Callable[[Tensor, int], Tensor | None]
+"""A mask (n, samples) as one of so many tokens, or None if that is not certain."""
 
 POOLS = ("auto", "flatten", "mean", "cls", "last")
 
@@ -18,29 +25,39 @@ POOLS = ("auto", "flatten", "mean", "cls", "last")
 class Pooling:
     """Turns activations (n, ...) into features (n, ...), with the masks of a batch.
 
-    ``"auto"`` averages sequences over the tokens that their attention mask keeps and
-    flattens everything else. ``"mean"`` averages over tokens of (n, tokens, p) and over
-    positions of (n, channels, ...); ``"cls"`` and ``"last"`` take one token.
+    ``"auto"`` averages sequences over the tokens that their attention mask keeps,
+    without those in `left_out`, and flattens everything else. ``"mean"`` averages over
+    tokens of (n, tokens, p) and over positions of (n, channels, ...); ``"cls"`` and
+    ``"last"`` take one token.
 
     Args:
         pool: One choice for all layers, or a dict from layer names or globs to choices;
             the first match counts, and layers without a match get ``"auto"``.
+        resampled: What makes a mask of audio samples one of tokens.
+
+    Attributes:
+        masked: Whether padding was left out of any layer.
+        left_out: Places of the tokens that ``"auto"`` leaves out of the mean, by layer.
 
     Raises:
         ValueError: If a choice is unknown.
     """
 
-    def __init__(self, pool: Pools = "auto") -> None:
+    def __init__(
+        self, pool: Pools = "auto", resampled: Resampled = lambda *_: None
+    ) -> None:
         self._choices = dict(pool) if isinstance(pool, Mapping) else {"*": pool}
         for choice in self._choices.values():
             if not callable(choice) and choice not in POOLS:
                 known = ", ".join(repr(name) for name in POOLS)
                 msg = f"Expected `pool` to be {known} or a callable, got {choice!r}."
                 raise ValueError(msg)
-        self._functions: dict[tuple[Pool, bool], Callable[[Tensor], Tensor]] = {}
+        self._resample = resampled
+        self._functions: dict[Any, Callable[[Tensor], Tensor]] = {}
         self._masks: list[tuple[Tensor | None, Tensor | None]] = []
+        self._made: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self.masked = False
-        """Whether padding was left out of any layer."""
+        self.left_out: dict[str, tuple[int, ...]] = {}
 
     def check(self, layers: Sequence[str]) -> None:
         """Raise ValueError if a key of the dict matches none of these layers."""
@@ -58,6 +75,7 @@ class Pooling:
     def begin(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
         """Start a batch with these attention masks."""
         self._masks = [(mask, decoder_mask)]
+        self._made = {}
 
     def learn(self, mask: Tensor | None, decoder_mask: Tensor | None) -> None:
         """Add the masks of a call inside the model, which take precedence."""
@@ -65,12 +83,23 @@ class Pooling:
 
     def features(self, layer: str) -> Callable[[Tensor], Tensor]:
         """The function for this layer, the same object for layers pooled alike."""
-        choice = self._choice(layer)
-        decoder = layer.startswith("decoder.") or ".decoder." in layer
-        key = choice, decoder
+        choice, decoder = self.choice(layer), is_of_decoder(layer)
+        left_out = self.left_out.get(layer, ()) if choice == "auto" else ()
+        key = choice, decoder, left_out
         if key not in self._functions:
-            self._functions[key] = self._function(choice, decoder)
+            self._functions[key] = self._function(*key)
         return self._functions[key]
+
+    def mask_of(self, shape: Sequence[int], layer: str) -> Tensor | None:
+        """The mask of activations of this shape in this batch, or None."""
+        return self._mask_for(shape, decoder=is_of_decoder(layer))
+
+    @property
+    def masks(self) -> list[Tensor]:
+        """The masks of this batch, at most one of inputs and one of a decoder's."""
+        by_kind = zip(*self._masks, strict=True)
+        first = (next((x for x in kind if x is not None), None) for kind in by_kind)
+        return [mask for mask in first if mask is not None]
 
     def describe(self) -> dict[str, str]:
         """The choices as text, for the record of a result."""
@@ -79,47 +108,73 @@ class Pooling:
             for pattern, choice in self._choices.items()
         }
 
-    def _choice(self, layer: str) -> Pool:
+    def choice(self, layer: str) -> Pool:
+        """What the user has chosen for this layer."""
         for pattern, choice in self._choices.items():
             if fnmatch.fnmatchcase(layer, pattern):
                 return choice
         return "auto"
 
-    def _function(self, choice: Pool, decoder: bool) -> Callable[[Tensor], Tensor]:
+    def _function(
+        self, choice: Pool, decoder: bool, left_out: tuple[int, ...]
+    ) -> Callable[[Tensor], Tensor]:
         if callable(choice):
             return _checked(choice)
 
         def make(x: Tensor) -> Tensor:
-            mask = self._mask_for(x, decoder)
-            if mask is None and choice in ("auto", "flatten"):
-                return x
-            return self._pooled(choice, x, mask)
+            mask = self._mask_for(x.shape, decoder)
+            if mask is None:
+                return x if choice in ("auto", "flatten") else _pooled(choice, x)
+            mask = mask.to(x.device)
+            if left_out:
+                mask = self._once(mask, left_out, without)
+            self.masked |= choice != "flatten"
+            return _pooled("mean" if choice == "auto" else choice, x, mask)
 
         return make
 
-    def _pooled(self, choice: str, x: Tensor, mask: Tensor | None) -> Tensor:
-        if choice == "auto":
-            choice = "flatten" if mask is None else "mean"
-        if choice == "flatten" or x.ndim < 3:
-            return x
-        self.masked |= mask is not None
-        if choice == "mean":
-            if mask is not None:
-                return _masked_mean(x, mask)
-            return x.flatten(2).mean(2) if x.ndim > 3 else x.mean(1)
-        if choice == "last" and mask is not None:
-            tokens = torch.arange(x.shape[1], device=x.device)
-            last = (tokens * (mask > 0)).argmax(1)
-            return x[torch.arange(len(x), device=x.device), last]
-        return x[:, 0 if choice == "cls" else -1]
-
-    def _mask_for(self, x: Tensor, decoder: bool) -> Tensor | None:
+    def _mask_for(self, shape: Sequence[int], decoder: bool) -> Tensor | None:
         """The mask of these tokens, which in a decoder may be the encoder's."""
+        if len(shape) != 3:
+            return None
         pairs = [pair[::-1] if decoder else pair for pair in self._masks]
-        masks = (mask for pair in pairs for mask in pair if mask is not None)
-        fitting = (mask for mask in masks if mask.shape == x.shape[:2])
-        mask = next(fitting, None) if x.ndim == 3 else None
-        return mask.to(x.device) if mask is not None else None
+        masks = [mask for pair in pairs for mask in pair if mask is not None]
+        for mask in masks:
+            if mask.shape == shape[:2]:
+                return mask
+        longer = (x for x in masks if len(x) == shape[0] and x.shape[1] > shape[1])
+        resampled = (self._once(mask, shape[1], self._resample) for mask in longer)
+        return next((mask for mask in resampled if mask is not None), None)
+
+    def _once(self, mask: Tensor, how: Any, change: Callable[..., Any]) -> Any:
+        """What a function makes of a mask, once per batch."""
+        key = id(mask), how
+        if key not in self._made:
+            self._made[key] = mask, change(mask, how)
+        return self._made[key][1]
+
+
+def is_of_decoder(layer: str) -> bool:
+    """Whether this layer is in the decoder of a model that also has an encoder."""
+    return layer.startswith("decoder.") or ".decoder." in layer
+
+
+def _pooled(choice: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Features of tokens (n, tokens, p) or positions (n, channels, ...)."""
+    if choice == "flatten" or x.ndim < 3:
+        return x
+    if choice == "mean":
+        if mask is not None:
+            return _masked_mean(x, mask)
+        exact = working_dtype(x.dtype)
+        positions = x.flatten(2) if x.ndim > 3 else x
+        return positions.mean(2 if x.ndim > 3 else 1, dtype=exact)
+    if mask is None:
+        return x[:, 0 if choice == "cls" else -1]
+    place = torch.arange(1, x.shape[1] + 1, device=x.device)
+    order = place if choice == "last" else place.flip(0)
+    token = (order * (mask > 0)).argmax(1)
+    return x[torch.arange(len(x), device=x.device), token]
 
 
 def _name(pool: Callable[[Tensor], Tensor]) -> str:
@@ -130,9 +185,9 @@ def _name(pool: Callable[[Tensor], Tensor]) -> str:
 
 
 def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    weights = (mask > 0).to(torch.float32).unsqueeze(-1)
+    weights = (mask > 0).unsqueeze(-1)
     # `where` instead of a product: padding may contain NaN or Inf.
-    kept = torch.where(weights > 0, x.to(torch.float32), 0.0)
+    kept = torch.where(weights, x.to(working_dtype(x.dtype)), 0.0)
     return kept.sum(1) / weights.sum(1).clamp_min(1)
 
 

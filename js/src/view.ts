@@ -4,11 +4,16 @@ import { loadBokeh } from "./drawing/bokehjs.ts";
 import { Controls } from "./panel/controls.ts";
 import { MapPanel } from "./panel/map_panel.ts";
 import { figureOf, type Model } from "./protocol.ts";
+import type { Change } from "./state/changes.ts";
 import type { Session } from "./state/session.ts";
 import { TreeSide } from "./tree/side.ts";
 import { h, set } from "./ui/dom.ts";
 import { errorText } from "./ui/format.ts";
+import { Press } from "./ui/press.ts";
 import { followTheme } from "./ui/theme.ts";
+
+/** A front end may move or hide a view in the midst of the first drawing. */
+const TRY_AGAIN_AFTER_MS = [300, 1000, 3000, 10000, 0];
 
 /** Draws the session into the element and keeps it drawn; returns the clean-up. */
 export function mount(model: Model, session: Session, parent: HTMLElement): () => void {
@@ -23,16 +28,29 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   const controls = new Controls(session, side.toggle);
   const body = h("div", { class: "cka-body" }, side.element, panel.element);
   root.append(controls.element, body);
-  const unsubscribe = session.subscribe((change) => {
+  const gone = new AbortController();
+  const press = new Press(root, gone.signal);
+  const update = (change: Change) => {
     side.update(change);
     controls.update(change);
     if (change === "theme") theme.apply();
     panel.update(change);
-  });
-  const stopSizes = followSize(root, panel, side);
+  };
+  const unsubscribe = session.subscribe((change) =>
+    press.act(change, () => update(change)),
+  );
+  const stopSizes = followSize(root, panel, side, theme.apply);
   keepKeys(root, () => session.choice.undo());
-  const gone = new AbortController();
-  void start(model, session, panel, gone.signal);
+  const draw = async () => {
+    const figures = figureOf(model);
+    if (!figures) throw new Error("The kernel sent no figures. Run the cell again.");
+    const bokeh = await loadBokeh(model, session.connection, figures.version);
+    await connected(root, gone.signal);
+    if (gone.signal.aborted) return;
+    theme.apply();
+    await panel.start(bokeh, figures, press);
+  };
+  void drawPlots(panel, draw, gone.signal);
   return () => {
     gone.abort();
     unsubscribe();
@@ -43,25 +61,25 @@ export function mount(model: Model, session: Session, parent: HTMLElement): () =
   };
 }
 
-async function start(
-  model: Model,
-  session: Session,
+/** Tries to draw the plots, and again if that fails: the sketch takes their place. */
+async function drawPlots(
   panel: MapPanel,
+  draw: () => Promise<void>,
   gone: AbortSignal,
 ): Promise<void> {
-  try {
-    const figures = figureOf(model);
-    if (!figures) throw new Error("The kernel sent no figures. Run the cell again.");
-    const bokeh = await loadBokeh(model, session.connection, figures.version);
-    if (gone.aborted) return;
-    await connected(panel.element, gone);
-    if (!gone.aborted) await panel.start(bokeh, figures);
-    if (gone.aborted) panel.destroy();
-  } catch (error) {
-    panel.fail(
-      `The plots cannot be drawn, so the map is a plain one. ${errorText(error)}`,
-    );
+  for (const wait of TRY_AGAIN_AFTER_MS) {
+    try {
+      await draw();
+      break;
+    } catch (error) {
+      if (gone.aborted) break;
+      panel.fail(
+        `The plots cannot be drawn, so the map is a plain one. ${errorText(error)}`,
+      );
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
   }
+  if (gone.aborted) panel.destroy();
 }
 
 /** BokehJS draws only into elements of the document; front ends may attach ours late. */
@@ -76,7 +94,12 @@ function connected(element: HTMLElement, gone: AbortSignal): Promise<void> {
 }
 
 /** Lays the view out again whenever its width changes or it becomes visible. */
-function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => void {
+function followSize(
+  root: HTMLElement,
+  panel: MapPanel,
+  side: TreeSide,
+  appears: () => void,
+): () => void {
   const measure = () => {
     const width = root.clientWidth;
     if (width > 0) side.resize(width);
@@ -89,7 +112,10 @@ function followSize(root: HTMLElement, panel: MapPanel, side: TreeSide): () => v
   };
   const sizes = new ResizeObserver(measureSoon);
   for (const element of [root, panel.element]) sizes.observe(element);
-  const visibility = new IntersectionObserver(measureSoon);
+  const visibility = new IntersectionObserver(() => {
+    appears();
+    measureSoon();
+  });
   visibility.observe(root);
   measure();
   return () => {

@@ -12,7 +12,13 @@ from support.reference import differences, snapshot
 from torch import nn
 
 from cka_notebook import CKA, CKAExplorer
-from cka_notebook._engine.borrowed import RandomStreams, eager, lent, placed
+from cka_notebook._engine.borrowed import (
+    RandomStreams,
+    eager,
+    lent,
+    placed,
+    without_nested_tensors,
+)
 
 CPU = torch.device("cpu")
 
@@ -250,3 +256,28 @@ def test_a_callback_draws_from_the_users_streams(run):
     reset()
     run(model, batches, lambda *_: found.append(draws()))
     assert [*found, draws()] == expected
+
+
+def encoder():
+    block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    return nn.TransformerEncoder(block, 1)
+
+
+def test_encoders_keep_their_own_setting_however_runs_overlap():
+    nesting, plain = encoder(), encoder()
+    plain.use_nested_tensor = False
+    first, second = (without_nested_tensors([nesting, plain]) for _ in range(2))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not nesting.use_nested_tensor
+    second.__exit__(None, None, None)
+    assert nesting.use_nested_tensor
+    assert not plain.use_nested_tensor
+
+
+def test_an_encoder_s_setting_comes_back_after_an_error():
+    nesting = encoder()
+    with pytest.raises(ValueError, match="x"), without_nested_tensors([nesting]):
+        raise ValueError("x")
+    assert nesting.use_nested_tensor

@@ -22,7 +22,8 @@ def reduced(layers, capacity=None, batches=1):
 
 
 def products(packed):
-    scales = packed.scale[:, None] * packed.scale
+    scale = packed.scale.double()
+    scales = scale[:, None] * scale
     return pairs.pair_products(packed.z, packed.z) * scales
 
 
@@ -108,3 +109,45 @@ def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
     made = products(reduced([x])[1])
     assert calls == [2000, 1000]
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e-25, 1e-22, 1e-12, 1e12, 1e20, 1e29])
+@pytest.mark.parametrize("n", [12, 70])
+def test_activations_of_any_size_in_float32_are_exact(n, scale):
+    x, y = torch.randn(n, 40), torch.randn(n, 30)
+    packed = reduced([x, x * scale, y * scale], batches=3)[1]
+    made = products(packed)
+    norm = made.diagonal().sqrt()
+    expected = by_definition([x, x, y])
+    lengths = expected.diagonal().sqrt()
+    cosines = expected / (lengths[:, None] * lengths)
+    torch.testing.assert_close(
+        made / (norm[:, None] * norm), cosines, atol=2e-6, rtol=0
+    )
+
+
+def test_a_tiny_constant_is_constant():
+    tiny = torch.full((12, 6), 1e-25)
+    uneven = torch.full((12, 6), 1e-25) * torch.arange(1.0, 7)
+    packed = reduced([tiny, uneven, torch.zeros(12, 6), torch.randn(12, 6)])[1]
+    assert (packed.trace > 0).tolist() == [False, False, False, True]
+
+
+def test_a_layer_of_tiny_activations_stays_in_float64():
+    x = torch.randn(12, 6) * 1e-25
+    buffer, _ = reduced([x], batches=3)
+    assert buffer.shifts == {0: "wide"}
+
+
+@pytest.mark.parametrize("offset", [1e5, 1e6, 1e7])
+def test_an_offset_that_float64_carries_is_not_a_constant(offset):
+    x, y = torch.randn(2, 32, 10, dtype=torch.float64)
+    for batches in (1, 3):
+        made = products(reduced([x, x + offset, y], batches=batches)[1])
+        assert largest_error(made, by_definition([x, x, y])) < 1e-7
+
+
+def test_an_offset_that_swallows_the_spread_leaves_a_constant():
+    x = torch.rand(32, 10)
+    packed = reduced([x + 1e9, (x + 1e9).double(), x.double() + 1e18])[1]
+    assert packed.trace.tolist() == [0, 0, 0]

@@ -80,8 +80,9 @@ def test_a_dict_of_one_input_suits_a_model_of_one_argument_of_another_name():
 def test_an_encoder_decoder_without_decoder_inputs_gets_those_of_the_encoder():
     ids, mask = torch.ones(8, 5, dtype=torch.long), torch.ones(8, 5)
     given, call = called(EncoderDecoder(), {"input_ids": ids, "attention_mask": mask})
-    assert given["decoder_input_ids"] is ids
-    assert given["decoder_attention_mask"] is mask
+    assert torch.equal(given["decoder_input_ids"], ids)
+    assert call.kwargs["decoder_input_ids"] is ids
+    assert call.kwargs["decoder_attention_mask"] is mask
     assert call.decoder_mask is mask
 
 

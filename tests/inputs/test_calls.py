@@ -9,6 +9,7 @@ from support.callers import Text, called, caller_of
 from torch import nn
 
 from cka_notebook._inputs.calls import Caller, model_device
+from cka_notebook._inputs.nested import as_mapping
 
 X, Y = torch.randn(8, 10), torch.arange(8)
 LEFT, RIGHT = torch.randn(8, 6), torch.randn(8, 4)
@@ -17,15 +18,16 @@ LEFT, RIGHT = torch.randn(8, 6), torch.randn(8, 4)
 def test_the_attention_mask_reaches_the_model_and_the_pooling():
     ids, mask = torch.ones(8, 5, dtype=torch.long), torch.ones(8, 5)
     given, call = called(Text(), {"input_ids": ids, "attention_mask": mask})
-    assert given["attention_mask"] is mask
+    assert torch.equal(given["attention_mask"], mask)
     assert call.mask is mask
 
 
-def test_a_mask_of_four_axes_is_none_for_the_pooling():
+def test_a_mask_of_four_axes_reaches_the_pooling_as_one_of_tokens():
     ids, mask = torch.ones(8, 5, dtype=torch.long), torch.ones(8, 1, 5, 5)
+    mask[:, :, :, 3:] = 0
     given, call = called(Text(), {"input_ids": ids, "attention_mask": mask})
-    assert given["attention_mask"] is mask
-    assert call.mask is None
+    assert torch.equal(given["attention_mask"], mask)
+    assert call.mask.tolist() == [[True] * 3 + [False] * 2] * 8
 
 
 @pytest.mark.parametrize(
@@ -42,8 +44,11 @@ def test_a_mask_of_four_axes_is_none_for_the_pooling():
 def test_forward_gets_the_batch_as_the_loader_gave_it(batch):
     seen = []
     caller = caller_of(zoo.mlp(), lambda _, given: seen.append(given))
-    caller(caller.prepare(batch, 1))
-    assert seen[0] is batch
+    call = caller.prepare(batch, 1)
+    caller(call)
+    assert call.args[0] is batch
+    assert type(seen[0]) is type(batch)
+    assert str(as_mapping(seen[0])) == str(as_mapping(batch))
 
 
 @pytest.mark.parametrize("positional", [True, False])

@@ -7,7 +7,7 @@ from support.callers import Text, caller_of
 from torch import nn
 
 from cka_notebook._inputs.calls import Caller
-from cka_notebook._inputs.examples import count_examples, count_items
+from cka_notebook._inputs.examples import count_items, sizes_of
 
 Y = torch.arange(8)
 LEFT, RIGHT = torch.randn(8, 6), torch.randn(8, 4)
@@ -94,10 +94,8 @@ def test_forward_may_get_words(batch):
         ({}, None),
     ],
 )
-def test_the_first_tensor_or_a_list_of_images_gives_the_number_of_examples(
-    batch, count
-):
-    assert count_examples(batch, axis=0) == count
+def test_tensors_or_a_list_of_images_give_the_number_of_examples(batch, count):
+    assert set(sizes_of(batch, axis=0).values()) == ({count} if count else set())
 
 
 class Sized:

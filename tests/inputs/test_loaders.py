@@ -1,7 +1,9 @@
 """Loaders of all kinds give batches once, and pairs that are pairs."""
 
+import numpy as np
 import pytest
 import torch
+from support import zoo
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -12,6 +14,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from cka_notebook import CKA, CKAResult
 from cka_notebook._inputs.loaders import (
     batches,
     check_loaders,
@@ -156,3 +159,34 @@ def test_facts_of_a_loader_are_for_the_record():
         "shuffled": True,
     }
     assert loader_facts(iter([]))["batches"] is None
+
+
+@pytest.mark.parametrize("size", [np.int64(16), torch.tensor(16), 16])
+def test_a_batch_size_of_any_integer_type_is_kept_as_a_plain_one(size, tmp_path):
+    class Loader(list):
+        batch_size = size
+
+    loader = Loader(zoo.batches_of(3))
+    cka = CKA(zoo.mlp())
+    result = cka.compare(loader, progress=False, checkpoint=tmp_path / "run")
+    result.save(tmp_path / "result")
+    loaded = CKAResult.load(tmp_path / "result")
+    assert loaded.provenance["loader1"]["batch_size"] == 16
+    assert type(result.provenance["loader1"]["batch_size"]) is int
+
+
+@pytest.mark.parametrize("size", [None, "auto", 2.5, [16]])
+def test_a_batch_size_that_is_no_integer_is_left_out(size):
+    class Loader(list):
+        batch_size = size
+
+    assert loader_facts(Loader())["batch_size"] is None
+
+
+@pytest.mark.parametrize("most", [np.int64(2), 2])
+def test_max_batches_may_be_any_integer(most, tmp_path):
+    cka = CKA(zoo.mlp())
+    path = tmp_path / "run"
+    batches = zoo.batches_of(3)
+    assert cka.compare(batches, max_batches=most, progress=False, checkpoint=path)
+    cka.result.save(tmp_path / "result")

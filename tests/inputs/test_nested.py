@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import zoo
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from cka_notebook._inputs.nested import (
     as_mapping,
@@ -48,6 +49,18 @@ def test_mapping_keeps_the_kind_and_leaves_the_original(value):
 
 def test_a_dict_like_class_that_cannot_be_filled_becomes_a_dict():
     assert double(zoo.DictLike(a=X)).keys() == {"a"}
+
+
+def test_a_dict_like_class_with_a_dict_inside_keeps_its_items():
+    class Settable(zoo.DictLike):
+        def __setitem__(self, key, item):
+            self._items[key] = item
+
+    value = Settable(a=X)
+    changed = double(value)
+    assert type(changed) is Settable
+    assert changed["a"].sum() == 8
+    assert value["a"] is X
 
 
 def test_moving_to_where_all_tensors_are_gives_the_very_same_object():
@@ -112,3 +125,10 @@ def test_lists_are_changed_whole_or_gone_through():
 )
 def test_a_value_is_described_in_a_few_words(value, words):
     assert describe(value) == words
+
+
+def test_the_lengths_of_a_packed_sequence_stay_where_they_are():
+    packed = pack_padded_sequence(torch.zeros(3, 4, 2), torch.full((4,), 3))
+    moved = move({"a": packed}, torch.device("meta"))["a"]
+    assert moved.data.device.type == "meta"
+    assert moved.batch_sizes.device.type == "cpu"

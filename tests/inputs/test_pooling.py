@@ -72,8 +72,63 @@ def test_last_with_a_mask_is_the_last_token_kept_on_either_side():
     assert torch.equal(pooled[5], TOKENS[5, 4])
 
 
-def test_half_precision_tokens_are_averaged_in_float32():
-    assert features("auto", TOKENS.half(), MASK).dtype == torch.float32
+def test_cls_with_a_mask_is_the_first_token_kept_on_either_side():
+    pooled = features("cls", TOKENS, MASK)
+    assert torch.equal(pooled[0], TOKENS[0, 0])
+    assert torch.equal(pooled[5], TOKENS[5, 2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mask", [MASK, None], ids=["mask", "plain"])
+@pytest.mark.parametrize("x", [TOKENS, IMAGE], ids=["tokens", "image"])
+def test_half_precision_is_averaged_in_float32(dtype, mask, x):
+    pooled = features("mean", x.to(dtype), mask)
+    assert pooled.dtype == torch.float32
+    exact = features("mean", x.to(dtype).double(), mask)
+    torch.testing.assert_close(pooled.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [MASK, None], ids=["mask", "plain"])
+def test_float64_stays_float64(mask):
+    shifted = TOKENS.double() + 1e6
+    pooled = features("mean", shifted, mask)
+    assert pooled.dtype == torch.float64
+    plain = features("mean", TOKENS.double(), mask)
+    torch.testing.assert_close(pooled - 1e6, plain, rtol=0, atol=1e-9)
+
+
+def test_tokens_that_are_too_long_are_left_out_of_auto_alone():
+    for pool, expected in (("auto", TOKENS[0, 1:3]), ("mean", TOKENS[0, :3])):
+        pooling = Pooling(pool)
+        pooling.left_out = {"layer": (0,)}
+        pooling.begin(MASK, None)
+        pooled = pooling.features("layer")(TOKENS)
+        torch.testing.assert_close(pooled[0], expected.mean(0))
+    pooling = Pooling()
+    pooling.left_out = {"layer": (0,)}
+    pooling.begin(MASK, None)
+    torch.testing.assert_close(
+        pooling.features("layer")(TOKENS)[5], TOKENS[5, 3:].mean(0)
+    )
+    torch.testing.assert_close(pooling.features("x")(TOKENS)[5], TOKENS[5, 2:].mean(0))
+
+
+def test_a_mask_of_samples_is_resampled_once_per_batch():
+    calls = []
+
+    def resampled(mask, frames):
+        calls.append(frames)
+        return mask[:, ::2] if frames == 5 else None
+
+    pooling = Pooling("auto", resampled)
+    samples = MASK.repeat_interleave(2, 1)
+    pooling.begin(samples, None)
+    first = pooling.features("a")(TOKENS)
+    torch.testing.assert_close(first, features("auto", TOKENS, MASK))
+    assert torch.equal(pooling.features("b")(TOKENS), first)
+    wide = torch.randn(6, 4, 3)
+    assert pooling.features("a")(wide) is wide
+    assert calls == [5, 4]
 
 
 def test_a_callable_makes_features_of_activations():

@@ -84,7 +84,7 @@ def test_constructing_touches_no_data_and_shows_the_trees_at_once():
     loader = Gate(batches())
     explorer, _ = make(loader)
     assert loader.iterations == 0
-    assert explorer._trees["model1"]["name"] == ["", "0", "1", "2", "3"]
+    assert explorer._trees["model1"]["name"] == ["Sequential", "0", "1", "2", "3"]
     assert explorer.layers1 == ["0", "1", "2", "3"]
     assert explorer.result is None
     assert explorer.progress.batches == 0

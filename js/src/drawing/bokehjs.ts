@@ -3,13 +3,14 @@
 import { imported, onceAPage } from "../once.ts";
 import { gzipOf, type Model, runtimeOf } from "../protocol.ts";
 import type { Connection } from "../state/connection.ts";
+import { uniqueId } from "../ui/dom.ts";
 import { errorText } from "../ui/format.ts";
 
 /** The part of BokehJS that is used here. */
 export interface Bokeh {
   readonly version: string;
   /** Every document ever made; BokehJS itself removes none. */
-  readonly documents?: unknown[];
+  readonly documents?: BokehDocument[];
   set_log_level?(level: string): void;
   readonly embed: {
     embed_items(
@@ -45,7 +46,9 @@ export interface Plot extends BokehModel {
   on_event(name: string, handler: (event: { x: number; y: number }) => void): void;
 }
 export interface BokehDocument {
+  readonly views_manager?: ViewManager | null;
   get_model_by_name(name: string): BokehModel | null;
+  title(): string;
   clear(): void;
 }
 export interface ImageArray {
@@ -87,6 +90,38 @@ async function zippedFor(
     // This front end cannot resolve the reference: ask the kernel instead.
   }
   return connection.requestBokeh(version, KERNEL_TIMEOUT_MS);
+}
+
+/** Draws each root of a document into its element; what fails leaves nothing behind. */
+export async function embedded(
+  bokeh: Bokeh,
+  doc: object,
+  roots: ReadonlyMap<string, HTMLElement>,
+): Promise<ViewManager> {
+  const title = uniqueId("figures");
+  const [elementid] = roots.values();
+  const item = {
+    ...{ docid: "page", elementid, root_ids: [...roots.keys()] },
+    roots: Object.fromEntries(roots),
+  };
+  try {
+    const [views] = await bokeh.embed.embed_items({ page: { ...doc, title } }, [item]);
+    if (!views) throw new Error("BokehJS did not draw the figures.");
+    return views;
+  } catch (error) {
+    const document = bokeh.documents?.find((each) => each.title() === title);
+    if (document) release(bokeh, document);
+    throw error;
+  }
+}
+
+/** Removes a document with its views, also from BokehJS's own lists. */
+export function release(bokeh: Bokeh, document: BokehDocument): void {
+  document.views_manager?.clear();
+  document.clear();
+  const documents = bokeh.documents ?? [];
+  const at = documents.indexOf(document);
+  if (at >= 0) documents.splice(at, 1);
 }
 
 /** Text that Python compressed by gzip. */

@@ -15,8 +15,10 @@ import {
   type BokehDocument,
   type BokehModel,
   type BokehRange,
+  embedded,
   type ImageArray,
   type Plot,
+  release,
   type Source,
   unzipped,
   type ViewManager,
@@ -62,16 +64,10 @@ export class Charts implements Surface {
       Object.entries(figures.roots).map(([name, id]) => [id, name]),
     );
     const doc: { roots: { id: string }[] } = JSON.parse(await unzipped(figures.doc));
-    const ids = doc.roots.map(({ id }) => id);
-    const elements = ids.map((id) => [id, slots[nameOf.get(id) as FigureName]]);
-    const item = {
-      docid: "page",
-      elementid: slots.map,
-      root_ids: ids,
-      roots: Object.fromEntries(elements),
-    };
-    const [views] = await bokeh.embed.embed_items({ page: doc }, [item]);
-    if (!views) throw new Error("BokehJS did not draw the figures.");
+    const roots = doc.roots.map(
+      ({ id }) => [id, slots[nameOf.get(id) as FigureName]] as const,
+    );
+    const views = await embedded(bokeh, doc, new Map(roots));
     return new Charts(bokeh, views, slots, handlers);
   }
 
@@ -96,10 +92,7 @@ export class Charts implements Surface {
   destroy(): void {
     this.abort.abort();
     this.views.clear();
-    this.document.clear();
-    const documents = this.bokeh.documents ?? [];
-    const at = documents.indexOf(this.document);
-    if (at >= 0) documents.splice(at, 1);
+    release(this.bokeh, this.document);
   }
 
   /** Size of one cell in pixels at the present zoom. */

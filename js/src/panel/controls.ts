@@ -3,7 +3,7 @@
 import type { CommandName, Status } from "../protocol.ts";
 import type { Change } from "../state/changes.ts";
 import type { Session } from "../state/session.ts";
-import { h, type IconName, icon, replaceKeeping, set, setText } from "../ui/dom.ts";
+import { h, type IconName, icon, patch, set, setText } from "../ui/dom.ts";
 import { clock, plural } from "../ui/format.ts";
 import { Notes } from "./notes.ts";
 import { Progress } from "./progress.ts";
@@ -71,6 +71,7 @@ export class Controls {
   private readonly progress: Progress;
   private readonly message = h("div", { class: "cka-message" });
   private readonly notes: Notes;
+  private isAsking = false;
   private confirming: ReturnType<typeof setTimeout> | undefined;
 
   constructor(session: Session, toggleLayers: HTMLElement) {
@@ -147,7 +148,8 @@ export class Controls {
     setText(this.badge, isConnected ? STATUS_WORDS[run.status] : "No kernel");
     set(this.badge, { "data-status": isConnected ? run.status : "gone" });
     clearTimeout(this.confirming);
-    this.drawButtons(this.actions());
+    this.isAsking = false;
+    this.drawButtons();
     this.progress.update();
   }
 
@@ -174,15 +176,11 @@ export class Controls {
     const props = {
       class: "cka-button cka-quiet",
       type: "button",
-      "data-key": "dismiss",
       "aria-label": "Dismiss the message",
       onclick: () => messages.dismiss(),
     };
     const words = h("div", { class: "cka-message-text" }, text);
-    replaceKeeping(
-      this.message,
-      text ? [words, h("button", props, icon("close"))] : [],
-    );
+    patch(this.message, text ? [words, h("button", props, icon("close"))] : []);
   }
 
   private actions(): readonly Action[] {
@@ -195,37 +193,47 @@ export class Controls {
     return [{ ...RUN, label }, ...ACTIONS[run.status]];
   }
 
-  private drawButtons(actions: readonly Action[]): void {
+  private drawButtons(): void {
     const root = this.buttons.getRootNode() as Document | ShadowRoot;
-    const hadFocus = this.buttons.contains(root.activeElement);
-    const buttons = actions.map((action, k) => {
-      const text = h("span", {}, action.label);
-      const props = {
-        class: `cka-button${k === 0 ? " cka-primary" : ""}`,
-        type: "button",
-        onclick: () => this.act(action, text),
-      };
-      return h("button", props, icon(action.icon), text);
-    });
-    this.buttons.replaceChildren(...buttons);
-    if (hadFocus) buttons[0]?.focus();
+    const hasFocus = () => this.buttons.contains(root.activeElement);
+    const hadFocus = hasFocus();
+    patch(
+      this.buttons,
+      this.actions().map((action, k) => this.button(action, k === 0)),
+    );
+    const [first] = this.buttons.querySelectorAll("button");
+    if (hadFocus && !hasFocus()) first?.focus();
+  }
+
+  private button(action: Action, isPrimary: boolean): HTMLButtonElement {
+    const discards = action === RESTART && this.isAsking;
+    const label = discards ? `Discard ${clock(this.seconds)}?` : action.label;
+    const props = {
+      class: `cka-button${isPrimary ? " cka-primary" : ""}`,
+      type: "button",
+      "data-key": action.name,
+      onclick: () => this.act(action.name),
+    };
+    return h("button", props, icon(action.icon), h("span", {}, label));
+  }
+
+  private get seconds(): number {
+    return this.session.frames.shown?.frame.seconds ?? 0;
   }
 
   /** Asks once before much work is thrown away. */
-  private act(action: Action, text: HTMLElement): void {
-    const { run, frames } = this.session;
-    const seconds = frames.shown?.frame.seconds ?? 0;
+  private act(name: CommandName): void {
+    const { run } = this.session;
     const isActive = run.status === "running" || run.status === "paused";
-    const discards = action.name === "restart" && isActive;
-    const isConfirmed = text.dataset.asked === "yes";
-    if (discards && seconds > MUCH_WORK_SECONDS && !isConfirmed) {
-      text.dataset.asked = "yes";
-      setText(text, `Discard ${clock(seconds)}?`);
+    const discards = name === "restart" && isActive;
+    if (discards && this.seconds > MUCH_WORK_SECONDS && !this.isAsking) {
+      this.isAsking = true;
+      this.drawButtons();
       this.confirming = setTimeout(() => this.drawStatus(), CONFIRM_MS);
       return;
     }
-    if (isConfirmed) this.drawStatus();
-    run.command(action.name);
+    if (this.isAsking) this.drawStatus();
+    run.command(name);
   }
 
   private toleranceChanged(): void {

@@ -5,7 +5,7 @@ import { bestMatchWords, textAt } from "../map/words.ts";
 import { type PerSide, perSide } from "../protocol.ts";
 import type { Comparison } from "../state/comparison.ts";
 import type { Pins } from "../state/pins.ts";
-import { h, icon, replaceKeeping } from "../ui/dom.ts";
+import { h, icon, patch } from "../ui/dom.ts";
 
 export class Details {
   readonly element: HTMLElement;
@@ -41,7 +41,7 @@ export class Details {
     const isEmpty = !cell && pairs.length === 0;
     this.element.classList.toggle("cka-away", isEmpty);
     this.sentences.replaceChildren(...(cell ? this.matches(view, cell) : []));
-    replaceKeeping(
+    patch(
       this.pinList,
       pairs.map((pair, k) => this.pin(view, pair, k)),
     );
@@ -72,13 +72,12 @@ export class Details {
     const props = {
       class: "cka-button cka-quiet",
       type: "button",
-      "data-key": pair.join("\n"),
       "aria-label": `Unpin ${names.join(" by ")}`,
       onclick: () => this.pins.toggle(pair),
     };
     return h(
       "li",
-      { class: "cka-pin" },
+      { class: "cka-pin", "data-key": pair.join("\n") },
       swatch,
       h("span", { class: "cka-layer" }, names.join(" \u00d7 ")),
       h("span", { class: "cka-pin-value" }, at ? textAt(view, at)[0] : "not shown"),

@@ -1,5 +1,4 @@
 /** The map with its trends: draws the session on the charts, or on the sketch before them. */
-
 import type { Bokeh } from "../drawing/bokehjs.ts";
 import { Charts } from "../drawing/charts.ts";
 import { isWide } from "../drawing/layout.ts";
@@ -39,6 +38,7 @@ import type { Change } from "../state/changes.ts";
 import type { Session } from "../state/session.ts";
 import { h, painted, setText } from "../ui/dom.ts";
 import { errorText } from "../ui/format.ts";
+import type { Press } from "../ui/press.ts";
 import { GREYS, type Theme, themeOf } from "../ui/theme.ts";
 import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
@@ -100,7 +100,14 @@ export class MapPanel {
       clear: () => session.focus.set(null),
       save: (kind) => void this.save(kind),
     });
-    this.stage = this.makeStage();
+    this.stage = new Stage({
+      rowCaption: this.captions.row,
+      corner: this.captions.corner,
+      zoom: this.tools.zoom,
+      sketch: this.sketch.element,
+      margins: this.margins.element,
+      grid: this.grid.element,
+    });
     const { history } = this.stage.slots;
     this.details = new Details(session.comparison, session.pins, history);
     this.element = h(
@@ -117,24 +124,31 @@ export class MapPanel {
     this.drawAll();
   }
 
-  /** Embeds the figures; the sketch takes their place until they are painted. */
-  async start(bokeh: Bokeh, figures: FigureJson): Promise<void> {
+  /** Embeds the figures; the sketch takes their place until a click on it has ended. */
+  async start(bokeh: Bokeh, figures: FigureJson, press: Press): Promise<void> {
     const { stage } = this;
-    this.charts = await Charts.embed(bokeh, figures, stage.slots, this.handlers);
+    const charts = await Charts.embed(bokeh, figures, stage.slots, this.handlers);
+    await press.up();
+    this.charts = charts;
     this.charts.setTheme(this.theme);
     this.labelKey = "";
     this.drawAll();
     this.layOut();
     stage.showCharts();
     await painted();
+    await press.up();
+    this.element.classList.remove("cka-plain");
     stage.setWaiting("");
     this.sketch.destroy();
   }
 
-  /** Without BokehJS the sketch stays; values, clicks and words still work. */
+  /** Without BokehJS the sketch goes on; values, clicks and words still work. */
   fail(text: string): void {
-    this.stage.setWaiting(text);
+    this.charts?.destroy();
+    this.charts = null;
+    this.stage.hideCharts(text);
     this.element.classList.add("cka-plain");
+    this.themeChanged();
   }
 
   destroy(): void {
@@ -182,17 +196,6 @@ export class MapPanel {
       chosen: (cell, pin) => this.tapped(cell, pin),
       cleared: () => focus.set(null),
       copied: (cell) => void copyText(cellText(comparison, this.view, cell)),
-    });
-  }
-
-  private makeStage(): Stage {
-    return new Stage({
-      rowCaption: this.captions.row,
-      corner: this.captions.corner,
-      zoom: this.tools.zoom,
-      sketch: this.sketch.element,
-      margins: this.margins.element,
-      grid: this.grid.element,
     });
   }
 
@@ -274,8 +277,8 @@ export class MapPanel {
     });
     const key = JSON.stringify(axes);
     if (key === this.labelKey) return;
-    this.labelKey = key;
     this.layOut();
+    this.labelKey = key;
   }
 
   private layOut(): void {
@@ -289,17 +292,13 @@ export class MapPanel {
     this.stage.setGeometry(geometry);
     surface.setGeometry(geometry);
     this.margins.set(this.plan, family);
-    this.drawMargins();
+    this.margins.draw(this.viewport);
   }
 
   /** The part of the map that is visible. */
   private get viewport(): Viewport {
     const { rows, cols } = this.view.values;
     return this.charts?.viewport ?? { rows: [0, rows], cols: [0, cols] };
-  }
-
-  private drawMargins(): void {
-    this.margins.draw(this.viewport);
   }
 
   /** Draws the cells; their image is computed here, once a frame. */
@@ -391,7 +390,7 @@ export class MapPanel {
   }
 
   private zoomed(): void {
-    this.drawMargins();
+    this.margins.draw(this.viewport);
     this.tools.setZoomed(this.charts?.isZoomed ?? false);
     this.drawNumbers();
   }

@@ -3,53 +3,61 @@
 import { type Axes, SIDES, type Side } from "../protocol.ts";
 import type { Comparison } from "../state/comparison.ts";
 import type { Frames } from "../state/frames.ts";
-import { h, set, setText } from "../ui/dom.ts";
+import { h, patch, set, setText } from "../ui/dom.ts";
 
 const FIRST_NAMES = 3;
 
 export class Notes {
-  readonly element = h("div", { class: "cka-message", role: "status" });
+  readonly element: HTMLElement;
   private readonly comparison: Comparison;
   private readonly frames: Frames;
-  private key = "";
+  private readonly first = h("p");
+  private readonly rest = h("div");
+  private readonly text = h(
+    "div",
+    { class: "cka-message-text" },
+    ...[this.first, this.rest],
+  );
+  private readonly button = h("button", {
+    class: "cka-button cka-quiet",
+    type: "button",
+    onclick: () => this.toggle(),
+  });
+  private lines: readonly string[] = [];
   private isOpen = false;
 
   constructor(comparison: Comparison, frames: Frames) {
     this.comparison = comparison;
     this.frames = frames;
+    const parts = [this.text, this.button];
+    this.element = h("div", { class: "cka-message", role: "status" }, ...parts);
   }
 
   update(): void {
     const axes = this.frames.shown?.axes;
-    const lines = axes ? noteLines(this.comparison, axes) : [];
-    this.element.hidden = lines.length === 0;
-    const key = lines.join("\n");
-    if (this.key === key) return;
-    this.key = key;
-    this.draw(lines);
+    this.lines = axes ? noteLines(this.comparison, axes) : [];
+    this.element.hidden = this.lines.length === 0;
+    this.draw();
   }
 
-  private draw(lines: readonly string[]): void {
-    const [first = "", ...rest] = lines;
-    const more = h("div", {}, ...rest.map((line) => h("p", {}, line)));
-    const text = h("div", { class: "cka-message-text" }, h("p", {}, first), more);
-    const button = h("button", {
-      class: "cka-button cka-quiet",
-      type: "button",
-      onclick: () => {
-        this.isOpen = !this.isOpen;
-        show();
-      },
-    });
-    const show = () => {
-      const folded = rest.length > 0 && !this.isOpen;
-      more.hidden = !this.isOpen;
-      text.classList.toggle("cka-one-line", folded);
-      set(button, { "aria-expanded": String(!folded) });
-      setText(button, folded ? `${rest.length} more` : "Less");
-    };
-    show();
-    this.element.replaceChildren(text, ...(rest.length > 0 ? [button] : []));
+  private toggle(): void {
+    this.isOpen = !this.isOpen;
+    this.draw();
+  }
+
+  private draw(): void {
+    const [first = "", ...rest] = this.lines;
+    const folded = rest.length > 0 && !this.isOpen;
+    setText(this.first, first);
+    patch(
+      this.rest,
+      rest.map((line) => h("p", {}, line)),
+    );
+    this.rest.hidden = !this.isOpen;
+    this.text.classList.toggle("cka-one-line", folded);
+    this.button.hidden = rest.length === 0;
+    set(this.button, { "aria-expanded": String(!folded) });
+    setText(this.button, folded ? `${rest.length} more` : "Less");
   }
 }
 

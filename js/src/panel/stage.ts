@@ -63,6 +63,13 @@ export class Stage {
   showCharts(): void {
     this.element.classList.remove("cka-not-yet");
   }
+
+  /** Shows the sketch again in place of charts that have failed, and says why. */
+  hideCharts(why: string): void {
+    this.setWaiting(why);
+    this.element.classList.add("cka-not-yet");
+    for (const slot of Object.values(this.slots)) slot.replaceChildren();
+  }
 }
 
 function slot(name: string): HTMLElement {

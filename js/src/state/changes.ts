@@ -14,7 +14,10 @@ export type Change =
   | "colors"
   | "theme";
 
-/** The views of a session. They draw synchronously when told of a change. */
+/**
+ * The views of a session. They draw synchronously when told of a change; one that cannot
+ * must not keep the others, and the kernel's next frame, waiting.
+ */
 export class Changes {
   private readonly listeners = new Set<(change: Change) => void>();
 
@@ -28,7 +31,13 @@ export class Changes {
   }
 
   tell(change: Change): void {
-    for (const listener of this.listeners) listener(change);
+    for (const listener of this.listeners) {
+      try {
+        listener(change);
+      } catch (error) {
+        reportError(error);
+      }
+    }
   }
 
   close(): void {

@@ -1,7 +1,7 @@
 /** The layer selector of one model: a tree in, chosen names out. Draws only visible rows. */
 
 import type { BoxState, Tree, TreeLine, TreeNode } from "../state/tree.ts";
-import { h, replaceKeeping, set, setText, uniqueId } from "../ui/dom.ts";
+import { h, patch, set, setText, uniqueId } from "../ui/dom.ts";
 import { count, errorText, plural } from "../ui/format.ts";
 import {
   chipButtons,
@@ -164,8 +164,6 @@ export class LayerTree {
         onclick: (event: MouseEvent) => this.clicked(event),
         onmouseover: (event: MouseEvent) => this.point(indexAt(event)),
         onmouseleave: () => this.point(null),
-        onfocus: () => this.drawRows(),
-        onblur: () => this.drawRows(),
       },
       this.canvas,
     );
@@ -175,7 +173,7 @@ export class LayerTree {
     const { tree, chosen, filter } = this;
     const commit = (next: Uint8Array) => this.commit(next);
     this.drawInvert();
-    replaceKeeping(this.presets, presetButtons(tree, chosen, commit));
+    patch(this.presets, presetButtons(tree, chosen, commit));
     const limit = this.allChips ? Number.POSITIVE_INFINITY : FIRST_CHIPS;
     const { chips, rest } = chipButtons(tree, chosen, filter, limit, commit);
     const toggle = () => {
@@ -183,7 +181,7 @@ export class LayerTree {
       this.drawButtons();
     };
     if (rest > 0) chips.push(moreButton(rest, this.allChips, toggle));
-    replaceKeeping(this.chips, chips);
+    patch(this.chips, chips);
   }
 
   private drawInvert(): void {
@@ -205,7 +203,7 @@ export class LayerTree {
       const line = this.lines[index];
       return line ? [this.row(line, index, boxOf(line.node))] : [];
     });
-    this.canvas.replaceChildren(...(rows.length > 0 ? rows : [this.emptyRow()]));
+    patch(this.canvas, rows.length > 0 ? rows : [this.emptyRow()]);
     const id = this.lines.length > 0 ? `${this.prefix}-${this.active}` : undefined;
     set(this.viewport, { "aria-activedescendant": id });
     this.drawAbout();
@@ -247,6 +245,7 @@ export class LayerTree {
       filter: this.filter,
     });
     element.id = `${this.prefix}-${index}`;
+    element.dataset.key = line.node.id;
     element.dataset.index = String(index);
     element.style.top = `${index * ROW_HEIGHT}px`;
     element.classList.toggle("cka-active", index === this.active);

@@ -12,7 +12,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
     if (name.startsWith("on") && typeof value === "function") {
-      element.addEventListener(name.slice(2), value as EventListener);
+      listen(element, name.slice(2), value as EventListener);
     } else if (value !== undefined && value !== null && value !== false) {
       element.setAttribute(name, value === true ? "" : String(value));
     }
@@ -23,6 +23,16 @@ export function h<K extends keyof HTMLElementTagNameMap>(
 
 function isChild(child: Child): child is Node | string {
   return child !== false && child !== undefined && child !== null;
+}
+
+/** Listeners by event. One element may take over those of another. */
+const listeners = new WeakMap<Element, Record<string, EventListener>>();
+
+function listen(element: Element, event: string, listener: EventListener): void {
+  const own = listeners.get(element) ?? {};
+  listeners.set(element, own);
+  if (!(event in own)) element.addEventListener(event, (given) => own[event]?.(given));
+  own[event] = listener;
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -78,18 +88,61 @@ export function icon(name: IconName): SVGSVGElement {
   return svg("svg", box, svg("path", { d: PATHS[name] }));
 }
 
-/** Replaces children; the one with the same `data-key` keeps the keyboard's focus. */
-export function replaceKeeping(
-  parent: HTMLElement,
-  children: readonly HTMLElement[],
-): void {
-  const root = parent.getRootNode() as Document | ShadowRoot;
-  const focused = root.activeElement?.closest<HTMLElement>("[data-key]");
-  const key = focused && parent.contains(focused) ? focused.dataset.key : undefined;
-  parent.replaceChildren(...children);
-  if (key === undefined) return;
-  const keyed = [...parent.querySelectorAll<HTMLElement>("[data-key]")];
-  keyed.find((element) => element.dataset.key === key)?.focus();
+/**
+ * Makes the children of an element equal to the given ones. Those that are there are
+ * changed, not replaced: a replaced one would lose the keyboard's focus, and the click
+ * whose mouse button is down. A `data-key` tells siblings apart, else their order does.
+ */
+export function patch(parent: Element, children: readonly (Node | string)[]): void {
+  const focused = focusedIn(parent);
+  patchChildren(parent, children.map(asNode));
+  if (focused?.isConnected && focusedIn(parent) !== focused) focused.focus();
+}
+
+function patchChildren(parent: Element, children: readonly Node[]): void {
+  const there = [...parent.childNodes];
+  const next = children.map((child) => {
+    const at = there.findIndex((old) => isLike(old, child));
+    const [old] = at < 0 ? [] : there.splice(at, 1);
+    return old ? patched(old, child) : child;
+  });
+  for (const old of there) old.remove();
+  next.forEach((node, k) => {
+    const old = parent.childNodes[k] ?? null;
+    if (old !== node) parent.insertBefore(node, old);
+  });
+}
+
+/** The old node with all that the new one has. */
+function patched(old: Node, node: Node): Node {
+  if (old instanceof Element && node instanceof Element) {
+    for (const name of old.getAttributeNames())
+      if (!node.hasAttribute(name)) old.removeAttribute(name);
+    for (const name of node.getAttributeNames())
+      set(old, { [name]: node.getAttribute(name) });
+    for (const [event, listener] of Object.entries(listeners.get(node) ?? {}))
+      listen(old, event, listener);
+    patchChildren(old, [...node.childNodes]);
+  } else if (old.nodeValue !== node.nodeValue) old.nodeValue = node.nodeValue;
+  return old;
+}
+
+function isLike(old: Node, node: Node): boolean {
+  return old.nodeName === node.nodeName && keyOf(old) === keyOf(node);
+}
+
+function keyOf(node: Node): string | null {
+  return node instanceof Element ? node.getAttribute("data-key") : null;
+}
+
+function asNode(child: Node | string): Node {
+  return typeof child === "string" ? document.createTextNode(child) : child;
+}
+
+/** The element inside that has the keyboard's focus. */
+function focusedIn(parent: Element): HTMLElement | null {
+  const { activeElement: focused } = parent.getRootNode() as Document | ShadowRoot;
+  return focused instanceof HTMLElement && parent.contains(focused) ? focused : null;
 }
 
 let serial = 0;

@@ -64,13 +64,19 @@ function above(element: Element): Element | null {
   return element.parentElement ?? (root instanceof ShadowRoot ? root.host : null);
 }
 
-/** The current colors, as the browser resolves the custom properties of our style sheet. */
+/** Can be seen on light and on dark, until the real color is known. */
+const GREY = "rgb(128, 128, 128)";
+
+/**
+ * The current colors, as the browser resolves the custom properties of our style sheet.
+ * Outside the document it resolves none.
+ */
 export function themeOf(root: HTMLElement): Theme {
   const probe = document.createElement("span");
   root.append(probe);
   const color = (name: string) => {
     probe.style.color = `var(--cka-${name})`;
-    return getComputedStyle(probe).color;
+    return getComputedStyle(probe).color || GREY;
   };
   const theme = {
     dark: root.dataset.theme === "dark",
@@ -84,14 +90,14 @@ export function themeOf(root: HTMLElement): Theme {
     below: color("below"),
     exact: color("exact"),
     pins: [1, 2, 3, 4, 5, 6, 7, 8].map((k) => color(`pin${k}`)),
-    font: getComputedStyle(root).fontFamily,
+    font: getComputedStyle(root).fontFamily || "sans-serif",
   };
   probe.remove();
   return theme;
 }
 
 export interface Follower {
-  /** To be called when another theme was asked for. */
+  /** To be called when another theme was asked for, or the root is in the document. */
   readonly apply: () => void;
   readonly stop: () => void;
 }
@@ -108,11 +114,12 @@ export function followTheme(
 ): Follower {
   let last = "";
   const apply = () => {
+    if (last && !root.isConnected) return;
     root.dataset.theme = wanted() ?? (isDark(root) ? "dark" : "light");
     const now = JSON.stringify(themeOf(root));
     if (now === last) return;
-    last = now;
     changed();
+    last = now;
   };
   // A theme's style sheet may load after the attribute that announces it.
   let timers: ReturnType<typeof setTimeout>[] = [];

@@ -12,7 +12,7 @@ from torch import Tensor
 from cka_notebook import CKA
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.state import RunState
-from cka_notebook._grams.buffer import GramBuffer, Group
+from cka_notebook._grams.buffer import DeviceBuffer, GramBuffer
 from cka_notebook._grams.pairs import pair_products
 from cka_notebook._grams.products import split_product
 from cka_notebook._page.readback import Readback
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 PHASES = {
-    "Gram products": (Group, "add"),
-    "U-centering": (Group, "center"),
+    "Gram products": (DeviceBuffer, "add"),
+    "U-centering": (DeviceBuffer, "center"),
     "pairs and sums": (RunState, "add"),
 }
 """Methods in which the engine spends its time beside the forward passes."""

@@ -68,6 +68,22 @@ test("of frames that arrive together the newest is shown and acknowledged, once"
   });
 });
 
+test("a view that cannot draw keeps neither other views nor the kernel waiting", () => {
+  const report = vi.fn();
+  vi.stubGlobal("reportError", report);
+  const error = new Error("no canvas");
+  session.subscribe(() => {
+    throw error;
+  });
+  session.subscribe((change) => changes.push(change));
+  frame(1);
+  vi.advanceTimersByTime(PAINT_WITHIN_MS);
+  expect(changes).toEqual(["frame"]);
+  expect(model.sentOf("ack")).toHaveLength(1);
+  expect(report).toHaveBeenCalledWith(error);
+  vi.unstubAllGlobals();
+});
+
 test("a hidden tab, which never paints, shows frames all the same", () => {
   vi.stubGlobal("requestAnimationFrame", () => 0);
   frame(1);

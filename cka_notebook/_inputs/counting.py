@@ -1,0 +1,126 @@
+"""How many examples each batch has, settled by the batch and the model's output.
+
+Most often all inputs have as many rows as there are examples. Where they differ, as
+with graphs, patches or a time step for all, the output has the right number, too.
+"""
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+
+from .examples import count_attributes, count_items, index_sizes, sizes_of
+from .nested import describe, tensors
+
+Examples = Callable[[Any], int]
+"""From a batch to its number of examples."""
+
+Sizes = dict[str, int]
+"""What could be the number of examples, by the name of the part that says so."""
+
+INDEXED = ("num_graphs", "num_examples", "batch_size")
+"""Attributes in which batches of other libraries have their number of examples."""
+
+
+class ExampleCounter:
+    """Counts the examples of one model's batches.
+
+    Args:
+        label: What messages call the model.
+        axis: Batch axis of the model's inputs.
+        examples: Counts them instead, or None.
+    """
+
+    def __init__(self, label: str, axis: int, examples: Examples | None) -> None:
+        self._label, self._axis, self._examples = label, axis, examples
+        self._names: set[str] = set()  # of the parts that were right so far
+
+    def count(
+        self, inputs: Any, batch: Any, number: int, outputs: Callable[[], Any]
+    ) -> int | None:
+        """Number of examples; None if nothing says it.
+
+        Args:
+            inputs: What the model is called with.
+            batch: What the loader yielded.
+            number: Which batch it is, from 1, for messages.
+            outputs: Runs the model and returns its output; called only if inputs
+                disagree.
+
+        Raises:
+            ValueError: If inputs disagree and the output does not settle it.
+            TypeError: If ``examples`` gives no number.
+        """
+        if self._examples is not None:
+            return self._by_user(self._examples(batch))
+        sizes = sizes_of(inputs, self._axis)
+        if not sizes:
+            return count_items(inputs) or count_attributes(inputs, self._axis)
+        is_told = self._names <= set(sizes)
+        known = self._known(sizes if is_told else self._all(batch, sizes))
+        agreed = known or set(sizes.values())
+        if len(agreed) == 1 and (known or not self._is_disputed(agreed, batch)):
+            self._names = self._names or set(sizes)
+            return agreed.pop()
+        return self._settle(sizes, batch, number, outputs())
+
+    def _by_user(self, found: Any) -> int:
+        try:
+            return operator.index(found)
+        except TypeError:
+            msg = (
+                "Expected `examples` to return the number of examples of a batch, got "
+                f"{describe(found)} for {self._label}."
+            )
+            raise TypeError(msg) from None
+
+    def _known(self, sizes: Sizes) -> set[int]:
+        return {size for name, size in sizes.items() if name in self._names}
+
+    def _is_disputed(self, agreed: set[int], batch: Any) -> bool:
+        """Whether the rest of the batch, such as labels, has other numbers of rows."""
+        others = set(sizes_of(batch, 0).values()) - {1}
+        return self._axis == 0 and bool(others - agreed)
+
+    def _all(self, batch: Any, sizes: Sizes) -> Sizes:
+        """All that could say the number: the whole batch, and indices in it."""
+        own = {name: getattr(batch, name, None) for name in INDEXED}
+        counts = {n: x for n, x in own.items() if isinstance(x, int)}
+        return sizes_of(batch, self._axis) | sizes | index_sizes(batch) | counts
+
+    def _settle(self, sizes: Sizes, batch: Any, number: int, output: Any) -> int:
+        """The number that the batch and the output have in common."""
+        shapes = [tuple(t.shape) for t in tensors(output) if _may_have_rows(t)]
+        rows = {shape[self._axis] for shape in shapes if len(shape) > self._axis}
+        every = self._all(batch, sizes)
+        found = set(every.values()) & rows
+        if not found:
+            found = set(sizes.values()) & {size for shape in shapes for size in shape}
+        if not found:
+            found = set(sizes.values())
+        if len(found) > 1:
+            raise self._unsettled(every, found, shapes, number)
+        self._names = {name for name, size in every.items() if size in found}
+        return found.pop()
+
+    def _unsettled(
+        self, sizes: Sizes, found: set[int], shapes: list[Any], number: int
+    ) -> ValueError:
+        each = (f"{n} ({_named(sizes, n)})" for n in sorted(found))
+        output = ", ".join(map(str, dict.fromkeys(shapes))) or "none"
+        return ValueError(
+            f"Expected inputs that agree on the number of examples for {self._label}, "
+            f"got {' or '.join(each)} in batch {number}, and the output, of shape "
+            f"{output}, does not settle it. Pass examples=lambda batch: ..., which "
+            "returns the number of examples of a batch."
+        )
+
+
+def _may_have_rows(tensor: Tensor) -> bool:
+    return tensor.ndim > 0 and not tensor.is_nested
+
+
+def _named(sizes: Sizes, size: int) -> str:
+    names: Iterable[str] = (name for name, own in sizes.items() if own == size)
+    return ", ".join(names)

@@ -1,0 +1,257 @@
+"""Which tokens are padding: masks of all names and kinds, as 1 for a token, 0 for none.
+
+What a mask means is decided when it is first seen, by its name, its values and the
+inputs that it masks, and holds for the whole run. A mask of unknown meaning is not
+used, and `MaskReader.unused` names it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .nested import as_mapping
+
+Meaning = Literal["token", "padding", "additive", "unknown"]
+"""What nonzero values mark; an additive mask has 0 at tokens, and large negative
+numbers at padding."""
+
+ENCODER = {
+    "attention_mask": "token",
+    "input_mask": "token",
+    "src_key_padding_mask": "padding",
+    "key_padding_mask": "padding",
+    "encoder_padding_mask": "padding",
+}
+MEMORY = {"encoder_attention_mask": "token", "memory_key_padding_mask": "padding"}
+DECODER = {
+    "decoder_attention_mask": "token",
+    "tgt_key_padding_mask": "padding",
+    "decoder_padding_mask": "padding",
+}
+KNOWN: dict[str, Any] = {**ENCODER, **MEMORY, **DECODER}
+"""Names in torch and transformers, those to be preferred first."""
+
+NO_PADDING = (
+    "global_attention_mask",
+    "special_tokens_mask",
+    "head_mask",
+    "decoder_head_mask",
+    "cross_attn_head_mask",
+    "mask_time_indices",
+    "mask_labels",
+    "bool_masked_pos",
+    "loss_mask",
+)
+"""Masks in transformers that mark something else."""
+
+ATTENTION = ("mask", "attn_mask", "src_mask", "tgt_mask", "memory_mask", "causal_mask")
+"""Masks that may say which token attends to which, the same for all examples."""
+
+ADDED = -100.0
+"""Values below this, added to attention scores, leave no attention."""
+
+
+class Masks(NamedTuple):
+    """Attention masks (n, tokens) of the model's and of its decoder's inputs."""
+
+    inputs: Tensor | None = None
+    decoder: Tensor | None = None
+
+
+class MaskReader:
+    """Finds the masks among the arguments of a model, and translates them.
+
+    Args:
+        model: The model. Not modified.
+
+    Attributes:
+        unused: Shapes of the masks of unknown meaning, by name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._meanings: dict[str, Meaning] = {}
+        # Models of transformers: True is a token in all of them.
+        self._is_fixed = hasattr(model, "main_input_name")
+        self._frames = _frame_counter(model)
+        self.unused: dict[str, tuple[int, ...]] = {}
+
+    def read(self, arguments: Mapping[str, Any], more: Any = None) -> Masks:
+        """The masks of one call.
+
+        Args:
+            arguments: What the model gets, by name.
+            more: The batch. Its masks count even if the model does not take them.
+        """
+        given = {**_known(more), **arguments}
+        read = {
+            name: mask
+            for name in _ordered(given)
+            if (mask := self._translated(name, given[name], arguments)) is not None
+        }
+        inputs = next((x for name, x in read.items() if not _of_decoder(name)), None)
+        decoder = next((x for name, x in read.items() if _of_decoder(name)), None)
+        if (
+            decoder is not None
+            and set(read) & set(MEMORY)
+            and not set(read) & set(ENCODER)
+        ):
+            inputs = decoder  # a decoder alone, with the mask of what it attends to
+        return Masks(inputs, decoder)
+
+    def resampled(self, mask: Tensor, frames: int) -> Tensor | None:
+        """A mask of audio samples as one of frames, if the model counts so many."""
+        if self._frames is None:
+            return None
+        try:
+            total = mask.new_tensor([mask.shape[1]], dtype=torch.long)
+            if int(self._frames(total)) != frames:
+                return None
+            counts = self._frames((mask > 0).sum(1))
+        except Exception:  # a private method, which may not be what it was
+            return None
+        return torch.arange(frames, device=mask.device) < counts[:, None]
+
+    def _translated(
+        self, name: str, mask: Tensor, arguments: Mapping[str, Any]
+    ) -> Tensor | None:
+        """This mask as (n, tokens), or None if it is not used."""
+        meaning = self._meanings.get(name)
+        if meaning is None:
+            inputs = _masked_inputs(mask, arguments)
+            meaning = _meaning(name, mask, inputs, is_fixed=self._is_fixed)
+            self._meanings[name] = meaning
+            if meaning == "unknown" and not _is_uniform(mask):
+                self.unused[name] = tuple(mask.shape)
+        if meaning == "unknown":
+            return None
+        if meaning == "token" and mask.ndim == 2:
+            return mask
+        return _by_key(_tokens(mask, meaning))
+
+
+def _known(batch: Any) -> dict[str, Tensor]:
+    """Masks of known names in a batch, or in the first item of a pair."""
+    batch = as_mapping(batch)
+    if isinstance(batch, list | tuple) and batch:
+        batch = as_mapping(batch[0])
+    if not isinstance(batch, Mapping):
+        return {}
+    return {k: v for k, v in batch.items() if k in KNOWN and isinstance(v, Tensor)}
+
+
+def _ordered(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Names of masks of padding, known ones first."""
+    names = [name for name in KNOWN if name in arguments]
+    names += [name for name in arguments if "mask" in name and name not in KNOWN]
+    for name in names:
+        mask = arguments[name]
+        if isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING:
+            is_square = mask.shape[-2] == mask.shape[-1]
+            if not (is_square and name in ATTENTION):
+                yield name
+
+
+def _of_decoder(name: str) -> bool:
+    return name in DECODER or (
+        name not in KNOWN and name.startswith(("decoder", "tgt", "target"))
+    )
+
+
+def _meaning(
+    name: str, mask: Tensor, inputs: list[Tensor], *, is_fixed: bool
+) -> Meaning:
+    """What a mask marks, when it is first seen.
+
+    Args:
+        name: The name of the argument.
+        mask: Any shape.
+        inputs: The inputs that it masks.
+        is_fixed: Whether known names mean what they should.
+    """
+    known: Meaning | None = KNOWN.get(name)
+    if mask.is_floating_point() and bool((mask <= 0).all()):
+        is_added = bool(((mask == 0) | (mask < ADDED)).all())
+        return "additive" if is_added else "unknown"
+    if known == "padding" and mask.is_floating_point():
+        return "unknown"
+    if known is not None and (is_fixed or mask.dtype is not torch.bool):
+        return known
+    if not _is_padding(mask):
+        return known or "unknown"
+    by_values, by_texts = _by_values(mask, inputs), _by_whole_texts(mask)
+    if known is None:
+        return by_values or by_texts or "unknown"
+    is_doubtful = by_values is None and by_texts not in (None, known)
+    return "unknown" if is_doubtful else by_values or known
+
+
+def _is_padding(mask: Tensor) -> bool:
+    """Whether what is marked, or what is not, lies at one end of each text."""
+    if mask.ndim > 2 and max(mask.shape[1:-1]) > 1:
+        return False
+    changes = _by_key(mask > 0).int().diff(dim=1)
+    same_end = not (bool((changes > 0).any()) and bool((changes < 0).any()))
+    return same_end and bool((changes.abs().sum(1) <= 1).all())
+
+
+def _by_values(mask: Tensor, inputs: list[Tensor]) -> Meaning | None:
+    """What a mask marks, as padding holds one value; None if that is unclear."""
+    rows = _by_key(mask > 0)
+    for x in inputs:
+        marked, others = _is_constant(x[rows]), _is_constant(x[~rows])
+        if marked != others:
+            return "padding" if marked else "token"
+    return None
+
+
+def _by_whole_texts(mask: Tensor) -> Meaning | None:
+    """What a mask marks, as no text is padding only; None if that is unclear."""
+    rows = _by_key(mask > 0)
+    all_marked, none_marked = bool(rows.all(1).any()), bool((~rows).all(1).any())
+    if all_marked == none_marked:
+        return None
+    return "token" if all_marked else "padding"
+
+
+def _is_constant(values: Tensor) -> bool:
+    return len(values) > 1 and bool((values == values[0]).all())
+
+
+def _masked_inputs(mask: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
+    """Inputs (n, tokens, ...) that have the tokens of a mask."""
+    n, tokens = mask.shape[0], mask.shape[-1]
+    found = []
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor) or "mask" in name or value.ndim < 2:
+            continue
+        if value.shape[:2] == (n, tokens):
+            found.append(value)
+        elif value.shape[0] == n and value.shape[-1] == tokens:
+            found.append(value.movedim(-1, 1))
+    return found
+
+
+def _tokens(mask: Tensor, meaning: Meaning) -> Tensor:
+    if meaning == "additive":
+        return mask >= ADDED
+    return mask == 0 if meaning == "padding" else mask > 0
+
+
+def _by_key(attended: Tensor) -> Tensor:
+    """From (n, ..., tokens) to (n, tokens): tokens that any other attends to."""
+    return attended if attended.ndim == 2 else attended.flatten(1, -2).any(1)
+
+
+def _is_uniform(mask: Tensor) -> bool:
+    return bool((mask == mask.flatten()[0]).all())
+
+
+def _frame_counter(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """How a speech model of transformers counts the frames of so many samples."""
+    for module in model.modules():
+        counter = getattr(module, "_get_feat_extract_output_lengths", None)
+        if callable(counter):
+            return counter  # type: ignore[no-any-return]
+    return None
