@@ -83,6 +83,26 @@ def outlet() -> Callable[[str, dict[str, Any]], None] | None:
     return publish
 
 
+def after_each_cell(method: Callable[[], None]) -> None:
+    """Call a method whenever a notebook cell has been executed, before its end is sent.
+
+    Its object is held weakly. Outside of IPython nothing is called.
+    """
+    events = getattr(_shell(), "events", None)
+    if events is None:
+        return
+    weak = weakref.WeakMethod(method)
+
+    def call(_: object) -> None:
+        alive = weak()
+        if alive is None:
+            events.unregister("post_run_cell", call)
+        else:
+            alive()
+
+    events.register("post_run_cell", call)
+
+
 def _shell() -> Any:
     """IPython's shell, or None."""
     ipython = sys.modules.get("IPython")

@@ -9,12 +9,13 @@ import base64
 import contextlib
 import html
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .cell import front_end, outlet
+from .cell import after_each_cell, current_execution, front_end, outlet
 
 VARIABLE = "CKA_NOTEBOOK_RENDERER"
 RENDERERS = ("widget", "html", "png", "none")
@@ -81,6 +82,10 @@ class Fallback:
 
     It is created when there is first something to show, and replaced from then on.
 
+    Programs that execute a notebook and save it, such as nbconvert and papermill, drop
+    what is sent to a cell that is over. They name no cells, by which they are known:
+    the cell that is being executed when the run ends then shows the map, too.
+
     Args:
         preview: Returns the explorer as it is now.
 
@@ -96,10 +101,15 @@ class Fallback:
         self._id = ""
         self._is_created = self._is_answered = False
         self._timer: threading.Timer | None = None
+        self._follows_cells = self._is_cell_over = self._is_owed = False
 
     def shown(self) -> None:
         """The explorer is displayed in the notebook cell that is being executed."""
         self.stop_waiting()
+        self._is_cell_over = self._is_owed = False
+        if not self._follows_cells and current_execution() is None:
+            self._follows_cells = True
+            after_each_cell(self._cell_ended)
         self._outlet, self._id, self._is_created = outlet(), uuid.uuid4().hex, False
         may_answer = self._outlet is not None and self.renderer == "widget"
         if not may_answer or self._is_answered:
@@ -124,19 +134,32 @@ class Fallback:
         preview = self._preview()
         is_redundant = preview.picture is None or _shows_both()
         if self.renderer != "none" and not (self._is_answered and is_redundant):
-            self._put(forms(preview, self.renderer))
+            is_late = self._put(forms(preview, self.renderer))
+            self._is_owed = is_late and preview.picture is not None
+
+    def _cell_ended(self) -> None:
+        """The cell being executed ends: show in it what its predecessor could not."""
+        with self._lock:  # What is being sent to this cell is still received.
+            is_owed, self._is_owed, self._is_cell_over = self._is_owed, False, True
+        here = outlet()
+        if is_owed and here is not None and not self._is_answered:
+            data = forms(self._preview(), self.renderer)
+            sys.stdout.flush()  # What the cell has printed comes first.
+            here("display_data", {"data": data, "metadata": {}, "transient": {}})
 
     def _nobody_answered(self) -> None:
         self._put(forms(self._preview(), "html", NO_ANSWER))
 
-    def _put(self, data: dict[str, str]) -> None:
+    def _put(self, data: dict[str, str]) -> bool:
+        """Send the output, and return whether its cell was over before."""
         with self._lock:
             if self._outlet is None:
-                return
+                return False
             kind = "update_display_data" if self._is_created else "display_data"
             self._is_created = True
             transient = {"display_id": self._id}
             self._outlet(kind, {"data": data, "metadata": {}, "transient": transient})
+            return self._is_cell_over
 
 
 def _shows_both() -> bool:

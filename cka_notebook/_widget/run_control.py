@@ -32,7 +32,7 @@ class RunControl:
     Attributes:
         context: Torch's thread-local state that workers start with.
         cautious: Nobody has asked for the run, so it may pause itself if it is long.
-        stale: Choices made in a pause that the run does not compute yet.
+        stale: Choices that the run does not compute yet.
     """
 
     def __init__(self, host: Host) -> None:
@@ -96,12 +96,23 @@ class RunControl:
         worker = self.live
         if worker is None:
             return False
-        stale, self.stale, self.cautious = self.stale, set(), False
+        self.cautious = False
         only_probed = worker.only_probe
-        continues = worker.restart() if stale else worker.resume()
+        if self._is_outdated(worker):
+            self.stale = set()
+            continues = worker.restart()
+        else:
+            continues = worker.resume()
         if continues and only_probed:
             self._host.starts()
         return continues
+
+    def _is_outdated(self, worker: Worker) -> bool:
+        """Whether a run that resumes should compute the new choices at once.
+
+        A run under way first completes what it computes, except by another measure.
+        """
+        return "metric" in self.stale or bool(self.stale and worker.is_paused)
 
     def restart(self) -> None:
         """Start over, whether or not there is a run."""

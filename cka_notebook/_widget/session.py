@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
+QUEUED = "The new layers are computed after this run."
+READ_ONCE = (
+    "This loader can be iterated only once, so this run goes on without the new "
+    "layers. Pause and resume to compute all layers over the remaining batches."
+)
+
 Put = Callable[[Mapping[str, Any]], None]
 
 
@@ -63,6 +69,8 @@ class Session:
         self._catches_up = False
         self._was_shown = False
         self._result: CKAResult | None = None
+        self._completed: CKAResult | None = None
+        self._says_queued = False
         self._progress = Progress()
         self._lock = threading.Lock()
         self._uses_models = self._is_closed = False
@@ -104,7 +112,10 @@ class Session:
         """The latest result: partial during a run, None before its first batch."""
         worker = self.runs.live
         computes = worker is not None and not worker.only_probe
-        return worker.latest() if worker is not None and computes else self._result
+        if worker is None or not computes:
+            return self._result
+        latest = worker.latest()
+        return latest if latest is not None else self._completed
 
     @property
     def progress(self) -> Progress:
@@ -118,22 +129,38 @@ class Session:
     def choose(self, side: Side, choices: Any) -> list[str]:
         """Names of the chosen layers, which the next epoch computes."""
         if choices == self.computing.get(side):
+            self._take_back(side)
             return list(choices)
         names = self.comparison.choose(side, choices)
         self.chosen[side] = choices
         return names
 
     def layers_changed(self, side: Side, layers: list[str]) -> None:
-        """Start a new epoch with other layers; in a pause, when it ends."""
-        computed = self.computing.get(side)
-        if layers != computed:
-            self._request_epoch(side, stale=not set(layers) <= set(computed or ()))
+        """Queue other layers: for the end of the run or of a pause.
+
+        Layers that are already computed need no epoch of their own.
+        """
+        worker = self.runs.live
+        if worker is None or worker.only_probe or worker.state is None:
+            return  # The next epoch, or the one that has not begun, looks itself.
+        queued = set(self.runs.stale)
+        if set(layers) <= set(self.computing.get(side, ())):
+            self.runs.stale.discard(side)
+        else:
+            self.runs.stale.add(side)
+        if self.runs.stale != queued:
+            self._say_if_queued(worker)
 
     def metric_changed(self, metric: str) -> None:
         """Start a new epoch with another measure; in a pause, when it ends."""
-        self.metric = metric
+        self.metric, self._completed = metric, None
         self._reuse.forget_paused()
-        self._request_epoch("metric", stale=True)
+        worker = self.runs.live
+        if worker is not None and not worker.only_probe:
+            if worker.is_pausing:
+                self.runs.stale.add("metric")
+            else:
+                worker.restart()
         self._put_code()
 
     def tolerance_changed(self, tolerance: float | None) -> None:
@@ -198,11 +225,14 @@ class Session:
             if self._is_closed:
                 return no_states()
             self._uses_models = True
+        self.runs.stale.clear()
+        self.computing = {}  # Until the probe is done.
         self._epoch_choices = dict(self.chosen)
         return self._reuse.steps(self.metric, self.chosen)
 
     def starts(self) -> None:
         """A run was requested."""
+        self._completed = None
         self._reuse.forget_paused()
         self.say("", "")
         self._put({"status": "running"})
@@ -215,9 +245,10 @@ class Session:
         self._set_computing(state.layers1, state.layers2)
         self._put({**NO_SNAPSHOT, "_trees": self.comparison.trees()})
         for side in SIDES:
-            # What was chosen during the probe belongs to the next epoch.
-            if self.chosen.get(side) is self._epoch_choices.get(side):
+            if self._is_current(side):
                 self._put({side: self.computing[side]})
+            elif not worker.only_probe:
+                worker.restart()  # Chosen during the probe, so nothing is lost.
         estimate = "" if state.estimate is None else str(state.estimate)
         self._put({"_axes": axes(worker.epoch, state), "_estimate": estimate})
         if not worker.only_probe:
@@ -242,6 +273,15 @@ class Session:
             self._show(worker, state, worker.result, final=False)
         self._put({"status": "paused"})
 
+    def completes(self, worker: Worker) -> bool:
+        """All batches are done; another epoch computes layers chosen meanwhile."""
+        state, is_wanted = worker.state, bool(self.runs.stale)
+        if state is None or not is_wanted or self.comparison.one_shot:
+            return False
+        self._completed = state.result()
+        self._reuse.keep_complete(self._completed)
+        return True
+
     def resumes(self, worker: Worker) -> None:
         """The run continues after a pause."""
         if worker.state is not None:
@@ -252,7 +292,7 @@ class Session:
         """The run is over: send the last frame, the message and the status."""
         state, result = worker.state, worker.result
         if not worker.only_probe:
-            self._result = result
+            self._result = result if result is not None else self._completed
             if outcome == "done":
                 self._reuse.keep_complete(result)
         if result is not None and state is not None:
@@ -262,6 +302,8 @@ class Session:
         worker.state = state = None
         self._reuse.forget_paused()
         self._release()
+        self.runs.stale.clear()
+        self._say_if_queued(worker)
         if outcome == "error" and worker.error is not None:
             self.say("error", error_text(worker.error))
         if outcome == "error" or not worker.only_probe:
@@ -285,15 +327,28 @@ class Session:
             self.say("", "")
             self._reuse.forget_paused()
 
-    def _request_epoch(self, choice: str, *, stale: bool) -> None:
-        """Start a new epoch; in a pause only when it ends, and if still needed."""
-        worker = self.runs.live
-        if worker is None or worker.only_probe:
-            return
-        if worker.is_pausing:
-            (self.runs.stale.add if stale else self.runs.stale.discard)(choice)
+    def _say_if_queued(self, worker: Worker) -> None:
+        """Say when new layers are computed; in a pause, they are when it ends."""
+        if self.runs.stale and not worker.is_pausing:
+            self.say("note", READ_ONCE if self.comparison.one_shot else QUEUED)
+            self._says_queued = True
+        elif self._says_queued and not self.runs.stale:
+            self.say("", "")
+            self._says_queued = False
+
+    def _take_back(self, side: Side) -> None:
+        """Choose again what the current epoch computes."""
+        if side in self._epoch_choices:
+            self.chosen[side] = self._epoch_choices[side]
         else:
-            worker.restart()
+            self.chosen.pop(side, None)
+
+    def _is_current(self, side: Side) -> bool:
+        """Whether the epoch that begins computes what is chosen now."""
+        chosen = self.chosen.get(side)
+        if chosen is self._epoch_choices.get(side):
+            return True
+        return self.comparison.choose(side, chosen) == self.computing[side]
 
     def _put_code(self) -> None:
         if not self._is_closed:

@@ -74,6 +74,9 @@ class Watcher(Protocol):
     def resumes(self, worker: "Worker") -> None:
         """The run continues after a pause."""
 
+    def completes(self, worker: "Worker") -> bool:
+        """An epoch has seen all batches. Return True to start another."""
+
     def ends(self, worker: "Worker", outcome: Outcome) -> None:
         """The run is over; ``worker.result`` is final."""
 
@@ -209,6 +212,11 @@ class Worker:
         return self.phase in (Phase.PAUSING, Phase.PAUSED)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether the run is paused."""
+        return self.phase is Phase.PAUSED
+
+    @property
     def has_ended(self) -> bool:
         """Whether the run is over and the watcher knows."""
         return self.phase is Phase.ENDED
@@ -278,11 +286,20 @@ class Worker:
     def _epochs(self) -> Outcome:
         while True:
             outcome = self._one_epoch()
+            if outcome == "done" and not self.only_probe:
+                self._follow_up()
             with self._changed:
                 if self._wanted_epoch == self.epoch:
                     self.phase = Phase.ENDING
                     return outcome
                 self.epoch = self._wanted_epoch
+
+    def _follow_up(self) -> None:
+        """Start another epoch if the watcher wants one, and nobody has said stop."""
+        is_wanted = not self._is_epoch_over and self._watcher.completes(self)
+        with self._changed:
+            if is_wanted and not self._is_epoch_over:
+                self._wanted_epoch += 1
 
     def _one_epoch(self) -> Outcome:
         self.state = self.result = None

@@ -47,6 +47,46 @@ def shell(cell_id="cell-1", message="message-1"):
     return SimpleNamespace(kernel=kernel, display_pub=publisher, sent=sent)
 
 
+class Events:
+    """IPython's events, as far as they are used."""
+
+    def __init__(self):
+        self.calls = []
+
+    def register(self, event, call):
+        assert event == "post_run_cell"
+        self.calls.append(call)
+
+    def unregister(self, _, call):
+        self.calls.remove(call)
+
+    def trigger(self):
+        for call in list(self.calls):
+            call("result")
+
+
+def test_a_method_is_called_after_each_cell_as_long_as_its_object_lives(monkeypatch):
+    events = Events()
+    monkeypatch.setattr(cell, "_shell", lambda: SimpleNamespace(events=events))
+    ended = []
+
+    class Thing:
+        def end(self):
+            ended.append(1)
+
+    thing = Thing()
+    cell.after_each_cell(thing.end)
+    events.trigger()
+    events.trigger()
+    del thing
+    gc.collect()
+    events.trigger()
+    assert ended == [1, 1]
+    assert events.calls == []
+    monkeypatch.setattr(cell, "_shell", lambda: None)
+    cell.after_each_cell(Events().trigger)
+
+
 @pytest.fixture
 def no_front_end(monkeypatch):
     """A process that no front end has started."""

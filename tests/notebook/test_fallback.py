@@ -50,6 +50,8 @@ UNANSWERED = f"""
 del os.environ["CKA_NOTEBOOK_RENDERER"]
 {MAKE.format(count=8, seconds=0.1)}{IMPATIENT}"""
 
+SHOW_LATER = f"import time\n{MAKE.format(count=8, seconds=0.1)}\nexplorer"
+
 
 @pytest.fixture
 def outputs(monkeypatch):
@@ -73,6 +75,9 @@ CELLS = {
     "none": RENDERED.format(kind="none"),
     "unanswered": UNANSWERED,
     "ended": "print(explorer.wait(60).batches)",
+    "later": SHOW_LATER,
+    "other": "while explorer.status != 'done':\n    time.sleep(0.01)",
+    "last": "1 + 1",
 }
 
 
@@ -150,6 +155,58 @@ def test_next_to_a_widget_there_is_no_text_without_a_picture(outputs):
     assert outputs == []
 
 
+@pytest.fixture
+def end_cell(monkeypatch):
+    """Ends the notebook cell that is being executed."""
+    methods = []
+    monkeypatch.setattr(fallback, "after_each_cell", methods.append)
+    return lambda: [method() for method in methods]
+
+
+def test_a_map_finished_after_its_cell_is_shown_by_the_one_being_executed(
+    outputs, end_cell
+):
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    end_cell()
+    end_cell()
+    assert outputs == []
+    output.refresh()
+    end_cell()
+    end_cell()
+    output.stop_waiting()
+    assert [content["data"] for _, content in outputs] == 2 * [forms(PREVIEW, "png")]
+
+
+def test_a_map_finished_within_its_cell_is_shown_there_alone(outputs, end_cell):
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    output.refresh()
+    end_cell()
+    end_cell()
+    output.stop_waiting()
+    assert len(outputs) == 1
+
+
+def test_a_page_that_answers_or_names_its_cells_gets_one_picture(
+    outputs, end_cell, monkeypatch
+):
+    output = Fallback(lambda: PREVIEW)
+    output.shown()
+    end_cell()
+    output.refresh()
+    output.answered()
+    end_cell()
+    monkeypatch.setattr(fallback, "current_execution", lambda: ("cell", "message"))
+    other = Fallback(lambda: PREVIEW)
+    other.shown()
+    end_cell()
+    other.refresh()
+    end_cell()
+    other.stop_waiting()
+    assert len(outputs) == 2
+
+
 @pytest.mark.parametrize("name", ["VSCODE_PID", "google.colab"])
 def test_a_picture_that_cannot_be_hidden_is_not_shown_next_to_a_widget(
     outputs, monkeypatch, name
@@ -205,6 +262,15 @@ def test_pages_know_the_picture_by_its_mark():
 def test_without_an_answer_the_reason_is_shown_and_the_run_continues(outputs_of):
     assert NO_ANSWER in outputs_of["unanswered"][1].data["text/html"]
     assert outputs_of["ended"][0].text == "8\n"
+
+
+@pytest.mark.slow
+def test_a_map_finished_in_a_later_cell_is_in_the_executed_notebook(outputs_of):
+    shown = {
+        name: ["image/png" in output.get("data", {}) for output in outputs_of[name]]
+        for name in ("later", "other", "last")
+    }
+    assert shown == {"later": [False], "other": [True], "last": [False]}
 
 
 @pytest.mark.slow
