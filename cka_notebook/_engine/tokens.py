@@ -175,12 +175,11 @@ def _unused_note(model: str, name: str, shape: tuple[int, ...]) -> Note:
 
 def _unmasked_note(model: str, layers: list[str], masks: list[Tensor]) -> Note:
     tokens = " or ".join(str(mask.shape[1]) for mask in masks)
-    which = first_few(layers)
     count = f" ({counted(len(layers), 'layer')})" if len(layers) > 1 else ""
     return Note(
-        f"{model}: padding is not left out of {which}{count}: the mask is of {tokens} "
-        "tokens, and their outputs have another number. To leave it out, pass a "
-        "function as `pool`."
+        f"{model}: the mask of {tokens} tokens does not fit the output of "
+        f"{first_few(layers)}{count}, so any padding in it is in the numbers. To leave "
+        "it out, pass a function as `pool`."
     )
 
 
