@@ -1,10 +1,10 @@
-"""User state that a run borrows and restores: modes, devices, random numbers."""
+"""User state that a run borrows and restores: devices, random numbers, the compiler."""
 
 import random
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from cka_notebook._models.offloading import is_dispatched
+
+from .modes import Shared
 
 
 class RandomStreams:
@@ -122,19 +124,6 @@ _active = _Active()
 
 
 @contextmanager
-def evaluating(modules: list[nn.Module]) -> Iterator[None]:
-    """Evaluation mode for one forward pass; restores each module's own flag."""
-    training = [module for module in modules if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
 def without_nested_tensors(encoders: list[nn.TransformerEncoder]) -> Iterator[None]:
     """Keep torch's encoders from passing nested tensors to their layers.
 
@@ -192,10 +181,13 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
             model.to(home)
 
 
-def eager() -> Any:
+def eager() -> AbstractContextManager[Any]:
     """Run eagerly: graphs compiled earlier do not contain the hooks."""
     # Without this module, which takes seconds to import, nothing was compiled.
     compiled = "torch._dynamo" in sys.modules
     if compiled and hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
+        return _STANCE  # Torch has one for all threads.
     return nullcontext()
+
+
+_STANCE = Shared(lambda: torch.compiler.set_stance("force_eager"))

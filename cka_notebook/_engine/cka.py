@@ -14,6 +14,7 @@ from cka_notebook._inputs.calls import Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
 from cka_notebook._inputs.pooling import Pooling, Pools
+from cka_notebook._inputs.remedies import check_device
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._results.files import PathLike
@@ -22,6 +23,8 @@ from cka_notebook._results.result import CKAResult
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import lent, placed
 from .distributed import is_distributed, merge_ranks
+from .keywords import OTHER_METHODS, explains_keywords
+from .modes import LEASE
 from .run import Run
 from .side import ModelSpec
 from .state import RunState, RunView
@@ -75,6 +78,7 @@ class CKA:
         (torch.Size([3, 3]), ('0', '1', '2'))
     """
 
+    @explains_keywords
     def __init__(  # noqa: PLR0913 the positional order is torch_cka's
         self,
         model1: nn.Module,
@@ -91,6 +95,7 @@ class CKA:
         examples: ExampleCounts = None,
         autocast: torch.dtype | None = None,
     ) -> None:
+        _check_names(model1_name, model2_name)
         other = model1 if model2 is None else model2
         _check_model(model1, "model1")
         _check_model(other, "model2")
@@ -106,6 +111,8 @@ class CKA:
         tree1.check(model1_layers)
         tree2.check(model2_layers)
         self.device = None if device is None else torch.device(device)
+        if self.device is not None:
+            check_device(self.device)
         self.metric = metric
         self.pool = pool
         Pooling(pool)
@@ -139,6 +146,7 @@ class CKA:
         """The model of the columns, unwrapped."""
         return self.specs[1].tree.model
 
+    @explains_keywords
     def compare(
         self,
         loader: Iterable[Any],
@@ -215,8 +223,14 @@ class CKA:
         state.finish()
         self.result = state.result()
         for note in state.notes:
-            warnings.warn(note, stacklevel=2)
+            warnings.warn(note, stacklevel=3)  # past the check of keywords
         return self.result
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError; for names of other tools, with what there is here."""
+        hint = f" {OTHER_METHODS[name]}" if name in OTHER_METHODS else ""
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}.{hint}"
+        raise AttributeError(msg, name=name, obj=self)
 
     def export(self) -> dict[str, Any]:
         """The last result as a plain dict; see `CKAResult.export`.
@@ -254,6 +268,7 @@ class CKA:
         check_loaders(loader, loader2, paired, max_batches)
         check_tolerance(stop_when_stable)
         with ExitStack() as stack:
+            stack.enter_context(LEASE)
             for spec in self.specs:
                 stack.enter_context(placed(spec.tree.model, self.device))
             start = None if paused is None else paused.start
@@ -345,6 +360,18 @@ def _check_model(model: object, argument: str) -> None:
             "original model, before scripting or tracing."
         )
         raise TypeError(msg)
+
+
+def _check_names(*names: object) -> None:
+    """Raise TypeError for names of models that are none, such as a loader."""
+    for number, name in enumerate(names, 1):
+        if name is not None and not isinstance(name, str):
+            msg = (
+                f"Expected `model{number}_name` to be a string, got a "
+                f"{type(name).__name__}. Batches go to compare: "
+                "CKA(model1, model2).compare(loader)."
+            )
+            raise TypeError(msg)
 
 
 def _check_metric(metric: object) -> None:

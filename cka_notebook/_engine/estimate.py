@@ -1,11 +1,20 @@
 """How much memory and time a run needs, estimated from its layers and its probe."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
 
 from cka_notebook._grams.buffer import buffer_bytes
 
 FLOAT64 = 8
+
+MEMORY = Path("/proc/meminfo")
+GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+"""Where Linux tells the memory of the machine, and the limits of containers."""
 
 SLOW_CALL = 3e-4
 """Seconds. In shorter calls the overhead outweighs the work on two examples, so they do
@@ -128,3 +137,57 @@ def size(nbytes: float) -> str:
     unit, name = (1e9, "GB") if nbytes >= 999.5e6 else (1e6, "MB")
     number = max(nbytes / unit, 0.1)
     return f"{number:.0f} {name}" if number >= 9.95 else f"{number:.1f} {name}"
+
+
+def free_bytes(device: torch.device | None) -> int | None:
+    """Free memory of a device in bytes, None if unknown.
+
+    Args:
+        device: None means the CPU, where a container may have less than its machine.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [_free_of_machine(), *map(_free_of_group, _groups())]
+    known = [nbytes for nbytes in free if nbytes is not None]
+    return min(known, default=None)
+
+
+def _free_of_machine() -> int | None:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        return 1024 * int(line.split()[1])
+    return None
+
+
+def _groups() -> list[Path]:
+    """Folders of the control groups that limit this process, its own and outer ones."""
+    own = [GROUPS, GROUPS / "memory"]
+    with contextlib.suppress(OSError):
+        for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds in ("", "memory"):
+                root = GROUPS / kinds
+                inner = root / path.lstrip("/")
+                own += [x for x in (inner, *inner.parents) if x.is_relative_to(root)]
+    return own
+
+
+def _free_of_group(folder: Path) -> int | None:
+    """Memory that a control group of version 2 or 1 has left; None without a limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file "),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+            free = int((folder / limit).read_text()) - int((folder / used).read_text())
+            return max(0, free + _reclaimable(folder, cache))
+    return None
+
+
+def _reclaimable(folder: Path, name: str) -> int:
+    """Memory of a group that holds files only, and is given up when needed."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (folder / "memory.stat").read_text().splitlines()
+        return sum(int(x.removeprefix(name)) for x in lines if x.startswith(name))
+    return 0

@@ -59,11 +59,12 @@ def run_notes(
         device: The device that was asked for, or None.
         unrelated: Whether the loaders yield different examples.
     """
-    auto = [x.tree.auto_note() for x in sides if x.spec.choices in (None, "auto")]
+    auto = [x.tree.auto_notes() for x in sides if x.spec.choices in (None, "auto")]
     axes = [x.tree.axis_note() for x in sides]
     notes = [
-        *(Note(text) for text in auto if text),
+        *(Note(text) for texts in auto for text in texts),
         *(Note(text, grave=True) for text in axes if text),
+        *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
         *chain.from_iterable(x.tokens.notes(x.name) for x in models),
         *(_placement_note(x) for x in models if _stays(x, device)),

@@ -12,7 +12,7 @@ import torch
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams
-from cka_notebook._inputs.calls import Call
+from cka_notebook._inputs.calls import Call, shape_of
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import tensors
 from cka_notebook._inputs.pooling import Pools
@@ -22,7 +22,7 @@ from .borrowed import RandomStreams
 from .checkpoint import Checkpoint, digest, digest_tensors
 from .estimate import Estimate
 from .facts import run_notes, run_provenance
-from .side import LiveModel, ModelSpec, make_sides
+from .side import LiveModel, ModelSpec, explaining_memory, make_sides
 from .state import Axis, RunState
 from .tokens import left_out_of
 
@@ -75,12 +75,13 @@ class Run:
         with self.random:
             self.batches = batches(loader, loader2, paired)
         self.examples, self.loading_seconds = 0, 0.0
+        self._sizes: set[tuple[int, ...]] = set()
 
     def probe(self) -> None:
         """Run the first examples of the first batch, which is put back."""
         started = time.perf_counter()
         with self.random:
-            first = next(self.batches, None)
+            first = self._next()
         if first is None:
             raise empty_loader("loader")
         self.loading_seconds = time.perf_counter() - started
@@ -185,13 +186,15 @@ class Run:
 
         The run's random streams are in place.
         """
-        batch = next(self.batches, None)
+        batch = self._next()
         if batch is None:
             return False
         calls = self._calls(batch, state.done + 1)
         n = calls[0].examples
         if n < MIN_EXAMPLES:
             state.skip()
+            self._sizes |= {shape_of(call) for call in calls}
+            state.sizes_vary = len(self._sizes) > len(calls)
             return True
         given = self._grams(calls)
         state.provenance["masked"] = any(x.pooling.masked for x in self.models)
@@ -202,6 +205,18 @@ class Run:
     def close(self) -> None:
         """Release the loader's iterator, and so its worker processes."""
         self.batches = iter(())
+
+    def _next(self) -> tuple[Any, Any] | None:
+        """The next batch, or None at the end."""
+        try:
+            return next(self.batches, None)
+        except RuntimeError as error:
+            if "stack expects each tensor to be equal size" in str(error):
+                error.add_note(
+                    "The loader cannot make one tensor of examples of different "
+                    "sizes. Resize or pad them, or pass it a collate_fn."
+                )
+            raise
 
     def _capture(self) -> list[int]:
         """Prepare the captures of all models; the number of layers of each."""
@@ -235,7 +250,7 @@ class Run:
         self.buffer.begin(calls[0].examples)
         for model, call in zip(self.models, calls, strict=True):
             model.run(call)
-        with model.explaining(call):
+        with explaining_memory("the Gram matrices of both models", calls[0]):
             packed = self.buffer.finish()
         return {model: model.grams(packed) for model in self.models}
 

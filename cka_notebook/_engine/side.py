@@ -27,9 +27,10 @@ from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
 
-from .borrowed import eager, evaluating, without_nested_tensors
+from .borrowed import eager, without_nested_tensors
 from .estimate import Timing
 from .lengths import TextLengths
+from .modes import Evaluation
 from .tokens import Tokens
 
 
@@ -93,10 +94,10 @@ class LiveModel:
         self.lengths = TextLengths([])
         self.changed: list[str] = []
         self._autocast = settings.autocast
-        self._modules = list(model.modules())
+        self._evaluation = Evaluation(model.modules())
         self._encoders = [
             module
-            for module in self._modules
+            for module in model.modules()
             if isinstance(module, nn.TransformerEncoder)
             and hasattr(module, "use_nested_tensor")
         ]
@@ -183,16 +184,20 @@ class LiveModel:
     @contextmanager
     def explaining(self, call: Call) -> Iterator[None]:
         """Add the model and its inputs to errors of a forward pass."""
-        label = self.caller.label
-        try:
-            yield
-        except Exception as error:
-            if _is_out_of_memory(error):
-                raise _out_of_memory(label, call) from error
-            inputs = [describe(value) for value in call.args]
-            inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
-            error.add_note(f"Inputs of {label}: {', '.join(inputs)}.")
-            raise
+        with explaining_memory(self.caller.label, call):
+            try:
+                yield
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    self._add_notes(error, call)
+                raise
+
+    def _add_notes(self, error: Exception, call: Call) -> None:
+        inputs = [describe(value) for value in call.args]
+        inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
+        error.add_note(f"Inputs of {self.caller.label}: {', '.join(inputs)}.")
+        for remedy in self.caller.remedies(error, call):
+            error.add_note(remedy)
 
     def _timed(self, call: Call) -> int:
         self.pooling.begin(call.mask, call.decoder_mask)
@@ -219,7 +224,7 @@ class LiveModel:
         with (
             self.explaining(call),
             torch.no_grad(),
-            evaluating(self._modules),
+            self._evaluation,
             without_nested_tensors(self._encoders),
             autocast,
             eager(),
@@ -303,6 +308,22 @@ def _changed_buffers(model: nn.Module, before: dict[str, tuple[int, int]]) -> li
     known = {identity for identity, _ in before.values()}
     now = _buffer_versions(model).items()
     return [name for name, own in now if own[0] in known and own != before.get(name)]
+
+
+@contextmanager
+def explaining_memory(what: str, call: Call) -> Iterator[None]:
+    """Say what to do when memory runs out.
+
+    Args:
+        what: What needs it, such as a model.
+        call: The call that it is for.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise _out_of_memory(what, call) from error
+        raise
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
     from .estimate import Estimate
 
+MANY_SIZES = (
+    " Examples of different sizes do not fit into one tensor: resize or pad them in a "
+    "collate_fn, or yield lists of images if the models take them, with pool= to make "
+    "features of one size."
+)
+
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
 MIN_STABLE = 8
@@ -165,6 +171,7 @@ class RunState:
         provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
         last_notes: What is known only at the end, or None.
+        sizes_vary: Whether examples of skipped batches had different shapes.
         start: The random streams with which the run began, by which it can be repeated.
         estimate: Expected memory and time; None if not estimated.
     """
@@ -184,6 +191,7 @@ class RunState:
         self.scatters: list[tuple[str, str, Scatter]] = []
         self.last_notes: list[Callable[[], Note | None]] = []
         self.start: dict[str, Tensor] = {}
+        self.sizes_vary = False
         self.estimate: Estimate | None = None
         self._finished = False
         self._sums: metrics.MinibatchCKA | None = None
@@ -334,7 +342,7 @@ class RunState:
             msg = (
                 f"Expected batches of at least {MIN_EXAMPLES} examples, but all "
                 f"{self.skipped} were smaller. The unbiased HSIC divides by n - 3: "
-                "increase batch_size."
+                f"increase batch_size.{MANY_SIZES if self.sizes_vary else ''}"
             )
             raise ValueError(msg)
         if self.skipped:

@@ -2,7 +2,15 @@
 
 from .page import explorer_figure, figure_json
 from .results import plot_cka_comparison, plot_cka_heatmap, plot_cka_trend
-from .shared import BELOW_ZERO, DIVERGING, EXACT, PALETTES, exact_cells, fitted_range
+from .shared import (
+    BELOW_ZERO,
+    DIVERGING,
+    EXACT,
+    PALETTES,
+    exact_cells,
+    fitted_range,
+    two_numbers,
+)
 
 __all__ = [
     "BELOW_ZERO",
@@ -16,4 +24,5 @@ __all__ = [
     "plot_cka_comparison",
     "plot_cka_heatmap",
     "plot_cka_trend",
+    "two_numbers",
 ]

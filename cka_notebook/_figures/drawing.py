@@ -36,6 +36,7 @@ from .shared import (
     fitted_range,
     greyed,
     hatched,
+    two_numbers,
 )
 
 if TYPE_CHECKING:
@@ -88,16 +89,25 @@ class Map:
 
 
 def limits(
-    values: NDArray[np.float64], wanted: tuple[float, float] | str, palette: str = ""
+    values: NDArray[np.float64], wanted: object, palette: str = ""
 ) -> tuple[float, float]:
-    """The values of the first and the last color."""
-    if wanted == "fit":
+    """The values of the first and the last color.
+
+    Args:
+        values: The values shown.
+        wanted: Two numbers in any kind of sequence, or ``"fit"``.
+        palette: Name of the colors, for ``"fit"``.
+
+    Raises:
+        ValueError: If there are not two finite numbers in order.
+    """
+    if isinstance(wanted, str) and wanted == "fit":
         return fitted_range(values, palette)
-    low, high = (np.nan, np.nan) if isinstance(wanted, str) else wanted
-    if not low < high:
+    found = two_numbers(wanted)
+    if found is None:
         msg = f"Expected a range as (low, high) or 'fit', got {wanted!r}."
         raise ValueError(msg)
-    return low, high
+    return found
 
 
 def colors(palette: str) -> list[str]:

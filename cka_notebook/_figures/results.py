@@ -33,7 +33,7 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
     mask_upper: bool = False,
     mask_below: float | None = None,
     origin: str = "upper",
-    color_range: tuple[float, float] | str | None = None,
+    color_range: ArrayLike | None = None,
 ) -> figure:
     """A heatmap with names, values and errors on hover.
 
@@ -54,9 +54,10 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
         mask_upper: Hide the cells above the diagonal, redundant in a symmetric map.
         mask_below: Hide values below this one.
         origin: Position of the first row: ``"upper"``, or ``"lower"`` as in torch_cka.
-        color_range: Values of the first and the last color, or ``"fit"``: from the
-            lowest value shown, but not below 0, to the highest; with ``"puor"``
-            symmetric around 0. By default 0 to 1, for a difference ``"fit"``.
+        color_range: Values of the first and the last color, in any kind of sequence, or
+            ``"fit"``: from the lowest value shown, but not below 0, to the highest;
+            with ``"puor"`` symmetric around 0. None is 0 to 1, and for a difference
+            ``"fit"``.
 
     Raises:
         ValueError: If a layer is not in the result, the number of names does not match
@@ -76,7 +77,8 @@ def plot_cka_heatmap(  # noqa: PLR0913 options of a figure, all by name
     undefined = np.isnan(shown.values) & ~hidden
     shown = replace(shown, values=np.where(hidden, np.nan, shown.values))
     palette = palette or shown.palette
-    limits = drawing.limits(shown.values, color_range or shown.range, palette)
+    wanted = shown.range if color_range is None else color_range
+    limits = drawing.limits(shown.values, wanted, palette)
     colors = drawing.colors(palette)
     plot = drawing.map_figure(shown, title, origin)
     drawing.draw_image(plot, shown, colors, limits)
@@ -95,7 +97,7 @@ def plot_cka_trend(
     layers1: Sequence[str] | None = None,
     layers2: Sequence[str] | None = None,
     title: str | None = None,
-    value_range: tuple[float, float] | str | None = None,
+    value_range: ArrayLike | None = None,
 ) -> figure:
     """Lines with bands of one standard error: layers against all of the other model.
 
@@ -133,7 +135,8 @@ def plot_cka_trend(
     lines = _diagonal(shown) if layers is None else _rows(shown, layers)
     names = shown.layers1 if layers is None else shown.layers2
     values = np.concatenate([line for _, line, _ in lines])
-    limits = drawing.limits(values, value_range or shown.range, shown.palette)
+    wanted = shown.range if value_range is None else value_range
+    limits = drawing.limits(values, wanted, shown.palette)
     plot = drawing.trend_figure(shown, names, title, limits, diagonal=layers is None)
     for k, (label, values, stderr) in enumerate(lines):
         drawing.draw_line(plot, label, values, stderr, names, k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import bokeh.palettes
@@ -42,6 +43,23 @@ LABEL_FONT_SIZE: Final = "11px"
 
 FLAT: Final = 1e-6
 """Values that differ by less count as equal, since their own range would be noise."""
+
+
+def two_numbers(value: Any) -> tuple[float, float] | None:
+    """Two finite numbers in order, from any kind of sequence; None if it is no such.
+
+    Example:
+        >>> two_numbers(np.array([0, 0.5])), two_numbers([1, 0]), two_numbers("01")
+        ((0.0, 0.5), None, None)
+    """
+    if isinstance(value, str | bytes):
+        return None
+    value = value.detach() if hasattr(value, "detach") else value
+    try:
+        low, high = (float(end) for end in value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return (low, high) if -math.inf < low < high < math.inf else None
 
 
 def fitted_range(

@@ -5,10 +5,11 @@ mapping such as Hugging Face's BatchEncoding, whose keys are the arguments of `f
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack, get_origin
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .examples import is_list_of_images, no_examples
 from .nested import as_mapping, describe, has_tensor
@@ -34,6 +35,21 @@ class Signature:
         self._names = {parameter.name for parameter in self._parameters}
         self._required = [p.name for p in self._parameters if _is_required(p)]
         self._takes_any = any(map(_takes_any, self._parameters))
+        self._by_name = [
+            p.name for p in self._parameters if p.name in self._required and _by_name(p)
+        ]
+        self.note: str | None = None
+
+    def remedies(self, given: Mapping[str, Any]) -> Iterator[str]:
+        """Sentences that help with an error of a call with these arguments."""
+        if _needs_decoder_inputs(self._model, self._names, given) and not any(
+            key in given for key in LABELS
+        ):
+            yield (
+                f"The decoder of {self._label} has no inputs: add 'labels' or "
+                "'decoder_input_ids' to the batches, or pass forward=lambda model, "
+                "batch: model(**batch, decoder_input_ids=...)."
+            )
 
     def bind(self, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """All arguments of a call by name."""
@@ -52,29 +68,51 @@ class Signature:
             ValueError: If a required argument is missing.
         """
         batch = as_mapping(batch)
-        if isinstance(batch, Tensor) or is_list_of_images(batch):
-            return (batch,), {}
+        if isinstance(batch, Tensor | PackedSequence) or is_list_of_images(batch):
+            return self._positional((batch,), number)
         if isinstance(batch, Mapping):
             return (), self._keywords(batch, number)
         if isinstance(batch, Sequence) and not isinstance(batch, str | bytes) and batch:
             items = [as_mapping(item) for item in batch[:2]]
             if not isinstance(items[0], Mapping):
-                return self._positional(batch, number), {}
+                return self._positional(batch, number)
             if len(items) == 1 or not _are_examples(*items):
                 return (), self._keywords(items[0], number)
         raise no_examples(self._label, batch, number)
 
-    def _positional(self, batch: Sequence[Any], number: int) -> tuple[Any, ...]:
+    def _positional(self, batch: Sequence[Any], number: int) -> Arguments:
         count = max(1, len(self._required))
-        if count > len(batch):
-            missing = ", ".join(repr(name) for name in self._required[len(batch) :])
-            msg = (
-                f"Expected {count} inputs per batch for {self._label}, got "
-                f"{describe(batch)} in batch {number}; missing: {missing}. Yield one "
-                "item per argument, or pass forward=lambda model, batch: ..."
+        if self._by_name and count == 1:
+            return (), {self._by_name[0]: batch[0]}
+        if self._by_name or count > len(batch):
+            raise self._not_positional(batch, count, number)
+        name = self._required[1] if count == len(batch) == 2 else ""
+        if name and _may_be_labels(batch[0], batch[1], name):
+            self.note = (
+                f"{self._label} gets the second item of each batch as {name!r}. If "
+                "that contains labels, pass forward=lambda model, batch: "
+                f"model(batch[0], {name}=...)."
             )
-            raise ValueError(msg)
-        return tuple(batch[:count])
+        return tuple(batch[:count]), {}
+
+    def _not_positional(
+        self, batch: Sequence[Any], count: int, number: int
+    ) -> ValueError:
+        """The error for inputs that are too few, or can only be given by name."""
+        places = [f"batch[{i}]" for i in range(len(batch))][:count]
+        places += ["..."] * (count - len(places))
+        pairs = zip(self._required, places, strict=True)
+        line = ", ".join(
+            f"{n}={x}" if n in self._by_name or x == "..." else x for n, x in pairs
+        )
+        missing = ", ".join(repr(name) for name in self._required[len(batch) :])
+        why = f"missing: {missing}" if missing else "it takes them by name only"
+        inputs = batch[0] if len(batch) == 1 else batch
+        return ValueError(
+            f"Expected {count} inputs per batch for {self._label}, got "
+            f"{describe(inputs)} in batch {number}; {why}. Yield a dict of arguments, "
+            f"or pass forward=lambda model, batch: model({line})."
+        )
 
     def _keywords(self, batch: Mapping[str, Any], number: int) -> dict[str, Any]:
         given = {key: value for key, value in batch.items() if self._takes(key)}
@@ -99,24 +137,37 @@ class Signature:
             return {missing[0]: batch[inputs[0]]}
         wanted = ", ".join(repr(name) for name in sorted(missing))
         got = ", ".join(repr(key) for key in batch)
+        given = ", ".join(f"batch[{key!r}]" for key in inputs) or "..."
+        is_single = len(self._required) <= 1
+        whole = "model(batch) if it takes the whole batch, or " if is_single else ""
         msg = (
             f"Expected batches with {wanted or 'an argument of forward'} for "
             f"{self._label}, got keys {got} in batch {number}. Rename the keys in the "
-            "loader, or pass forward=lambda model, batch: ..."
+            f"loader, or pass forward=lambda model, batch: {whole}model({given})."
         )
         raise ValueError(msg)
 
     def _decoder_inputs(
         self, given: dict[str, Any], batch: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Inputs of the decoder: the shifted labels, else the encoder's inputs."""
+        """Inputs of the decoder: the shifted labels, else the encoder's tokens.
+
+        Models that cannot shift labels for others do so themselves. Where there is
+        neither, nothing is added: some models begin by themselves.
+        """
         ids, mask = given.get("input_ids"), given.get("attention_mask")
         labels = batch.get("labels")
         shift = getattr(self._model, "prepare_decoder_input_ids_from_labels", None)
-        if isinstance(labels, Tensor) and shift is not None:
+        if isinstance(labels, Tensor) and (shift or "labels" in self._names):
             # Labels of -100 are padding, by the convention of all losses.
-            ids, mask = shift(labels), (labels != -100).long()
-        found = {"decoder_input_ids": ids}
+            mask = (labels != -100).long()
+            found = {"labels": labels}
+            if shift is not None:
+                found = {"decoder_input_ids": shift(labels)}
+        elif ids is not None:
+            found = {"decoder_input_ids": ids}
+        else:
+            return {}
         if mask is not None and "decoder_attention_mask" in self._names:
             found["decoder_attention_mask"] = mask
         return found
@@ -130,7 +181,7 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 
 def _needs_decoder_inputs(
-    model: nn.Module, names: set[str], given: dict[str, Any]
+    model: nn.Module, names: set[str], given: Mapping[str, Any]
 ) -> bool:
     """Whether this is an encoder-decoder model that was given inputs for one half."""
     is_both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
@@ -163,6 +214,22 @@ def _takes_any(parameter: inspect.Parameter) -> bool:
     kind = parameter.annotation
     is_listed = get_origin(kind) is Unpack or "Unpack[" in str(kind)
     return parameter.kind is parameter.VAR_KEYWORD and not is_listed
+
+
+def _by_name(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.KEYWORD_ONLY
+
+
+def _may_be_labels(inputs: Any, value: Any, name: str) -> bool:
+    """Whether an argument that is not called labels gets what looks like them."""
+    if not (isinstance(inputs, Tensor) and isinstance(value, Tensor)):
+        return False
+    is_label = value.shape == inputs.shape[:1] and _is_integer(value)
+    return is_label and name not in (*LABELS, "y", "classes", "class_labels")
+
+
+def _is_integer(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex())
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

@@ -15,6 +15,7 @@ from .counting import ExampleCounter, Examples
 from .examples import first_examples, input_axis, no_examples
 from .masks import MaskReader
 from .nested import as_mapping, move, private, tensors
+from .remedies import remedies
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -143,6 +144,18 @@ class Caller:
         cut_masks = (mask[:count] if mask is not None else None for mask in masks)
         return Call(tuple(map(cut, call.args)), cut(call.kwargs), count, *cut_masks)
 
+    def remedies(self, error: Exception, call: Call) -> Iterator[str]:
+        """Sentences that help with an error of this call."""
+        inputs, is_custom = (call.args, call.kwargs), self.forward is not None
+        if not is_custom:
+            yield from self._signature.remedies(call.kwargs)
+        yield from remedies(error, self.model, self.label, inputs, is_custom=is_custom)
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of how the model is called, or None."""
+        return self._signature.note
+
     def learn_rows(self, call: Call, run: Callable[[Call], Any]) -> None:
         """Learn whether the model needs several rows of an input for each example.
 
@@ -178,6 +191,12 @@ class Caller:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def shape_of(call: Call) -> tuple[int, ...]:
+    """Shape of one example of a call's first input; empty without a tensor."""
+    first = next(tensors((call.args, call.kwargs)), None)
+    return tuple(first.shape[1:]) if first is not None else ()
 
 
 def model_device(model: nn.Module, label: str) -> torch.device:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .nested import as_mapping, attributes, describe, list_length, mapped, tensors
 
@@ -93,6 +94,8 @@ def first_examples(
         return tensor.narrow(axis, 0, count * each) if each else tensor
 
     def cut_list(items: Any) -> Any:
+        if isinstance(items, PackedSequence):
+            return items  # its rows are steps in time
         is_batch = len(items) == examples and not any(map(rows, tensors(items)))
         return items[:count] if is_batch else None
 
@@ -123,7 +126,9 @@ def no_examples(label: str, batch: Any, number: int) -> TypeError:
 def _sizes(value: Any, axis: int, name: str) -> Iterator[tuple[str, int]]:
     """Names and sizes of all parts of a nested value."""
     value = as_mapping(value)
-    if isinstance(value, Tensor | np.ndarray):
+    if isinstance(value, PackedSequence):
+        yield name or "the input", int(value.batch_sizes[0])
+    elif isinstance(value, Tensor | np.ndarray):
         if value.ndim > axis:
             yield name or "the input", value.shape[axis]
     elif name and _has_item_per_example(value):

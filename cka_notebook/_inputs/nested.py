@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 
 def move(value: Any, device: torch.device) -> Any:
     """The same nested value with its tensors on ``device``; itself if they all are."""
     if all(tensor.device == device for tensor in tensors(value)):
         return value
-    return mapped(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def move_packed(items: Any) -> Any:
+        # The lengths of a packed sequence have to stay on the CPU.
+        is_packed = isinstance(items, PackedSequence)
+        return items.to(device) if is_packed else None
+
+    return mapped(
+        value, lambda tensor: tensor.to(device, non_blocking=True), move_packed
+    )
 
 
 def private(value: Any) -> Any:

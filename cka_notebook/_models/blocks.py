@@ -1,102 +1,305 @@
-"""The default choice of layers: blocks, and what surrounds them."""
+"""A model's building blocks: what a researcher of its architecture would call so.
 
+A kind of module is a block if it repeats. It is none if it is a stage, which repeats
+other blocks, or a helper, most instances of which lie inside other blocks.
+"""
+
+import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
-from .nodes import Layer, Node, bare_name, has_weights, is_adapted, is_leaf, unwrap
-
-AUTO_LIMIT = 64
-"""Maximum number of layers that `auto` chooses: a larger map is hard to read."""
-
-REPEATS = 3
-"""Minimum number of modules of one class that makes it a building block."""
+from .nodes import Layer, is_adapted, is_leaf
+from .parts import Part, above
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 PASSIVE = (nn.Dropout, nn.Identity, nn.Flatten, nn.Unflatten)
 """Leaves that pass on their input, so they are no stem and no head."""
 
+REPEATS = 3
+"""Calls that make a kind a block; two do if their modules are numbered."""
 
-def thinned(count: int) -> list[int]:
-    """Indices that ``auto`` keeps of `count` layers: evenly spaced, plus the last."""
-    if count <= AUTO_LIMIT:
-        return list(range(count))
-    step = -(-(count - 1) // (AUTO_LIMIT - 1))
-    return sorted({*range(0, count, step), count - 1})
+PARALLEL = re.compile("expert|branch|head")
+"""Names of lists whose members work side by side, not one after the other."""
 
-
-def auto(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
-    """Blocks and what surrounds them; without blocks, leaves with weights, or all."""
-    if blocks:
-        chosen = [*_around(layers, blocks), *blocks]
-        return sorted(chosen, key=lambda layer: layer.output.order)
-    return _with_weights(layers) or layers
+Kind = Any
+"""The class of a module, or the pattern and content of equal containers: hashable."""
 
 
-def _with_weights(layers: list[Layer]) -> list[Layer]:
-    """Leaves with weights; PEFT's adapted layers without their parts."""
-    adapted = [x for x in layers if is_adapted(x.module)]
-    inside = tuple(bare_name(x.name) + "." for x in adapted)
-    leaves = [x for x in layers if is_leaf(x.module) and not x.name.startswith(inside)]
-    found = [x for x in [*leaves, *adapted] if has_weights(x.module)]
-    return sorted(found, key=lambda layer: layer.output.order)
+def find_blocks(parts: list[Part], layers: list[Layer]) -> list[Layer]:
+    """The layers that are building blocks, in the order of the layers.
 
-
-def find_blocks(nodes: list[Node], layers: list[Layer]) -> list[Layer]:
-    """The model's building blocks: the outermost modules of repeated classes.
-
-    If no class repeats, sibling containers such as `nn.Sequential` are the blocks.
+    Without any, sibling containers such as `nn.Sequential` are the blocks.
     """
-    live = {bare_name(layer.name) for layer in layers}
-    own = [n for n in nodes if n.name in live and n.alias is None]
-    chosen = _repeated([n for n in own if _may_repeat(n.module)]) or _siblings(
-        [n for n in own if type(n.module) in CONTAINERS]
-    )
-    return [layer for layer in layers if bare_name(layer.name) in chosen]
+    live = sorted({layer.position for layer in layers} - {0})
+    live = [place for place in live if parts[place].node.alias is None]
+    candidates = _Candidates(parts, live)
+    blocks = candidates.blocks()
+    blocks |= candidates.odd_ones(blocks)
+    blocks = blocks or _siblings(parts, live)
+    return [layer for layer in layers if layer.position in blocks]
 
 
-def _repeated(candidates: list[Node]) -> set[str]:
-    """Names of the outermost modules of classes that repeat at that level.
+class _Candidates:
+    """The modules that may be blocks, by kind."""
 
-    A class that occurs mostly inside other blocks (a convolution of the stem that each
-    block contains, too) does not count. Calls are counted, since blocks can be shared.
+    def __init__(self, parts: list[Part], live: list[int]) -> None:
+        self.parts, self.live = parts, live
+        classes: dict[int, Kind] = {
+            place: type(parts[place].module)
+            for place in live
+            if _may_repeat(parts[place].module)
+        }
+        self.repeated = self._repeating(classes)
+        own = {x: kind for x, kind in classes.items() if kind in self.repeated}
+        self.units = _units(parts, live, own)
+        self.kinds = dict(sorted((own | self.units).items()))
+
+    def blocks(self) -> set[int]:
+        """Places of the outermost modules of kinds that repeat at that level."""
+        kinds = set(self.kinds.values()) - self._stages()
+        chosen = self._outermost(kinds)
+        while (kind := self._unfit(chosen)) is not None:
+            kinds.discard(kind)
+            chosen = self._outermost(kinds)
+        return set(self._without_stem(chosen)) if self._are_enough(chosen) else set()
+
+    def _without_stem(self, chosen: list[int]) -> list[int]:
+        """Blocks without the layers of a stem, small ones before all large blocks."""
+        first = next((i for i, x in enumerate(chosen) if self._is_large(x)), 0)
+        later = {self.kinds[place] for place in chosen[first:]}
+        beside = {self._pattern(place) for place in chosen[first:]}
+        before = [
+            place
+            for place in chosen[:first]
+            if self.kinds[place] in later or self._pattern(place) in beside
+        ]
+        return before + chosen[first:]
+
+    def odd_ones(self, blocks: set[int]) -> set[int]:
+        """Places of single modules that stand in a list, or in lists, of blocks."""
+        patterns = {self._pattern(place) for place in blocks}
+        patterns = {x for x in patterns if x.endswith(".*") and x.strip(".*")}
+        taken = blocks | {x for block in blocks for x in above(self.parts, block)}
+        return {
+            place
+            for place in self.live
+            if self._pattern(place) in patterns
+            and _may_repeat(self.parts[place].module)
+            and type(self.parts[place].module) not in self.repeated
+            and place not in taken
+            and blocks.isdisjoint(above(self.parts, place))
+        }
+
+    def _repeating(self, kinds: dict[int, Kind]) -> set[Kind]:
+        return {
+            kind
+            for kind, places in _by_kind(kinds, kinds).items()
+            if self._repeat(places)
+        }
+
+    def _repeat(self, places: list[int]) -> bool:
+        """Whether modules of one kind are called often enough, or are numbered."""
+        calls = sum(_calls(self.parts[place]) for place in places)
+        return calls >= REPEATS or (
+            len(places) > 1
+            and all(re.search(r"\d", self.parts[place].key) for place in places)
+        )
+
+    def _outermost(self, kinds: set[Kind]) -> list[int]:
+        """Places of the modules of these kinds inside no other of these kinds."""
+        chosen: list[int] = []
+        for place, kind in self.kinds.items():
+            inside = chosen and place < self.parts[chosen[-1]].end
+            if kind in kinds and not inside:
+                chosen.append(place)
+        return chosen
+
+    def _unfit(self, chosen: list[int]) -> Kind | None:
+        """A kind that is no block: the largest that is rare, or the smallest helper."""
+        groups = _by_kind(chosen, self.kinds)
+        size = {kind: self.parts[places[0]].kernels for kind, places in groups.items()}
+        rare = [kind for kind, places in groups.items() if not self._repeat(places)]
+        if rare:
+            return max(rare, key=size.__getitem__)
+        inside = self._inside(chosen)
+        helpers = [kind for kind in groups if inside[kind] > len(groups[kind])]
+        helpers = [kind for kind in helpers if not self._alternates(kind, groups)]
+        return min(helpers, key=size.__getitem__, default=None)
+
+    def _alternates(self, kind: Kind, groups: dict[Kind, list[int]]) -> bool:
+        """Whether large modules of this kind stand in lists with blocks of others."""
+        own = {self._pattern(place) for place in groups[kind] if self._is_large(place)}
+        others = {
+            self._pattern(place)
+            for other, places in groups.items()
+            for place in places
+            if other != kind
+        }
+        return any(pattern.endswith(".*") for pattern in own & others)
+
+    def _pattern(self, place: int) -> str:
+        return pattern_of(self.parts[place].node.name)
+
+    def _is_large(self, place: int) -> bool:
+        return self.parts[place].kernels > 1
+
+    def _inside(self, chosen: list[int]) -> Counter[Kind]:
+        """How many modules of each kind lie inside chosen ones of other kinds."""
+        count: Counter[Kind] = Counter()
+        block = 0
+        for place, kind in self.kinds.items() if chosen else ():
+            while block + 1 < len(chosen) and chosen[block + 1] <= place:
+                block += 1
+            if chosen[block] < place < self.parts[chosen[block]].end:
+                count[kind] += kind != self.kinds[chosen[block]]
+        return count
+
+    def _are_enough(self, chosen: list[int]) -> bool:
+        """Whether two modules alone are so much of the model that they are its blocks.
+
+        Two gates beside a stack of convolutions are not.
+        """
+        if len(chosen) != 2:
+            return True
+        listed = all(self.parts[place].key.isdigit() for place in chosen)
+        inside = sum(self.parts[place].kernels for place in chosen)
+        calls = sum(_calls(self.parts[place]) for place in chosen)
+        share = 3 if listed else 2
+        return calls > 2 or share * inside >= self.parts[0].kernels
+
+    def _stages(self) -> set[Kind]:
+        """The classes whose instances repeat another kind of block."""
+        large = {
+            type(self.parts[place].module)
+            for place in self.kinds
+            if self._is_large(place) and place not in self.units
+        }
+        own = {x: kind for x, kind in self.kinds.items() if x not in self.units}
+        groups = _by_kind(own, own)
+        varied = {kind for kind, places in groups.items() if self._vary(places, large)}
+        stages = {
+            kind
+            for kind, places in groups.items()
+            if any(self._repeats(x, large, kind in varied) for x in places)
+        }
+        blocks = large - stages
+        mixed = (kind for kind in stages if self._joins_blocks(groups[kind], blocks))
+        return stages - set(mixed)
+
+    def _joins_blocks(self, places: list[int], blocks: set[Kind]) -> bool:
+        """Whether modules stand beside blocks of another class, as stages never do."""
+        parts = self.parts
+        parents = {parts[place].parent for place in places}
+        lists = [x for x in parents if type(parts[x].module) in CONTAINERS]
+        beside = (child for x in lists for child in parts[x].children)
+        return any(type(parts[child].module) in blocks for child in beside)
+
+    def _vary(self, places: list[int], large: set[type]) -> bool:
+        """Whether instances of a class differ in the number of numbered blocks."""
+        if issubclass(type(self.parts[places[0]].module), nn.ModuleDict):
+            return False  # its members are joined, as in DenseNet
+        counts = {len(self._numbered(place, large)) for place in places}
+        return len(counts) > 1 and max(counts) >= REPEATS
+
+    def _numbered(self, place: int, large: set[type]) -> list[int]:
+        """The children that are blocks with numbered names, such as ``b1``, ``b2``."""
+        return [
+            child
+            for child in self.parts[place].children
+            if type(self.parts[child].module) in large
+            and re.fullmatch(r"\D*\d+", self.parts[child].key)
+        ]
+
+    def _repeats(self, place: int, large: set[type], varied: bool) -> bool:
+        """Whether a module is a list of blocks with no more than resampling around."""
+        found = set(self._numbered(place, large) if varied else ())
+        for child in self.parts[place].children:
+            part = self.parts[child]
+            if child in found or "sampl" in part.key:
+                continue
+            if self._lists(child, large):
+                found.add(child)
+            elif part.kernels > 1:
+                return False
+        return bool(found)
+
+    def _lists(self, place: int, large: set[type]) -> bool:
+        """Whether this is a list that repeats a class, or has members of one alone."""
+        part = self.parts[place]
+        is_list = isinstance(part.module, nn.Sequential | nn.ModuleList)
+        if not is_list or PARALLEL.search(part.key):
+            return False
+        kinds = [type(self.parts[x].module) for x in _members(self.parts, place)]
+        known = Counter(kind for kind in kinds if kind in large)
+        return bool(known) and (len(set(kinds)) == 1 or max(known.values()) > 1)
+
+
+def pattern_of(name: str) -> str:
+    """The name with each number replaced, equal for modules in like places.
+
+    Example:
+        >>> pattern_of("blocks.10.conv1")
+        'blocks.*.conv*'
     """
-    kinds = _frequent(candidates)
-    while kinds:
-        chosen = _outermost(candidates, kinds)
-        rare = {type(node.module) for node in chosen} - _frequent(chosen)
-        if not rare:
-            return {node.name for node in chosen}
-        kinds -= rare
-    return set()
+    return re.sub(r"\d+", "*", name)
 
 
-def _frequent(nodes: list[Node]) -> set[type]:
-    """Classes with enough calls to be building blocks."""
-    counts: Counter[type] = Counter()
-    for node in nodes:
-        counts[type(node.module)] += len(node.outputs or [None])
-    return {kind for kind, count in counts.items() if count >= REPEATS}
+def _units(parts: list[Part], live: list[int], own: dict[int, Kind]) -> dict[int, Kind]:
+    """Equal numbered `nn.Sequential` that join a repeated class with other layers."""
+    groups: dict[Kind, list[int]] = {}
+    for place in live:
+        part = parts[place]
+        if type(part.module) is nn.Sequential and part.key.isdigit():
+            content = tuple(type(parts[child].module) for child in part.children)
+            kind = pattern_of(part.node.name), content
+            groups.setdefault(kind, []).append(place)
+    return {
+        place: kind
+        for kind, places in groups.items()
+        if _are_equal(parts, places) and _joins(parts, places[0], own)
+        for place in places
+    }
 
 
-def _outermost(candidates: list[Node], kinds: set[type]) -> list[Node]:
-    """Modules of these classes inside no other; of stages, the blocks in them."""
-    chosen: list[Node] = []
-    for node in candidates:
-        inside = chosen and node.name.startswith(chosen[-1].name + ".")
-        is_block = type(node.module) in kinds and not _is_stage(node.module, kinds)
-        if is_block and not inside:
-            chosen.append(node)
-    return chosen
+def _are_equal(parts: list[Part], places: list[int]) -> bool:
+    """Whether there are two with the same content in one place."""
+    forms = [(parts[place].parent, parts[place].form) for place in places]
+    return len(set(forms)) < len(forms)
 
 
-def _siblings(containers: list[Node]) -> set[str]:
-    """Names of the outermost plain containers with enough siblings."""
-    families: dict[str, list[str]] = {}
-    for node in containers:
-        families.setdefault(node.name.rpartition(".")[0], []).append(node.name)
-    large = [names for names in families.values() if len(names) >= REPEATS]
+def _joins(parts: list[Part], place: int, own: dict[int, Kind]) -> bool:
+    """Whether a container holds different layers, and a repeated class in them."""
+    members = [x for x in parts[place].children if not _is_passive(parts[x])]
+    forms = [parts[x].form for x in members if parts[x].has_weights]
+    is_repeating = len(set(forms)) < len(forms)
+    inside = range(place + 1, parts[place].end)
+    return len(members) > 1 and not is_repeating and any(x in own for x in inside)
+
+
+def _is_passive(part: Part) -> bool:
+    return isinstance(part.module, PASSIVE)
+
+
+def _members(parts: list[Part], place: int) -> Iterator[int]:
+    """What a list holds; lists in it are opened."""
+    for child in parts[place].children:
+        if type(parts[child].module) in CONTAINERS:
+            yield from _members(parts, child)
+        elif not _is_passive(parts[child]):
+            yield child
+
+
+def _siblings(parts: list[Part], live: list[int]) -> set[int]:
+    """Places of the outermost plain containers with enough siblings."""
+    families: dict[int, list[int]] = {}
+    for place in live:
+        if type(parts[place].module) in CONTAINERS:
+            families.setdefault(parts[place].parent, []).append(place)
+    large = [places for places in families.values() if len(places) >= REPEATS]
     return set(large[0]) if large else set()
 
 
@@ -106,79 +309,13 @@ def _may_repeat(module: nn.Module) -> bool:
     return not simple and type(module) not in CONTAINERS
 
 
-def _is_stage(module: nn.Module, repeated: set[type]) -> bool:
-    """Whether a module only contains lists of one repeated class, and resampling."""
-    lists, others = [], []
-    for name, child in module.named_children():
-        if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 0:
-            lists.append({type(unwrap(member)) for member in child})
-        elif "sampl" not in name:
-            others.append(name)
-    kinds = [next(iter(kinds)) for kinds in lists if len(kinds) == 1]
-    return any(kind in repeated for kind in kinds) and not others
+def _calls(part: Part) -> int:
+    outputs = part.node.outputs
+    return 1 if outputs is None else len(outputs)
 
 
-def _around(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
-    """Stems, norms, pools and heads: the outermost layers without blocks in them.
-
-    Of consecutive ones before a block, only the last is kept. After the last block of
-    the model, or of a stack such as an encoder, all norms, pools and heads are kept.
-    """
-    marked = [(x, False) for x in _outer(layers, blocks)] + [(x, True) for x in blocks]
-    marked.sort(key=lambda mark: mark[0].output.order)
-    kept: list[Layer] = []
-    outer: list[Layer] = []
-    before: Layer | None = None
-    for layer, is_block in marked:
-        if not is_block:
-            outer.append(layer)
-            continue
-        kept += _between(outer, before, layer)
-        outer, before = [], layer
-    return [*kept, *_between(outer, before, None)]
-
-
-def _outer(layers: list[Layer], blocks: list[Layer]) -> list[Layer]:
-    """Layers neither inside a block nor around one, without the parts of others."""
-    names = {bare_name(layer.name) for layer in blocks}
-    inside = tuple(name + "." for name in names)
-    around = {above for name in names for above in _ancestors(name)}
-    outside = [
-        layer
-        for layer in layers
-        if bare_name(layer.name) not in names | around
-        and not layer.name.startswith(inside)
-        and not isinstance(layer.module, PASSIVE)
-    ]
-    bare = {bare_name(layer.name) for layer in outside}
-    return [x for x in outside if bare.isdisjoint(_ancestors(bare_name(x.name)))]
-
-
-def _between(
-    outer: list[Layer], before: Layer | None, after: Layer | None
-) -> list[Layer]:
-    """Which of the outer layers between two blocks to keep."""
-    if before is None:
-        return outer[-1:]
-    if after is None:
-        return [layer for layer in outer if _may_be_last(layer.module)]
-    last = [x for x in outer if _shared(x, before) > _shared(x, after)]
-    stems = [x for x in outer if x not in last and has_weights(x.module)]
-    return [*(x for x in last if _may_be_last(x.module)), *stems[-1:]]
-
-
-def _ancestors(name: str) -> list[str]:
-    """Names of all modules that contain this one, except the model."""
-    parts = name.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
-
-
-def _shared(layer: Layer, other: Layer) -> int:
-    """Number of modules that contain both."""
-    ancestors = set(_ancestors(bare_name(layer.name)))
-    return len(ancestors.intersection(_ancestors(bare_name(other.name))))
-
-
-def _may_be_last(module: nn.Module) -> bool:
-    """Whether this can be the norm, pool or head after a stack of blocks."""
-    return "pool" in type(module).__name__.lower() or has_weights(module)
+def _by_kind(places: Iterable[int], kinds: dict[int, Kind]) -> dict[Kind, list[int]]:
+    groups: dict[Kind, list[int]] = {}
+    for place in places:
+        groups.setdefault(kinds[place], []).append(place)
+    return groups

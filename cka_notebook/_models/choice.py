@@ -20,6 +20,9 @@ Choices = Choice | Sequence[Choice] | Callable[[str, "nn.Module"], bool] | None
 
 PRESETS = ("auto", "blocks", "leaves", "all")
 
+WRAPPERS = ("module", "_orig_mod")
+"""Attributes in which DistributedDataParallel and torch.compile keep a model."""
+
 KINDS = "names, indices, globs, compiled regular expressions"
 
 
@@ -154,10 +157,10 @@ def check(rows: Rows, choices: Choices) -> None:
         ValueError: If there is no module of a name.
         TypeError: If an item is of no kind that can choose a layer.
     """
-    for item in _items(choices):
+    items = list(_items(choices))
+    for item in items:
         _check_kind(rows, item)
-        if isinstance(item, str):
-            _by_text(rows, item)
+    _check_texts(rows, [item for item in items if isinstance(item, str)])
 
 
 def _names(rows: Rows, choices: Any) -> list[str]:
@@ -167,7 +170,9 @@ def _names(rows: Rows, choices: Any) -> list[str]:
         _check_modules(rows, choices)
         found = (row for row in rows.listed if choices(row.module_name, row.module))
         return [row.name for row in found]
-    return [name for item in _items(choices) for name in _expand(rows, item)]
+    items = list(_items(choices))
+    _check_texts(rows, [item for item in items if isinstance(item, str)])
+    return [name for item in items for name in _expand(rows, item)]
 
 
 def _items(choices: Any) -> Iterable[Any]:
@@ -206,7 +211,35 @@ def _expand(rows: Rows, choice: Any) -> list[str]:
     return _matched(rows, choice.pattern, found)
 
 
+def _check_texts(rows: Rows, texts: list[str]) -> None:
+    """Raise ValueError for all names at once that do not exist."""
+    unknown = [text for text in texts if not _is_known(rows, text)]
+    if unknown:
+        raise ValueError(unknown_layer(rows, *unknown))
+
+
+def _is_known(rows: Rows, text: str) -> bool:
+    """Whether a text may mean layers, as far as known before a probe."""
+    text = _unwrapped(rows, text)
+    is_glob = any(mark in text for mark in "*?[")
+    may_be_call = not rows.is_probed and _may_be_a_call(rows, text)
+    return is_glob or may_be_call or bool(rows.named(text))
+
+
+def _unwrapped(rows: Rows, text: str) -> str:
+    """A name without the prefixes of torch's wrappers, which the tree leaves out."""
+    if rows.named(text):
+        return text
+    parts = text.split(".")
+    while parts[0] in WRAPPERS and len(parts) > 1:
+        parts = parts[1:]
+        if rows.named(".".join(parts)):
+            break
+    return ".".join(parts)
+
+
 def _by_text(rows: Rows, text: str) -> list[str]:
+    text = _unwrapped(rows, text)
     exact = rows.named(text)
     if exact:
         return _comparable(rows, text, exact)
@@ -220,8 +253,10 @@ def _by_text(rows: Rows, text: str) -> list[str]:
 
 
 def _may_be_a_call(rows: Rows, text: str) -> bool:
-    module, _, call = text.rpartition("#")
-    return call.isdigit() and rows.has_module(module)
+    stem = text.rstrip("0123456789")
+    marks = len(stem) - len(stem.rstrip("#"))
+    modules = [stem[: len(stem) - i] for i in range(1, marks + 1)]
+    return stem != text and any(map(rows.has_module, filter(None, modules)))
 
 
 def _comparable(rows: Rows, name: str, found: list[Row]) -> list[str]:
@@ -279,17 +314,24 @@ def _described(rows: Rows, choice: Any) -> str:
     kind = f"a {type(choice).__name__}"
     if not rows.has_modules:
         return f"{kind} (pass its name)"
-    own = [row.module_name for row in rows.rows if row.module is choice]
+    own = [row.module_name or row.name for row in rows.rows if row.module is choice]
     if not own:
         return f"{kind} that is not part of {rows.title}"
     return f"{kind} (pass its name, {own[0]!r})"
 
 
-def unknown_layer(rows: Rows, name: str) -> str:
-    """The message for a name that does not exist."""
+def unknown_layer(rows: Rows, *names: str) -> str:
+    """The message for names that do not exist."""
+    hints = [did_you_mean(name, rows.known_names) for name in names]
+    many = len(names) > 1
+    if many:
+        hints = [
+            f"{hint} (for {name!r})" if hint else ""
+            for name, hint in zip(names, hints, strict=True)
+        ]
     return (
-        f"`{rows.argument}` contains {name!r}, but {rows.title} has no such layer."
-        f"{did_you_mean(name, rows.known_names)} {rows.all_names}"
+        f"`{rows.argument}` contains {', '.join(map(repr, names))}, but {rows.title} "
+        f"has no such layer{'s' if many else ''}.{''.join(hints)} {rows.all_names}"
     ).rstrip()
 
 
@@ -303,6 +345,6 @@ def _help(rows: Rows, container: str = "") -> str:
         layers = counted(len(names), "layer")
         return f"It has {layers} to choose from: {first_few(names)}."
     called = [row for row in rows.rows if row.order is not None and row.reason]
-    reasons = [f"{row.name or rows.title!r}: {row.reason}" for row in called]
+    reasons = [f"{row.name!r}: {row.reason}" for row in called]
     why = f" ({'; '.join(reasons[:3])})" if reasons else ""
     return f"None of its layers can be compared{why}."

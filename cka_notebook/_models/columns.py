@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from cka_notebook._messages import Reason, code_of
 
-from .nodes import Node, Output
+from .nodes import Node, Output, call_name
 from .parameters import Parameters, parameters_of
 
 FACTS = ("own", "trainable", "weights", "output", "nbytes", "calls")
@@ -57,7 +57,7 @@ def _row(node: Node, weights: Parameters, *, is_root_listed: bool) -> _Row:
     calls = None if node.outputs is None else len(node.outputs)
     once = node.outputs[0] if node.outputs and calls == 1 else None
     reason = _reason(node, is_root_listed=is_root_listed)
-    return _Row(node.name, node.kind, node.depth, weights, once, reason, calls)
+    return _Row(node.title, node.kind, node.depth, weights, once, reason, calls)
 
 
 def _reason(node: Node, *, is_root_listed: bool) -> Reason | None:
@@ -77,7 +77,7 @@ def _reason(node: Node, *, is_root_listed: bool) -> Reason | None:
 def _calls(node: Node, weights: Parameters) -> list[_Row]:
     """A row for each call of a module that is called several times."""
     return [
-        _Row(f"{node.name}#{i}", "call", node.depth + 1, weights, out, out.reason, 1)
+        _Row(call_name(node, i), "call", node.depth + 1, weights, out, out.reason, 1)
         for i, out in enumerate(node.outputs or ())
     ]
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from .blocks import auto, find_blocks, thinned
+from .auto import AUTO_LIMIT, auto, thinned
+from .blocks import find_blocks
 from .choice import PRESETS, Choices, Row, Rows, check, choose
 from .columns import columns_of
+from .left_out import left_out_notes
 from .nodes import (
     Layer,
     Node,
@@ -21,9 +23,10 @@ from .nodes import (
     expects_tokens_first,
     is_leaf,
     layers_of,
+    nodes_of,
     unwrap,
-    walk,
 )
+from .parts import Part, parts_of
 
 Outputs = dict[str, list[Output] | None]
 """What the calls of each module returned, by its name; None before a probe."""
@@ -47,13 +50,16 @@ class LayerTree:
     def __init__(self, model: nn.Module, argument: str = "model1_layers") -> None:
         self.model = unwrap(model)
         self.argument = argument
-        self.nodes = list(walk(self.model))
+        self.nodes = nodes_of(self.model)
+        self._title = self.nodes[0].kind
+        self._forget()
         self.probed = False
 
     def learn(self, outputs: dict[nn.Module, list[Output]]) -> None:
         """Take the result of a probe: the outputs of every call of every module."""
         for node in self.nodes:
             node.outputs = outputs.get(node.module, [])
+        self._forget()
         self.probed = True
 
     @property
@@ -66,11 +72,23 @@ class LayerTree:
         if list(outputs) == [node.name for node in self.nodes]:
             for node in self.nodes:
                 node.outputs = outputs[node.name]
+            self._forget()
             self.probed = None not in outputs.values()
+
+    def _forget(self) -> None:
+        """Let go of what followed from the outputs."""
+        self._layers: list[Layer] | None = None
+        self._parts: list[Part] | None = None
+        self._presets: dict[str, list[Layer]] = {}
 
     @property
     def layers(self) -> list[Layer]:
         """All comparable layers, in the order in which they return."""
+        if self._layers is None:
+            self._layers = self._comparable()
+        return self._layers
+
+    def _comparable(self) -> list[Layer]:
         found = [
             layer
             for node in self.nodes
@@ -81,6 +99,13 @@ class LayerTree:
         # The root repeats its last layer, so it counts only if it is the only one.
         inner = [layer for layer in found if layer.module is not self.model]
         return sorted(inner or found, key=lambda layer: layer.output.order)
+
+    @property
+    def parts(self) -> list[Part]:
+        """What each module consists of."""
+        if self._parts is None:
+            self._parts = parts_of(self.nodes)
+        return self._parts
 
     @property
     def names(self) -> list[str]:
@@ -123,7 +148,7 @@ class LayerTree:
         for node in self.nodes:
             if node.outputs == []:
                 yield Row(
-                    node.name, node.name, None, "never called", module=node.module
+                    node.title, node.name, None, "never called", module=node.module
                 )
             for layer in layers_of(node):
                 yield Row(
@@ -142,29 +167,43 @@ class LayerTree:
 
     def preset(self, preset: str) -> list[str]:
         """Names of the layers of one of the presets, in execution order."""
-        layers = self.layers
-        if preset == "all":
-            return [layer.name for layer in layers]
-        if preset == "leaves":
-            return [layer.name for layer in layers if is_leaf(layer.module)]
-        blocks = find_blocks(self.nodes, layers)
-        if preset == "blocks" and blocks:
-            return [layer.name for layer in blocks]
-        chosen = auto(layers, blocks)
-        return [chosen[i].name for i in thinned(len(chosen))]
+        return [layer.name for layer in self._of_preset(preset)]
 
-    def auto_note(self) -> str | None:
-        """A note if ``auto`` leaves layers out because there are too many."""
-        layers = self.layers
-        count = len(auto(layers, find_blocks(self.nodes, layers)))
+    def _of_preset(self, preset: str) -> list[Layer]:
+        if preset not in self._presets:
+            self._presets[preset] = self._find_preset(preset)
+        return self._presets[preset]
+
+    def _find_preset(self, preset: str) -> list[Layer]:
+        if preset == "all":
+            return self.layers
+        if preset == "leaves":
+            return [layer for layer in self.layers if is_leaf(layer.module)]
+        if preset == "blocks":
+            return find_blocks(self.parts, self.layers) or self._of_preset("auto")
+        chosen = self._unthinned()
+        return [chosen[i] for i in thinned(len(chosen))]
+
+    def _unthinned(self) -> list[Layer]:
+        """What ``auto`` chooses before it leaves layers out."""
+        return auto(self.parts, self.layers, find_blocks(self.parts, self.layers))
+
+    def auto_notes(self) -> list[str]:
+        """What ``auto`` leaves out: too many layers, and what has no layer."""
+        notes = [self._thinned_note()] if len(self.layers) > AUTO_LIMIT else []
+        if self.probed:
+            notes += left_out_notes(self.parts, self.layers)
+        return [f"{self._title}: {note}" for note in notes if note]
+
+    def _thinned_note(self) -> str | None:
+        count = len(self._unthinned())
         kept = thinned(count)
         if len(kept) == count:
             return None
         step = kept[1] - kept[0]
         last = "" if kept[-1] == kept[-2] + step else ", plus the last"
         return (
-            f"{self._title}: `auto` chose {len(kept)} of {count} layers: every "
-            f"{_ordinal(step)}{last}."
+            f"`auto` chose {len(kept)} of {count} layers: every {_ordinal(step)}{last}."
         )
 
     def axis_note(self) -> str | None:
@@ -173,7 +212,7 @@ class LayerTree:
         if node is None:
             return None
         return (
-            f"{self._title}: {node.name!r} ({node.kind}) has batch_first=False, but "
+            f"{self._title}: {node.title!r} ({node.kind}) has batch_first=False, but "
             "its first axis holds the examples. If the loader yields (tokens, "
             "examples, ...), tokens are being compared instead of examples: yield "
             "examples first and pass forward=lambda model, batch: "
@@ -190,10 +229,6 @@ class LayerTree:
         is_root_listed = any(layer.module is self.model for layer in self.layers)
         presets = {preset: self.preset(preset) for preset in PRESETS}
         return columns_of(self.nodes, presets, is_root_listed=is_root_listed)
-
-    @property
-    def _title(self) -> str:
-        return type(self.model).__name__
 
 
 def _has_examples_first(node: Node) -> bool:

@@ -34,12 +34,17 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One call of a module."""
+    """One call of a module.
+
+    Attributes:
+        position: Place of its module among all modules of the tree.
+    """
 
     name: str
     module: nn.Module
     call: int
     output: Output
+    position: int
 
 
 @dataclass(slots=True)
@@ -47,7 +52,11 @@ class Node:
     """One module under one name.
 
     Attributes:
+        name: Its path in the model, "" for the model.
+        title: The same, but for the model the name of its class.
+        position: Its place among all modules, each before its children.
         alias: The first name of a module that is registered under several, else None.
+        mark: What separates the name from the number of a call.
         outputs: What its calls returned in the probe; None before it.
     """
 
@@ -56,6 +65,8 @@ class Node:
     depth: int
     position: int
     alias: str | None = None
+    title: str = ""
+    mark: str = "#"
     outputs: list[Output] | None = None
 
     @property
@@ -86,8 +97,19 @@ def is_leaf(module: nn.Module) -> bool:
     return not any(child is not None and key not in WEIGHTS for key, child in parts)
 
 
-def walk(model: nn.Module) -> Iterator[Node]:
+def nodes_of(model: nn.Module) -> list[Node]:
     """All modules, each before its children, shared ones under each of their names."""
+    nodes = list(_walk(model))
+    names = {node.name for node in nodes}
+    nodes[0].title = _free_name(nodes[0].kind, names)
+    for node in nodes:
+        if node.alias == "":  # a module that holds the model
+            node.alias = nodes[0].title
+    _set_marks(nodes)
+    return nodes
+
+
+def _walk(model: nn.Module) -> Iterator[Node]:
     first: dict[int, str] = {}
     stack: list[tuple[str, nn.Module, int]] = [("", model, 0)]
     position = -1
@@ -96,7 +118,7 @@ def walk(model: nn.Module) -> Iterator[Node]:
         name, module, depth = stack.pop()
         alias = first.get(id(module))
         first.setdefault(id(module), name)
-        yield Node(name, module, depth, position, alias)
+        yield Node(name, module, depth, position, alias, name)
         if alias is not None:
             continue
         children = [(k, m) for k, m in module._modules.items() if m is not None]  # noqa: SLF001 named_children() drops shared children
@@ -106,26 +128,37 @@ def walk(model: nn.Module) -> Iterator[Node]:
         ]
 
 
+def _free_name(kind: str, names: set[str]) -> str:
+    """The name of the model among its layers: its class, unless a child has it."""
+    return kind if kind not in names else _free_name(f"{kind} (model)", names)
+
+
+def _set_marks(nodes: list[Node]) -> None:
+    """Give no call the name of another module, or of another module's call."""
+    digits = "0123456789"
+    numbered = [node.name for node in nodes if "#" in node.name]
+    taken = {name.rstrip(digits) for name in numbered if name[-1] in digits}
+    for node in nodes if numbered else ():
+        while node.title + node.mark in taken:
+            node.mark += "#"
+        taken.add(node.title + node.mark)
+
+
 def layers_of(node: Node) -> Iterator[Layer]:
     """The calls of a module; before a probe, one call in order of definition."""
+    place = node.position
     if node.outputs is None:
-        yield Layer(node.name, node.module, 0, Output(node.position))
+        yield Layer(node.title, node.module, 0, Output(place), place)
         return
     several = len(node.outputs) > 1
     for call, output in enumerate(node.outputs):
-        name = f"{node.name}#{call}" if several else node.name
-        yield Layer(name, node.module, call, output)
+        name = call_name(node, call) if several else node.title
+        yield Layer(name, node.module, call, output, place)
 
 
-def bare_name(name: str) -> str:
-    """Name of the module whose call this layer is: "act" for "act#1"."""
-    return name.partition("#")[0]
-
-
-def has_weights(module: nn.Module) -> bool:
-    """Whether a module or a part of it has parameters, or packed int8 weights."""
-    found = next(module.parameters(), None) is not None
-    return found or any("_packed_params" in x._modules for x in module.modules())  # noqa: SLF001 as above
+def call_name(node: Node, call: int) -> str:
+    """Name of one of several calls of a module: "act#1" for the second of "act"."""
+    return f"{node.title}{node.mark}{call}"
 
 
 def is_adapted(module: nn.Module) -> bool:

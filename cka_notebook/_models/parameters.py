@@ -1,6 +1,7 @@
 """Parameters of each module of a layer tree: how many, their types and devices."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -37,37 +38,77 @@ class _Weight(NamedTuple):
 
 def parameters_of(nodes: list[Node]) -> list[Parameters]:
     """The parameters of each module."""
-    found: list[dict[int, _Weight]] = []
-    own: list[int] = []
-    open_nodes: list[tuple[int, dict[int, _Weight]]] = []
-    for node in nodes:
-        weights = dict(_weights(node.module))
-        own.append(sum(weight.size for weight in weights.values()))
+    parents = _parents(nodes)
+    sums = [_Sum() for _ in nodes]
+    last: dict[int, int] = {}
+    for place, node in enumerate(nodes):
+        own = dict(_weights(node.module))
+        sums[place].own = sum(weight.size for weight in own.values())
         if node.alias is not None:
             # The children of a module have no rows below its other names.
-            weights |= {k: w for m in node.module.modules() for k, w in _weights(m)}
-        while open_nodes and open_nodes[-1][0] >= node.depth:
-            open_nodes.pop()
-        for _, above in open_nodes:
-            above.update(weights)
-        found.append(weights)
-        open_nodes.append((node.depth, weights))
-    return [_summed(n, each.values()) for n, each in zip(own, found, strict=True)]
+            own |= {k: w for m in node.module.modules() for k, w in _weights(m)}
+        for key, weight in own.items():
+            sums[place].add(weight)
+            if key in last:
+                # What contains both places counts it once.
+                sums[_common(parents, nodes, last[key], place)].remove(weight)
+            last[key] = place
+    for place in range(len(nodes) - 1, 0, -1):
+        sums[parents[place]].include(sums[place])
+    return [each.parameters() for each in sums]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What adds up to the parameters of a module."""
+
+    own: int = 0
+    total: int = 0
+    trainable: int = 0
+    kinds: set[str] = field(default_factory=set)
+
+    def add(self, weight: "_Weight") -> None:
+        self.total += weight.size
+        self.trainable += weight.size * weight.trainable
+        self.kinds.add(weight.kind)
+
+    def remove(self, weight: "_Weight") -> None:
+        self.total -= weight.size
+        self.trainable -= weight.size * weight.trainable
+
+    def include(self, other: "_Sum") -> None:
+        self.total += other.total
+        self.trainable += other.trainable
+        self.kinds |= other.kinds
+
+    def parameters(self) -> Parameters:
+        kinds = ", ".join(sorted(self.kinds))
+        return Parameters(self.own, self.total, self.trainable, kinds)
+
+
+def _parents(nodes: list[Node]) -> list[int]:
+    """The place of the module that contains each; 0 for the model."""
+    path: list[int] = []
+    parents = []
+    for place, node in enumerate(nodes):
+        del path[node.depth :]
+        parents.append(path[-1] if path else 0)
+        path.append(place)
+    return parents
+
+
+def _common(parents: list[int], nodes: list[Node], one: int, other: int) -> int:
+    """The place of the innermost module that contains both."""
+    while one != other:
+        if nodes[one].depth >= nodes[other].depth:
+            one, other = other, one
+        other = parents[other]
+    return one
 
 
 def kind_of(tensor: Tensor) -> str:
     """Type and device of a tensor, such as "float32 on cpu"."""
     return f"{_type_name(tensor)} on {tensor.device}"
-
-
-def _summed(own: int, weights: Iterable[_Weight]) -> Parameters:
-    every = list(weights)
-    return Parameters(
-        own,
-        sum(weight.size for weight in every),
-        sum(weight.size for weight in every if weight.trainable),
-        ", ".join(sorted({weight.kind for weight in every})),
-    )
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[int, _Weight]]:

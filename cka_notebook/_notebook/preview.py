@@ -1,7 +1,5 @@
 """Text and picture of an explorer, for where its widget is not shown."""
 
-import contextlib
-import math
 from typing import TYPE_CHECKING, Any
 
 from cka_notebook import _figures
@@ -68,10 +66,9 @@ def checked_color_range(value: Any) -> list[float] | str:
     """
     if isinstance(value, str) and value == "fit":
         return value
-    with contextlib.suppress(TypeError, ValueError):
-        low, high = (float(end) for end in value)
-        if low < high and math.isfinite(low) and math.isfinite(high):
-            return [low, high]
+    numbers = _figures.two_numbers(value)
+    if numbers is not None:
+        return list(numbers)
     msg = (
         "Expected `color_range` to be 'fit' or (low, high) with low < high, got "
         f"{value!r}."

@@ -5,23 +5,21 @@ although a notebook's output still refers to the explorer. A model without other
 references is kept, because nobody could pass it again.
 """
 
-import contextlib
 import inspect
 import sys
 import weakref
 from collections.abc import Generator, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
-from cka_notebook._engine.estimate import Estimate, size
+from cka_notebook._engine.estimate import Estimate, free_bytes, size
+from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
 from cka_notebook._inputs.loaders import batch_size, length
-from cka_notebook._messages import counted, did_you_mean
+from cka_notebook._messages import counted
 from cka_notebook._models.choice import Rows, choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
 from cka_notebook._results.result import CKAResult
@@ -78,6 +76,9 @@ class Comparison(Protocol):
 
     def release(self) -> None:
         """Keep only weak references to the models until the next run."""
+
+    def close(self) -> None:
+        """Let go of models, loaders and functions; there is no next run."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers."""
@@ -207,6 +208,13 @@ class Live:
         self._cka = None
         self._models.release()
 
+    def close(self) -> None:
+        """Let go of models, loaders and functions; there is no next run."""
+        self.release()
+        self._models = _Models()
+        self._loader, self._loader2, self.callback = (), None, None
+        self._options, self._first_choices = {}, {}
+
     def _remember(self) -> None:
         """Keep those parts of the layer trees that hold no model: rows and outputs."""
         if self._cka is not None:
@@ -289,6 +297,9 @@ class Saved:
     def release(self) -> None:
         """Nothing to release."""
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, if there is one."""
         if self.is_difference:
@@ -349,13 +360,7 @@ def check_options(options: Iterable[str]) -> None:
     """
     signature = list(inspect.signature(CKA).parameters)[2:]
     allowed = sorted({*signature, *RUN_OPTIONS, *OWN_OPTIONS})
-    for option in options:
-        if option not in allowed:
-            msg = (
-                f"CKAExplorer got an unexpected keyword argument {option!r}."
-                f"{did_you_mean(option, allowed)} It takes {', '.join(allowed)}."
-            )
-            raise TypeError(msg)
+    check_keywords("CKAExplorer", options, allowed)
 
 
 def describe_loader(loader: Iterable[Any]) -> str:
@@ -374,14 +379,3 @@ def describe_loader(loader: Iterable[Any]) -> str:
     if size is not None:
         words.append(f"batch size {size}")
     return ", ".join(words)
-
-
-def free_bytes(device: torch.device | None) -> int | None:
-    """Free bytes on a device (None: the CPU); None if unknown."""
-    if device is not None and device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return 1024 * int(line.split()[1])
-    return None

@@ -57,8 +57,8 @@ PAGE_TRAITS = (
 """Traits that a page without a kernel needs."""
 
 
-class _Choice(traitlets.Any):
-    """Whatever chooses layers. The validator replaces None by ``"auto"``."""
+class _Checked(traitlets.Any):
+    """Whatever its validator takes, which also sees None."""
 
     allow_none = False
 
@@ -102,14 +102,15 @@ class CKAExplorer(anywidget.AnyWidget):
         'done'
     """
 
-    _esm = STATIC / "loader.js"
-    _css = STATIC / "widget.css"
+    # As text: anywidget lets a class keep every instance alive whose code is in a file.
+    _esm = (STATIC / "loader.js").read_text(encoding="utf-8")
+    _css = (STATIC / "widget.css").read_text(encoding="utf-8")
 
     status = traitlets.Enum(STATES, "idle", read_only=True).tag(sync=True)
     """What the explorer is doing: one of `STATES`."""
-    layers1 = _Choice().tag(sync=True)
+    layers1 = _Checked().tag(sync=True)
     """Names of the chosen layers of model 1. Takes whatever chooses layers."""
-    layers2 = _Choice().tag(sync=True)
+    layers2 = _Checked().tag(sync=True)
     """Names of the chosen layers of model 2."""
     focus = traitlets.Tuple(
         traitlets.Unicode(), traitlets.Unicode(), default_value=None, allow_none=True
@@ -119,7 +120,7 @@ class CKAExplorer(anywidget.AnyWidget):
     """Name of the measure. A run starts over when it changes."""
     palette = traitlets.Enum(tuple(_figures.PALETTES), "magma").tag(sync=True)
     """Colors of the map."""
-    color_range = traitlets.Any([0.0, 1.0]).tag(sync=True)
+    color_range = _Checked([0.0, 1.0]).tag(sync=True)
     """Values of the first and the last color, or ``"fit"``."""
     theme = traitlets.Enum(THEMES, THEMES[0]).tag(sync=True)
     """``"light"``, ``"dark"``, or ``"auto"``: follow the surrounding page."""
@@ -257,9 +258,13 @@ class CKAExplorer(anywidget.AnyWidget):
         return session.result
 
     def close(self) -> None:
-        """Stop the run and free the memory of the page. `result` stays."""
+        """Stop the run, and let go of the page, the models and the loader.
+
+        `result` stays; nothing can be computed any more.
+        """
         if hasattr(self, "_session"):  # Not if the constructor has raised.
-            self.stop()
+            self._session.close()
+            self._messages.close()
             self._fallback.stop_waiting()
         if self.comm is not None:
             self.layout.close()
@@ -301,7 +306,7 @@ class CKAExplorer(anywidget.AnyWidget):
             title=f"{metric_title(self.metric)} of {name1} and {name2}",
             theme=theme,
             module=page_code(),
-            style=str(self._css),
+            style=self._css,
             bokehjs=bokehjs_gz(),
             version=BOKEH_VERSION,
         )

@@ -37,7 +37,7 @@ class Mailbox:
         self._idle = idle
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
-        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def put(self, message: Message) -> None:
@@ -50,7 +50,15 @@ class Mailbox:
             has_thread = self._thread is not None or self._start()
         if not has_thread:
             while not self._messages.empty():
-                self._handle(self._messages.get())
+                waiting = self._messages.get()
+                if waiting is not None:
+                    self._handle(waiting)
+
+    def close(self) -> None:
+        """End the thread, if there is one, after the messages that wait."""
+        with self._lock:
+            if self._thread is not None:
+                self._messages.put(None)
 
     def _start(self) -> bool:
         context = self._context.copy()
@@ -64,13 +72,16 @@ class Mailbox:
 
     def _read(self) -> None:
         while True:
-            try:
-                self._handle(self._messages.get(timeout=self._idle))
-            except queue.Empty:
-                with self._lock:
-                    if self._messages.empty():
-                        self._thread = None
-                        return
+            message = None
+            with contextlib.suppress(queue.Empty):
+                message = self._messages.get(timeout=self._idle)
+            if message is not None:
+                self._handle(message)
+                continue
+            with self._lock:
+                if self._messages.empty():
+                    self._thread = None
+                    return
 
 
 class PageMessages:
@@ -112,6 +123,10 @@ class PageMessages:
             self._acknowledge(content)
         else:
             self._mailbox.put(content)
+
+    def close(self) -> None:
+        """End the thread that handles messages."""
+        self._mailbox.close()
 
     def handle(self, content: Message) -> None:
         """Do what a message asks for, and show on the page what goes wrong."""

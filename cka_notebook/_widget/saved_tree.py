@@ -27,12 +27,12 @@ def columns_of(title: str, layers: list[str]) -> Columns:
         ['', 'stem', 'block', 'block.0']
     """
     order = {layer: place for place, layer in enumerate(layers)}
-    names = _spanned_by(layers)
+    names = _names_of(title, layers)
     chosen = [row for row, name in enumerate(names) if name in order]
     return {
         "name": names,
-        "type": [title if not n else "layer" if n in order else "" for n in names],
-        "depth": [name.count(".") + 1 if name else 0 for name in names],
+        "type": [title, *("layer" if n in order else "" for n in names[1:])],
+        "depth": [0, *(name.count(".") + 1 for name in names[1:])],
         "params": [0] * len(names),
         "shape": [None] * len(names),
         "reason": [None if name in order else MISSING for name in names],
@@ -60,11 +60,11 @@ def rows_of(title: str, layers: list[str], side: Side) -> Rows:
     rows = [
         Row(
             name,
-            _module_name(name),
+            "" if [name] == layers == [title] else _module_name(name),
             order.get(name),
             None if name in order else MISSING,
         )
-        for name in _spanned_by(layers)
+        for name in _names_of(title, layers)
     ]
     return Rows(
         rows,
@@ -73,6 +73,11 @@ def rows_of(title: str, layers: list[str], side: Side) -> Rows:
         preset=dict.fromkeys(PRESETS, layers).__getitem__,
         all_names=f"`result.{side}` lists all {len(layers)}.",
     )
+
+
+def _names_of(title: str, layers: list[str]) -> list[str]:
+    """Names of all rows; the only layer may be the model itself."""
+    return layers if layers == [title] else _spanned_by(layers)
 
 
 def _spanned_by(layers: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ function that it was given.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ class Session:
         self._was_shown = False
         self._result: CKAResult | None = None
         self._progress = Progress()
+        self._lock = threading.Lock()
+        self._uses_models = self._is_closed = False
 
     def first_traits(self) -> dict[str, Any]:
         """Traits of an explorer that has not run yet."""
@@ -152,6 +155,14 @@ class Session:
             with contextlib.suppress(RuntimeError):  # The page shows its message.
                 self.runs.start(cautious=autostart, only_probe=not autostart)
 
+    def close(self) -> None:
+        """Stop the run, and let go of the models as soon as it has stopped."""
+        self.runs.stop()
+        with self._lock:
+            self._is_closed = True
+            if not self._uses_models:
+                self.comparison.close()
+
     def say(self, kind: str, text: str) -> None:
         """Show a text on the page: an ``"error"``, a ``"note"``, or nothing."""
         self._put({"_message": {"kind": kind, "text": text}})
@@ -176,10 +187,17 @@ class Session:
 
     def prepare(self) -> None:
         """Raise RuntimeError if nothing can be computed."""
+        if self._is_closed:
+            msg = "This explorer is closed. Create a new CKAExplorer."
+            raise RuntimeError(msg)
         self.comparison.prepare(self.metric)
 
     def steps(self) -> Generator["RunView", None, None]:
         """The engine's running states, for the current choices."""
+        with self._lock:
+            if self._is_closed:
+                return no_states()
+            self._uses_models = True
         self._epoch_choices = dict(self.chosen)
         return self._reuse.steps(self.metric, self.chosen)
 
@@ -243,11 +261,20 @@ class Session:
         self.frames.publisher.finish()
         worker.state = state = None
         self._reuse.forget_paused()
-        self.comparison.release()
+        self._release()
         if outcome == "error" and worker.error is not None:
             self.say("error", error_text(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
+
+    def _release(self) -> None:
+        """Let go of the models, for good if the explorer was closed meanwhile."""
+        with self._lock:
+            self._uses_models = False
+            if self._is_closed:
+                self.comparison.close()
+            else:
+                self.comparison.release()
 
     def _say_if_catching_up(self, state: "RunView") -> None:
         """Show a note while new layers catch up with the others, none otherwise."""
@@ -269,7 +296,8 @@ class Session:
             worker.restart()
 
     def _put_code(self) -> None:
-        self._put({"_code": self.comparison.code(self.metric, self.tolerance)})
+        if not self._is_closed:
+            self._put({"_code": self.comparison.code(self.metric, self.tolerance)})
 
     def _set_computing(self, *layers: tuple[str, ...]) -> None:
         for side, names in zip(SIDES, layers, strict=True):
@@ -285,3 +313,8 @@ class Session:
             progress, result, final=final, catching_up=state.catching_up
         )
         self._put(traits)
+
+
+def no_states() -> Generator["RunView", None, None]:
+    """The states of a run that was closed before it began."""
+    yield from ()

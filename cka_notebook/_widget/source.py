@@ -1,8 +1,15 @@
 """The call that repeats a comparison, as Python source."""
 
+import builtins
+import functools
 import json
+import math
+import os
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+import torch
 
 DEFAULTS = {"metric": "cka", "stop_when_stable": None}
 """Values of options that are left out."""
@@ -15,6 +22,9 @@ def call_around_layers(
     run: Mapping[str, Any],
 ) -> list[str]:
     """The source of a call of `CKA` and its `compare`, without its lists of layers.
+
+    Values whose source cannot be known, such as lambdas, are names to fill in, and a
+    comment says so.
 
     Returns:
         The text before, between and after the two lists. The page has the same three
@@ -32,10 +42,12 @@ def call_around_layers(
             model2_layers=[],
         ).compare(loader)
     """
-    first = [*models, *_keywords(options)]
-    second = [*loaders, *_keywords(run)]
+    first = [*((model, "") for model in models), *_keywords(options)]
+    second = [*loaders, *(text for text, _ in _keywords(run))]
+    lines = [f"    {text},{comment}\n" for text, comment in first]
+    needs = "from functools import partial\n\n" if "partial(" in "".join(lines) else ""
     return [
-        "".join(["CKA(\n", *(f"    {a},\n" for a in first), "    model1_layers="]),
+        "".join([needs, "CKA(\n", *lines, "    model1_layers="]),
         ",\n    model2_layers=",
         f",\n).compare({', '.join(second)})",
     ]
@@ -53,15 +65,66 @@ def _list(names: list[str]) -> str:
     return f"[\n{''.join(lines)}    ]" if names else "[]"
 
 
-def _keywords(options: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}={_text(value)}"
-        for name, value in options.items()
-        if not name.endswith("_layers")
-        and not (name in DEFAULTS and value == DEFAULTS[name])
-    ]
+def _keywords(options: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The source of each option, and a comment on what has none."""
+    found = []
+    for name, value in options.items():
+        is_default = name in DEFAULTS and value == DEFAULTS[name]
+        if not name.endswith("_layers") and not is_default:
+            unknown: list[str] = []
+            text = _text(value, name, unknown)
+            comment = f"  # to fill in: {', '.join(unknown)}" if unknown else ""
+            found.append((f"{name}={text}", comment))
+    return found
 
 
-def _text(value: Any) -> str:
-    """Source of an option's value; the name of a function or class."""
-    return getattr(value, "__name__", None) or repr(value)
+def _text(value: Any, name: str, unknown: list[str]) -> str:
+    """The source of a value; a name to fill in, added to `unknown`, if it has none."""
+
+    def inner(part: Any) -> str:
+        return _text(part, name, unknown)
+
+    if isinstance(value, functools.partial):
+        keywords = (f"{key}={inner(part)}" for key, part in value.keywords.items())
+        return (
+            f"partial({', '.join([*map(inner, (value.func, *value.args)), *keywords])})"
+        )
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{inner(k)}: {inner(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(inner, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(inner, value))}{',' if len(value) == 1 else ''})"
+    text = _name_of(value) if callable(value) else _constant(value)
+    if text is None:
+        text = f"{name}{len(unknown) + 1}" if unknown else name
+        unknown.append(text)
+    return text
+
+
+def _constant(value: Any) -> str | None:
+    """The source of a value without parts; None if it has none."""
+    if isinstance(value, torch.device):
+        return f"torch.device({str(value)!r})"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    plain = str | bytes | int | float | complex | None | torch.dtype
+    is_plain = isinstance(value, plain) and type(value).__module__ in (
+        "builtins",
+        "torch",
+    )
+    return repr(value) if is_plain else None
+
+
+def _name_of(value: Any) -> str | None:
+    """The name of a function or class; None of a lambda, a method or an object."""
+    name = getattr(value, "__name__", "")
+    for module in (torch, torch.nn.functional, torch.nn):
+        if name and getattr(module, name, None) is value:
+            return f"{module.__name__}.{name}"
+    is_method = getattr(value, "__self__", builtins) is not builtins
+    return name if name.isidentifier() and not is_method else None

@@ -143,7 +143,7 @@ def test_an_adapted_encoder_decoder_gets_its_decoder_inputs_like_its_base():
 FEW_BLOCKS = {
     "MLP": (zoo.mlp, ["0", "2"], zoo.batches_of),
     "BERT": (
-        lambda: hf.BertModel(hf.BertConfig(**SMALL | {"num_hidden_layers": 2})),
+        lambda: hf.BertModel(hf.BertConfig(**SMALL | {"num_hidden_layers": 1})),
         ["query", "value"],
         batches,
     ),

@@ -15,7 +15,6 @@ from cka_notebook import CKA, CKAExplorer
 from cka_notebook._engine.borrowed import (
     RandomStreams,
     eager,
-    evaluating,
     lent,
     placed,
     without_nested_tensors,
@@ -112,28 +111,6 @@ def test_the_global_streams_come_back_after_an_exception():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_each_modules_own_flag_is_restored():
-    model = zoo.ResNet(width=2).train()
-    model.layer1.eval()
-    model.bn1.eval()
-    flags = [module.training for module in model.modules()]
-    with evaluating(list(model.modules())):
-        assert not any(module.training for module in model.modules())
-    assert [module.training for module in model.modules()] == flags
-    with pytest.raises(KeyboardInterrupt), evaluating(list(model.modules())):
-        raise KeyboardInterrupt
-    assert [module.training for module in model.modules()] == flags
-
-
-def test_evaluating_calls_no_method_of_the_model():
-    class Frozen(nn.Module):
-        def train(self, mode=True):  # noqa: ARG002 torch's signature
-            raise AssertionError
-
-    with evaluating([Frozen()]):
-        pass
-
-
 def test_a_model_is_not_touched_where_it_stays():
     model = zoo.mlp()
     before = snapshot(model)
@@ -222,6 +199,26 @@ def test_compiled_graphs_run_eagerly_while_there_are_hooks():
         part(torch.randn(2, 10))
     handle.remove()
     assert seen == [1]
+
+
+def test_the_compiler_is_as_before_when_the_last_of_two_overlapping_runs_ends():
+    model = zoo.mlp()
+    calls = []
+
+    def backend(graph, _):
+        calls.append(graph)
+        return graph
+
+    part = torch.compile(model[0], backend=backend)
+    first, second = eager(), eager()
+    for enter in (first.__enter__, second.__enter__):
+        enter()
+    first.__exit__(None, None, None)
+    part(torch.randn(2, 10))
+    assert not calls
+    second.__exit__(None, None, None)
+    part(torch.randn(2, 10))
+    assert calls
 
 
 class Noisy(nn.Module):

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cka_notebook import CKA
-from cka_notebook._engine import run, side
-from cka_notebook._engine.estimate import Estimate, Timing, about, size
+from cka_notebook._engine import estimate, run, side
+from cka_notebook._engine.estimate import Estimate, Timing, about, free_bytes, size
 from cka_notebook._page.frames import gpu_memory
 
 
@@ -154,3 +154,52 @@ def test_numbers_in_words_have_two_digits_at_most():
         "1.0 GB",
         "11 GB",
     ]
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with 8 MB free, whose control groups are folders to be written."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    (tmp_path / "own").write_text("0::/user/job\n")
+    monkeypatch.setattr(estimate, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(estimate, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(estimate, "GROUPS", tmp_path / "cgroup")
+    return tmp_path
+
+
+def group(folder, **files):
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+def test_without_groups_the_machine_s_memory_is_free(machine):
+    assert free_bytes(None) == 8000 * 1024
+    (machine / "meminfo").unlink()
+    assert free_bytes(None) is None
+
+
+@pytest.mark.parametrize("where", ["", "user", "user/job"])
+def test_the_limit_of_a_container_is_less_than_the_machine(machine, where):
+    group(
+        machine / "cgroup" / where,
+        memory__max=5_000_000,
+        memory__current=3_000_000,
+        memory__stat="anon 2500000\ninactive_file 500000",
+    )
+    assert free_bytes(None) == 2_500_000
+
+
+def test_a_group_without_a_limit_changes_nothing(machine):
+    group(machine / "cgroup", memory__max="max", memory__current=3_000_000)
+    assert free_bytes(None) == 8000 * 1024
+
+
+def test_groups_of_version_1_count_too(machine):
+    (machine / "own").write_text("4:cpu,cpuacct:/x\n3:memory:/docker/a\n")
+    group(
+        machine / "cgroup" / "memory" / "docker" / "a",
+        memory__limit_in_bytes=4_000_000,
+        memory__usage_in_bytes=4_500_000,
+    )
+    assert free_bytes(None) == 0

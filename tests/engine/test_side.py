@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support import zoo
+from support.reference import compare
 from torch import nn
 
 from cka_notebook._engine.side import ModelSpec, make_sides
@@ -128,3 +129,12 @@ def test_an_error_names_the_model_and_its_inputs():
     expected = r"Out of memory in model1 .* 16 examples"
     with pytest.raises(RuntimeError, match=expected), live.explaining(call):
         raise MemoryError
+
+
+def test_memory_for_the_gram_matrices_is_asked_of_no_model(monkeypatch):
+    def finish(_):
+        raise MemoryError
+
+    monkeypatch.setattr(GramBuffer, "finish", finish)
+    with pytest.raises(RuntimeError, match="Out of memory in the Gram matrices of b"):
+        compare(zoo.mlp(), zoo.mlp(), zoo.batches_of(1))

@@ -50,6 +50,26 @@ def test_the_range_of_a_heatmap_is_fixed_by_default(result):
     assert narrow.select_one(LinearColorMapper).high == 0.5
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        (0.0, 0.5),
+        [0, 0.5],
+        np.array([0.0, 0.5], dtype=np.float32),
+        torch.tensor([0.0, 0.5], requires_grad=True),
+        (np.float64(0), torch.tensor(0.5)),
+    ],
+    ids=["tuple", "list", "array", "tensor", "scalars"],
+)
+def test_a_range_is_two_numbers_in_any_kind_of_sequence(result, limits):
+    plot = plot_cka_heatmap(result, color_range=limits)
+    mapper = plot.select_one(LinearColorMapper)
+    assert (mapper.low, mapper.high) == (0, 0.5)
+    trend = plot_cka_trend(result, ["enc.0"], value_range=limits)
+    assert (trend.y_range.start, trend.y_range.end) == (0, 0.5)
+    plot_cka_comparison([result], color_range=limits)
+
+
 def test_a_difference_has_two_colors_around_0(result):
     less = replace(result, matrix=result.matrix - 0.25)
     plot = plot_cka_heatmap(result - less)
@@ -139,6 +159,10 @@ def test_a_bare_tensor_that_requires_grad_is_drawn():
         ({"origin": "bottom"}, "Expected `origin` to be .* got 'bottom'"),
         ({"color_range": (1, 0)}, r"Expected a range .* got \(1, 0\)"),
         ({"color_range": "auto"}, "Expected a range .* got 'auto'"),
+        ({"color_range": "01"}, "Expected a range .* got '01'"),
+        ({"color_range": ()}, r"Expected a range .* got \(\)"),
+        ({"color_range": (0, 10**400)}, r"Expected a range .* got \(0, 1000"),
+        ({"color_range": np.eye(2)}, "Expected a range .* got array"),
     ],
 )
 def test_invalid_options_of_a_heatmap_are_named(result, options, message):

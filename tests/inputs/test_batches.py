@@ -377,3 +377,19 @@ def test_one_model_with_two_forwards_runs_twice():
         **ALL,
     )
     assert result.diagonal().max() < 1 - EXACT
+
+
+def test_single_images_of_many_sizes_need_more_than_a_larger_batch():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    batches = [torch.randn(1, 3, 8 + i, 9) for i in range(5)]
+    with pytest.raises(ValueError, match=r"all 5 were smaller.* in a collate_fn, or"):
+        compare(model, batches=batches)
+    with pytest.raises(ValueError, match=r"increase batch_size\.$"):
+        compare(model, batches=[torch.randn(1, 3, 8, 9)] * 5)
+
+
+def test_a_loader_that_cannot_stack_its_images_has_a_remedy():
+    images = [torch.randn(3, 8 + i, 9) for i in range(8)]
+    with pytest.raises(RuntimeError, match="equal size") as caught:
+        compare(nn.Conv2d(3, 4, 3), batches=DataLoader(images, batch_size=4))
+    assert "pass it a collate_fn" in caught.value.__notes__[-1]

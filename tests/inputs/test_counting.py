@@ -9,6 +9,7 @@ from support import zoo
 from support.callers import caller_of
 from support.reference import assert_right, compare
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from cka_notebook import CKA, CKAExplorer
 
@@ -304,3 +305,26 @@ def test_an_object_without_keys_is_counted_by_its_attributes_or_length():
     batches = [SimpleNamespace(x=x) for x in zoo.batches_of(3)]
     result = compare(zoo.mlp(), batches=batches, forward=lambda m, b: m(b.x))
     assert result.examples == 48
+
+
+def test_a_packed_sequence_is_one_input_of_as_many_examples_as_texts():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.head = nn.GRU(6, 8, batch_first=True), nn.Linear(8, 3)
+
+        def forward(self, packed):
+            return self.head(self.rnn(packed)[1][0])
+
+    lengths = torch.tensor([5, 5, 4, 4, 4, 3, 2, 1])
+    batches = [
+        pack_padded_sequence(torch.randn(8, 5, 6), lengths, batch_first=True)
+        for _ in range(3)
+    ]
+    model1, model2 = Last(), Last()
+    head = {"model1_layers": ["head"], "model2_layers": ["head"]}
+    result = compare(model1, model2, batches, **head)
+    assert result.examples == 24
+    assert_right(result, model1, model2, batches)
+    with_labels = [(batch, torch.arange(8)) for batch in batches]
+    assert compare(model1, model2, with_labels, **head).examples == 24

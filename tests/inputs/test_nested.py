@@ -7,6 +7,7 @@ import pytest
 import torch
 from support import zoo
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from cka_notebook._inputs.nested import (
     as_mapping,
@@ -124,3 +125,10 @@ def test_lists_are_changed_whole_or_gone_through():
 )
 def test_a_value_is_described_in_a_few_words(value, words):
     assert describe(value) == words
+
+
+def test_the_lengths_of_a_packed_sequence_stay_where_they_are():
+    packed = pack_padded_sequence(torch.zeros(3, 4, 2), torch.full((4,), 3))
+    moved = move({"a": packed}, torch.device("meta"))["a"]
+    assert moved.data.device.type == "meta"
+    assert moved.batch_sizes.device.type == "cpu"

@@ -7,7 +7,7 @@ from support import zoo
 from support.reference import compare
 from torch import nn
 
-from cka_notebook._models.blocks import thinned
+from cka_notebook._models.auto import thinned
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Output
 
@@ -27,14 +27,14 @@ def test_more_than_64_layers_are_thinned_evenly_and_keep_the_last(count, kept, s
 def test_a_note_reports_thinning():
     tree = LayerTree(zoo.DeepLeaves(312))
     assert len(tree.choose()) == 64
-    assert tree.auto_note() == (
+    assert tree.auto_notes() == [
         "DeepLeaves: `auto` chose 64 of 312 layers: every 5th, plus the last."
-    )
-    assert LayerTree(zoo.DeepLeaves(64)).auto_note() is None
+    ]
+    assert LayerTree(zoo.DeepLeaves(64)).auto_notes() == []
 
 
 def test_thinning_names_the_step_in_english():
-    notes = [LayerTree(zoo.DeepLeaves(n)).auto_note() for n in (65, 190, 1324)]
+    notes = [LayerTree(zoo.DeepLeaves(n)).auto_notes()[0] for n in (65, 190, 1324)]
     assert [note.split("every ")[1].split()[0].rstrip(".,") for note in notes] == [
         "2nd",
         "3rd",
@@ -90,8 +90,8 @@ def test_a_stem_of_a_class_that_is_a_part_of_each_block_is_no_block():
     assert tree.choose("blocks") == ["1", "2", "3"]
 
 
-def test_two_of_a_class_are_no_blocks_but_their_parts_may_be():
-    assert auto_of(Block(), Block()) == ["0.one", "0.two", "1.one", "1.two"]
+def test_two_of_a_class_are_blocks():
+    assert auto_of(Block(), Block()) == ["0", "1"]
 
 
 def test_of_several_outer_layers_before_the_blocks_the_last_is_the_stem():

@@ -11,7 +11,7 @@ from support import TESTS, zoo
 from support.trees import probed
 from torch import nn
 
-from cka_notebook._models.choice import PRESETS, choose
+from cka_notebook._models.choice import PRESETS, check, choose
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._widget.saved_tree import rows_of
 
@@ -291,3 +291,30 @@ def test_a_number_sign_in_the_name_of_a_module_is_no_call(names):
         assert tree.choose(name) == [name]
         assert [layer.name for layer in tree.find([name])] == [name]
         assert choose(rows_of("Net", names, "layers1"), name) == [name]
+
+
+def rows(*names):
+    return rows_of("Net", list(names), "layers1")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_torch_s_wrappers_are_accepted(prefix):
+    given = rows("stem", "body.0", "head")
+    assert choose(given, [f"{prefix}stem", f"{prefix}body.0"]) == ["stem", "body.0"]
+    check(given, [f"{prefix}head"])
+
+
+def test_a_module_that_is_called_module_keeps_its_name():
+    given = rows("module.stem", "stem")
+    assert choose(given, ["module.stem"]) == ["module.stem"]
+    assert choose(given, ["module.module.stem"]) == ["module.stem"]
+
+
+@pytest.mark.parametrize("use", [choose, check])
+def test_all_unknown_names_are_in_one_error(use):
+    with pytest.raises(ValueError, match="no such layers") as caught:
+        use(rows("stem", "head"), ["stm", "stem", "hed"])
+    text = str(caught.value)
+    assert "contains 'stm', 'hed', but" in text
+    assert "'stem'? (for 'stm')" in text
+    assert "'head'? (for 'hed')" in text

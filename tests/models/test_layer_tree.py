@@ -32,21 +32,21 @@ def test_after_a_probe_layers_are_in_order_of_execution():
 
 
 def test_a_model_without_children_is_its_own_layer():
-    assert probed(nn.Linear(10, 3), torch.randn(8, 10)).names == [""]
+    assert probed(nn.Linear(10, 3), torch.randn(8, 10)).names == ["Linear"]
 
 
 def test_the_root_is_a_layer_where_none_of_its_children_is():
     model = nn.utils.parametrizations.weight_norm(nn.Linear(10, 3))
     tree = probed(model, torch.randn(8, 10))
-    assert tree.names == [""]
-    assert rows(tree)[0][""]["reason"] is None
+    assert tree.names == ["ParametrizedLinear"]
+    assert rows(tree)[0]["ParametrizedLinear"]["reason"] is None
 
 
 def test_the_root_of_a_larger_model_is_not_offered():
     tree = mlp_tree()
-    assert "" not in tree.names
-    assert rows(tree)[0][""]["reason"] == "the model itself"
-    assert rows(tree)[0][""]["code"] == "model"
+    assert "Sequential" not in tree.names
+    assert rows(tree)[0]["Sequential"]["reason"] == "the model itself"
+    assert rows(tree)[0]["Sequential"]["code"] == "model"
 
 
 def test_a_module_called_several_times_is_a_layer_a_call():
@@ -94,7 +94,7 @@ def test_tied_modules_appear_under_both_names_and_count_once():
     assert tree.names == ["encode#0", "encode#1", "head"]
     assert found["decode"]["reason"] == "the same module as 'encode'"
     assert found["decode"]["code"] == "alias"
-    assert found[""]["params"] == 8 * 8 + 8 + 8 * 3 + 3
+    assert found["Tied"]["params"] == 8 * 8 + 8 + 8 * 3 + 3
     assert found["decode"]["params"] == found["encode"]["params"] == 72
 
 
@@ -106,7 +106,7 @@ def test_columns_contain_shapes_types_depths_and_parameters():
     assert row["depth"] == 3
     assert row["params"] == 2 * 4 * 9
     model = zoo.ResNet(width=2)
-    assert found[""]["params"] == sum(p.numel() for p in model.parameters())
+    assert found["ResNet"]["params"] == sum(p.numel() for p in model.parameters())
     below = sum(p.numel() for p in model.layer3.parameters())
     assert found["layer3"]["params"] == below
 
@@ -115,7 +115,7 @@ def test_columns_before_the_probe_have_no_shape_reason_or_order():
     columns = LayerTree(zoo.ResNet(width=2)).columns()
     assert set(columns["shape"]) == {None}
     assert set(columns["reason"][1:]) == {None}
-    assert columns["name"][0] == ""
+    assert columns["name"][0] == "ResNet"
     assert len(columns["name"]) == 68
 
 

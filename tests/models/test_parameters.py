@@ -10,7 +10,7 @@ from torch import nn
 
 from cka_notebook._capture.probe import probe
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._models.nodes import walk
+from cka_notebook._models.nodes import nodes_of
 from cka_notebook._models.parameters import parameters_of
 
 EXAMPLES = 4
@@ -99,7 +99,7 @@ def seen(request):
     infos = {id(info.module): info for info in summary.summary_list}
     # Modules that are never called may have no row there.
     assert all(id(n.module) in infos for n in tree.nodes if n.outputs)
-    return [(n, rows[n.name], infos.get(id(n.module))) for n in tree.nodes]
+    return [(n, rows[n.title], infos.get(id(n.module))) for n in tree.nodes]
 
 
 def test_total_and_trainable_parameters_match_torchinfo(seen):
@@ -145,17 +145,17 @@ def test_the_sum_of_torchinfo_counts_shared_weights_twice_and_ours_does_not():
     model, batch = bert()
     summary = torchinfo.summary(model, input_data=batch, depth=99, verbose=0)
     tied = model.get_input_embeddings().weight.numel()
-    total = rows_of(probed(model, batch))[""]["params"]
+    total = rows_of(probed(model, batch))[type(model).__name__]["params"]
     assert total == sum(p.numel() for p in model.parameters())
     assert summary.total_params == total + tied
 
 
 def totals(model):
-    return [weights.total for weights in parameters_of(list(walk(model)))]
+    return [weights.total for weights in parameters_of(nodes_of(model))]
 
 
 def kinds(model):
-    return [weights.kinds for weights in parameters_of(list(walk(model)))]
+    return [weights.kinds for weights in parameters_of(nodes_of(model))]
 
 
 def test_parameters_are_counted_below_and_once():
@@ -172,7 +172,7 @@ def test_a_parameter_shared_by_two_modules_counts_once_above_them():
 
 def test_another_name_of_a_module_counts_its_children_too():
     block = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half())
-    weights = parameters_of(list(walk(nn.ModuleDict({"one": block, "two": block}))))
+    weights = parameters_of(nodes_of(nn.ModuleDict({"one": block, "two": block})))
     assert weights[1] == weights[-1] == weights[0]
     assert weights[-1].own == 0
 
@@ -197,7 +197,7 @@ def test_a_packed_parameter_counts_the_values_it_represents():
     layer = nn.Linear(8, 6, bias=False)
     packed = torch.zeros(24, 1, dtype=torch.uint8)
     layer.weight = Params4bit(packed, requires_grad=False)
-    (weights,) = parameters_of(list(walk(layer)))
+    (weights,) = parameters_of(nodes_of(layer))
     assert weights == (48, 48, 0, "4-bit on cpu")
     layer.weight.bnb_quantized = False
     assert totals(layer) == [24]

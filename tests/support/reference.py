@@ -116,6 +116,7 @@ def _masked_mean(x, mask):
 def _one_batch(model, batch, names, call):
     calls = {}
     modules = dict(model.named_modules(remove_duplicate=False))
+    modules.setdefault(type(model).__name__, model)
 
     def copying(bare):
         def hook(_module, _args, output):

@@ -84,7 +84,7 @@ def test_constructing_touches_no_data_and_shows_the_trees_at_once():
     loader = Gate(batches())
     explorer, _ = make(loader)
     assert loader.iterations == 0
-    assert explorer._trees["model1"]["name"] == ["", "0", "1", "2", "3"]
+    assert explorer._trees["model1"]["name"] == ["Sequential", "0", "1", "2", "3"]
     assert explorer.layers1 == ["0", "1", "2", "3"]
     assert explorer.result is None
     assert explorer.progress.batches == 0
@@ -144,6 +144,13 @@ def test_unknown_layers_are_refused_with_the_nearest():
         explorer.focus = ("0", "x")
     with pytest.raises(traitlets.TraitError, match="low < high, got"):
         explorer.color_range = [1, 0]
+    with pytest.raises(traitlets.TraitError, match="low < high, got None"):
+        explorer.color_range = None
+    with pytest.raises(traitlets.TraitError, match="low < high, got"):
+        explorer.color_range = [0, 10**400]
+    for limits in (np.array([0.25, 0.75]), torch.tensor([0.25, 0.75])):
+        explorer.color_range = limits
+        assert explorer.color_range == [0.25, 0.75]
     with pytest.raises(traitlets.TraitError, match="one of \\['cka'"):
         explorer.metric = "rank"
     with pytest.raises(traitlets.TraitError, match="read-only"):

@@ -1,7 +1,12 @@
 """The Python call that repeats a comparison."""
 
 import ast
+import functools
+import math
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.doubles import batches, net
@@ -49,6 +54,77 @@ def test_options_that_have_their_defaults_and_layers_are_left_out():
 def test_functions_and_classes_are_written_by_their_name():
     parts = call_around_layers(["a"], {"forward": batches, "pool": str}, [], {})
     assert "    forward=batches,\n    pool=str,\n" in parts[0]
+
+
+def halved(x, factor=1):
+    """A function to pool with."""
+    return factor * x[:, : x.shape[1] // 2]
+
+
+def evaluated(code, scope):
+    """The value of the last expression of a piece of code."""
+    *statements, last = ast.parse(code).body
+    scope = {"CKA": CKA, "torch": torch, **scope}
+    exec(compile(ast.Module(statements, []), "code", "exec"), scope)
+    return eval(compile(ast.Expression(last.value), "code", "eval"), scope)
+
+
+REPEATED = {
+    "device": {"device": torch.device("cpu", 0)},
+    "dtype": {"autocast": torch.bfloat16},
+    "dict": {"pool": {"0": halved, "*": "flatten"}},
+    "torch's": {"pool": torch.relu},
+    "partial": {"pool": functools.partial(halved, factor=np.float32(2))},
+    "numbers": {"max_batches": np.int64(4), "stop_when_stable": math.inf},
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+def test_objects_are_written_so_that_the_code_repeats_the_comparison(kind):
+    model1, model2, loader = net(), net(), batches()
+    explorer = CKAExplorer(model1, model2, loader, **REPEATED[kind])
+    code = explorer.code
+    assert "to fill in" not in code
+    scope = {"halved": halved, "model1": model1, "model2": model2, "loader": loader}
+    repeated = evaluated(code, scope)
+    assert torch.equal(repeated.matrix, explorer.wait(60).matrix)
+    explorer.close()
+
+
+class Callable:
+    def __call__(self, model, batch):
+        return model(batch)
+
+    def method(self, model, batch):
+        return model(batch)
+
+
+UNKNOWN = {
+    "lambda": (lambda model, batch: model(batch), "forward"),
+    "pair": ((lambda model, batch: model(batch), None), "(forward, None)"),
+    "two": ((lambda m, x: m(x), Callable()), "(forward, forward2)"),
+    "method": (Callable().method, "forward"),
+    "partial": (functools.partial(Callable()), "partial(forward)"),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_has_no_source_is_a_name_to_fill_in(kind):
+    value, text = UNKNOWN[kind]
+    explorer = CKAExplorer(net(), net(), batches(), forward=value)
+    code = explorer.code
+    explorer.close()
+    names = ", ".join(re.findall("forward2?(?!=)", text))
+    assert f"    forward={text},  # to fill in: {names}\n" in code
+    ast.parse(code)
+
+
+def test_other_objects_are_named_too():
+    options = {"a": torch.zeros(2), "b": [1, Path("x"), b"y"], "c": (None,)}
+    [before, *_] = call_around_layers(["m"], options, [], {})
+    assert (
+        "    a=a,  # to fill in: a\n    b=[1, 'x', b'y'],\n    c=(None,),\n" in before
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 /** A session that shows a small map of known values. */
 
-import { vi } from "vitest";
+import { afterEach, beforeEach, vi } from "vitest";
 import { type MapView, mapView, type Options } from "../../src/map/view.ts";
 import { PAINT_WITHIN_MS } from "../../src/state/frames.ts";
 import { Session } from "../../src/state/session.ts";
 import { FakeModel, PLAIN, sourceOf, stateOf, wireFrame } from "../fake.ts";
+
+export const LAYERS1 = ["conv1", "layer1.0", "fc"];
+export const LAYERS2 = ["blocks.10", "blocks.9"];
 
 /** Three layers by two: the values of the first frame. */
 export const VALUES = [0.875, 0.25, -0.125, 0.5, Number.NaN, Number.NaN];
@@ -39,4 +42,32 @@ export function exampleSession(example: Example): {
 
 export function viewOf(session: Session, options: Partial<Options> = {}): MapView {
   return mapView(sourceOf(session), { ...PLAIN, ...options });
+}
+
+/** The example of these layers, new for each test of a file, with fake timers. */
+export function exampleForEachTest(): {
+  readonly session: Session;
+  viewOf(options?: Partial<Options>): MapView;
+} {
+  let session: Session | undefined;
+  const current = () => {
+    if (!session) throw new Error("The example exists only within a test.");
+    return session;
+  };
+  beforeEach(() => {
+    vi.useFakeTimers();
+    const undefined1 = { fc: "constant: all examples give the same activations" };
+    const layers = { layers1: LAYERS1, layers2: LAYERS2 };
+    session = exampleSession({ ...layers, undefined1 }).session;
+  });
+  afterEach(() => {
+    session?.close();
+    vi.useRealTimers();
+  });
+  return {
+    get session() {
+      return current();
+    },
+    viewOf: (options) => viewOf(current(), options),
+  };
 }

@@ -1,27 +1,9 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { historyRange, trendRange } from "../../../src/drawing/trend_lines.ts";
-import type { Options } from "../../../src/map/view.ts";
-import type { Session } from "../../../src/state/session.ts";
-import { exampleSession, viewOf as viewOfSession } from "../example.ts";
+import { exampleForEachTest } from "../example.ts";
 
-const LAYERS1 = ["conv1", "layer1.0", "fc"];
-const LAYERS2 = ["blocks.10", "blocks.9"];
-
-let session: Session;
-
-const viewOf = (options?: Partial<Options>) => viewOfSession(session, options);
-
-beforeEach(() => {
-  vi.useFakeTimers();
-  const undefined1 = { fc: "constant: all examples give the same activations" };
-  const layers = { layers1: LAYERS1, layers2: LAYERS2 };
-  session = exampleSession({ ...layers, undefined1 }).session;
-});
-
-afterEach(() => {
-  session.close();
-  vi.useRealTimers();
-});
+const each = exampleForEachTest();
+const viewOf = each.viewOf;
 
 test("trends reach below zero where values do, else they keep the range of the colors", () => {
   expect(trendRange(viewOf(), [0, 1])).toEqual([-0.135, 1]);

@@ -1,27 +1,10 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { markedCells, marksOf, matchCells, meanAt } from "../../../src/map/marks.ts";
 import { type Options, pairOf } from "../../../src/map/view.ts";
-import type { Session } from "../../../src/state/session.ts";
-import { exampleSession, viewOf as viewOfSession } from "../example.ts";
+import { exampleForEachTest } from "../example.ts";
 
-const LAYERS1 = ["conv1", "layer1.0", "fc"];
-const LAYERS2 = ["blocks.10", "blocks.9"];
-
-let session: Session;
-
-const viewOf = (options?: Partial<Options>) => viewOfSession(session, options);
-
-beforeEach(() => {
-  vi.useFakeTimers();
-  const undefined1 = { fc: "constant: all examples give the same activations" };
-  const layers = { layers1: LAYERS1, layers2: LAYERS2 };
-  session = exampleSession({ ...layers, undefined1 }).session;
-});
-
-afterEach(() => {
-  session.close();
-  vi.useRealTimers();
-});
+const each = exampleForEachTest();
+const viewOf = each.viewOf;
 
 test("best matches are those of rows and columns, never masked cells or the layer itself", () => {
   const both = [
@@ -64,7 +47,7 @@ test("the best path runs through computed layers as executed, in any order", () 
   expect(byName.pairs).toEqual(pairs);
   expect(byName.marks.path).toEqual([]);
   expect(cells({ mask: "diagonal" }).pairs).not.toEqual(pairs);
-  session.choice.choose({ 0: ["conv1", "bn1", "layer1.0", "fc"] });
+  each.session.choice.choose({ 0: ["conv1", "bn1", "layer1.0", "fc"] });
   expect(cells({}).pairs).toEqual(pairs);
   const view = viewOf();
   const marks = marksOf(view, "path", { isSelf: false, isInOrder: true });

@@ -1,27 +1,9 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { numbersFor } from "../../../src/map/numbers.ts";
-import type { Options } from "../../../src/map/view.ts";
-import type { Session } from "../../../src/state/session.ts";
-import { exampleSession, viewOf as viewOfSession } from "../example.ts";
+import { exampleForEachTest } from "../example.ts";
 
-const LAYERS1 = ["conv1", "layer1.0", "fc"];
-const LAYERS2 = ["blocks.10", "blocks.9"];
-
-let session: Session;
-
-const viewOf = (options?: Partial<Options>) => viewOfSession(session, options);
-
-beforeEach(() => {
-  vi.useFakeTimers();
-  const undefined1 = { fc: "constant: all examples give the same activations" };
-  const layers = { layers1: LAYERS1, layers2: LAYERS2 };
-  session = exampleSession({ ...layers, undefined1 }).session;
-});
-
-afterEach(() => {
-  session.close();
-  vi.useRealTimers();
-});
+const each = exampleForEachTest();
+const viewOf = each.viewOf;
 
 test("numbers are legible on both ends of diverging colors", () => {
   const ends = { limits: [-0.125, 0.125], palette: ["#000000", "#ffffff"] } as const;

@@ -1,28 +1,11 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { pendingBoxes, undefinedBoxes } from "../../../src/map/image.ts";
 import { cellOf, frameIndex, type Options, pairOf } from "../../../src/map/view.ts";
 import { reasonFor } from "../../../src/map/words.ts";
-import type { Session } from "../../../src/state/session.ts";
-import { exampleSession, VALUES, viewOf as viewOfSession } from "../example.ts";
+import { exampleForEachTest, LAYERS1, LAYERS2, VALUES } from "../example.ts";
 
-const LAYERS1 = ["conv1", "layer1.0", "fc"];
-const LAYERS2 = ["blocks.10", "blocks.9"];
-
-let session: Session;
-
-const viewOf = (options?: Partial<Options>) => viewOfSession(session, options);
-
-beforeEach(() => {
-  vi.useFakeTimers();
-  const undefined1 = { fc: "constant: all examples give the same activations" };
-  const layers = { layers1: LAYERS1, layers2: LAYERS2 };
-  session = exampleSession({ ...layers, undefined1 }).session;
-});
-
-afterEach(() => {
-  session.close();
-  vi.useRealTimers();
-});
+const each = exampleForEachTest();
+const viewOf = each.viewOf;
 
 test("all chosen layers in execution order, rows of model 1", () => {
   const view = viewOf();
@@ -90,11 +73,11 @@ test("flipped clusters keep their order and their joins", () => {
 });
 
 test("fewer chosen layers show fewer rows, new ones are pending in their places", () => {
-  session.choice.choose({ 0: ["conv1", "bn1", "fc"] });
+  each.session.choice.choose({ 0: ["conv1", "bn1", "fc"] });
   const view = viewOf();
   expect(view.rows.names).toEqual(["conv1", "bn1", "fc"]);
   expect(view.rows.index).toEqual([0, -1, 2]);
-  expect(session.choice.missingFrom(session.frames.shown)).toBe(1);
+  expect(each.session.choice.missingFrom(each.session.frames.shown)).toBe(1);
   expect([...view.values.values]).toEqual([
     ...[0.875, 0.25, Number.NaN, Number.NaN, Number.NaN, Number.NaN],
   ]);
@@ -103,19 +86,19 @@ test("fewer chosen layers show fewer rows, new ones are pending in their places"
   expect(pendingBoxes(view)).toEqual({ ...one, top: [1], bottom: [2] });
   expect(undefinedBoxes(view)).toEqual({ ...one, top: [2], bottom: [3] });
   expect(frameIndex(view, { row: 1, col: 0 })).toBe(-1);
-  expect(reasonFor(session.comparison, view, { row: 1, col: 0 })).toMatch(
+  expect(reasonFor(each.session.comparison, view, { row: 1, col: 0 })).toMatch(
     /^Not computed yet/,
   );
 });
 
 test("the frame's order of known layers wins over that of the choice", () => {
-  session.choice.choose({ 0: ["fc", "bn1", "conv1"] });
+  each.session.choice.choose({ 0: ["fc", "bn1", "conv1"] });
   expect(viewOf().rows.names).toEqual(["conv1", "bn1", "fc"]);
   expect(viewOf({ order: "clustered" }).rows.names.at(-1)).toBe("bn1");
 });
 
 test("before the first frame every chosen cell is pending", () => {
-  session.frames.shown = null;
+  each.session.frames.shown = null;
   const view = viewOf({ transpose: true });
   expect(view.values).toMatchObject({ rows: 2, cols: 3 });
   expect(pendingBoxes(view)).toEqual({

@@ -1,28 +1,12 @@
-import { afterEach, beforeEach, expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { progressWords } from "../../../src/panel/progress.ts";
-import type { Session } from "../../../src/state/session.ts";
-import { exampleSession } from "../example.ts";
+import { exampleForEachTest } from "../example.ts";
 
-const LAYERS1 = ["conv1", "layer1.0", "fc"];
-const LAYERS2 = ["blocks.10", "blocks.9"];
-
-let session: Session;
-
-beforeEach(() => {
-  vi.useFakeTimers();
-  const undefined1 = { fc: "constant: all examples give the same activations" };
-  const layers = { layers1: LAYERS1, layers2: LAYERS2 };
-  session = exampleSession({ ...layers, undefined1 }).session;
-});
-
-afterEach(() => {
-  session.close();
-  vi.useRealTimers();
-});
+const each = exampleForEachTest();
 
 test("progress is one line, without a percentage when the total is unknown", () => {
   const frame = {
-    ...(session.frames.shown?.frame as Parameters<typeof progressWords>[0]),
+    ...(each.session.frames.shown?.frame as Parameters<typeof progressWords>[0]),
     batch: 37,
     total: 157,
     examples: 4736,

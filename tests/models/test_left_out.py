@@ -1,0 +1,134 @@
+"""What a comparison says of modules with weights that it does not see."""
+
+import pytest
+import torch
+from support import zoo
+from support.reference import compare
+from support.trees import probed
+from torch import nn
+
+
+class Chain(nn.Module):
+    """Calls its blocks as a subclass says."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = blocks
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.relu(self.call(block, x))
+        return self.head(x)
+
+    def call(self, block, x):
+        return block(x)
+
+
+class ByForward(Chain):
+    def call(self, block, x):
+        return block.forward(x)
+
+
+class Headless(Chain):
+    """Only the model itself can be compared."""
+
+    def __init__(self, blocks):
+        super().__init__(blocks)
+        del self.head
+
+    def head(self, x):
+        return x.tanh()
+
+
+def linear(count=4):
+    return [nn.Linear(10, 10) for _ in range(count)]
+
+
+def notes(model):
+    return probed(model, torch.randn(8, 10)).auto_notes()
+
+
+def test_blocks_in_a_plain_list_are_named_with_the_remedy():
+    text = (
+        "4 modules with weights are not compared: 'blocks' is a plain list, so they "
+        "are no part of the model, for its optimizer, too. Put them into an "
+        "nn.ModuleList."
+    )
+    assert notes(Chain(linear())) == [f"Chain: {text}"]
+    assert notes(Headless(linear())) == [f"Headless: {text}"]
+    result = compare(Headless(linear()), batches=zoo.batches_of())
+    assert result.layers1 == ("Headless",)
+    assert any("nn.ModuleList" in note for note in result.notes)
+
+
+def test_a_plain_dict_inside_a_module_is_named_with_its_path():
+    inner = nn.Module()
+    inner.parts = {"one": nn.Linear(10, 10), "none": nn.ReLU()}
+    inner.forward = lambda x: inner.parts["one"](x) + 1
+    (note,) = notes(nn.Sequential(inner, nn.Linear(10, 3)))
+    assert "1 module with weights is not compared: '0.parts' is a plain dict" in note
+    assert "nn.ModuleDict" in note
+
+
+def test_modules_whose_forward_is_called_directly_are_named():
+    (note,) = notes(ByForward(nn.ModuleList(linear())))
+    assert note.startswith("ByForward: 4 modules with weights are not compared, ")
+    assert "'blocks.0', 'blocks.1', 'blocks.2', ..." in note
+    assert "block.forward(x)" in note
+
+
+def test_blocks_of_which_only_the_parts_are_called_are_named():
+    class Block(nn.Sequential):
+        pass
+
+    blocks = [Block(*linear(2)) for _ in range(3)]
+    (note,) = notes(ByForward(nn.ModuleList(blocks)))
+    assert "3 blocks cannot be compared as a whole" in note
+    assert "'blocks.0', 'blocks.1', 'blocks.2'." in note
+
+
+def test_modules_that_are_never_called_are_named_by_what_contains_them():
+    model = zoo.Unused()
+    (note,) = notes(model)
+    assert "2 modules" in note
+    assert "'unused', 'named.idle'" in note
+
+
+def test_modules_without_a_comparable_output_are_named_with_the_reason():
+    model = zoo.mlp()
+    model[2].register_forward_hook(lambda *call: call[-1].sum(0))
+    model[4] = nn.Identity()
+    model[3] = nn.Identity()
+    (note,) = notes(model)
+    assert note == (
+        "Sequential: 1 module with weights is not compared (output does not depend "
+        "on the batch): '2'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    [
+        (zoo.mlp, torch.randn(8, 10)),
+        (zoo.ResNet, torch.randn(8, 3, 32, 32)),
+        (zoo.UNet, torch.randn(8, 3, 16, 16)),
+        (zoo.Tied, torch.randn(8, 8)),
+        (zoo.Attention, torch.randn(8, 7, 6)),
+        (zoo.SequenceFirst, torch.randn(8, 7, 6)),
+        (lambda: zoo.Deep(5), torch.randn(8, 4)),
+        (
+            lambda: nn.utils.parametrizations.weight_norm(nn.Linear(10, 3)),
+            torch.randn(8, 10),
+        ),
+    ],
+)
+def test_usual_models_give_no_note(make, batch):
+    assert probed(make(), batch).auto_notes() == []
+
+
+def test_nothing_is_said_of_layers_that_were_chosen_by_name():
+    with_note = compare(Chain(linear()), batches=zoo.batches_of())
+    assert with_note.notes != []
+    chosen = compare(Chain(linear()), batches=zoo.batches_of(), model1_layers="all")
+    assert chosen.notes == []
