@@ -289,6 +289,72 @@ def test_a_layer_whose_output_has_another_number_of_rows_is_undefined():
     assert result.matrix[1, 1] == pytest.approx(1, abs=EXACT)
 
 
+class Turning(nn.Module):
+    """Many plain layers, and one whose output becomes another in the third batch."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.first = nn.Sequential(*[nn.Linear(10, 10) for _ in range(4)])
+        self.turning = zoo.Returning(self.turned)
+        self.last = nn.Sequential(*[nn.Linear(10, 10) for _ in range(4)])
+        self.turn, self.batch = turn, 0
+
+    def turned(self, x):
+        self.batch += len(x) > 15  # not those of the probe
+        y = 2 * x
+        return self.turn(y) if self.batch > 2 else y
+
+    def forward(self, x):
+        y = self.first(x)
+        with torch.enable_grad():
+            self.turning(y)
+        return self.last(y)
+
+
+def turning(turn, batches=None):
+    torch.manual_seed(0)
+    result = compare(Turning(turn), zoo.mlp(), batches or zoo.batches_of(6), **ALL)
+    return result, result.row("turning")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: (x, None),
+        lambda x: x.double(),
+        lambda x: x.T.contiguous().T,
+        lambda x: x.reshape(16, 5, 2),
+        lambda x: x * torch.ones(10, requires_grad=True),
+    ],
+)
+def test_a_layer_may_give_its_features_in_another_way_in_a_later_batch(turn):
+    _, expected = turning(lambda x: x)
+    result, row = turning(turn)
+    assert result.undefined1 == {}
+    torch.testing.assert_close(row, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        (lambda x: x.round().int(), "integer output in batch 3"),
+        (lambda x: x.to_sparse(), "sparse or nested output in batch 3"),
+        (lambda _: None, "no output in batch 3"),
+    ],
+)
+def test_a_layer_may_give_nothing_comparable_in_a_later_batch(turn, reason):
+    result, row = turning(turn)
+    assert result.undefined1 == {"turning": reason}
+    assert row.isnan().all()
+
+
+def test_a_layer_that_keeps_its_rows_as_the_batch_grows_is_undefined():
+    batches = [*zoo.batches_of(3), torch.randn(20, 10)]
+    result, _ = turning(lambda x: x[:16], batches)
+    reason = "output of shape (16, 10) for 20 examples in batch 4"
+    assert result.undefined1 == {"turning": reason}
+
+
 def test_float64_models_are_right_to_float64():
     model1, model2 = (m.double() for m in both(zoo.mlp))
     batches = [x.double() for x in zoo.batches_of()]
