@@ -258,10 +258,7 @@ class CKAExplorer(anywidget.AnyWidget):
         return session.result
 
     def close(self) -> None:
-        """Stop the run, and let go of the page, the models and the loader.
-
-        `result` stays; nothing can be computed any more.
-        """
+        """Stop for good and free page, models and loader. `result` stays."""
         if hasattr(self, "_session"):  # Not if the constructor has raised.
             self._session.close()
             self._messages.close()
@@ -435,11 +432,8 @@ def _as_trait_errors() -> Iterator[None]:
 
 def _page_traits() -> dict[str, Any]:
     """Traits that do not depend on what is compared."""
-    return {
-        "_key": uuid.uuid4().hex,
-        "_runtime": shared_runtime(),
-        "_figure": _figure(),
-    }
+    key, runtime = uuid.uuid4().hex, shared_runtime()
+    return {"_key": key, "_runtime": runtime, "_figure": _figure()}
 
 
 @functools.cache
