@@ -17,6 +17,7 @@ from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._inputs.remedies import check_device
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._results.files import PathLike
 from cka_notebook._results.result import CKAResult
 
@@ -111,7 +112,8 @@ class CKA:
         tree1.check(model1_layers)
         tree2.check(model2_layers)
         self.device = None if device is None else torch.device(device)
-        if self.device is not None:
+        models = tree1.model, tree2.model
+        if self.device is not None and not all(map(is_dispatched, models)):
             check_device(self.device)
         self.metric = metric
         self.pool = pool

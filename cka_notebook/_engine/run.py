@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -123,7 +124,11 @@ class Run:
             unrelated=len(self.loaders) > 1 and not self.paired,
         )
         state.scatters = [x for model in self.models for x in model.scatters]
-        state.lengths = [(model.name, model.lengths) for model in self.models]
+        state.last_notes = [
+            partial(note, model.name)
+            for model in self.models
+            for note in (model.tokens.unmasked_note, model.lengths.note)
+        ]
         self.restrict(state)
         return state
 

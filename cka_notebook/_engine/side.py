@@ -172,6 +172,8 @@ class LiveModel:
         masks = self.pooling.masks
         if masks and self.tokens.padded:
             self.lengths.add(grams, masks)
+        if masks and self.tokens.unmasked:
+            self.tokens.look_for_padding()
         return grams
 
     @property

@@ -26,8 +26,9 @@ from .facts import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .estimate import Estimate
-    from .lengths import TextLengths
 
 MANY_SIZES = (
     " Examples of different sizes do not fit into one tensor: resize or pad them in a "
@@ -169,8 +170,8 @@ class RunState:
         notes: Sentences a reader should know.
         provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
+        last_notes: What is known only at the end, or None.
         sizes_vary: Whether examples of skipped batches had different shapes.
-        lengths: For each model, its name and how much of its layers is text length.
         start: The random streams with which the run began, by which it can be repeated.
         estimate: Expected memory and time; None if not estimated.
     """
@@ -188,7 +189,7 @@ class RunState:
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.scatters: list[tuple[str, str, Scatter]] = []
-        self.lengths: list[tuple[str, TextLengths]] = []
+        self.last_notes: list[Callable[[], Note | None]] = []
         self.start: dict[str, Tensor] = {}
         self.sizes_vary = False
         self.estimate: Estimate | None = None
@@ -349,5 +350,5 @@ class RunState:
         not_random = note_on(self.scatters)
         if not_random is not None:
             self.notes.append(Note(not_random, grave=True))
-        found = [lengths.note(model) for model, lengths in self.lengths]
+        found = [make() for make in self.last_notes]
         self.notes += [note for note in found if note is not None]

@@ -41,6 +41,7 @@ class Tokens:
         self._kept: dict[str, Sinks] = {}
         self.padded: list[str] = []
         self.unmasked: list[str] = []
+        self._padding: Tensor | None = None
 
     @property
     def left_out(self) -> dict[str, list[int]]:
@@ -87,11 +88,22 @@ class Tokens:
                 self._kept[layer.name] = own
         self._pooling.left_out = {k: x.places for k, x in self._left_out.items()}
 
+    def look_for_padding(self) -> None:
+        """Remember whether this batch has any; on its device, which need not wait."""
+        for mask in self._pooling.masks:
+            found = (mask <= 0).any()
+            known = self._padding
+            self._padding = found if known is None else known.to(found.device) | found
+
+    def unmasked_note(self, model: str) -> Note | None:
+        """What to say of layers that no mask fits, after a run with padding."""
+        if self._padding is None or not bool(self._padding):
+            return None
+        return _unmasked_note(model, self.unmasked, self._pooling.masks)
+
     def notes(self, model: str) -> list[Note]:
         """What a reader should know about padding and long tokens."""
         notes = [_unused_note(model, *mask) for mask in self._masks.unused.items()]
-        if self.unmasked:
-            notes.append(_unmasked_note(model, self.unmasked, self._pooling.masks))
         if self._left_out:
             notes.append(_left_out_note(model, self._left_out))
         if self._kept:
@@ -175,12 +187,11 @@ def _unused_note(model: str, name: str, shape: tuple[int, ...]) -> Note:
 
 def _unmasked_note(model: str, layers: list[str], masks: list[Tensor]) -> Note:
     tokens = " or ".join(str(mask.shape[1]) for mask in masks)
-    which = first_few(layers)
     count = f" ({counted(len(layers), 'layer')})" if len(layers) > 1 else ""
     return Note(
-        f"{model}: padding is not left out of {which}{count}: the mask is of {tokens} "
-        "tokens, and their outputs have another number. To leave it out, pass a "
-        "function as `pool`."
+        f"{model}: the mask of {tokens} tokens does not fit the output of "
+        f"{first_few(layers)}{count}, so any padding in it is in the numbers. To leave "
+        "it out, pass a function as `pool`."
     )
 
 

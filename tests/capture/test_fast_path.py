@@ -36,7 +36,7 @@ class Captured:
 
     def __init__(self, *layers, features=same, first=0):
         self.layers = [
-            item if isinstance(item, Layer) else Layer(str(i), item, 0, Output(i))
+            item if isinstance(item, Layer) else Layer(str(i), item, 0, Output(i), i)
             for i, item in enumerate(layers)
         ]
         count = len(self.layers)
@@ -122,7 +122,7 @@ def test_of_a_module_called_three_times_the_first_call_is_taken():
 @pytest.mark.parametrize("calls", [[0, 1], [1], [0, 0]])
 def test_a_module_of_two_layers_or_of_a_later_call_is_not_taken(calls):
     module = layer()
-    layers = [Layer(str(i), module, call, Output(0)) for i, call in enumerate(calls)]
+    layers = [Layer(str(i), module, call, Output(0), i) for i, call in enumerate(calls)]
     with Captured(*layers) as captured:
         for _ in range(3):
             outputs = x(), x()

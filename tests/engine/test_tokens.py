@@ -221,8 +221,11 @@ def test_layers_that_no_mask_fits_are_named():
     batches = list(encoder_batches("src_key_padding_mask"))
     result = compare(Encoder(), Encoder(), batches, **options)
     assert result.provenance["padding_left_out"]["model1"] == ["layers.0"]
-    (note,) = noted(result, "Encoder A: padding is not left out of 'pairs': the mask")
-    assert "is of 9 tokens" in note
+    (note,) = noted(result, "Encoder A: the mask of 9 tokens does not fit")
+    assert "the output of 'pairs', so any padding in it is in the numbers" in note
+    for batch in batches:
+        batch["src_key_padding_mask"][:] = False
+    assert not noted(compare(Encoder(), Encoder(), batches, **options), "does not fit")
 
 
 def test_a_mask_of_unknown_meaning_is_named():
