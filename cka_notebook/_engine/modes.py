@@ -8,6 +8,7 @@ disturb each other. A model that runs parts of itself in threads of its own runs
 in the user's mode; that buffers change then is noted by the probe.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,6 +16,7 @@ from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import nn
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DataParallel
@@ -50,15 +52,17 @@ class Shared:
 _passes: dict[int, dict[int, bool]] = {}
 """For each thread in a forward pass: the flags of its modules, by identity."""
 
+_NO_PASS: dict[int, bool] = {}
+
 
 class _TrainingFlag:
     """``training`` as the current thread sees it; the module's dict has the user's."""
 
     def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
         if not is_dynamo_compiling():  # It cannot trace what follows.
-            flags = _passes.get(get_ident())
-            if flags is not None and id(module) in flags:
-                return flags[id(module)]
+            flag = _passes.get(get_ident(), _NO_PASS).get(id(module))
+            if flag is not None:
+                return flag
         try:
             return module.__dict__["training"]
         except KeyError:  # Of a class, or a module that keeps its flag elsewhere.
@@ -137,8 +141,11 @@ def _not_covered(modules: list[nn.Module]) -> set[nn.Module]:
     """Modules whose flag the descriptor does not show, or not to all that run them.
 
     Scripted modules keep it in C++, some classes have an attribute of their own, and
-    replicas of a DataParallel inside the model run in other threads.
+    replicas of a DataParallel inside the model run in other threads. Before torch 2.6,
+    compiled parts cannot be made to run eagerly.
     """
+    if "torch._dynamo" in sys.modules and not hasattr(torch.compiler, "set_stance"):
+        return set(modules)
     replicated = {
         part
         for module in modules

@@ -1,6 +1,7 @@
 """Two runs, or a run and the user's own code, on one model in training mode."""
 
 import copy
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -162,6 +163,15 @@ def test_new_scripted_and_compiled_modules_can_be_made_during_a_run():
         model.eval()
         compiled(x)
         assert int(model[1].num_batches_tracked) == tracked
+
+
+def test_a_torch_that_cannot_run_compiled_parts_eagerly_flips_all(monkeypatch):
+    model = normed()
+    monkeypatch.setitem(sys.modules, "torch._dynamo", object())
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    with Evaluation(model.modules()):
+        assert not any(elsewhere(lambda: flags(model)))
+    assert all(flags(model))
 
 
 # Whole runs
