@@ -181,6 +181,8 @@ def _linear_gram(rows: Tensor) -> Tensor:
     if rows.requires_grad and torch.is_grad_enabled():
         centered = rows.to(dtype) - rows.mean(0, dtype=dtype)
         return centered @ centered.T
+    if not rows.shape[1]:
+        return rows.new_zeros((len(rows), len(rows)), dtype=dtype)
     out = rows.new_empty((len(rows), len(rows)), dtype=dtype)
     scratch = rows.new_empty(rows.shape, dtype=dtype)
     lower_gram(rows, [out], scratch, "mean")

@@ -332,3 +332,11 @@ def test_the_bandwidth_of_rbf_is_the_median_of_numpy(n):
 def test_rbf_takes_more_examples_than_a_quantile_of_torch():
     x = torch.randn(4097, 2)
     assert float(hsic.cka(x, x, kernel="rbf")) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cosine"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_activations_without_features_have_a_gram_matrix_of_zeros(kernel, dtype):
+    gram = hsic.gram(torch.zeros(5, 0, dtype=dtype), kernel)
+    expected = torch.zeros(5, 5, dtype=torch.float64 if dtype.itemsize == 8 else None)
+    assert torch.equal(gram, expected)

@@ -137,7 +137,7 @@ class Capture(Uncopied):
 
     def _inspect(self, row: int, layer: Layer, output: Any) -> None:
         """Find the tensor to compare, and its Gram matrix."""
-        tensor = tensor_of(output)
+        tensor = tensor_of(output, layer.output.path)
         if isinstance(tensor, Reason):
             self._problems[row] = tensor
             return
@@ -148,8 +148,8 @@ class Capture(Uncopied):
             rows = batch_first(tensor, layer.output)
             if rows.shape[0] != self._examples:
                 shape = tuple(tensor.shape)
-                reason = f"output of shape {shape} for {self._examples} examples"
-                self._problems[row] = Reason(reason, "no_batch_axis")
+                text = f"output of shape {shape} for {self._examples} examples"
+                self._problems[row] = Reason(text, "no_batch_axis")
                 return
             index = self._reduce(row, rows, features, output)
             if not tensor.is_inference():

@@ -1,10 +1,11 @@
 """Forward hooks that copies and pickles of a model do not contain."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
+from torch.jit._script import RecursiveScriptModule
 
 from cka_notebook._models.layer_tree import LayerTree
 
@@ -25,11 +26,11 @@ class Uncopied:
 class Hook(Uncopied):
     """A function as a forward hook."""
 
-    def __init__(self, function: Callable[[nn.Module, Any, Any], None]) -> None:
+    def __init__(self, function: Callable[..., None]) -> None:
         self._function = function
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._function(module, args, output)
+    def __call__(self, *given: Any) -> None:
+        self._function(*given)
 
 
 def no_hook(*_: Any) -> None:
@@ -40,14 +41,30 @@ def _unhooked() -> Callable[..., None]:
     return no_hook
 
 
+def can_be_hooked(module: nn.Module) -> bool:
+    """Whether torch lets a module have hooks: scripted ones and their parts do not."""
+    return not isinstance(module, RecursiveScriptModule)
+
+
 @contextmanager
-def hooked(tree: LayerTree, function: Callable[..., None]) -> Iterator[None]:
-    """Call ``function(module, args, output)`` after each forward pass of a module."""
+def hooked(
+    tree: LayerTree,
+    after: Callable[..., None],
+    before: Callable[..., None] | None = None,
+) -> Iterator[None]:
+    """Call functions after and before each forward pass of each module.
+
+    Args:
+        tree: Its modules.
+        after: ``after(module, args, output)``
+        before: ``before(module, args, kwargs)``
+    """
     modules = {id(node.module): node.module for node in tree.nodes}.values()
-    hook = Hook(function)
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
+    with ExitStack() as stack:
+        for module in filter(can_be_hooked, modules):
+            stack.callback(module.register_forward_hook(Hook(after)).remove)
+            if before is not None:
+                hook = Hook(before)
+                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+                stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

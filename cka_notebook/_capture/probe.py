@@ -1,166 +1,252 @@
-"""Finds which modules run, in which order, and the batch axis of their outputs."""
+"""Finds which modules run, in which order, and which tensors hold their examples.
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+The model runs twice, on a few examples and on some of these in another order. The axis
+whose size changes is that of the examples, and its rows must follow them (`rows`).
+"""
+
+from dataclasses import replace
 from math import prod
-from threading import get_ident
-from typing import Any
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cka_notebook._messages import Reason
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._models.nodes import Output
-from cka_notebook._models.parameters import kind_of
+from cka_notebook._models.nodes import Output, expects_tokens_first
 
-from .hooks import hooked
-from .outputs import tensor_of
+from .hooks import can_be_hooked
+from .observer import Call, Calls, Entry
+from .passes import Passes, Run
+from .rows import Reading, equal, follow, shuffled, spread
 
-PROBE_EXAMPLES = (3, 2)
-"""The axis whose size changes with the number of examples is the batch axis."""
+COMPILED = Reason("compiled by TorchScript, which lets no hook in", "no_tensor")
 
-SAME_ROWS = 1e-3
-"""Relative tolerance for rows of the same example in both probes. They differ by
-rounding, about 1e-6 in float32 and 1e-3 in float16; rows of different examples differ
-by about as much as their values."""
+OTHER_ROWS = "rows are not the examples in the batch's order"
 
 
-def probe(tree: LayerTree, run: Callable[[int | None], int]) -> None:
+class Probed(NamedTuple):
+    """What a probe learned about a model as a whole.
+
+    Attributes:
+        state: What the model keeps from one call to the next, by name.
+        by_size: Number of examples by whose size alone the batch axes were found, or 0.
+        refused: Number of outputs whose rows are not the examples.
+    """
+
+    state: list[str]
+    by_size: int = 0
+    refused: int = 0
+
+
+def probe(tree: LayerTree, run: Run, examples: int) -> Probed:
     """Learn which modules are called, in which order and with which outputs.
+
+    Afterwards the model and the random streams are what they were.
 
     Args:
         tree: Receives the outputs (`LayerTree.learn`).
-        run: ``run(count)`` runs the model on the first ``count`` examples of a batch,
-            or on all if None, and returns their number.
+        run: Runs the model.
+        examples: How many examples the batch has.
     """
-    found: dict[nn.Module, list[Output]] = {}
-    for order, (call, output) in enumerate(_outputs(tree, run)):
-        nbytes = _example_bytes(call, output)
-        complete = replace(output, order=order, kind=call.kind, nbytes=nbytes)
-        found.setdefault(call.module, []).append(complete)
-    tree.learn(found)
-
-
-@dataclass(slots=True)
-class _Call:
-    """One observed call of a module: its tensor, or why that cannot be compared.
-
-    Attributes:
-        shape: Shape of the tensor.
-        reason: Why there is none.
-        rows: A copy of the tensor if its first axis may hold several rows per example.
-        kind: See `Output`.
-        itemsize: Bytes of a number.
-    """
-
-    module: nn.Module
-    shape: tuple[int, ...] = ()
-    reason: Reason | None = None
-    rows: Tensor | None = None
-    kind: str = ""
-    itemsize: int = 0
-
-
-def _outputs(
-    tree: LayerTree, run: Callable[[int | None], int]
-) -> list[tuple[_Call, Output]]:
-    """All calls, in order, each with its batch axis."""
+    passes = Passes(tree, run)
     try:
-        more, calls = _observe(tree, run, PROBE_EXAMPLES[0])
-        fewer, others = _observe(tree, run, PROBE_EXAMPLES[1])
-    except Exception:  # some models refuse small batches, so a full one must do
-        more, fewer, calls, others = 0, 0, [], []
-    same_modules = [c.module for c in calls] == [c.module for c in others]
-    # A batch of an unknown class may not have been cut to fewer examples.
-    unchanged = [c.shape for c in calls] == [c.shape for c in others]
-    if more == fewer or not same_modules or unchanged:
-        examples, calls = _observe(tree, run, None)
-        return [(call, _by_size(call, examples)) for call in calls]
-    pairs = zip(calls, others, strict=True)
-    return [(call, _by_change(call, other, more, fewer)) for call, other in pairs]
+        by_size = passes.begin(examples)
+        outputs = _outputs(tree, passes)
+        tree.learn(outputs)
+        reasons = [x.reason for each in outputs.values() for x in each if x.reason]
+        refused = sum(map(_is_of_rows, reasons))
+        return Probed(passes.state(), by_size, refused)
+    finally:
+        passes.rewinder.rewind()
 
 
-def _observe(
-    tree: LayerTree, run: Callable[[int | None], int], count: int | None
-) -> tuple[int, list[_Call]]:
-    calls: list[_Call] = []
-    thread = get_ident()
-
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        if get_ident() == thread:
-            calls.append(_describe(module, tensor_of(output), count))
-
-    with hooked(tree, note):
-        examples = run(count)
-    return examples, calls
+def _outputs(tree: LayerTree, passes: Passes) -> dict[nn.Module, list[Output]]:
+    """The outputs of all calls of all modules."""
+    found = {
+        module: _outputs_of(module, calls, passes)
+        for module, calls in passes.first.items()
+    }
+    _admit_tokens_first(found)
+    compiled = [x.module for x in tree.nodes if not can_be_hooked(x.module)]
+    return {**found, **{module: [Output(-1, reason=COMPILED)] for module in compiled}}
 
 
-def _describe(module: nn.Module, found: Tensor | Reason, count: int | None) -> _Call:
-    if isinstance(found, Reason):
-        return _Call(module, reason=found)
-    shape = tuple(found.shape)
-    grouped = bool(count) and shape[0] != count and shape[0] % (count or 1) == 0
-    # A copy, because later modules may change the tensor in place.
-    rows = found.detach().clone() if grouped else None
-    return _Call(module, shape, rows=rows, kind=kind_of(found), itemsize=found.itemsize)
+def _admit_tokens_first(found: dict[nn.Module, list[Output]]) -> None:
+    """Compare rows that depend on those before, as after an RNN over the examples.
+
+    The loader may yield tokens first, and then a note says so (`axis_note`).
+    """
+    suspects = [
+        output
+        for module, outputs in found.items()
+        if expects_tokens_first(module)
+        for output in outputs[:1]
+        if output.axis == 0 and len(output.shape) == 3
+    ]
+    for module, outputs in found.items() if suspects else ():
+        found[module] = [
+            replace(x, reason=None) if x.reason and _is_of_rows(x.reason) else x
+            for x in outputs
+        ]
 
 
-def _example_bytes(call: _Call, output: Output) -> int:
-    """Bytes of the output for one example; 0 if it has no batch axis."""
-    if None not in output.shape:
-        return 0
-    sizes = [size for size in output.shape if size is not None]
-    return prod(sizes) * output.groups * call.itemsize
+def _outputs_of(module: nn.Module, calls: list[Call], passes: Passes) -> list[Output]:
+    """The outputs of the calls of one module."""
+    part = None if passes.part is None else passes.part.get(module, [])
+    if part is None or len(part) == len(calls):
+        others = [None] * len(calls) if part is None else part
+        pairs = zip(calls, others, strict=True)
+        return [
+            _output(module, i, call, other, passes)
+            for i, (call, other) in enumerate(pairs)
+        ]
+    outputs = [_output(module, i, call, None, passes) for i, call in enumerate(calls)]
+    if all(output.reason is None for output in outputs):
+        return outputs
+    text = (
+        f"the number of its calls depends on the batch: {len(calls)} for "
+        f"{passes.examples} examples, {len(part)} for {len(passes.order)}"
+    )
+    return [replace(outputs[0], reason=_no_axis(text))]
 
 
-def _by_change(call: _Call, other: _Call, more: int, fewer: int) -> Output:
-    """Batch axis of a call, from its outputs for two numbers of examples."""
-    reason = call.reason or other.reason
-    if reason is not None or len(call.shape) != len(other.shape):
-        return Output(
-            0, reason=reason or _no_axis("number of output dimensions varies")
-        )
-    pairs = list(zip(call.shape, other.shape, strict=True))
-    if (more, fewer) in pairs:
-        axis = pairs.index((more, fewer))
-        return Output(0, _open_shape(call.shape, axis), axis)
-    if call.shape == other.shape:
-        return Output(0, reason=_no_axis("output does not depend on the batch"))
-    size, less = pairs[0]
-    groups = size // more
-    if size == groups * more and less == groups * fewer and _grouped(call, other):
-        return Output(0, _open_shape(call.shape, 0), 0, groups)
-    return Output(0, reason=_no_axis_in(call.shape))
+def _output(
+    module: nn.Module, call: int, found: Call, other: Call | None, passes: Passes
+) -> Output:
+    """The output of one call: its most likely tensor whose rows are the examples."""
+    few = {entry.path: entry for entry in other.entries} if other is not None else None
+    constant: Output | None = None
+    problems: list[Output] = []
+    for entry in sorted(found.entries, key=lambda entry: entry.rank):
+        fewer = None if few is None else few.get(entry.path, Entry(()))
+        output = _judged(module, call, entry, fewer, passes)
+        output = _with_facts(output, entry, found)
+        if output.reason is not None and not _is_of_rows(output.reason):
+            problems.append(output)
+        elif output.reason is not None or _varies(entry):
+            return output
+        else:
+            constant = constant or output
+    return constant or _first(problems, found)
 
 
-def _grouped(call: _Call, other: _Call) -> bool:
-    """Whether rows of one example are adjacent: then both calls start with the same."""
-    if call.rows is None or other.rows is None:
+def _first(problems: list[Output], found: Call) -> Output:
+    """The problem of the tensor that comes first in the output."""
+    paths = [entry.path for entry in found.entries]
+    return min(problems, key=lambda output: paths.index(output.path))
+
+
+def _judged(
+    module: nn.Module, call: int, entry: Entry, few: Entry | None, passes: Passes
+) -> Output:
+    """How one tensor of an output is read, or why it cannot be."""
+    reason = entry.reason if few is None else entry.reason or few.reason
+    readings = [x for x in entry.prints if few is None or x in few.prints]
+    if passes.is_blind:
+        readings = [x for x in readings if x.groups == 1]
+    if reason is not None or not readings:
+        return Output(0, reason=reason or _without_axis(entry, few))
+    reading = readings[0] if passes.is_blind else None
+    if few is not None:
+        reading = _unmixed(entry, few, readings, passes)
+    if reading is None:
+        moved = _same_entry(passes.moved, module, call, entry)
+        reading = _mixed(entry, moved, readings, passes)
+    if reading is None and few is not None:
+        redrawn = _same_entry(passes.redrawn, module, call, entry)
+        reading = readings[0] if _is_random(entry, redrawn, readings[0]) else None
+    if reading is not None:
+        return _read(entry, reading)
+    return replace(_read(entry, readings[0]), reason=_no_axis(OTHER_ROWS))
+
+
+def _unmixed(
+    entry: Entry, few: Entry, readings: list[Reading], passes: Passes
+) -> Reading | None:
+    """The reading in which each example has the same values in a smaller batch."""
+    for reading in readings:
+        found, part = entry.prints[reading], few.prints[reading]
+        if follow(found, part, passes.order, mixed=False):
+            return reading
+    return None
+
+
+def _mixed(
+    entry: Entry, moved: Entry | None, readings: list[Reading], passes: Passes
+) -> Reading | None:
+    """The reading in which rows follow when all examples are moved."""
+    if moved is None or (passes.part is None and not _varies(entry)):
+        return None
+    for reading in readings:
+        found, other = entry.prints[reading], moved.prints.get(reading)
+        if other is not None and follow(found, other, passes.all_moved, mixed=True):
+            return reading
+    return None
+
+
+def _is_random(entry: Entry, redrawn: Entry | None, reading: Reading) -> bool:
+    """Whether other random numbers give the examples other values.
+
+    Each example may draw its own, and then nothing follows it to its new place. The
+    size of the axis has to do.
+    """
+    other = None if redrawn is None else redrawn.prints.get(reading)
+    if other is None or reading.groups > 1:
         return False
-    first, same = other.rows.float(), call.rows[: len(other.rows)].float()
-    tolerance = SAME_ROWS * float(first.abs().max())
-    return first.shape == same.shape and bool(
-        torch.allclose(first, same, rtol=SAME_ROWS, atol=tolerance)
+    found = entry.prints[reading]
+    return not equal(found, other) and not shuffled(found, other)
+
+
+def _same_entry(
+    calls: Calls | None, module: nn.Module, call: int, entry: Entry
+) -> Entry | None:
+    """The same tensor of the same call in another pass."""
+    found = (calls or {}).get(module, [])[call : call + 1]
+    same = [x for each in found for x in each.entries if x.path == entry.path]
+    return same[0] if same else None
+
+
+def _read(entry: Entry, reading: Reading) -> Output:
+    axis = reading.axis
+    shape = (*entry.shape[:axis], None, *entry.shape[axis + 1 :])
+    return Output(
+        0,
+        shape,
+        axis,
+        reading.groups,
+        groups_first=reading.groups_first,
     )
 
 
-def _by_size(call: _Call, examples: int) -> Output:
-    """Batch axis of a call as the first axis whose size is the number of examples."""
-    if call.reason is not None:
-        return Output(0, reason=call.reason)
-    if examples not in call.shape:
-        return Output(0, reason=_no_axis_in(call.shape))
-    axis = call.shape.index(examples)
-    return Output(0, _open_shape(call.shape, axis), axis)
+def _with_facts(output: Output, entry: Entry, found: Call) -> Output:
+    """An output with what is known about its tensor."""
+    nbytes = 0
+    if None in output.shape:
+        sizes = [size for size in output.shape if size is not None]
+        nbytes = prod(sizes) * output.groups * entry.itemsize
+    kind = entry.kind
+    if len([x for x in found.entries if x.shape]) > 1:
+        kind += f", entry {'.'.join(map(str, entry.path))!r} of its output"
+    return replace(output, order=found.order, kind=kind, nbytes=nbytes, path=entry.path)
 
 
-def _open_shape(shape: tuple[int, ...], axis: int) -> tuple[int | None, ...]:
-    return (*shape[:axis], None, *shape[axis + 1 :])
+def _varies(entry: Entry) -> bool:
+    """Whether examples differ; None of the tensors of an output may."""
+    return any(spread(found) > 1e-6 for found in entry.prints.values())
 
 
-def _no_axis_in(shape: tuple[int, ...]) -> Reason:
-    return _no_axis(f"no batch axis in output of shape {shape}")
+def _without_axis(entry: Entry, few: Entry | None) -> Reason:
+    """Why no axis holds the examples."""
+    if few is not None and len(entry.shape) != len(few.shape):
+        return _no_axis("number of output dimensions varies")
+    if few is not None and entry.shape == few.shape:
+        return _no_axis("output does not depend on the batch")
+    return _no_axis(f"no batch axis in output of shape {entry.shape}")
+
+
+def _is_of_rows(reason: Reason) -> bool:
+    """Whether a tensor has the right shape, and its rows are something else."""
+    return reason.startswith(OTHER_ROWS)
 
 
 def _no_axis(text: str) -> Reason:

@@ -60,12 +60,14 @@ def run_notes(
         unrelated: Whether the loaders yield different examples.
     """
     auto = [x.tree.auto_notes() for x in sides if x.spec.choices in (None, "auto")]
+    auto += [x.tree.incomparable_notes() for x in sides if _is_preset(x.spec.choices)]
     axes = [x.tree.axis_note() for x in sides]
     notes = [
         *(Note(text) for texts in auto for text in texts),
         *(Note(text, grave=True) for text in axes if text),
         *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
+        *(_size_note(x) for x in models if x.by_size),
         *chain.from_iterable(x.tokens.notes(x.name) for x in models),
         *(_placement_note(x) for x in models if _stays(x, device)),
         *([UNRELATED] if unrelated else []),
@@ -143,6 +145,18 @@ def _change_note(model: "LiveModel") -> Note:
         "evaluation mode. The comparison therefore changes the model, and each batch "
         "depends on the ones before. Pass copy.deepcopy(model) to keep the original "
         "unchanged."
+    )
+
+
+def _is_preset(choices: Any) -> bool:
+    return isinstance(choices, str) and choices in ("all", "leaves", "blocks")
+
+
+def _size_note(model: "LiveModel") -> Note:
+    return Note(
+        f"{model.name} could not be tried on a part of the batch, so the first axis of "
+        f"size {model.by_size} of each output was taken for the examples. Where it is "
+        "not, values are wrong. Yield batches of tensors, which can be cut."
     )
 
 

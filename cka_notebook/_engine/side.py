@@ -15,6 +15,7 @@ from torch import nn
 
 from cka_notebook._capture.capture import Capture
 from cka_notebook._capture.probe import probe
+from cka_notebook._capture.rewinding import rewound
 from cka_notebook._capture.shuffling import Scatter
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import PackedGrams
@@ -80,7 +81,9 @@ class LiveModel:
         pooling: Turns activations into features.
         tokens: Which tokens count.
         lengths: How much of its layers is text length.
-        changed: Names of the buffers that its forward pass changed in the probe.
+        changed: Names of what its forward pass changed in the probe, and is left with:
+            buffers, and attributes that the next pass depends on.
+        by_size: Number of examples by whose size alone the batch axes were found, or 0.
     """
 
     def __init__(self, spec: ModelSpec, argument: str, settings: Settings) -> None:
@@ -93,6 +96,7 @@ class LiveModel:
         self.tokens = Tokens(self.tree, self.pooling, self.caller.masks)
         self.lengths = TextLengths([])
         self.changed: list[str] = []
+        self.by_size = 0
         self._autocast = settings.autocast
         self._evaluation = Evaluation(model.modules())
         self._encoders = [
@@ -116,16 +120,24 @@ class LiveModel:
 
     def probe(self, call: Call) -> None:
         """Learn the model's layers, from a few examples of a batch."""
-        self.caller.learn_rows(call, self._forward)
+        self.caller.learn_rows(call, self._outputs)
         versions = _buffer_versions(self.tree.model)
 
-        def run(count: int | None) -> int:
-            if count is not None and count < call.examples:
-                return self._timed(self.caller.take(call, count))
-            return self._timed(call)
+        def run(rows: Sequence[int] | None) -> int:
+            return self._timed(call if rows is None else self.caller.pick(call, rows))
 
-        probe(self.tree, run)
-        self.changed = _changed_buffers(self.tree.model, versions)
+        probed = probe(self.tree, run, call.examples)
+        if probed.refused and not self.caller.grouped and self.caller.may_group(call):
+            # The model may run, and pair the examples with rows of others.
+            self.caller.grouped = True
+            grouped = probe(self.tree, run, call.examples)
+            if grouped.refused >= probed.refused:
+                self.caller.grouped = False
+                grouped = probe(self.tree, run, call.examples)
+            probed = grouped
+        changed = _changed_buffers(self.tree.model, versions)
+        self.changed = list(dict.fromkeys([*changed, *probed.state]))
+        self.by_size = probed.by_size
 
     @property
     def timing(self) -> Timing:
@@ -213,7 +225,8 @@ class LiveModel:
         model = self.tree.model
         handle = model.register_forward_hook(lambda *given: seen.append(given[2]))
         try:
-            seen.append(self._forward(call))
+            with rewound(model):
+                seen.append(self._forward(call))
         finally:
             handle.remove()
         return seen

@@ -1,7 +1,7 @@
 """From a batch of any shape to a call of the model."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from cka_notebook._models.offloading import execution_device
 
 from .arguments import Signature, inner_model
 from .counting import ExampleCounter, Examples
-from .examples import first_examples, input_axis, no_examples
+from .examples import chosen_examples, first_examples, input_axis, no_examples
 from .masks import MaskReader
 from .nested import as_mapping, move, private, tensors
 from .remedies import remedies
@@ -50,6 +50,7 @@ class Caller:
 
     Attributes:
         masks: Reads the masks of its calls.
+        grouped: Whether inputs may have several rows for each example.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Caller:
         self.masks = MaskReader(inner_model(model))
         self._signature = Signature(model, label)
         self._counter = ExampleCounter(label, self.axis, examples)
-        self._grouped = False
+        self.grouped = False
         # Their arguments are not ours: a user's `forward` or a PEFT wrapper calls them.
         self._called_by_others = {inner_model(model)} - {model}
         self._called_by_others |= {model} if forward is not None else set()
@@ -137,12 +138,29 @@ class Caller:
                 count,
                 examples=call.examples,
                 axis=self.axis,
-                grouped=self._grouped,
+                grouped=self.grouped,
             )
 
         masks = call.mask, call.decoder_mask
         cut_masks = (mask[:count] if mask is not None else None for mask in masks)
         return Call(tuple(map(cut, call.args)), cut(call.kwargs), count, *cut_masks)
+
+    def pick(self, call: Call, rows: Sequence[int]) -> Call:
+        """The same call with copies of these examples only, in this order."""
+
+        def pick(value: Any) -> Any:
+            return chosen_examples(
+                value,
+                rows,
+                examples=call.examples,
+                axis=self.axis,
+                grouped=self.grouped,
+            )
+
+        masks = call.mask, call.decoder_mask
+        picked = (None if mask is None else mask[list(rows)] for mask in masks)
+        args = tuple(map(pick, call.args))
+        return Call(args, pick(call.kwargs), len(rows), *picked)
 
     def remedies(self, error: Exception, call: Call) -> Iterator[str]:
         """Sentences that help with an error of this call."""
@@ -163,13 +181,17 @@ class Caller:
             call: What `prepare` has made of a batch.
             run: Runs the model on a call.
         """
-        values = (*call.args, *call.kwargs.values())
-        sizes = [t.shape[self.axis] for t in tensors(values) if t.ndim > self.axis]
-        if any(x > call.examples and x % call.examples == 0 for x in sizes):
+        if self.may_group(call):
             try:
                 run(self.take(call, min(3, call.examples)))
             except Exception:  # inputs no longer match; the probe tries the rest
-                self._grouped = True
+                self.grouped = True
+
+    def may_group(self, call: Call) -> bool:
+        """Whether an input may have several rows for each example."""
+        values = (*call.args, *call.kwargs.values())
+        sizes = [t.shape[self.axis] for t in tensors(values) if t.ndim > self.axis]
+        return any(x > call.examples and x % call.examples == 0 for x in sizes)
 
     @contextmanager
     def _reported_masks(self, on_masks: Callable[..., None] | None) -> Iterator[None]:

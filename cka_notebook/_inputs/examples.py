@@ -4,8 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.utils.rnn import (
+    PackedSequence,
+    pack_padded_sequence,
+    pad_packed_sequence,
+)
 
 from .nested import as_mapping, attributes, describe, list_length, mapped, tensors
 
@@ -83,23 +88,67 @@ def first_examples(
         grouped: Whether tensors may have several rows for each example.
     """
 
-    def rows(tensor: Tensor) -> int:
-        """Rows for each example; 0 where rows are no examples."""
-        size = tensor.shape[axis] if tensor.ndim > axis else 0
-        whole = size == examples or (grouped and size % examples == 0)
-        return size // examples if whole else 0
-
     def cut(tensor: Tensor) -> Tensor:
-        each = rows(tensor)
+        each = _rows_each(tensor, examples, axis, grouped)
         return tensor.narrow(axis, 0, count * each) if each else tensor
 
     def cut_list(items: Any) -> Any:
         if isinstance(items, PackedSequence):
             return items  # its rows are steps in time
-        is_batch = len(items) == examples and not any(map(rows, tensors(items)))
-        return items[:count] if is_batch else None
+        inside = (_rows_each(x, examples, axis, grouped) for x in tensors(items))
+        return items[:count] if len(items) == examples and not any(inside) else None
 
     return mapped(value, cut, cut_list)
+
+
+def chosen_examples(
+    value: Any, rows: Sequence[int], *, examples: int, axis: int, grouped: bool = False
+) -> Any:
+    """A nested value with copies of these examples of everything that has all of them.
+
+    Args:
+        value: Tensors, lists, arrays and packed sequences, nested in any way.
+        rows: Which examples, in this order.
+        examples: How many there are.
+        axis: Batch axis of the tensors.
+        grouped: Whether tensors may have several rows for each example.
+    """
+
+    def pick(tensor: Tensor) -> Tensor:
+        each = _rows_each(tensor, examples, axis, grouped)
+        if not each:
+            return tensor
+        index = torch.tensor([row * each + i for row in rows for i in range(each)])
+        return tensor.index_select(axis, index.to(tensor.device))
+
+    def pick_items(items: Any) -> Any:
+        if isinstance(items, PackedSequence):
+            return _pick_packed(items, rows, examples)
+        inside = (_rows_each(x, examples, axis, grouped) for x in tensors(items))
+        if len(items) != examples or any(inside):
+            return None
+        if isinstance(items, np.ndarray):
+            return items[list(rows)]
+        return type(items)(items[i] for i in rows)
+
+    return mapped(value, pick, pick_items)
+
+
+def _rows_each(tensor: Tensor, examples: int, axis: int, grouped: bool) -> int:
+    """Rows of a tensor for each example; 0 where rows are no examples."""
+    size = tensor.shape[axis] if tensor.ndim > axis else 0
+    whole = size == examples or (grouped and size % examples == 0)
+    return size // examples if whole else 0
+
+
+def _pick_packed(
+    items: PackedSequence, rows: Sequence[int], examples: int
+) -> PackedSequence:
+    padded, lengths = pad_packed_sequence(items, batch_first=True)
+    if len(lengths) != examples:
+        return items
+    chosen = padded[list(rows)], lengths[list(rows)]
+    return pack_padded_sequence(*chosen, batch_first=True, enforce_sorted=False)
 
 
 def is_list_of_images(value: Any) -> bool:

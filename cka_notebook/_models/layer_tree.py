@@ -15,7 +15,7 @@ from .auto import AUTO_LIMIT, auto, thinned
 from .blocks import find_blocks
 from .choice import PRESETS, Choices, Row, Rows, check, choose
 from .columns import columns_of
-from .left_out import left_out_notes
+from .left_out import incomparable_notes, left_out_notes
 from .nodes import (
     Layer,
     Node,
@@ -194,6 +194,11 @@ class LayerTree:
         if self.probed:
             notes += left_out_notes(self.parts, self.layers)
         return [f"{self._title}: {note}" for note in notes if note]
+
+    def incomparable_notes(self) -> list[str]:
+        """What was called and cannot be compared, for other choices than ``auto``."""
+        notes = incomparable_notes(self.parts, self.layers) if self.probed else []
+        return [f"{self._title}: {note}" for note in notes]
 
     def _thinned_note(self) -> str | None:
         count = len(self._unthinned())

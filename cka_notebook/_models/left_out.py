@@ -19,13 +19,17 @@ HOLDERS = (nn.ParameterList, nn.ParameterDict)
 
 def left_out_notes(parts: list[Part], layers: list[Layer]) -> list[str]:
     """What is not compared although it has weights, and what to do about it."""
-    seen = {layer.position for layer in layers}
     return [
         *_in_plain_lists(parts),
         *_never_called(parts),
         *_called_by_forward(parts),
-        *_incomparable(parts, seen),
+        *incomparable_notes(parts, layers),
     ]
+
+
+def incomparable_notes(parts: list[Part], layers: list[Layer]) -> list[str]:
+    """Notes on modules that were called, and have no output that can be compared."""
+    return list(_incomparable(parts, {layer.position for layer in layers}))
 
 
 def _in_plain_lists(parts: list[Part]) -> Iterator[str]:
@@ -104,7 +108,6 @@ def _called_by_forward(parts: list[Part]) -> Iterator[str]:
 
 
 def _incomparable(parts: list[Part], seen: set[int]) -> Iterator[str]:
-    """Notes on modules that were called, and have no output that can be compared."""
     holders = seen | {x for place in seen for x in above(parts, place)}
     found: dict[int, str] = {}
     for place, part in enumerate(parts):

@@ -3,10 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from cka_notebook._messages import Reason
+
+Path = tuple[str | int, ...]
+"""Keys, names of attributes and indices that lead to a tensor in an output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +22,12 @@ class Output:
         shape: Output shape with None on the batch axis.
         axis: The batch axis.
         groups: Rows per example on that axis, for outputs of shape (n * groups, ...).
+        groups_first: Whether those rows are (groups, n), such as two views of all
+            examples one after the other, and not (n, groups).
         reason: Why this output cannot be compared, or None.
         kind: Its type and device, such as "float32 on cpu".
         nbytes: Bytes of one example.
+        path: Where its tensor is in what the module returned.
     """
 
     order: int
@@ -30,6 +37,8 @@ class Output:
     reason: Reason | None = None
     kind: str = ""
     nbytes: int = 0
+    groups_first: bool = False
+    path: Path = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,12 @@ WEIGHTS = ("parametrizations", "_packed_params")
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module has no children except those that hold its own weights."""
+    """Whether a module has no children except those that hold its own weights.
+
+    Children of a compiled module are never called as modules.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
     parts = module._modules.items()  # noqa: SLF001 nn.Module offers no cheap public test
     return not any(child is not None and key not in WEIGHTS for key, child in parts)
 

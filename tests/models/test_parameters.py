@@ -65,12 +65,13 @@ def shared():
 def probed(model, batch):
     tree = LayerTree(model)
 
-    def run(count):
+    def run(rows):
+        rows = range(EXAMPLES) if rows is None else rows
         with torch.no_grad():
-            model.eval()(**{key: value[:count] for key, value in batch.items()})
-        return EXAMPLES if count is None else count
+            model.eval()(**{key: value[list(rows)] for key, value in batch.items()})
+        return len(rows)
 
-    probe(tree, run)
+    probe(tree, run, EXAMPLES)
     return tree
 
 
@@ -230,12 +231,13 @@ def test_calls_are_counted():
     model = zoo.SharedActivation()
     tree = LayerTree(model)
 
-    def run(count):
-        batch = torch.randn(8 if count is None else count, 10)
-        model.eval()(batch)
-        return len(batch)
+    examples = torch.randn(9, 10)
 
-    probe(tree, run)
+    def run(rows):
+        model.eval()(examples if rows is None else examples[rows])
+        return 9 if rows is None else len(rows)
+
+    probe(tree, run, 9)
     rows = rows_of(tree)
     assert [rows[name]["calls"] for name in ("first", "act", "act#1")] == [1, 3, 1]
     assert rows["act#1"]["nbytes"] == 4 * 8

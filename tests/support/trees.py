@@ -10,11 +10,11 @@ def probed(model, batch, argument="model1_layers"):
     """The tree of a model after a probe with this batch, a tensor."""
     tree = LayerTree(model, argument)
 
-    def run(count):
-        inputs = batch if count is None else batch[:count]
+    def run(rows):
+        inputs = batch if rows is None else batch[rows]
         with torch.no_grad():
             tree.model.eval()(inputs)
         return len(inputs)
 
-    probe(tree, run)
+    probe(tree, run, len(batch))
     return tree

@@ -1,0 +1,201 @@
+"""Leaves no trace of a forward pass: what it changed in a model, and random streams."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+MAX_BYTES = 256 << 20
+"""Buffers up to this size, all together, are copied. More hold weights or caches."""
+
+MAX_DEPTH = 3
+"""Containers in attributes of modules are looked into this deep."""
+
+_OF_MODULES = set(vars(nn.Module())) - {"_buffers"}
+"""Attributes that torch itself keeps in a module."""
+
+
+@contextmanager
+def rewound(model: nn.Module) -> Iterator[None]:
+    """Restore afterwards what forward passes inside the block have changed."""
+    rewinder = Rewinder(model)
+    try:
+        yield
+    finally:
+        rewinder.rewind()
+
+
+class Rewinder:
+    """What a model and the random streams were, to be restored after each pass.
+
+    Buffers, plain attributes of modules and the containers in them are restored, not
+    parameters, and nothing outside of the model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._devices = {x.device for x in model.parameters() if x.is_cuda}
+        self._random = self._streams()
+        self._contents: list[_Contents] = []
+        self._tensors: list[_Copy] = []
+        self._room = MAX_BYTES
+        seen: set[int] = set()
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule) or _is_of_torch(module):
+                continue
+            for key, value in _own(module).items():
+                self._note(value, f"{name}.{key}".lstrip("."), 0, seen)
+            self._contents.append(_Contents(name, module, _own(module)))
+
+    @property
+    def drew(self) -> bool:
+        """Whether random numbers were drawn since."""
+        return not all(map(_same, self._random, self._streams()))
+
+    def changed(self) -> list[str]:
+        """Names of attributes and buffers that are no longer what they were."""
+        names = [name for each in self._contents for name in each.changed()]
+        return [*names, *(each.name for each in self._tensors if each.is_changed)]
+
+    def rewind(self, *, only_random: bool = False) -> None:
+        """Restore everything, or only the random streams."""
+        random.setstate(self._random[0])
+        np.random.set_state(self._random[1])  # noqa: NPY002 the global stream, which models may use
+        torch.set_rng_state(self._random[2])
+        for device, state in zip(self._devices, self._random[3:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+        if only_random:
+            return
+        for contents in self._contents:
+            contents.restore()
+        for tensor in self._tensors:
+            tensor.restore()
+
+    def _streams(self) -> list[Any]:
+        cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
+        own = np.random.get_state()  # noqa: NPY002 as above
+        return [random.getstate(), own, torch.get_rng_state(), *cuda]
+
+    def _note(self, value: Any, name: str, depth: int, seen: set[int]) -> None:
+        """Remember what a value holds, if it can change in place."""
+        if id(value) in seen or depth > MAX_DEPTH or isinstance(value, nn.Module):
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            self._copy(value, name)
+        elif isinstance(value, dict | list | set):
+            self._contents.append(_Contents(name, value, _copied(value)))
+            items = value.values() if isinstance(value, dict) else value
+            names = value if isinstance(value, dict) else [""] * len(value)
+            for key, item in zip(names, items, strict=True):
+                self._note(item, f"{name}.{key}".rstrip("."), depth + 1, seen)
+
+    def _copy(self, tensor: Tensor, name: str) -> None:
+        size = tensor.numel() * tensor.element_size()
+        if _can_change(tensor) and size <= self._room:
+            self._room -= size
+            self._tensors.append(_Copy(name.replace("_buffers.", ""), tensor))
+
+
+class _Contents(NamedTuple):
+    """What a module or container held."""
+
+    name: str
+    owner: Any
+    held: Any
+
+    def changed(self) -> Iterator[str]:
+        """Names of what it no longer holds."""
+        now = _copied(self.owner)
+        if not isinstance(self.held, dict):
+            same = len(now) == len(self.held)
+            if not same or any(map(_differs, now, self.held)):
+                yield self.name
+            return
+        for key in {**self.held, **now}:
+            if key not in now or key not in self.held or now[key] is not self.held[key]:
+                yield f"{self.name}.{key}".replace("_buffers.", "").lstrip(".")
+
+    def restore(self) -> None:
+        """Let it hold the same as before."""
+        if not any(True for _ in self.changed()):
+            return
+        owner, held = self.owner, self.held
+        if isinstance(owner, nn.Module):
+            for key in set(_own(owner)) - set(held):
+                del owner.__dict__[key]
+            owner.__dict__.update(held)
+        elif isinstance(owner, list):
+            owner[:] = held
+        else:
+            owner.clear()
+            owner.update(held)
+
+
+class _Copy:
+    """A tensor, and a copy of what it held."""
+
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self.name, self._tensor = name, tensor
+        self._held = tensor.detach().clone()
+        self._version = tensor._version  # noqa: SLF001 the only sign of a change
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it was changed in place."""
+        return self._tensor._version != self._version  # noqa: SLF001 as above
+
+    def restore(self) -> None:
+        """Put back what it held."""
+        if self.is_changed:
+            with torch.no_grad():
+                self._tensor.detach().copy_(self._held)
+            self._version = self._tensor._version  # noqa: SLF001 as above
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    """Attributes of a module that are not torch's own."""
+    return {k: v for k, v in module.__dict__.items() if k not in _OF_MODULES}
+
+
+def _copied(owner: Any) -> Any:
+    if isinstance(owner, nn.Module):
+        return _own(owner)
+    kind = next(kind for kind in (dict, list, set) if isinstance(owner, kind))
+    return kind(owner)
+
+
+def _differs(one: Any, other: Any) -> bool:
+    return one is not other
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    """Whether this is a layer of torch's: in evaluation mode these keep no state.
+
+    A thread of the user's may train a BatchNorm meanwhile, which is not to be undone,
+    and a lazy layer replaces parts of itself for good.
+    """
+    return type(module).__module__.startswith("torch.nn.")
+
+
+def _can_change(tensor: Tensor) -> bool:
+    """Whether a tensor may hold a state that forward passes change in place."""
+    known = tensor.layout == torch.strided and not tensor.is_inference()
+    return known and not isinstance(tensor, nn.Parameter) and not tensor.is_meta
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states of a random stream are the same."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)

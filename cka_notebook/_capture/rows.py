@@ -1,0 +1,197 @@
+"""Whether row i of an output is example i: the examples are moved, and its rows follow.
+
+The probe runs the model on some examples, and again on part of them in another order.
+Where an example always has the same values, its row is found at its new place. Where
+examples are mixed on purpose, as in attention over a batch, values change with the
+others; there the same examples in another order tell.
+"""
+
+from math import inf
+from random import Random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_NUMBERS = 128
+"""Numbers of an example that are looked at, spread evenly over its activations."""
+
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""Rows of an example differ by this much of their length in two passes, if the size of
+the batch or TF32 makes products round in another way."""
+
+HALF_ROUNDING = 2e-2
+"""The same for types of 16 bits and fewer."""
+
+SAME = 0.1
+"""Rows of an example differ by at most this much of the distance of two examples."""
+
+NEAREST = 0.5
+"""Where examples are mixed, each row is nearer to its own example than to any other, by
+this factor."""
+
+
+class Reading(NamedTuple):
+    """How a tensor is read as one row for each example; see `Output`."""
+
+    axis: int = 0
+    groups: int = 1
+    groups_first: bool = False
+
+
+class Prints(NamedTuple):
+    """Some numbers of each example.
+
+    Attributes:
+        rows: As they are in its activations, ``(n, m)``.
+        rounding: How much they may differ in another pass.
+        pairs: Where another axis holds the examples, too, as that of similarities of
+            all pairs does: numbers that do not depend on the order of these.
+    """
+
+    rows: Tensor
+    rounding: float
+    pairs: Tensor | None = None
+
+
+def orders(examples: int, few: int) -> tuple[list[int], list[int]]:
+    """A part of the examples in another order, and all of them in another.
+
+    No pattern of a forward pass, such as reversing or rolling, leads to these orders or
+    commutes with them.
+
+    Args:
+        examples: How many examples there are.
+        few: How many are to be in the part.
+
+    Example:
+        >>> orders(8, 5)
+        ([5, 3, 4, 1, 2], [3, 6, 1, 5, 7, 0, 4, 2])
+    """
+    part, every = list(range(examples)), list(range(examples))
+    Random(2).shuffle(part)
+    Random(1).shuffle(every)
+    if every == sorted(every):
+        every.reverse()
+    return part[:few], every
+
+
+def prints(tensor: Tensor, examples: int) -> dict[Reading, Prints]:
+    """What each possible reading of a tensor would take for the examples."""
+    readings = [Reading(axis) for axis, n in enumerate(tensor.shape) if n == examples]
+    groups, rest = divmod(tensor.shape[0], examples)
+    if not rest and groups > 1:
+        readings += [Reading(0, groups), Reading(0, groups, groups_first=True)]
+    rounding = ROUNDING.get(tensor.dtype, HALF_ROUNDING)
+    found = {}
+    for reading in readings:
+        rows = _rows_first(tensor.detach(), reading, examples)
+        pairs = _of_pairs(rows, examples)
+        some = None if pairs is None else _some(pairs)
+        found[reading] = Prints(_some(rows), rounding, some)
+    return found
+
+
+def spread(found: Prints) -> float:
+    """The largest distance of two examples, in lengths of the largest one."""
+    (rows,) = _scaled(found.rows)
+    length = float(rows.norm(dim=1).max())
+    return float(_distances(rows, rows).max()) / length if length else 0.0
+
+
+def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> bool:
+    """Whether rows follow their examples.
+
+    Args:
+        found: Of the examples in their order.
+        moved: Of the examples in another order, or of some of them.
+        order: Which example is at each place there.
+        mixed: Whether rows may also depend on the other examples, all of which are
+            there.
+    """
+    if _follow(found.rows, moved.rows, found.rounding, order, mixed=mixed):
+        return True
+    if not mixed or found.pairs is None or moved.pairs is None:
+        return False
+    return _follow(found.pairs, moved.pairs, found.rounding, order, mixed=True)
+
+
+def _follow(
+    found: Tensor, moved: Tensor, rounding: float, order: list[int], *, mixed: bool
+) -> bool:
+    if moved.shape != (len(order), found.shape[1]):
+        return False
+    rows, moved_rows = _scaled(found, moved)
+    apart = _distances(rows, rows).max()
+    length = rows.norm(dim=1).max()
+    distances = _distances(moved_rows, rows)
+    places = torch.tensor(order)[:, None]
+    own = distances.gather(1, places).squeeze(1)
+    others = distances.scatter(1, places, inf).amin(1)
+    same = own <= torch.maximum(rounding * length, SAME * apart)
+    if mixed:
+        same |= own <= NEAREST * others
+    elsewhere = (others < SAME * own) & (own > 1e-6 * length)
+    return bool((same & ~elsewhere).all())
+
+
+def shuffled(found: Prints, other: Prints) -> bool:
+    """Whether examples took the places of others, in a pass with other random numbers.
+
+    Noise of their own does not make examples equal to others.
+    """
+    if found.rows.shape != other.rows.shape:
+        return True
+    distances = _distances(*_scaled(other.rows, found.rows))
+    own = distances.diagonal()
+    others = distances.clone().fill_diagonal_(inf).amin(1)
+    return int((others < 1e-3 * own).sum()) > 1
+
+
+def equal(found: Prints, other: Prints) -> bool:
+    """Whether the same examples gave the same values, but for rounding."""
+    if found.rows.shape != other.rows.shape:
+        return False
+    rows, others = _scaled(found.rows, other.rows)
+    return bool((rows - others).abs().max() <= found.rounding)
+
+
+def _scaled(*rows: Tensor) -> list[Tensor]:
+    """Rows in a scale in which squares neither overflow nor vanish."""
+    own = [each.to("cpu", torch.float64) for each in rows]
+    largest = max(float(each.abs().max()) for each in own)
+    return [each / largest for each in own] if largest else own
+
+
+def _distances(rows: Tensor, others: Tensor) -> Tensor:
+    """Distances of all pairs. `torch.cdist` may round small ones."""
+    return (rows[:, None] - others[None]).square().sum(2).sqrt()
+
+
+def _rows_first(tensor: Tensor, reading: Reading, examples: int) -> Tensor:
+    """A tensor as (n, ...)."""
+    axis, groups, groups_first = reading
+    rows = tensor.movedim(axis, 0)
+    if groups == 1:
+        return rows
+    if groups_first:
+        return rows.reshape(groups, examples, *rows.shape[1:]).transpose(0, 1)
+    return rows.reshape(examples, groups, *rows.shape[1:])
+
+
+def _of_pairs(rows: Tensor, examples: int) -> Tensor | None:
+    """What does not depend on the order of the examples on another axis, if any."""
+    axes = [axis for axis, size in enumerate(rows.shape) if axis and size == examples]
+    if not axes:
+        return None
+    axis = axes[0]
+    return torch.stack([rows.mean(axis), rows.amax(axis), rows.amin(axis)], 1)
+
+
+def _some(rows: Tensor) -> Tensor:
+    """Some numbers of each example, ``(n, m)``."""
+    rows = rows.reshape(len(rows), -1)
+    some = rows[:, :: max(1, rows.shape[1] // MAX_NUMBERS)][:, :MAX_NUMBERS]
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    # A copy, because later modules may change the tensor in place.
+    return some.to(wide, copy=True).nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)

@@ -1,0 +1,174 @@
+"""A probe leaves nothing in the model, and says what the model keeps between calls."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from support import zoo
+from support.reference import assert_right, compare
+from torch import nn
+
+from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound
+
+ALL = {"model1_layers": "all", "model2_layers": "all"}
+
+
+class Keeping(nn.Module):
+    """Keeps what a function makes of its state and its features."""
+
+    def __init__(self, keep):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(10, 8), nn.Linear(8, 3)
+        self.keep, self.state = keep, None
+        self.history, self.cache = [], {"last": {}}
+        self.register_buffer("level", torch.zeros(8))
+        self.plain = torch.zeros(8)
+
+    def forward(self, x):
+        return self.head(self.keep(self, torch.tanh(self.body(x))))
+
+
+def attribute(model, x):
+    x = x if model.state is None else x + 0.5 * model.state
+    model.state = x
+    return x
+
+
+def listed(model, x):
+    model.history.append(x.mean(0))
+    return x + torch.stack(model.history).sum(0)
+
+
+def nested(model, x):
+    model.cache["last"]["x"] = x + model.cache["last"].get("x", 0)
+    return model.cache["last"]["x"]
+
+
+def tensor_in_place(model, x):
+    model.plain += x.mean(0)
+    return x + model.plain
+
+
+def new_buffer(model, x):
+    model.level = model.level + x.mean(0)
+    return x + model.level
+
+
+def new_attribute(model, x):
+    model.extra = getattr(model, "extra", 0) + x.mean(0)
+    return x + model.extra
+
+
+STATES = {
+    "state": attribute,
+    "history": listed,
+    "cache.last": nested,
+    "plain": tensor_in_place,
+    "level": new_buffer,
+    "extra": new_attribute,
+}
+
+
+def held(model):
+    return (
+        model.state,
+        list(model.history),
+        dict(model.cache["last"]),
+        model.plain.tolist(),
+        model.level.tolist(),
+        hasattr(model, "extra"),
+    )
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_is_restored_after_the_probe_and_named_in_a_note(name):
+    model, batches = Keeping(STATES[name]), zoo.batches_of()
+    before = held(model)
+    with rewound(model):
+        model(batches[0])
+        model(batches[1])
+    assert held(model) == before
+    result = compare(model, batches=batches, **ALL)
+    [note] = [x for x in result.notes if "changes" in x]
+    assert repr(name) in note or f"'{name}." in note
+    assert "depends on the ones before" in note
+    assert_right(result, Keeping(STATES[name]), Keeping(STATES[name]), batches)
+
+
+def test_what_no_later_pass_depends_on_needs_no_note():
+    def recorded(model, x):
+        model.state, model.cache["last"]["mean"] = x, x.mean()
+        return x
+
+    model, batches = Keeping(recorded), zoo.batches_of()
+    result = compare(model, batches=batches, **ALL)
+    assert result.notes == []
+
+
+def test_random_streams_are_where_they_were():
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return x + torch.randn(()) + random.random() + np.random.rand()  # noqa: NPY002
+
+    def drawn():
+        return torch.rand(2).tolist(), random.random(), np.random.rand()  # noqa: NPY002
+
+    with rewound(Drawing()):
+        expected = drawn()
+    model = Drawing()
+    rewinder = Rewinder(model)
+    assert not rewinder.drew
+    model(torch.ones(1))
+    assert rewinder.drew
+    rewinder.rewind()
+    assert not rewinder.drew
+    assert drawn() == expected
+
+
+def test_lists_and_sets_are_the_same_objects_with_the_same_contents():
+    model = Keeping(attribute)
+    model.seen, model.names = [1, 2], {"a"}
+    seen, names = model.seen, model.names
+    with rewound(model):
+        model.seen.append(3)
+        model.names.add("b")
+        model.seen = None
+    assert model.seen is seen
+    assert model.names is names
+    assert (seen, names) == ([1, 2], {"a"})
+
+
+def test_parameters_and_lazy_modules_are_left_alone():
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))
+    with rewound(model), torch.no_grad():
+        model(torch.randn(4, 5))
+        model[1].weight += 1
+    assert model[0].weight.shape == (3, 5)
+    assert model(torch.randn(4, 5)).shape == (4, 2)
+
+
+def test_large_buffers_are_not_copied(monkeypatch):
+    assert MAX_BYTES >= 1 << 20
+    monkeypatch.setattr("cka_notebook._capture.rewinding.MAX_BYTES", 100)
+    model = Keeping(attribute)
+    model.register_buffer("large", torch.zeros(100))
+    model.register_buffer("small", torch.zeros(10))
+    with rewound(model):
+        model.large += 1
+        model.small += 1
+    assert (float(model.large[0]), float(model.small[0])) == (1, 0)
+
+
+def test_an_error_restores_the_model_too():
+    model = Keeping(attribute)
+
+    def run():
+        with rewound(model):
+            model(torch.randn(4, 10))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert model.state is None
