@@ -149,10 +149,6 @@ class Late:
             yield batch.copy_(source)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a batch goes to a CPU model without waiting, so it is read too early",
-)
 def test_cpu_models_read_a_batch_of_a_gpu_when_it_has_come():
     model1, model2 = mlp(), mlp()
     loader = [torch.randn(256, 10) for _ in range(4)]
@@ -306,9 +302,6 @@ def test_models_are_compared_with_a_gpu_as_the_default_device():
 
 
 @pytest.mark.usefixtures("default_device")
-@pytest.mark.xfail(
-    strict=False, reason="indices of shared layers follow the default device"
-)
 def test_results_are_subtracted_with_a_gpu_as_the_default_device():
     loader = [torch.randn(16, 10) for _ in range(3)]
     result = CKA(mlp(), mlp()).compare(loader, progress=False)
@@ -316,11 +309,6 @@ def test_results_are_subtracted_with_a_gpu_as_the_default_device():
 
 
 @pytest.mark.usefixtures("default_device")
-@pytest.mark.xfail(
-    strict=False,
-    reason="the cells around added layers follow the default device, their values "
-    "do not",
-)
 def test_layers_are_added_with_a_gpu_as_the_default_device():
     cka = CKA(mlp(), mlp())
     loader = [torch.randn(16, 10) for _ in range(4)]

@@ -105,7 +105,7 @@ class Passes:
 
     def _redraw(self) -> Calls:
         self.rewinder.rewind()
-        torch.rand(997)
+        torch.rand(997, device="cpu")
         return self._observe(self._rows)
 
     def state(self) -> list[str]:

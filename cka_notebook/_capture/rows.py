@@ -125,7 +125,7 @@ def _follow(
     apart = _distances(rows, rows).max()
     length = rows.norm(dim=1).max()
     distances = _distances(moved_rows, rows)
-    places = torch.tensor(order)[:, None]
+    places = torch.tensor(order, device="cpu")[:, None]
     own = distances.gather(1, places).squeeze(1)
     others = distances.scatter(1, places, inf).amin(1)
     same = own <= torch.maximum(rounding * length, SAME * apart)

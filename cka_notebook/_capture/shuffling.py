@@ -101,7 +101,7 @@ class Scatter:
             return
         dtype = self._sum.dtype
         sums = torch.stack(self._sums).to(dtype)
-        counts = torch.tensor(self._counts, dtype=dtype)
+        counts = torch.tensor(self._counts, dtype=dtype, device="cpu")
         counts = counts.to(sums.device, non_blocking=True)
         self._sum += sums.sum(0)
         self._of_sums = self._of_sums + (sums.square().sum(1) / counts).sum()

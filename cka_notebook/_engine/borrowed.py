@@ -62,14 +62,10 @@ class RandomStreams:
         name, keys, position, has_gauss, cached = self._own[1]
         del version, name  # There is only one kind of each.
         return {
-            "python": torch.tensor(words),
-            "python_gauss": torch.tensor(
-                float("nan") if gauss is None else gauss, dtype=torch.float64
-            ),
+            "python": torch.tensor(words, device="cpu"),
+            "python_gauss": _numbers([float("nan") if gauss is None else gauss])[0],
             "numpy": torch.from_numpy(keys.astype(np.int64)),
-            "numpy_rest": torch.tensor(
-                [position, has_gauss, cached], dtype=torch.float64
-            ),
+            "numpy_rest": _numbers([position, has_gauss, cached]),
             **{f"torch{i}": state for i, state in enumerate(self._own[2:])},
         }
 
@@ -96,6 +92,10 @@ class RandomStreams:
         torch.set_rng_state(states[2])
         for index, state in zip(self._cuda, states[3:], strict=True):
             torch.cuda.set_rng_state(state, index)
+
+
+def _numbers(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
 @contextmanager

@@ -91,5 +91,5 @@ class TextLengths:
     def load(self, saved: dict[str, Any]) -> None:
         """Continue from what `save` gave."""
         if saved["sums"] is not None:
-            self._sums = torch.tensor(saved["sums"], dtype=torch.float64)
+            self._sums = torch.tensor(saved["sums"], dtype=torch.float64, device="cpu")
         self._pairs = saved["pairs"]

@@ -115,7 +115,7 @@ class Axis:
             return  # The usual case; on a GPU, reading the value would synchronise.
         wrong = spread(~torch.isfinite(traces), grams.index)
         if bad is None:
-            bad = torch.full(wrong.shape, -1.0)
+            bad = torch.full(wrong.shape, -1.0, device="cpu")
         bad = bad.to(wrong.device)
         self._bad = torch.where(wrong & (bad < 0), float(batch), bad)
 
@@ -139,7 +139,9 @@ class Axis:
     @property
     def bad(self) -> Tensor:
         """The first batch in which each layer was not finite; -1 for none."""
-        return torch.full((len(self.layers),), -1.0) if self._bad is None else self._bad
+        if self._bad is None:
+            return torch.full((len(self.layers),), -1.0, device="cpu")
+        return self._bad
 
     @property
     def problems(self) -> dict[str, str]:

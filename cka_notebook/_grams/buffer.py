@@ -140,7 +140,8 @@ class GramBuffer:
         packed = [part.packed() for part in used]
         if len(packed) == 1:
             return packed[0]
-        order = torch.tensor([i for part in used for i in part.indices]).argsort()
+        indices = [i for part in used for i in part.indices]
+        order = torch.tensor(indices, device="cpu").argsort()
         return PackedGrams.concatenate(packed)[order.to(packed[0].z.device)]
 
     def release(self) -> None:

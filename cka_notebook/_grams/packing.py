@@ -59,7 +59,7 @@ class PackedGrams:
     @classmethod
     def empty(cls) -> Self:
         """No Gram matrix."""
-        nothing = torch.empty(0)
+        nothing = torch.empty(0, device="cpu")
         return cls(nothing.reshape(0, 0), nothing, nothing, nothing.double())
 
     @classmethod
@@ -186,7 +186,8 @@ class Packing:
 
     def _make_constants(self, device: torch.device, dtype: torch.dtype) -> None:
         b, h, pairs = self._b, self._height, self._pairs
-        pair, row, step = torch.arange(pairs)[:, None], torch.arange(h), torch.arange(b)
+        pair, row, step = (torch.arange(size, device="cpu") for size in (pairs, h, b))
+        pair = pair[:, None]
         second = row >= self.padded - pair * b  # (pairs, h): rows of the second block
         tops = torch.cat([pair * 0, self.padded - pair * b], 1)
         starts = torch.cat([pair, 2 * pairs - 1 - pair], 1) * b
@@ -196,7 +197,9 @@ class Packing:
         both = torch.stack([~second, second], -1)
         below = (both & ~in_diagonal_block[..., None]).mT
         # Diagonal blocks are square, so each of their pairs is stored twice.
-        weights = torch.full((b, b), INVERSE_SQRT2, dtype=dtype).fill_diagonal_(0)
+        weights = torch.full(
+            (b, b), INVERSE_SQRT2, dtype=dtype, device="cpu"
+        ).fill_diagonal_(0)
         # The example to which each row, column and diagonal entry belongs.
         self._row_examples = (
             torch.where(second, row - b, row + pair * b).flatten().to(device)
@@ -206,7 +209,7 @@ class Packing:
         self._both, self._below = both.to(device, dtype), below.to(device, dtype)
         self._weights = weights.to(device)
         self._ones = torch.ones(b, device=device, dtype=dtype)
-        outside = torch.ones(self.length, dtype=torch.bool)
+        outside = torch.ones(self.length, dtype=torch.bool, device="cpu")
         for block in self.blocks(outside):
             block.fill_(False)
         self._outside = outside.to(device) if bool(outside.any()) else None

@@ -198,7 +198,7 @@ def _onednn_product() -> Callable[..., Tensor] | None:
 
     The operation is not public, so its result is checked before it is used.
     """
-    x = torch.arange(3.0 * ONEDNN_WIDTH).reshape(3, -1).sin()
+    x = torch.arange(3.0 * ONEDNN_WIDTH, device="cpu").reshape(3, -1).sin()
     try:
         product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 see above
         made = product(x, x[:2], None, "none", [], "")

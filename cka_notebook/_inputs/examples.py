@@ -118,7 +118,8 @@ def chosen_examples(
         each = _rows_each(tensor, examples, axis, grouped)
         if not each:
             return tensor
-        index = torch.tensor([row * each + i for row in rows for i in range(each)])
+        places = [row * each + i for row in rows for i in range(each)]
+        index = torch.tensor(places, device="cpu")
         return tensor.index_select(axis, index.to(tensor.device))
 
     def pick_items(items: Any) -> Any:

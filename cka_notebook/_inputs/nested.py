@@ -22,8 +22,10 @@ def move(value: Any, device: torch.device) -> Any:
         is_packed = isinstance(items, PackedSequence)
         return items.to(device) if is_packed else None
 
+    # On the way to a CPU torch would return before the copy is complete.
+    is_async = device.type == "cuda"
     return mapped(
-        value, lambda tensor: tensor.to(device, non_blocking=True), move_packed
+        value, lambda tensor: tensor.to(device, non_blocking=is_async), move_packed
     )
 
 

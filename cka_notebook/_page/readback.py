@@ -49,5 +49,5 @@ def floats(values: Tensor) -> Floats:
 
 
 def _pinned_copy(values: Tensor) -> Tensor:
-    copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    copy = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     return copy.copy_(values, non_blocking=True)

@@ -361,7 +361,7 @@ def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor
     """
     positions = {name: i for i, name in enumerate(others)}
     pairs = [(i, positions[name]) for i, name in enumerate(layers) if name in positions]
-    both = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    both = torch.tensor(pairs, dtype=torch.long, device="cpu").reshape(-1, 2)
     return both[:, 0], both[:, 1]
 
 

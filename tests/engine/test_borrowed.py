@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import zoo
-from support.reference import differences, snapshot
+from support.reference import compare, differences, snapshot
 from torch import nn
 
 from cka_notebook import CKA, CKAExplorer
@@ -281,3 +281,16 @@ def test_an_encoder_s_setting_comes_back_after_an_error():
     with pytest.raises(ValueError, match="x"), without_nested_tensors([nesting]):
         raise ValueError("x")
     assert nesting.use_nested_tensor
+
+
+def test_the_users_default_device_is_for_her_tensors_only(tmp_path):
+    models = zoo.mlp(), zoo.mlp()
+    loader = zoo.batches_of(4)
+    expected = compare(*models, loader)
+    again = zoo.batches_of(2)
+    with torch.device("meta"):  # Nothing can be computed there.
+        compare(*models, loader, max_batches=2, checkpoint=tmp_path / "run")
+        result = compare(*models, loader, checkpoint=tmp_path / "run")
+        difference = result - compare(*models, again)
+    assert torch.equal(result.matrix, expected.matrix)
+    assert difference.matrix.isfinite().all()

@@ -132,3 +132,16 @@ def test_the_lengths_of_a_packed_sequence_stay_where_they_are():
     moved = move({"a": packed}, torch.device("meta"))["a"]
     assert moved.data.device.type == "meta"
     assert moved.batch_sizes.device.type == "cpu"
+
+
+def test_only_a_copy_to_a_gpu_is_not_waited_for(monkeypatch):
+    seen = []
+
+    def to(tensor, device, *, non_blocking):
+        seen.append((device.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for device in ("cpu", "cuda"):
+        move([torch.empty(1, device="meta")], torch.device(device))
+    assert seen == [("cpu", False), ("cuda", True)]
