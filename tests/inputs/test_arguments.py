@@ -4,7 +4,7 @@ from collections import UserDict, namedtuple
 
 import pytest
 import torch
-from support import zoo
+from support import containers, zoo
 from support.callers import (
     Anything,
     EncoderDecoder,
@@ -42,8 +42,8 @@ def test_a_model_of_two_inputs_gets_two(batch):
     [
         {"right": RIGHT, "left": LEFT},
         {"right": RIGHT, "left": LEFT, "labels": Y, "idx": Y},
-        zoo.Example(LEFT, RIGHT),
-        zoo.DictLike(left=LEFT, right=RIGHT),
+        containers.Example(LEFT, RIGHT),
+        containers.DictLike(left=LEFT, right=RIGHT),
         UserDict(left=LEFT, right=RIGHT),
         ({"left": LEFT, "right": RIGHT}, Y),
     ],

@@ -4,7 +4,7 @@ from collections import UserDict
 
 import pytest
 import torch
-from support import zoo
+from support import containers, zoo
 from support.callers import Text, called, caller_of
 from torch import nn
 
@@ -33,11 +33,11 @@ def test_a_mask_of_four_axes_reaches_the_pooling_as_one_of_tokens():
 @pytest.mark.parametrize(
     "batch",
     [
-        zoo.Example(LEFT, RIGHT),
+        containers.Example(LEFT, RIGHT),
         {"left": LEFT},
         [LEFT, Y],
         UserDict(left=LEFT),
-        zoo.DictLike(left=LEFT),
+        containers.DictLike(left=LEFT),
     ],
     ids=lambda batch: type(batch).__name__,
 )

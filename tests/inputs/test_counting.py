@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import zoo
+from support import containers, zoo
 from support.callers import caller_of
 from support.reference import assert_right, compare
 from torch import nn
@@ -76,7 +76,7 @@ def test_where_graphs_begin_counts_them_too():
 
 
 def test_an_attribute_of_the_batch_may_count_its_examples():
-    class Batch(zoo.DictLike):
+    class Batch(containers.DictLike):
         num_graphs = 12
 
     batch = Batch(**graphs(12))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support import zoo
+from support import containers, zoo
 from support.reference import assert_right, compare
 from torch import nn
 
@@ -150,12 +150,12 @@ def loop():
     [
         (Frozen(torch.ones(3), {}), lambda v: v.x),
         (Pair(torch.ones(3), 1), lambda v: v.x),
-        (zoo.DictLike(x=torch.ones(3)), lambda v: v["x"]),
+        (containers.DictLike(x=torch.ones(3)), lambda v: v["x"]),
         (OrderedDict(x=[torch.ones(3)]), lambda v: v["x"][0]),
         (Slots({"a": torch.ones(3)}), lambda v: v.x["a"]),
         (SimpleNamespace(a=SimpleNamespace(b=np.ones(3))), lambda v: v.a.b),
         (loop(), lambda v: v["self"]["self"]["x"]),
-        (zoo.DictLike(a=Slots(torch.ones(3))), lambda v: v["a"].x),
+        (containers.DictLike(a=Slots(torch.ones(3))), lambda v: v["a"].x),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from support import zoo
+from support import containers
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -35,8 +35,8 @@ def double(value):
         (X, 3),
         {"a": X, "b": [X]},
         Pair(X, None),
-        zoo.Example(X, X),
-        zoo.Named(a=X),
+        containers.Example(X, X),
+        containers.Named(a=X),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -48,11 +48,11 @@ def test_mapping_keeps_the_kind_and_leaves_the_original(value):
 
 
 def test_a_dict_like_class_that_cannot_be_filled_becomes_a_dict():
-    assert double(zoo.DictLike(a=X)).keys() == {"a"}
+    assert double(containers.DictLike(a=X)).keys() == {"a"}
 
 
 def test_a_dict_like_class_with_a_dict_inside_keeps_its_items():
-    class Settable(zoo.DictLike):
+    class Settable(containers.DictLike):
         def __setitem__(self, key, item):
             self._items[key] = item
 
@@ -74,13 +74,13 @@ def test_moving_changes_the_device_of_every_tensor():
 
 
 def test_dataclasses_and_dict_likes_are_read_as_mappings():
-    assert as_mapping(zoo.Example(1, 2)) == {"left": 1, "right": 2}
-    assert as_mapping(zoo.DictLike(a=1)) == {"a": 1}
+    assert as_mapping(containers.Example(1, 2)) == {"left": 1, "right": 2}
+    assert as_mapping(containers.DictLike(a=1)) == {"a": 1}
     assert as_mapping([1]) == [1]
 
 
 def test_a_class_is_no_mapping():
-    assert as_mapping(zoo.Example) is zoo.Example
+    assert as_mapping(containers.Example) is containers.Example
 
 
 @pytest.mark.parametrize(

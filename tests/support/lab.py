@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 THIN_SPACE = "\u202f"
 """What the page puts between thousands."""
@@ -425,3 +426,16 @@ class Notebook(Page):
             assert output["output_type"] != "error", output
             parts.append(output.get("text") or output["data"].get("text/plain", ""))
         return "".join("".join(part) for part in parts)
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def saved(shown, kind):
+    """Name and content of the file that the map is saved as."""
+    with shown.page.expect_download() as caught:
+        shown.explorer.get_by_role("button", name=f"Save {kind.upper()}").click()
+    content = Path(caught.value.path()).read_bytes()
+    is_drawing = kind == "svg"
+    name = caught.value.suggested_filename
+    return name, ET.fromstring(content) if is_drawing else content

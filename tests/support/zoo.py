@@ -1,8 +1,5 @@
 """Small models, each built for one thing that goes wrong elsewhere."""
 
-from collections import OrderedDict
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import nn
@@ -407,31 +404,6 @@ class DeepLeaves(nn.Module):
         for part in self.parts:
             x = torch.tanh(part(x))
         return x
-
-
-@dataclass
-class Example:
-    """A batch as a dataclass."""
-
-    left: torch.Tensor
-    right: torch.Tensor
-
-
-class Named(OrderedDict):
-    """A dict-like of no Mapping's class in other packages; here with attributes."""
-
-
-class DictLike:
-    """Has keys and items by key, and is no Mapping."""
-
-    def __init__(self, **items):
-        self._items = items
-
-    def keys(self):
-        return self._items.keys()
-
-    def __getitem__(self, key):
-        return self._items[key]
 
 
 class ThreeLinear(nn.Module):
