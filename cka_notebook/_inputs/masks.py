@@ -101,7 +101,7 @@ class MaskReader:
         return Masks(inputs, decoder)
 
     def resampled(self, mask: Tensor, frames: int) -> Tensor | None:
-        """A mask of audio samples as one of frames, if the model counts so many."""
+        """A mask of audio samples as one of frames, if the model has that many."""
         if self._frames is None:
             return None
         try:
@@ -249,7 +249,7 @@ def _is_uniform(mask: Tensor) -> bool:
 
 
 def _frame_counter(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """How a speech model of transformers counts the frames of so many samples."""
+    """Counts the frames that a speech model of transformers makes of samples."""
     for module in model.modules():
         counter = getattr(module, "_get_feat_extract_output_lengths", None)
         if callable(counter):

@@ -17,7 +17,7 @@ Pool = str | Callable[[Tensor], Tensor]
 Pools = Pool | Mapping[str, Pool]
 
 Resampled = Callable[[Tensor, int], Tensor | None]
-"""A mask (n, samples) as one of so many tokens, or None if that is not certain."""
+"""Converts a mask (n, samples) to n masks of that many tokens, or None if uncertain."""
 
 POOLS = ("auto", "flatten", "mean", "cls", "last")
 

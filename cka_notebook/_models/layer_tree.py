@@ -76,7 +76,7 @@ class LayerTree:
             self.probed = None not in outputs.values()
 
     def _forget(self) -> None:
-        """Let go of what followed from the outputs."""
+        """Drop what was derived from the outputs."""
         self._layers: list[Layer] | None = None
         self._parts: list[Part] | None = None
         self._presets: dict[str, list[Layer]] = {}

@@ -78,7 +78,7 @@ class Comparison(Protocol):
         """Keep only weak references to the models until the next run."""
 
     def close(self) -> None:
-        """Let go of models, loaders and functions; there is no next run."""
+        """Release models, loaders and functions; there is no next run."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that repeats this comparison, around its two lists of layers."""
@@ -209,7 +209,7 @@ class Live:
         self._models.release()
 
     def close(self) -> None:
-        """Let go of models, loaders and functions; there is no next run."""
+        """Release models, loaders and functions; there is no next run."""
         self.release()
         self._models = _Models()
         self._loader, self._loader2, self.callback = (), None, None
@@ -298,7 +298,7 @@ class Saved:
         """Nothing to release."""
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to release."""
 
     def code(self, metric: str, tolerance: float | None) -> list[str]:
         """The call that would repeat this comparison, if there is one."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 QUEUED = "The new layers are computed after this run."
 READ_ONCE = (
-    "This loader can be iterated only once, so this run goes on without the new "
+    "This loader can be iterated only once, so this run continues without the new "
     "layers. Pause and resume to compute all layers over the remaining batches."
 )
 
@@ -183,7 +183,7 @@ class Session:
                 self.runs.start(cautious=autostart, only_probe=not autostart)
 
     def close(self) -> None:
-        """Stop the run, and let go of the models as soon as it has stopped."""
+        """Stop the run, and release the models as soon as it has stopped."""
         self.runs.stop()
         with self._lock:
             self._is_closed = True
@@ -310,7 +310,7 @@ class Session:
             self._put({"status": outcome})
 
     def _release(self) -> None:
-        """Let go of the models, for good if the explorer was closed meanwhile."""
+        """Release the models, permanently if the explorer has been closed."""
         with self._lock:
             self._uses_models = False
             if self._is_closed:

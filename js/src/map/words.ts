@@ -74,7 +74,7 @@ export function summaryWords(names: PerSide<string>, view: MapView): string {
   );
 }
 
-/** The button that computes what is missing; none while a run goes on. */
+/** The button that computes what is missing; none during a run. */
 function runButton({ status }: Run): string {
   if (status === "running") return "";
   return status === "paused" ? "Resume" : "Run";

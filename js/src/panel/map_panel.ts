@@ -142,7 +142,7 @@ export class MapPanel {
     this.sketch.destroy();
   }
 
-  /** Without BokehJS the sketch goes on; values, clicks and words still work. */
+  /** Without BokehJS the sketch stays; values, clicks and words still work. */
   fail(text: string): void {
     this.charts?.destroy();
     this.charts = null;

@@ -48,7 +48,7 @@ def steps(
 def added_layers(
     cka: CKA, loader: Iterable[Any], layers: tuple[list[str], list[str]], done: int
 ) -> Generator[RunState, None, None]:
-    """The states of a run that goes on with more layers after some batches."""
+    """The states of a run that continues with more layers after some batches."""
     first = [names[:1] for names in layers]
     running = steps(cka, loader, layers1=first[0], layers2=first[1])
     for state in running:
