@@ -385,11 +385,18 @@ def test_a_page_gets_the_history_of_a_larger_map_before_its_first_frame(make):
     explorer = paused(make(opened(data())))
     explorer.layers1 = ["second", "first"]
     paused(explorer, batches=2)
-    told = [m.content for m in explorer.comm.sent if m.content]
-    [known] = [message for message in told if message["kind"] == "history"]
+
+    def sent(kind):
+        """Places and contents of messages; another thread sends them."""
+        told = [m.content for m in explorer.comm.sent if m.content]
+        return [
+            (i, content) for i, content in enumerate(told) if content["kind"] == kind
+        ]
+
+    [(place, known)] = sent("history")
     assert (known["epoch"], known["rows"], known["batches"]) == (2, 2, [1, 2, 3])
-    later = told[told.index(known) + 1 :]
-    assert [m["catching_up"] for m in later if m["kind"] == "frame"][-1]
+    until(lambda: sent("frame")[-1][0] > place)
+    assert sent("frame")[-1][1]["catching_up"]
     assert explorer._snapshot["header"]["catching_up"]
     assert explorer._snapshot["history"]["batches"] == [1, 2, 3], "and no half map"
     continued(explorer, ALL, ["third"])
