@@ -66,6 +66,7 @@ def fail(error):
     raise error
 
 
+@pytest.mark.slow
 def test_what_fails_is_written_down_and_the_rest_goes_on(recorder):
     recorder.attempt("first", fail, ValueError("no\nmore"))
     recorder.attempt("peer", fail, RuntimeError("out of memory"), optional=True)
@@ -97,6 +98,7 @@ def test_a_line_that_was_cut_off_costs_no_other(tmp_path):
     assert script.lines_of(tmp_path / "part.jsonl") == [{"name": "a"}]
 
 
+@pytest.mark.slow
 def test_a_part_that_does_not_end_is_ended_and_fails(tmp_path, monkeypatch):
     endless = tmp_path / "python"
     endless.write_text("#!/bin/sh\nexec sleep 60\n")

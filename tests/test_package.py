@@ -69,6 +69,7 @@ print(result.provenance["cka_notebook"])
 """
 
 
+@pytest.mark.slow
 def test_each_use_of_the_package_loads_only_what_it_needs():
     program = "".join(f"{step}\nprint(*sys.modules)\n" for step in STEPS)
     done = subprocess.run(
@@ -85,6 +86,7 @@ def test_each_use_of_the_package_loads_only_what_it_needs():
         assert modules & (HEAVY | ROOMS) == expected, step
 
 
+@pytest.mark.slow
 def test_a_checkout_that_is_not_installed_compares_models():
     """On a cluster node there may be torch and a checkout, and nothing else."""
     program = f"HEAVY = {HEAVY}\n{BARE}"

@@ -176,6 +176,7 @@ def test_no_model_is_moved_to_meta_which_would_lose_its_weights():
     assert not any(p.is_meta for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_loads_no_compiler():
     program = """
 import sys, torch
@@ -189,6 +190,7 @@ print("torch._dynamo" in sys.modules)
     assert done.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_compiled_graphs_run_eagerly_while_there_are_hooks():
     model = zoo.mlp()
     seen = []

@@ -250,6 +250,7 @@ def test_what_a_loader_draws_is_not_missing_from_the_global_random_state():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_the_loaders_worker_processes_end_with_the_run():
     data = TensorDataset(torch.randn(64, 10))
     loader = DataLoader(data, batch_size=8, num_workers=1)

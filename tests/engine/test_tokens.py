@@ -114,6 +114,7 @@ def test_what_is_left_out_does_not_depend_on_the_layers_that_are_chosen():
     assert float(some.matrix) == pytest.approx(float(whole.matrix[-1, -1]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_leaves_out_the_same_tokens(tmp_path):
     models, path = (llama(0), llama(1)), tmp_path / "run"
     options = {"progress": False}

@@ -74,6 +74,7 @@ def test_closing_before_or_after_a_run_lets_go_of_everything(wait):
     assert repr(explorer)
 
 
+@pytest.mark.slow
 def test_running_a_cell_again_frees_the_models_although_the_output_is_kept(
     monkeypatch,
 ):
