@@ -135,12 +135,12 @@ def truth_of(found, model, name, dtype):
 
 
 def is_in_order(owner, n):
-    """Whether an axis holds the examples in their order."""
+    """Whether an axis holds the examples in their order, for the most part."""
     for axis, size in enumerate(owner.shape):
         if size == n or (axis == 0 and size % n == 0):
             rows = owner.movedim(axis, 0)
             orders = owners(rows.shape, n), views(rows.shape, n)
-            if any(torch.equal(rows, x) for x in orders):
+            if any(float((rows == x).double().mean()) >= MOST for x in orders):
                 return True
     return False
 
@@ -337,6 +337,15 @@ def test_orders_that_a_small_batch_has_hidden(name, number):
     bodies = [["linear"], body]
     try_models(bodies, sizes, 0, "tensor", torch.float32, number)
     try_models([body], sizes, 0, "tensor", torch.float32, number)
+
+
+@pytest.mark.xfail(
+    reason="a layer that is constant in the probe tells nothing about its rows",
+    raises=AssertionError,
+)
+def test_rows_of_a_layer_that_is_constant_in_the_first_batch_only():
+    bodies, sizes = [["top_rows", "every_other_twice"]], [4, 13, 13]
+    try_models(bodies, sizes, 0, "tensor", torch.float64, 235)
 
 
 if SEED is not None:
