@@ -94,6 +94,11 @@ class Passes:
         return self._attempt(lambda: self.observe(rows))
 
     @property
+    def are_few(self) -> bool:
+        """Whether rows may follow by chance when only some of the examples are run."""
+        return self.examples < PROBE_EXAMPLES[0] and self.moved is not None
+
+    @property
     def all_moved(self) -> list[int]:
         """The other order of all examples."""
         return orders(self.examples, 0)[1]

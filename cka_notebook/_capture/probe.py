@@ -149,6 +149,8 @@ def _judged(
     reading = readings[0] if passes.is_blind else None
     if few is not None:
         reading = _unmixed(entry, few, readings, passes)
+        if reading is not None and passes.are_few:
+            readings, reading = [reading], None
     if reading is None:
         moved = _same_entry(passes.moved, module, call, entry)
         reading = _mixed(entry, moved, readings, passes)

@@ -30,6 +30,9 @@ NEAREST = 0.5
 """Where examples are mixed, each row is nearer to its own example than to any other, by
 this factor."""
 
+MIN_CYCLE = 4
+"""The fewest examples of which some can be moved in a cycle that is no rolling."""
+
 
 class Reading(NamedTuple):
     """How a tensor is read as one row for each example; see `Output`."""
@@ -57,8 +60,10 @@ class Prints(NamedTuple):
 def orders(examples: int, few: int) -> tuple[list[int], list[int]]:
     """A part of the examples in another order, and all of them in another.
 
-    No pattern of a forward pass, such as reversing or rolling, leads to these orders or
-    commutes with them.
+    No pattern of a forward pass, such as reversing, rolling or swapping rows, leads to
+    these orders or commutes with the second one. That one moves an odd number of
+    examples in one cycle; so it commutes with its own powers alone, of which none swaps
+    rows. Where the number of examples is even, one stays where it is.
 
     Args:
         examples: How many examples there are.
@@ -66,13 +71,16 @@ def orders(examples: int, few: int) -> tuple[list[int], list[int]]:
 
     Example:
         >>> orders(8, 5)
-        ([5, 3, 4, 1, 2], [3, 6, 1, 5, 7, 0, 4, 2])
+        ([3, 6, 1, 5, 7], [5, 6, 1, 3, 0, 7, 4, 2])
     """
-    part, every = list(range(examples)), list(range(examples))
-    Random(2).shuffle(part)
-    Random(1).shuffle(every)
-    if every == sorted(every):
-        every.reverse()
+    part, every, cycle = (list(range(examples)) for _ in range(3))
+    Random(1).shuffle(part)
+    if examples < MIN_CYCLE:
+        return part[:few], every[::-1]
+    Random(3).shuffle(cycle)
+    cycle = cycle[: examples - 1 + examples % 2]
+    for place, example in zip(cycle, cycle[1:] + cycle[:1], strict=True):
+        every[place] = example
     return part[:few], every
 
 

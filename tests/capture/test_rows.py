@@ -367,6 +367,29 @@ def test_the_orders_are_permutations_that_move_examples():
         assert len(set(part)) == len(part) == max(1, count - 1)
 
 
+def patterns(n):
+    """For each place, the row that a layer may put there in a batch of n."""
+    every = list(range(n))
+    rolled = [every[-k:] + every[:-k] for k in range(1, 4)]
+    swapped = [[1, 0, *every[2:]], [*every[:-2], n - 1, n - 2]]
+    moved = [[*every[1:], n - 1], [0, *every[:-1]], [i // 2 * 2 for i in every]]
+    halves = [every[::-1], every[: n // 2] + every[n // 2 :][::-1]]
+    return [*rolled, *swapped, *moved, *halves]
+
+
+@pytest.mark.parametrize(
+    ("count", "few"), [(9, 5), *((n, n - 1) for n in range(4, 40))]
+)
+def test_no_pattern_looks_as_if_rows_followed_the_orders(count, few):
+    part, every = orders(count, few)
+    small, large = patterns(few), patterns(count)
+    for pattern in large:
+        assert [pattern[i] for i in every] != [every[i] for i in pattern]
+    for less, pattern in zip(small, large, strict=True):
+        if less != list(range(few)):
+            assert [pattern[i] for i in part] != [part[i] for i in less]
+
+
 def test_readings_are_axes_of_the_right_size_and_groups_along_the_first():
     assert set(prints(torch.randn(4, 8, 4), 4)) == {Reading(0), Reading(2)}
     assert set(prints(torch.randn(8, 3), 4)) == {

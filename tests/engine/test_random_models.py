@@ -1,0 +1,352 @@
+"""Random models: every number is right, or the result says why it is none.
+
+The suite tries 60 pairs of models. A long run tries others::
+
+    RANDOM_MODELS=2000 RANDOM_SEED=1 python -m pytest tests/engine/test_random_models.py
+"""
+
+import math
+import os
+import warnings
+
+import pytest
+import torch
+from hypothesis import HealthCheck, event, given, seed, settings
+from hypothesis import strategies as st
+from support.random_models import (
+    LEAVES,
+    TOKENS,
+    WIDTH,
+    WRAPPERS,
+    Opened,
+    Root,
+    chain,
+    main_of,
+    owner_of,
+    owners,
+    reduced,
+    tagged,
+)
+from support.reference import hsic1_pairs
+from torch import nn
+
+from cka_notebook import CKA
+
+MODELS = int(os.environ.get("RANDOM_MODELS", "60"))
+SEED = os.environ.get("RANDOM_SEED")
+ELEMENTWISE = nn.ReLU, nn.Tanh, nn.Identity, nn.Dropout
+MOST = 0.75
+READ_BY_SIZE = "of each output was taken for the examples"
+
+specs = st.recursive(
+    st.sampled_from(list(LEAVES)),
+    lambda inner: st.tuples(
+        st.sampled_from(WRAPPERS), st.lists(inner, min_size=1, max_size=3)
+    ),
+    max_leaves=8,
+)
+bodies = st.lists(specs, min_size=1, max_size=6)
+
+
+def others_of(output):
+    """The other tensors of a container whose numbers belong to examples."""
+    if isinstance(output, torch.Tensor):
+        return []
+    if isinstance(output, dict):
+        found = [output["x"]]
+    elif isinstance(output, Opened):
+        found = [output.aux]
+    else:
+        found = list(output)
+    found = [x[0] if isinstance(x, list) else x for x in found]
+    made = main_of(output)
+    return [x for x in found if x is not made and owner_of(x) is not None]
+
+
+def follow_owners(module, args, output):
+    """The owners of what torch's own layers return."""
+    if isinstance(module, nn.Linear | nn.LayerNorm):
+        tagged(output, reduced(args[0].owner, -1))
+    elif isinstance(module, ELEMENTWISE):
+        tagged(output, args[0].owner)
+
+
+def true_rows(tensor, owner, n):
+    """The numbers of each example (n, p), or None if the layer has no such rows."""
+    if not tensor.ndim:
+        return None
+    if not len(tensor) % n:
+        # A layer may put some numbers of other examples into its rows.
+        if float((owner == owners(owner.shape, n)).double().mean()) >= MOST:
+            return tensor.double().reshape(n, -1)
+        if float((owner == views(owner.shape, n)).double().mean()) >= MOST:
+            return (
+                tensor.double()
+                .reshape(-1, n, *tensor.shape[1:])
+                .transpose(0, 1)
+                .flatten(1)
+            )
+    owner, values = owner.flatten(), tensor.double().flatten()
+    counts = torch.bincount(owner.clamp_min(0), minlength=n)
+    if (owner < 0).any() or len(set(counts.tolist())) > 1:
+        return None
+    return values[owner.argsort(stable=True)].reshape(n, -1)
+
+
+def reference(model, batches):
+    """The true rows of each call of each module, by batch."""
+    found = []
+    for x, extra in batches:
+        calls, count = {}, len(x)
+
+        def hook(module, args, output, calls=calls, n=count):
+            follow_owners(module, args, output)
+            tensors = [main_of(output), *others_of(output)]
+            if len(tensors) > 1 and not is_in_order(tensors[0].owner, n):
+                tensors = tensors[1:]
+            rows = [true_rows(x.detach().clone(), x.owner, n) for x in tensors]
+            calls.setdefault(module, []).append(rows)
+
+        handles = [m.register_forward_hook(hook) for m in model.modules()]
+        with torch.no_grad():
+            model(tagged(x.clone(), owners(x.shape, len(x))), extra)
+        for handle in handles:
+            handle.remove()
+        found.append(calls)
+    return found
+
+
+def truth_of(found, model, name, dtype):
+    """The true rows of a layer in each batch, or None.
+
+    Where what the layer has made cannot be compared, another tensor of its output may
+    be, which the facts of the layer name.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    bare, _, number = name.partition("#")
+    module = model if bare == type(model).__name__ else modules[bare]
+    each = [calls.get(module, [])[int(number or 0) :] for calls in found]
+    if not all(each):
+        return None
+    for rows in zip(*(calls[0] for calls in each), strict=True):
+        if not any(x is None for x in rows) and not is_constant(rows, dtype):
+            return rows
+    return None
+
+
+def is_in_order(owner, n):
+    """Whether an axis holds the examples in their order, for the most part."""
+    for axis, size in enumerate(owner.shape):
+        if size == n or (axis == 0 and size % n == 0):
+            rows = owner.movedim(axis, 0)
+            orders = owners(rows.shape, n), views(rows.shape, n)
+            if any(float((rows == x).double().mean()) >= MOST for x in orders):
+                return True
+    return False
+
+
+def views(shape, n):
+    every = torch.arange(n).repeat(shape[0] // n)
+    return every.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+
+
+def is_constant(rows, dtype):
+    """Whether examples differ by no more than rounding, so that there is no CKA."""
+    spread = max(float((x - x.mean(0)).abs().max()) for x in rows)
+    largest = max(float(x.abs().max()) for x in rows)
+    return spread <= 4 * torch.finfo(dtype).eps * largest
+
+
+def terms_of(truth):
+    """The centered Gram matrix of each batch, or None for an undefined layer."""
+    if truth is None:
+        return None
+    centered = [x - x.mean(0) for x in truth]
+    scale = max(float(x.abs().max()) for x in centered)
+    return [x @ x.T for x in (y / scale for y in centered)]
+
+
+def expected(grams1, grams2):
+    xy = xx = yy = 0.0
+    for K, L in zip(grams1, grams2, strict=True):
+        weight = len(K) * (len(K) - 3)
+        pair = weight * hsic1_pairs(torch.stack([K, L]), torch.stack([K, L]))
+        xy, xx, yy = xy + pair[0, 1], xx + pair[0, 0], yy + pair[1, 1]
+    return float(xy / (xx * yy).sqrt()), float(min(xx, yy))
+
+
+def check(result, model1, model2, batches, dtype):
+    bound = 1e-6 if dtype == torch.float64 else 1e-4
+    sides = []
+    for model, layers in ((model1, result.layers1), (model2, result.layers2)):
+        found = reference(model, batches)
+        truths = [truth_of(found, model, name, dtype) for name in layers]
+        sides.append([terms_of(truth) for truth in truths])
+    by_size = [
+        any(READ_BY_SIZE in x and x.startswith(n) for x in result.notes)
+        for n in (result.name1, result.name2)
+    ]
+    for i, row in enumerate(result.layers1):
+        for j, column in enumerate(result.layers2):
+            value = float(result.matrix[i, j])
+            if math.isnan(value):
+                assert row in result.undefined1 or column in result.undefined2
+                continue
+            names = zip((row, column), by_size, strict=True)
+            if any(y or any(repr(x) in n for n in result.notes) for x, y in names):
+                continue
+            sources = sides[0][i], sides[1][j]
+            assert None not in sources, (
+                f"{row!r} x {column!r} is {value}, has no such rows"
+            )
+            right, least = expected(*sources)
+            slack = bound if least > 1e-6 else 100 * bound
+            assert abs(value - right) < slack, (
+                f"{row!r} x {column!r}: {value}, not {right}"
+            )
+
+
+def call_with_dict(model, batch):
+    return model(batch)
+
+
+INPUTS = {
+    "tensor": lambda x, _: x,
+    "with_labels": lambda x, _: (x, torch.zeros(len(x), dtype=torch.long)),
+    "keywords": lambda x, extra: {"x": x, "extra": extra},
+    "popped": lambda x, extra: {"x": x, "extra": extra},
+}
+
+
+def copied(batch):
+    if isinstance(batch, dict):
+        return {key: value.clone() for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(x.clone() for x in batch)
+    return batch.clone()
+
+
+def assert_same_batch(batch, before):
+    if isinstance(batch, torch.Tensor):
+        assert torch.equal(batch, before)
+        return
+    assert len(batch) == len(before)
+    items = batch.items() if isinstance(batch, dict) else enumerate(batch)
+    for key, value in items:
+        assert torch.equal(value, before[key])
+
+
+def state_of(model):
+    hooks = [
+        [len(m._forward_hooks), len(m._forward_pre_hooks)] for m in model.modules()
+    ]
+    return [m.training for m in model.modules()], hooks
+
+
+def try_models(bodies, sizes, tokens, kind, dtype, number):
+    generator = torch.Generator().manual_seed(number)
+    shapes = [(n, tokens, WIDTH) if tokens else (n, WIDTH) for n in sizes]
+    drawn = [
+        [torch.randn(s, generator=generator).to(dtype) for _ in range(2)]
+        for s in shapes
+    ]
+    samples = [torch.randn(n, *shapes[0][1:]).to(dtype) for n in (5, 8)]
+    models = [Root(chain(body, samples)) for body in bodies]
+    if len(models) == 2:
+        for module in models[1].modules():
+            module.training = torch.rand((), generator=generator).item() < 0.5
+    batches = [INPUTS[kind](*pair) for pair in drawn]
+    before, states = [copied(x) for x in batches], [state_of(m) for m in models]
+    forward = call_with_dict if kind == "popped" else None
+    options = {"model1_layers": "all", "model2_layers": "all", "forward": forward}
+    if not all(runs(model, x) for model in models for x, _ in drawn):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = compared(CKA(*models, **options), batches)
+    for own, copy in zip(batches, before, strict=True):
+        assert_same_batch(own, copy)
+    assert [state_of(m) for m in models] == states
+    for model in models:
+        model.eval()
+    uses_extra = kind in ("keywords", "popped")
+    pairs = [(x, extra if uses_extra else None) for x, extra in drawn]
+    if result is not None:
+        check(result, models[0], models[-1], pairs, dtype)
+    return result
+
+
+def runs(model, x):
+    """Whether a model takes this number of examples."""
+    try:
+        with torch.no_grad():
+            model.body(x.clone())
+    except RuntimeError:
+        return False
+    return True
+
+
+def compared(cka, batches):
+    """The result, or None if there are no layers that can be compared."""
+    try:
+        return cka.compare(batches, progress=False)
+    except ValueError as error:
+        if "None of its layers can be compared" not in str(error):
+            raise
+        return None
+
+
+profile = settings(
+    max_examples=MODELS,
+    deadline=None,
+    derandomize=SEED is None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@profile
+@given(
+    st.lists(bodies, min_size=1, max_size=2),
+    st.lists(st.integers(4, 24), min_size=1, max_size=3),
+    st.sampled_from(["none", "three", "as many as examples"]),
+    st.sampled_from(list(INPUTS)),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 999),
+)
+def test_no_number_is_wrong_without_a_word(bodies, sizes, tokens, kind, dtype, number):
+    count = {"none": 0, "three": TOKENS}.get(tokens, sizes[0])
+    result = try_models(bodies, sizes, count, kind, dtype, number)
+    some = result is not None and not result.matrix.isnan().all()
+    event("some numbers" if some else "none")
+
+
+FOUND = {
+    "roll_of_5": (["roll"], [5]),
+    "last_of_6_swapped": (["identity", "swap_last"], [6]),
+    "last_of_5_swapped": (["identity", "swap_last"], [5]),
+    "moved_up_by_one": (["drop_and_repeat"], [4]),
+    "twice_the_same_two": (["top_rows", "swap_last"], [4]),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("number", [461, 1, 2])
+def test_orders_that_a_small_batch_has_hidden(name, number):
+    body, sizes = FOUND[name]
+    bodies = [["linear"], body]
+    try_models(bodies, sizes, 0, "tensor", torch.float32, number)
+    try_models([body], sizes, 0, "tensor", torch.float32, number)
+
+
+@pytest.mark.xfail(
+    reason="a layer that is constant in the probe tells nothing about its rows",
+    raises=AssertionError,
+)
+def test_rows_of_a_layer_that_is_constant_in_the_first_batch_only():
+    bodies, sizes = [["top_rows", "every_other_twice"]], [4, 13, 13]
+    try_models(bodies, sizes, 0, "tensor", torch.float64, 235)
+
+
+if SEED is not None:
+    seed(int(SEED))(test_no_number_is_wrong_without_a_word)
