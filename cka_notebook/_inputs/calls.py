@@ -12,7 +12,7 @@ from cka_notebook._models.offloading import execution_device
 
 from .arguments import Signature, inner_model
 from .counting import ExampleCounter, Examples
-from .examples import chosen_examples, first_examples, input_axis, no_examples
+from .examples import chosen_examples, input_axis, no_examples
 from .masks import MaskReader
 from .nested import as_mapping, move, private, tensors
 from .remedies import remedies
@@ -131,19 +131,7 @@ class Caller:
 
     def take(self, call: Call, count: int) -> Call:
         """The same call with its first ``count`` examples only."""
-
-        def cut(value: Any) -> Any:
-            return first_examples(
-                value,
-                count,
-                examples=call.examples,
-                axis=self.axis,
-                grouped=self.grouped,
-            )
-
-        masks = call.mask, call.decoder_mask
-        cut_masks = (mask[:count] if mask is not None else None for mask in masks)
-        return Call(tuple(map(cut, call.args)), cut(call.kwargs), count, *cut_masks)
+        return self.pick(call, range(count))
 
     def pick(self, call: Call, rows: Sequence[int]) -> Call:
         """The same call with copies of these examples only, in this order."""

@@ -75,32 +75,6 @@ def index_sizes(values: Any) -> dict[str, int]:
     return found
 
 
-def first_examples(
-    value: Any, count: int, *, examples: int, axis: int, grouped: bool = False
-) -> Any:
-    """A nested value with only the first examples of everything that has all of them.
-
-    Args:
-        value: Tensors, lists and arrays, nested in any way.
-        count: How many examples to keep.
-        examples: How many there are.
-        axis: Batch axis of the tensors.
-        grouped: Whether tensors may have several rows for each example.
-    """
-
-    def cut(tensor: Tensor) -> Tensor:
-        each = _rows_each(tensor, examples, axis, grouped)
-        return tensor.narrow(axis, 0, count * each) if each else tensor
-
-    def cut_list(items: Any) -> Any:
-        if isinstance(items, PackedSequence):
-            return items  # its rows are steps in time
-        inside = (_rows_each(x, examples, axis, grouped) for x in tensors(items))
-        return items[:count] if len(items) == examples and not any(inside) else None
-
-    return mapped(value, cut, cut_list)
-
-
 def chosen_examples(
     value: Any, rows: Sequence[int], *, examples: int, axis: int, grouped: bool = False
 ) -> Any:
