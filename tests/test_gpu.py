@@ -11,7 +11,7 @@ from torch import nn
 from cka_notebook import CKA
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._grams import products
-from cka_notebook._page.readback import Readback
+from cka_notebook._grams.readback import Readback
 
 pytestmark = [
     pytest.mark.gpu,

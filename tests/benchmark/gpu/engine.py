@@ -15,7 +15,7 @@ from cka_notebook._engine.state import RunState
 from cka_notebook._grams.buffer import DeviceBuffer, GramBuffer
 from cka_notebook._grams.pairs import pair_products
 from cka_notebook._grams.products import split_product
-from cka_notebook._page.readback import Readback
+from cka_notebook._grams.readback import Readback
 
 __all__ = [
     "PHASES",
