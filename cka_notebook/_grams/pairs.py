@@ -1,7 +1,6 @@
 """Products of all pairs of layers of one batch, from their packed Gram matrices."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from cka_notebook._messages import Reason
 
-from .packing import PackedGrams
+from .packing import PackedGrams, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +46,7 @@ def spread(values: Tensor, index: list[int]) -> Tensor:
     """Values of Gram matrices by layer; arbitrary for a layer that has none."""
     if not len(values):
         return values.new_zeros(len(index))
-    return values[_on_device(tuple(max(0, i) for i in index), values.device)]
+    return values[on_device(tuple(max(0, i) for i in index), values.device)]
 
 
 def sums_device(device: torch.device) -> torch.device:
@@ -138,10 +137,4 @@ def _by_layer(values: Tensor, index: list[int]) -> Tensor:
         values = torch.cat([values, nothing])
     if index == list(range(len(values))):
         return values
-    return values[_on_device(tuple(index), values.device)]
-
-
-@lru_cache(maxsize=8)
-def _on_device(rows: tuple[int, ...], device: torch.device) -> Tensor:
-    """Rows as a tensor, cached: copying them to a GPU would synchronise each batch."""
-    return torch.tensor(rows, device=device)
+    return values[on_device(tuple(index), values.device)]
