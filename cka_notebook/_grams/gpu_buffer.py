@@ -32,7 +32,7 @@ from .products import Shift, shifted
 SCRATCH_BYTES = 128 << 20
 """Large layers are shifted and split in pieces that fit into this memory."""
 
-GROUP_BYTES = 32 << 20
+GROUP_BYTES = 64 << 20
 """Gram matrices that wait to be U-centered take about this much."""
 
 SMALL_LAYER = 1 << 18
@@ -189,6 +189,9 @@ class GpuBuffer:
         if self._split:
             mixed = sums[:, self._n :]
             grams.add_(mixed).add_(mixed.mT)
+            if len(self._split) < count:
+                mixed.zero_()
+                self._split.clear()
         z = self._z[stop - count : stop]
         packed, moment = self._packing.take(grams, z, self._mean[:count])
         raw = moment
