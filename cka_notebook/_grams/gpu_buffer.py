@@ -13,6 +13,7 @@ from torch import Tensor
 from .gpu_products import (
     FLOAT32_EXAMPLES,
     HALF_TYPES,
+    FusedProduct,
     Product,
     Scratch,
     SplitProduct,
@@ -21,6 +22,7 @@ from .gpu_products import (
     fastest,
     half_product,
     halves_times_each,
+    has_fused,
     multiplies_halves,
     plain_product,
     split_into,
@@ -118,7 +120,9 @@ class GpuBuffer:
             "plain": plain_product,
             "split": SplitProduct(self._scratch),
             "double": double_product,
+            "fused": FusedProduct(self._scratch),
         }
+        self._fused_shifted = FusedProduct(self._scratch, shifted=True)
         self._chosen: dict[int, str] = {}
         self._reduces = False
         self.begin()
@@ -157,6 +161,8 @@ class GpuBuffer:
             self._add_unshifted(rows, slot)
         elif shift == "row" and self._is_small(rows):
             self._gather(rows, slot, shift)
+        elif shift == "row" and self._name_for(rows.shape[1]) == "fused":
+            self._fused_shifted(rows, self._upper(slot), True)
         elif shift == "row":
             self._add_pieces(rows, slot, by_mean=False)
         else:
@@ -274,7 +280,7 @@ class GpuBuffer:
 
     def _product(self, slot: int, width: int) -> Product:
         """The product for layers of a width; the slot is ready for it."""
-        name = self._chosen.get(width) or self._choose(width)
+        name = self._name_for(width)
         if name == "split":
             self._split.add(slot)
         else:
@@ -288,9 +294,9 @@ class GpuBuffer:
             self._slots[slot][self._n :].zero_()
         return self._slots[slot]
 
-    def _choose(self, width: int) -> str:
+    def _name_for(self, width: int) -> str:
         """Name of the product for layers of a width, as was timed or else by rule."""
-        name = _timed.get(self._key(width))
+        name = self._chosen.get(width) or _timed.get(self._key(width))
         if name is None:
             exact = self._exact_products()
             wide = self._n > FLOAT32_EXAMPLES and "split" in exact
@@ -302,7 +308,8 @@ class GpuBuffer:
         """Names of the products that are exact under the user's settings."""
         if not self._halves:
             return ["double" if self._reduces else "plain"]
-        return ["split"] if self._reduces else ["plain", "split"]
+        fused = ["fused"] if has_fused(self.device) else []
+        return [*([] if self._reduces else ["plain"]), "split", *fused]
 
     def _key(self, width: int) -> tuple[torch.device, int, int, bool]:
         return self.device, self._n, width.bit_length(), self._reduces

@@ -8,6 +8,7 @@ They sum in float32, and two of them are nearly as exact as one of float32 matri
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -69,6 +70,11 @@ class Scratch:
         stride = aligned(width)
         stop = after + rows * stride * dtype.itemsize
         return self._bytes[after:stop].view(dtype).view(rows, stride)[:, :width]
+
+    def numbers(self, count: int) -> Tensor:
+        """Some float32 numbers."""
+        self._reserve(4 * count)
+        return self._bytes[: 4 * count].view(torch.float32)
 
     @property
     def can_shrink(self) -> bool:
@@ -144,6 +150,37 @@ class SplitProduct:
             )
             split_into(part, halves)
             _halves_times(halves, halves[:n], sums, first and start == 0)
+
+
+class FusedProduct:
+    """A `Product` that reads wide features once, where Triton is; see `fused`.
+
+    Args:
+        scratch: Memory for its sums.
+        shifted: Whether to subtract the first row from all.
+    """
+
+    def __init__(self, scratch: Scratch, *, shifted: bool = False) -> None:
+        self._scratch, self._shifted = scratch, shifted
+
+    def __call__(self, x: Tensor, sums: Tensor, first: bool) -> None:
+        from .fused import fused_product, shape_of_sums  # noqa: PLC0415 may be missing
+
+        n, width = x.shape
+        spans, tiles, tile = shape_of_sums(n, width)
+        partial = self._scratch.numbers(spans * tiles * tile**2)
+        out = sums[:n]
+        fused_product(x, out, partial, first=first, shifted=self._shifted)
+
+
+@lru_cache(maxsize=16)
+def has_fused(device: torch.device) -> bool:
+    """Whether a device can be tried with `FusedProduct`."""
+    return (
+        device.type == "cuda"
+        and find_spec("triton") is not None
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def _halves_times(left: Tensor, right: Tensor, out: Tensor, first: bool) -> None:

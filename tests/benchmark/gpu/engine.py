@@ -14,7 +14,12 @@ from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.state import RunState
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.gpu_buffer import SCRATCH_BYTES, GpuBuffer
-from cka_notebook._grams.gpu_products import Scratch, SplitProduct, matrix_of
+from cka_notebook._grams.gpu_products import (
+    FusedProduct,
+    Scratch,
+    SplitProduct,
+    matrix_of,
+)
 from cka_notebook._grams.pairs import pair_products
 from cka_notebook._grams.readback import Readback
 
@@ -25,6 +30,7 @@ __all__ = [
     "RunState",
     "Step",
     "added_layers",
+    "fused_product",
     "marked",
     "pair_products",
     "split_product",
@@ -65,6 +71,13 @@ def split_product(x: Tensor) -> Tensor:
     sums = x.new_empty(2 * len(x), len(x))
     SplitProduct(Scratch(x.device, len(x), SCRATCH_BYTES))(x, sums, True)
     return matrix_of(sums)
+
+
+def fused_product(x: Tensor) -> Tensor:
+    """The engine's product of the same in one pass."""
+    out = x.new_empty(len(x), len(x))
+    FusedProduct(Scratch(x.device, len(x), SCRATCH_BYTES))(x, out, True)
+    return out
 
 
 @contextmanager
