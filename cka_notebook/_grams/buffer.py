@@ -8,7 +8,7 @@ from torch import Tensor
 from .gpu_buffer import GpuBuffer, gpu_bytes
 from .gpu_products import HALF_TYPES
 from .packing import MAX_SQUARE, PackedGrams, on_device, packing
-from .precision import exact, outside_inference_mode
+from .precision import outside_inference_mode, undisturbed
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product, working_dtype
 from .readback import Readback
 
@@ -179,7 +179,7 @@ class GramBuffer:
         layers = part.waiting
         if not layers:
             return
-        with exact(part.device):
+        with undisturbed(part.device):
             packed, moment, raw = part.center()
         if not part.learns:
             return

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -87,15 +87,21 @@ def _full_float32(kind: str) -> _FullFloat32:
 
 @contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """Disable the user's autocast, and on a CPU reduced precision.
-
-    Products on CUDA do not need the latter; see `gpu_products`.
-    """
+    """Disable the user's reduced precision and autocast on one type of device."""
     kind = device.type
-    changes = kind != "cuda" and reduces_float32(kind)
-    guard = _full_float32(kind) if changes else nullcontext()
+    guard = _full_float32(kind) if reduces_float32(kind) else nullcontext()
     with guard, torch.autocast(kind, enabled=False):
         yield
+
+
+def undisturbed(device: torch.device) -> AbstractContextManager[Any]:
+    """`exact` for a run, whose products on CUDA depend on no setting of the process.
+
+    There, a change would reach the user's training in another thread.
+    """
+    if device.type == "cuda":
+        return torch.autocast("cuda", enabled=False)
+    return exact(device)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cka_notebook._grams.precision import exact
+from cka_notebook._grams.precision import undisturbed
 from cka_notebook._grams.products import working_dtype
 from cka_notebook._messages import first_few
 
@@ -194,7 +194,7 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def make(x: Tensor) -> Tensor:
-        with exact(x.device):  # the model may compute under autocast
+        with undisturbed(x.device):  # the model may compute under autocast
             features: object = pool(x)
         rows = features.shape[:1] if isinstance(features, Tensor) else None
         if not isinstance(features, Tensor) or rows != x.shape[:1]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cka_notebook._grams import precision
-from cka_notebook._grams.precision import exact, reduces_float32
+from cka_notebook._grams.precision import exact, reduces_float32, undisturbed
 
 
 def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
@@ -17,8 +17,11 @@ def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
         assert not reduces_float32("cpu")
         with exact(torch.device("cpu")):
             assert torch.backends.cuda.matmul.allow_tf32
-        with exact(torch.device("cuda")):
+        with undisturbed(torch.device("cuda")):
             assert torch.backends.cuda.matmul.allow_tf32, "no product depends on it"
+        with exact(torch.device("cuda")):
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert reduces_float32("cuda"), "the user's setting"
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False

@@ -246,6 +246,10 @@ def fake_cuda(product="split"):
             patch = mock.patch.object(module, "multiplies_halves", return_value=True)
             stack.enter_context(patch)
         stack.enter_context(mock.patch.object(gpu_products, "gpu_seconds", seconds))
+        # What a Triton kernel launches does not pass through torch.
+        stack.enter_context(
+            mock.patch.object(gpu_buffer, "has_fused", return_value=False)
+        )
         stack.enter_context(mock.patch.dict(gpu_buffer._timed, clear=True))
         for owner, name, phase in _PHASES:
             stack.enter_context(_in_phase(recorder, owner, name, phase))
