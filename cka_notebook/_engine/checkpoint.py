@@ -12,14 +12,21 @@ from torch import Tensor, nn
 
 from cka_notebook._inputs.nested import tensors
 from cka_notebook._models.offloading import offloaded
-from cka_notebook._results import files
+from cka_notebook._results import atomic, files
 
+from . import saved_run
 from .borrowed import RandomStreams
 from .state import RunState
 
 FORMAT = "cka_notebook.checkpoint/2"
 SECONDS = 30.0
 """Time between two writes, and so the work that a kill can lose."""
+
+KEPT = (
+    "The batches so far are not lost: `result` of this CKA or explorer holds them, and "
+    "its save() takes another path."
+)
+"""Where the sums are that could not be written."""
 
 
 class Checkpoint:
@@ -34,11 +41,12 @@ class Checkpoint:
 
     Raises:
         FileNotFoundError: If its folder does not exist.
+        OSError: If it cannot be written there.
         ValueError: If it is not a checkpoint.
     """
 
-    def __init__(self, path: files.PathLike) -> None:
-        files.check_folder(path)
+    def __init__(self, path: atomic.PathLike) -> None:
+        atomic.check(path)
         self._path = path
         self._written_at = time.monotonic()
         self._start: dict[str, Tensor] = {}
@@ -46,7 +54,9 @@ class Checkpoint:
         self._tensors: dict[str, Tensor] = {}
         self._facts: dict[str, Any] = {}
         if Path(path).exists():
-            self._tensors, self._facts = files.read(path, FORMAT)
+            self._tensors, self._facts = files.read(
+                path, FORMAT, saved_run.check, saved_run.check_values
+            )
 
     @property
     def exists(self) -> bool:
@@ -56,7 +66,8 @@ class Checkpoint:
     def begin(self, random: RandomStreams) -> None:
         """Set the random streams to where the first run began; remember them."""
         if self.exists:
-            random.load(_within(self._tensors, "start."))
+            with files.blamed(self._path, FORMAT):
+                random.load(_within(self._tensors, "start."))
         self._start = random.save()
 
     def resume(
@@ -78,8 +89,9 @@ class Checkpoint:
                 "over."
             )
             raise ValueError(msg)
-        state.load(_within(self._tensors, "run."), self._facts["run"])
-        random.load(_within(self._tensors, "random."))
+        with files.blamed(self._path, FORMAT):
+            state.load(_within(self._tensors, "run."), self._facts["run"])
+            random.load(_within(self._tensors, "random."))
         self._done = state.done
         memory: dict[str, Any] = self._facts["memory"]
         return memory
@@ -109,7 +121,7 @@ class Checkpoint:
         parts = {"run.": tensors, "start.": self._start, "random.": random.save()}
         named = {f"{k}{n}": t for k, part in parts.items() for n, t in part.items()}
         content = {"settings": settings, "run": facts, "memory": memory}
-        files.write(self._path, FORMAT, named, content)
+        files.write(self._path, FORMAT, named, content, kept=KEPT)
         self._written_at, self._done = time.monotonic(), state.done
 
 

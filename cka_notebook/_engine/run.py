@@ -1,10 +1,11 @@
 """One run: all sides over one loader, batch by batch."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from cka_notebook._inputs.calls import Call, shape_of
 from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
 from cka_notebook._inputs.nested import tensors
 from cka_notebook._inputs.pooling import Pools
-from cka_notebook._results.files import PathLike
+from cka_notebook._results.atomic import PathLike
 
 from .borrowed import RandomStreams
 from .checkpoint import Checkpoint, digest, digest_tensors
@@ -167,8 +168,7 @@ class Run:
             model.lengths.load(lengths)
         after = self.random.save()
         with self.random:
-            for _ in range(state.done):
-                next(self.batches, None)
+            deque(islice(self.batches, state.done), maxlen=0)
         self.random.load(after)
 
     def save(self, state: RunState, *, now: bool = False) -> None:
