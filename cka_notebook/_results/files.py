@@ -51,6 +51,7 @@ DTYPES = {
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -210,7 +211,7 @@ def _places(tensors: Mapping[str, Tensor], order: list[str]) -> dict[str, Any]:
     ends = list(accumulate(sizes))
     return {
         name: {
-            "dtype": NAMES[tensors[name].dtype],
+            "dtype": NAMES.get(tensors[name].dtype, str(tensors[name].dtype)),
             "shape": list(tensors[name].shape),
             "data_offsets": [end - size, end],
         }
@@ -377,6 +378,8 @@ def _tensors(
         count = file.readinto(data)  # type: ignore[attr-defined]
         expect(count == len(data), "it ends within its data")
         sha.update(data)
+        is_known = spec.dtype != torch.bool or bytes(data).strip(b"\0\1") == b""
+        expect(is_known, f"tensor {reprlib.repr(name)} is neither true nor false")
     is_whole = checksum is None or sha.hexdigest() == checksum
     expect(is_whole, "its checksum is wrong: it is damaged")
     return tensors

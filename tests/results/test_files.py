@@ -126,6 +126,7 @@ def test_files_without_a_checksum_are_still_read(tmp_path):
 def test_other_programs_read_the_tensors(tmp_path):
     wide, narrow = torch.randn(3, 2).double(), torch.arange(3, dtype=torch.uint8)
     tensors = {"b": narrow, "a": wide, "none": torch.empty(0, 2), "one": torch.ones(())}
+    tensors |= {"yes": narrow > 0, "half": wide.half(), "brain": wide.bfloat16()}
     files.write(tmp_path / "file", "kind/1", tensors, {"fact": [1, None]})
     with safe_open(tmp_path / "file", framework="pt") as file:
         assert {*file.keys()} == {*tensors}
@@ -233,6 +234,18 @@ def test_negative_sums_of_squares_are_refused(tmp_path):
         tensors[name] = -tensors[name] - 1
 
 
+def test_a_truth_is_zero_or_one(tmp_path):
+    path = tmp_path / "file"
+    files.write(path, "kind/1", {"yes": torch.tensor([True, False])}, {})
+    head, data = soak.split(path.read_bytes())
+    assert data == b"\1\0"
+    path.write_bytes(soak.joined(head, b"\1\2"))
+    with pytest.raises(
+        ValueError, match=r"file': tensor 'yes' is neither true nor fal"
+    ):
+        files.read(path, "kind/1")
+
+
 def test_what_cannot_be_loaded_is_not_saved(tmp_path):
     result = computed(tmp_path)
     for name, value in (
@@ -240,6 +253,7 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path):
         ("layers1", ("a",)),
         ("layers2", ("a", 5)),
         ("matrix", result.matrix.long()),
+        ("matrix", result.matrix.to(torch.complex64)),
         ("stderr", -result.stderr - 1),
         ("provenance", {"x": "y" * files.MAX_HEADER}),
         ("provenance", {1: 2, "1": 3}),
