@@ -1,8 +1,8 @@
 """Read thousands of damaged and hostile files.
 
-``python -m tests.soak.files 10000`` prints what came of them and exits with 1 if a file
-gave any other error than a ValueError that names it, took long, or, although it has a
-checksum, was read with other content than was written.
+``python -m tests.soak.files 10000 0`` prints what came of them, unless a file gave any
+other error than a ValueError that names it, took long, or, although it has a checksum,
+was read with other content than was written.
 """
 
 import hashlib
@@ -279,33 +279,30 @@ def verdict(text, path):
     return "clear" if is_clear else f"unclear: {text[:300]}"
 
 
-def main(count, seed=0):
-    """Try ``count`` files; the unclear ones, with the slowest time and the memory."""
-    draw, came = random.Random(seed), Counter()
-    unclear, slowest = [], (0.0, "")
+def main(count, seed):
+    """Try ``count`` files; figures of what came of them.
+
+    Raises:
+        AssertionError: If the outcome of one was unclear, or it took too long.
+    """
+    draw, came, slowest = random.Random(seed), Counter(), 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "bases").mkdir()
         whole, compare = bases(folder / "bases")
-        before = peak()
         for number in range(count):
             what, outcome, seconds = trial(number, whole, compare, folder, draw)
-            came[outcome.split(":")[0]] += 1
-            slowest = max(slowest, (seconds, what))
-            if outcome.startswith("unclear") or seconds > SECONDS:
-                unclear.append(f"{number}, {what}, {seconds:.1f} s: {outcome}")
+            kind = outcome.split(":")[0]
+            assert kind != "unclear", f"{number} of seed {seed}, {what}: {outcome}"
+            assert seconds < SECONDS, f"{number} of seed {seed}, {what}: {seconds} s"
+            came[kind] += 1
+            slowest = max(slowest, seconds)
         left = {path.name for path in folder.iterdir()} - {"bases", "again"}
-    unclear += [f"left behind: {left}"] if left else []
-    facts = {"files": count, **came, "slowest": slowest}
-    return unclear, facts | {"peak MB": peak(), "MB before": before}
-
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        assert not left
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"files": count, **came, "longest in s": slowest, "peak in MB": peak}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    failures, figures = main(*map(int, sys.argv[1:]))
-    print(*failures, figures, sep="\n")
-    sys.exit(bool(failures))
+    print(main(*map(int, sys.argv[1:])))  # noqa: T201
