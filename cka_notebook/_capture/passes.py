@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._undo import Undo
 
 from .hooks import hooked
 from .observer import Calls, Observer
@@ -132,8 +133,9 @@ class Passes:
 
     def _observe(self, rows: Sequence[int] | None) -> Calls:
         count = self.examples if rows is None else len(rows)
-        observer = Observer(count)
-        with hooked(self._tree, observer.after, observer.before):
+        observer, undo = Observer(count), Undo()
+        with undo, undo:
+            undo.enter(hooked(self._tree, observer.after, observer.before))
             self._run(rows)
         return observer.calls
 

@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_comparison_is_refused(tmp_path):
         CKA(first, second, model1_layers=["0"]).compare(
             loader(), checkpoint=path, progress=False
         )
-    with pytest.raises(ValueError, match="its first batch is"):
+    with pytest.raises(ValueError, match="its fingerprint of the values of batch 1 is"):
         CKA(first, second).compare(loader(seed=2), checkpoint=path, progress=False)
     with torch.no_grad():
         second[0].weight.add_(1)
