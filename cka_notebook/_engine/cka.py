@@ -324,9 +324,9 @@ def _catch_up(
     """
     run.restrict(catch_up.inner)
     while not catch_up.is_complete:
-        if not run.step(catch_up.inner):
+        # The checkpoint keeps what the paused run has done.
+        if not run.step(catch_up.inner, keeps=False):
             raise OtherBatchesError
-        run.at_bound = None  # The checkpoint keeps what the paused run has done.
         catch_up.check()
         if not catch_up.is_complete:
             yield catch_up.view

@@ -290,12 +290,17 @@ def _captured(function: FunctionType) -> Iterator[Any]:
 
 
 def _globals(function: FunctionType) -> Iterator[Any]:
-    """Values of the global variables that a function reads, of its own module."""
+    """Values of the global variables that a function reads.
+
+    Of the functions and classes of other modules it is the names.
+    """
     known = function.__globals__
-    for name in sorted(_global_names(function.__code__)):
-        value = known.get(name)
-        theirs = getattr(value, "__module__", known.get("__name__"))
-        if name in known and theirs == known.get("__name__"):
+    for name in sorted(_global_names(function.__code__) & known.keys()):
+        value = known[name]
+        is_code = isinstance(value, FunctionType | type)
+        if is_code and value.__module__ != known.get("__name__"):
+            yield f"{value.__module__}.{value.__qualname__}"
+        else:
             yield value
 
 

@@ -234,17 +234,22 @@ class Run:
         memory = Memory(dict(self.buffer.shifts), models)
         return Whole(state, state.totals, self.random.save(), memory)
 
-    def step(self, state: RunState) -> bool:
+    def step(self, state: RunState, *, keeps: bool = True) -> bool:
         """Run all sides on one batch; False when the loader has ended.
 
         The run's random streams are in place.
+
+        Args:
+            state: Gets the batch.
+            keeps: Whether the checkpoint is to have this state.
         """
         self.at_bound = None
         undo = Undo()
         with undo, undo:
             undo.enter(torch_settings(self._kinds))
             more = self._step(state)
-        self.at_bound, self._taken = state, max(state.done, self._taken)
+        self._taken = max(state.done, self._taken)
+        self.at_bound = state if keeps else None
         return more
 
     def _step(self, state: RunState) -> bool:

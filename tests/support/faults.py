@@ -12,6 +12,7 @@ import dis
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,8 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import cka_notebook
 from cka_notebook import CKA
-
-from .reference import differences, snapshot
+from cka_notebook._grams.precision import precision
 
 PACKAGE = str(Path(cka_notebook.__file__).parent)
 CONTEXTLIB = contextlib.__file__
@@ -151,19 +151,21 @@ class Scene:
     Args:
         folder: Where the checkpoint goes.
         examples: How many examples, in batches of eight.
+        options: Of `CKA`.
     """
 
-    def __init__(self, folder, examples=8 * 4 + 2):
+    def __init__(self, folder, examples=8 * 4 + 2, **options):
         self.path = Path(folder) / "run.checkpoint"
         self._data = Augmented(examples)
+        self._options = options
         self.expected = self.outcome(self.compare(small_models()))
 
-    def compare(self, models, path=None, cka=None):
+    def compare(self, models, path=None, cka=None, **options):
         """The whole comparison, from the same seeds."""
         _seed()
         loader = DataLoader(self._data, 8, shuffle=True)
-        cka = cka or CKA(*models)
-        return cka.compare(loader, progress=False, checkpoint=path)
+        cka = cka or CKA(*models, **self._options)
+        return cka.compare(loader, progress=False, checkpoint=path, **options)
 
     def steps(self):
         """How often each step of a run with a checkpoint is taken."""
@@ -173,34 +175,48 @@ class Scene:
         self.clear()
         return steps.counts
 
+    def seconds(self):
+        """How long a run with a checkpoint takes."""
+        started = time.perf_counter()
+        self.compare(small_models(), self.path)
+        self.clear()
+        return time.perf_counter() - started
+
     def clear(self):
         """Remove the checkpoint."""
         for file in self.path.parent.iterdir():
             file.unlink()
 
-    def faults(self, target, error):
-        """What is wrong after an error at this step; empty if nothing is."""
+    def faults(self, strike):
+        """What is wrong after an error; empty if nothing is.
+
+        Args:
+            strike: A context in which something is raised, such as `Steps`.
+        """
         models = small_models()
-        cka = CKA(*models)
+        cka = CKA(*models, **self._options)
         _seed()
         before = _surroundings(models)
-        raised = None
+        caught = None  # As in a notebook, which keeps the traceback and so its frames.
         try:
-            with Steps(target, error):
+            with strike:
                 self.compare(models, self.path, cka)
-        except BaseException as caught:
-            raised = caught
-        found = _changes(before, _surroundings(models))
-        found += self._files()
-        found += self._partial(cka)
-        del raised
-        resumed = self.compare(models, self.path)
-        if self.outcome(resumed) != self.expected:
-            found.append("resumed")
-        self.clear()
-        if self.outcome(self.compare(models)) != self.expected:
-            found.append("next run")
+        except BaseException as error:
+            caught = error
+        after = _surroundings(models)
+        found = [key for key, value in before.items() if value != after[key]]
+        found += self._files() + self._partial(cka)
+        found += self.after(models)
+        del caught
         return found
+
+    def after(self, models):
+        """What is wrong when the run is resumed, and then repeated."""
+        resumed = self.outcome(self.compare(models, self.path))
+        self.clear()
+        repeated = self.outcome(self.compare(models))
+        runs = {"resumed": resumed, "repeated": repeated}
+        return [name for name, outcome in runs.items() if outcome != self.expected]
 
     @staticmethod
     def outcome(result):
@@ -230,9 +246,7 @@ class Scene:
             return []
         stop = result.batches + result.skipped
         models = small_models()
-        _seed()
-        loader = DataLoader(self._data, 8, shuffle=True)
-        whole = CKA(*models).compare(loader, progress=False, max_batches=stop)
+        whole = self.compare(models, max_batches=stop)
         same = self.outcome(whole)[:5] == self.outcome(result)[:5]
         return [] if same else ["partial result"]
 
@@ -245,46 +259,41 @@ def _seed():
 
 def _surroundings(models):
     """All that a run must leave as it was found."""
+    modules = [module for model in models for module in model.modules()]
+    held = [vars(module).items() for module in modules]
     return {
-        "models": [snapshot(model) for model in models],
+        "state": [
+            (str(x.device), x.dtype, x.tolist())
+            for model in models
+            for x in model.state_dict().values()
+        ],
         "hooks": [
-            {k: list(v.items()) for k, v in vars(module).items() if "hooks" in k and v}
-            for model in models
-            for module in model.modules()
+            {k: list(v.items()) for k, v in x if "hooks" in k and v} for x in held
         ],
-        "attributes": [
-            {k: v for k, v in vars(module).items() if isinstance(v, bool | int)}
-            for model in models
-            for module in model.modules()
-        ],
-        "global hooks": len(nn.modules.module._global_forward_hooks),
+        "attributes": [{k: _plain(v) for k, v in x} for x in held],
+        "hooks of all": len(nn.modules.module._global_forward_hooks),
         "descriptor": "training" in vars(nn.Module),
-        "numpy": [str(x) for x in np.random.get_state()[1:3]],  # noqa: NPY002 as above
-        "python": random.getstate(),
-        "torch": torch.get_rng_state().tolist(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "autocast nesting": _nesting(),
-        "precision": torch.get_float32_matmul_precision(),
+        "stream of numpy": [str(x) for x in np.random.get_state()[1:3]],  # noqa: NPY002 as above
+        "stream of Python": random.getstate(),
+        "stream of torch": torch.get_rng_state().tolist(),
+        "gradients": torch.is_grad_enabled(),
+        "autocast": [
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.is_autocast_cache_enabled(),
+            _nesting(),
+        ],
+        "precision": [torch.get_float32_matmul_precision(), precision("cpu")],
         "inference": torch.is_inference_mode_enabled(),
         "default device": torch.get_default_device(),
         "threads": threading.active_count(),
     }
 
 
+def _plain(value):
+    return value if isinstance(value, bool | int | float | str) else id(value)
+
+
 def _nesting():
     torch.autocast_increment_nesting()
     return torch.autocast_decrement_nesting()
-
-
-def _changes(before, after):
-    found = []
-    for key, value in before.items():
-        now = after[key]
-        if key == "models":
-            for number, pair in enumerate(zip(value, now, strict=True), 1):
-                found += [
-                    f"model{number} {x}" for x in differences(*pair) if x != "random"
-                ]
-        elif value != now:
-            found.append(key)
-    return found
