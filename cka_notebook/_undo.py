@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from torch import nn
+
 ATTEMPTS = 3
 """How often a step is tried; an interrupt rarely strikes the same step again."""
 
@@ -108,3 +110,16 @@ def undoing(
         return _Undoing(lambda undo: change(undo, *args, **kwargs))
 
     return context
+
+
+def unhook(module: nn.Module, hook: object) -> None:
+    """Remove a hook if it is there.
+
+    The handle of a hook removes it as well, but an interrupt can come between the hook
+    and its handle.
+    """
+    kept = [value for key, value in vars(module).items() if key.startswith("_forward_")]
+    numbers = [key for x in kept for key, value in x.items() if value is hook]
+    for each in kept:
+        for number in numbers:
+            each.pop(number, None)

@@ -18,9 +18,10 @@ from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._grams.precision import exact, reduces_float32
 from cka_notebook._messages import Reason
 from cka_notebook._models.nodes import Layer
+from cka_notebook._undo import unhook
 
 from .fast_path import FastPath
-from .hooks import Uncopied, unhook
+from .hooks import Uncopied
 from .outputs import as_rows, batch_first, tensor_of
 from .shuffling import Scatter, watched
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.jit._script import RecursiveScriptModule
 
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._undo import Undo, undoing
+from cka_notebook._undo import Undo, undoing, unhook
 
 
 class Uncopied:
@@ -70,16 +70,3 @@ def hooked(
             hook = Hook(before)
             undo.add(unhook, module, hook)
             module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def unhook(module: nn.Module, hook: object) -> None:
-    """Remove a hook if it is there.
-
-    The handle of a hook removes it as well, but an interrupt can come between the hook
-    and its handle.
-    """
-    kept = [value for key, value in vars(module).items() if key.startswith("_forward_")]
-    numbers = [key for x in kept for key, value in x.items() if value is hook]
-    for each in kept:
-        for number in numbers:
-            each.pop(number, None)

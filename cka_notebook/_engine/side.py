@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cka_notebook._capture.capture import Capture
-from cka_notebook._capture.hooks import Hook, unhook
+from cka_notebook._capture.hooks import Hook
 from cka_notebook._capture.probe import probe
 from cka_notebook._capture.rewinding import rewound
 from cka_notebook._capture.shuffling import Scatter
@@ -25,10 +25,11 @@ from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
+from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
-from cka_notebook._undo import Undo
+from cka_notebook._undo import Undo, unhook
 
 from .borrowed import eager, without_nested_tensors
 from .estimate import Timing
@@ -225,7 +226,7 @@ class LiveModel:
             try:
                 yield
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     self._add_notes(error, call)
                 raise
 
@@ -358,14 +359,9 @@ def explaining_memory(what: str, call: Call) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise _out_of_memory(what, call) from error
         raise
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    kinds = torch.OutOfMemoryError, MemoryError
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _out_of_memory(label: str, call: Call) -> RuntimeError:
