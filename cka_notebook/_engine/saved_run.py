@@ -4,7 +4,6 @@ import random
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +34,9 @@ def check(specs: Mapping[str, Spec], facts: dict[str, Any]) -> None:
     for key in ("batches", "skipped", "examples"):
         expect_count(run.get(key), f"`{key}`")
     _check_problems(run.get("problems"))
-    _check_memory(facts["memory"])
+    _check_memory(specs, facts["memory"])
+    done = run["batches"] + run["skipped"]
+    contents.check_tensor(specs, "prints", (done, 2), (torch.int64,))
 
 
 def check_values(tensors: Mapping[str, Tensor]) -> None:
@@ -71,26 +72,37 @@ def _check_problems(problems: Any) -> None:
         _check_reasons(reasons, "problems")
 
 
-def _check_memory(memory: dict[str, Any]) -> None:
+def _check_memory(specs: Mapping[str, Spec], memory: dict[str, Any]) -> None:
     shifts: Any = memory.get("shifts")
-    lengths = memory.get("lengths", [])
     _check_reasons(shifts, "shifts")
     unknown = {*shifts.values()} - {*get_args(Shift)}
     expect(not unknown, f"it has `shifts` of other kinds than {get_args(Shift)}")
-    expect_type(lengths, list, "`lengths`")
-    for saved in lengths:
-        expect_type(saved, dict, "`lengths`")
-        expect_type(saved.get("pairs"), (int, float), "`pairs`")
-        expect("sums" in saved, "it has `lengths` without `sums`")
-        _check_lengths(saved["sums"])
+    models: Any = memory.get("models")
+    expect_type(models, list, "`models`")
+    for number, model in enumerate(models):
+        expect_type(model, dict, "`models`")
+        expect_type(model.get("masked"), bool, "`masked`")
+        expect_type(model.get("pairs"), (int, float), "`pairs`")
+        expect_type(model.get("scatters"), list, "`scatters`")
+        for row, scatter in enumerate(model["scatters"]):
+            _check_scatter(specs, f"memory.{number}.{row}.", scatter)
 
 
-def _check_lengths(sums: Any) -> None:
-    """Raise ValueError if these are not three sums of each layer and mask."""
-    if sums is not None:
-        expect_type(sums, list, "`sums`")
-        shape = np.array(sums, dtype=np.float64).shape
-        expect(len(shape) == 3 and shape[0] == 3, f"it has `sums` of shape {shape}")
+def _check_scatter(specs: Mapping[str, Spec], prefix: str, scatter: Any) -> None:
+    """Raise ValueError if these are not the numbers and tensors of a scatter."""
+    expect_type(scatter, list, "`scatters`")
+    expect(len(scatter) == 4, f"it has `scatters` of {len(scatter)} numbers")
+    expect_type(scatter[3], list, "`scatters`")
+    for number in (*scatter[:3], *scatter[3]):
+        expect_count(number, "`scatters`")
+    own = {name: x.shape for name, x in specs.items() if name.startswith(prefix)}
+    width = own.get(f"{prefix}totals.0", ())
+    shapes = [("totals", 0, width), ("totals", 1, width), ("totals", 2, ())]
+    shapes += [("totals", 3, ())] if own else []
+    for number in range(len(scatter[3])):
+        shapes += [("sums", number, width), ("norms", number, ())]
+    expected = {f"{prefix}{kind}.{i}": shape for kind, i, shape in shapes if own}
+    expect(own == expected, f"its tensors {prefix} are not those of a scatter")
 
 
 def _check_reasons(content: Any, what: str) -> None:
