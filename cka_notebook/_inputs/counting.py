@@ -5,13 +5,19 @@ with graphs, patches or a time step for all, the output has the right number, to
 """
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from .examples import count_attributes, count_items, index_sizes, sizes_of
-from .nested import describe, tensors
+from .examples import (
+    count_attributes,
+    count_items,
+    index_sizes,
+    list_sizes,
+    sizes_of,
+)
+from .nested import describe, private, tensors
 
 Examples = Callable[[Any], int]
 """From a batch to its number of examples."""
@@ -28,12 +34,16 @@ class ExampleCounter:
 
     Args:
         label: What messages call the model.
-        axis: Batch axis of the model's inputs.
+        axes: Batch axis of the model's inputs, and the other one where some of its
+            layers have the examples there.
         examples: Counts them instead, or None.
     """
 
-    def __init__(self, label: str, axis: int, examples: Examples | None) -> None:
-        self._label, self._axis, self._examples = label, axis, examples
+    def __init__(
+        self, label: str, axes: Sequence[int], examples: Examples | None
+    ) -> None:
+        self._label, self._axes, self._examples = label, axes, examples
+        self._axis = axes[0]
         self._names: set[str] = set()  # of the parts that were right so far
 
     def count(
@@ -53,27 +63,31 @@ class ExampleCounter:
             TypeError: If ``examples`` gives no number.
         """
         if self._examples is not None:
-            return self._by_user(self._examples(batch))
+            return self._by_user(self._examples(private(batch)))
         sizes = sizes_of(inputs, self._axis)
         if not sizes:
             return count_items(inputs) or count_attributes(inputs, self._axis)
         is_told = self._names <= set(sizes)
-        known = self._known(sizes if is_told else self._all(batch, sizes))
+        others = self._turned(inputs) | list_sizes(inputs)
+        known = self._known(sizes if is_told else self._all(batch, sizes) | others)
         agreed = known or set(sizes.values())
-        if len(agreed) == 1 and (known or not self._is_disputed(agreed, batch)):
+        is_doubtful = bool(others) or self._is_disputed(agreed, batch)
+        if len(agreed) == 1 and (known or not is_doubtful):
             self._names = self._names or set(sizes)
             return agreed.pop()
-        return self._settle(sizes, batch, number, outputs())
+        every = self._all(batch, sizes)
+        return self._settle(sizes, every, others, number, outputs())
 
     def _by_user(self, found: Any) -> int:
+        msg = "Expected `examples` to return the number of examples of a batch, got {}."
         try:
-            return operator.index(found)
+            n = operator.index(found)
         except TypeError:
-            msg = (
-                "Expected `examples` to return the number of examples of a batch, got "
-                f"{describe(found)} for {self._label}."
-            )
-            raise TypeError(msg) from None
+            got = f"{describe(found)} for {self._label}"
+            raise TypeError(msg.format(got)) from None
+        if n < 1 or isinstance(found, bool):
+            raise ValueError(msg.format(f"{found!r} for {self._label}"))
+        return n
 
     def _known(self, sizes: Sizes) -> set[int]:
         return {size for name, size in sizes.items() if name in self._names}
@@ -83,18 +97,30 @@ class ExampleCounter:
         others = set(sizes_of(batch, 0).values()) - {1}
         return self._axis == 0 and bool(others - agreed)
 
+    def _turned(self, inputs: Any) -> Sizes:
+        """Sizes of the second axis, where tokens may be on the first one."""
+        if self._axis or len(self._axes) == 1:
+            return {}
+        return {f"{k} (axis 1)": n for k, n in sizes_of(inputs, 1).items()}
+
     def _all(self, batch: Any, sizes: Sizes) -> Sizes:
         """All that could say the number: the whole batch, and indices in it."""
         own = {name: getattr(batch, name, None) for name in INDEXED}
         counts = {n: x for n, x in own.items() if isinstance(x, int)}
         return sizes_of(batch, self._axis) | sizes | index_sizes(batch) | counts
 
-    def _settle(self, sizes: Sizes, batch: Any, number: int, output: Any) -> int:
+    def _settle(
+        self, sizes: Sizes, every: Sizes, others: Sizes, number: int, output: Any
+    ) -> int:
         """The number that the batch and the output have in common."""
         shapes = [tuple(t.shape) for t in tensors(output) if _may_have_rows(t)]
         rows = {shape[self._axis] for shape in shapes if len(shape) > self._axis}
-        every = self._all(batch, sizes)
         found = set(every.values()) & rows
+        if others and not found:
+            later = {shape[1] for shape in shapes if len(shape) > 2}
+            is_turned = set(sizes.values()) & later  # by `forward`
+            every = every if is_turned else every | others
+            found = set(every.values()) & rows
         if not found:
             found = set(sizes.values()) & {size for shape in shapes for size in shape}
         if not found:
