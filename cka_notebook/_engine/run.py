@@ -165,6 +165,8 @@ class Run:
         self.buffer.shifts.update({int(number): how for number, how in shifts})
         for model, lengths in zip(self.models, memory.get("lengths", []), strict=False):
             model.lengths.load(lengths)
+        for model, padding in zip(self.models, memory.get("padding", []), strict=False):
+            model.tokens.load(padding)
         after = self.random.save()
         with self.random:
             for _ in range(state.done):
@@ -178,6 +180,7 @@ class Run:
             memory = {
                 "shifts": {str(number): how for number, how in shifts},
                 "lengths": [model.lengths.save() for model in self.models],
+                "padding": [model.tokens.save() for model in self.models],
             }
             self.checkpoint.save(state, self.random, self.settings, memory, now=now)
 

@@ -5,6 +5,7 @@ inputs that it masks, and holds for the whole run. A mask of unknown meaning is 
 used, and `MaskReader.unused` names it.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -49,6 +50,9 @@ NO_PADDING = (
 ATTENTION = ("mask", "attn_mask", "src_mask", "tgt_mask", "memory_mask", "causal_mask")
 """Masks that may say which token attends to which, the same for all examples."""
 
+LENGTHS = re.compile(r"(^|_)len(s|gths?)?$")
+"""Names of arguments that give the number of tokens of each text."""
+
 ADDED = -100.0
 """Values below this, added to attention scores, leave no attention."""
 
@@ -72,6 +76,7 @@ class MaskReader:
 
     def __init__(self, model: nn.Module) -> None:
         self._meanings: dict[str, Meaning] = {}
+        self._unnamed: dict[str, bool] = {}
         # Models of transformers: True is a token in all of them.
         self._is_fixed = hasattr(model, "main_input_name")
         self._frames = _frame_counter(model)
@@ -85,9 +90,10 @@ class MaskReader:
             more: The batch. Its masks count even if the model does not take them.
         """
         given = {**_known(more), **arguments}
+        names = [*_named(given), *self._others(given)]
         read = {
             name: mask
-            for name in _ordered(given)
+            for name in names
             if (mask := self._translated(name, given[name], arguments)) is not None
         }
         inputs = next((x for name, x in read.items() if not _of_decoder(name)), None)
@@ -113,10 +119,26 @@ class MaskReader:
             return None
         return torch.arange(frames, device=mask.device) < counts[:, None]
 
+    def _others(self, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """Names that do not say so of masks, and of lengths of texts.
+
+        Their first values decide; what holds no padding then is no mask.
+        """
+        for name, value in arguments.items():
+            if isinstance(value, Tensor) and "mask" not in name and value.ndim:
+                if name not in self._unnamed:
+                    self._unnamed[name] = _is_unnamed(name, value, arguments)
+                if self._unnamed[name]:
+                    yield name
+
     def _translated(
         self, name: str, mask: Tensor, arguments: Mapping[str, Any]
     ) -> Tensor | None:
         """This mask as (n, tokens), or None if it is not used."""
+        if mask.ndim == 1:
+            return _of_lengths(mask, arguments)
+        if mask.ndim == 3 and mask.shape[2] == 1 < mask.shape[1]:
+            mask = mask[..., 0]
         meaning = self._meanings.get(name)
         if meaning is None:
             inputs = _masked_inputs(mask, arguments)
@@ -141,16 +163,52 @@ def _known(batch: Any) -> dict[str, Tensor]:
     return {k: v for k, v in batch.items() if k in KNOWN and isinstance(v, Tensor)}
 
 
-def _ordered(arguments: Mapping[str, Any]) -> Iterator[str]:
+def _named(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Names of masks of padding, known ones first."""
     names = [name for name in KNOWN if name in arguments]
     names += [name for name in arguments if "mask" in name and name not in KNOWN]
     for name in names:
         mask = arguments[name]
-        if isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING:
-            is_square = mask.shape[-2] == mask.shape[-1]
-            if not (is_square and name in ATTENTION):
-                yield name
+        is_mask = isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING
+        if is_mask and not _is_the_same_for_all(name, mask, arguments):
+            yield name
+
+
+def _is_the_same_for_all(name: str, mask: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Whether a mask says which token attends to which, in every text."""
+    size = mask.shape[-1]
+    if mask.shape[-2] != size:
+        return False
+    first = mask.reshape(-1, size, size)[0]
+    if not bool((mask == first).all()):
+        return False
+    if name in ATTENTION and (mask.ndim > 2 or not _masked_inputs(mask, arguments)):
+        return True
+    marked = first < 0 if bool((first < 0).any()) else first > 0
+    return any(torch.equal(x, x.new_ones(x.shape).tril()) for x in (marked, ~marked))
+
+
+def _is_unnamed(name: str, value: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Whether a tensor marks padding, or counts tokens, although no name says so."""
+    if value.ndim == 1:
+        return bool(LENGTHS.search(name)) and _of_lengths(value, arguments) is not None
+    is_flag = value.dtype is torch.bool and value.ndim == 2 and value.numel() > 0
+    if not is_flag or _is_uniform(value) or not _masked_inputs(value, arguments):
+        return False
+    return _is_padding(value) and not _is_the_same_for_all(name, value, arguments)
+
+
+def _of_lengths(lengths: Tensor, arguments: Mapping[str, Any]) -> Tensor | None:
+    """A mask (n, tokens), if one size alone of the inputs can be that of the tokens."""
+    if lengths.is_floating_point() or not len(lengths) or bool((lengths < 0).any()):
+        return None
+    longest = int(lengths.max())
+    inputs = _inputs(arguments)
+    sizes = {x.shape[axis] for x in inputs for axis in _token_axes(x, len(lengths))}
+    sizes = sizes & {longest} or {size for size in sizes if size > longest}
+    if len(sizes) != 1 or longest < 2:
+        return None
+    return torch.arange(sizes.pop(), device=lengths.device) < lengths[:, None]
 
 
 def _of_decoder(name: str) -> bool:
@@ -176,7 +234,7 @@ def _meaning(
         return "additive" if is_added else "unknown"
     if known == "padding" and mask.is_floating_point():
         return "unknown"
-    if known is not None and (is_fixed or mask.dtype is not torch.bool):
+    if known is not None and is_fixed:
         return known
     if not _is_padding(mask):
         return known or "unknown"
@@ -220,17 +278,29 @@ def _is_constant(values: Tensor) -> bool:
 
 
 def _masked_inputs(mask: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
-    """Inputs (n, tokens, ...) that have the tokens of a mask."""
+    """Inputs, as (n, tokens, ...), that have the tokens of a mask."""
     n, tokens = mask.shape[0], mask.shape[-1]
     found = []
-    for name, value in arguments.items():
-        if not isinstance(value, Tensor) or "mask" in name or value.ndim < 2:
-            continue
-        if value.shape[:2] == (n, tokens):
-            found.append(value)
-        elif value.shape[0] == n and value.shape[-1] == tokens:
-            found.append(value.movedim(-1, 1))
-    return found
+    for value in _inputs(arguments):
+        axes = [a for a in _token_axes(value, n) if value.shape[a] == tokens]
+        found += [value.movedim(axis, 1 if axis else 0) for axis in axes[:1]]
+    return [x if x.shape[0] == n else x.transpose(0, 1) for x in found]
+
+
+def _inputs(arguments: Mapping[str, Any]) -> list[Tensor]:
+    """What masks may be of."""
+    return [
+        value
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and not value.is_nested and value.ndim > 1
+        if "mask" not in name and value.dtype is not torch.bool
+    ]
+
+
+def _token_axes(x: Tensor, n: int) -> list[int]:
+    """Axes of an input that may be of tokens: after the examples, or before them."""
+    axes = list(dict.fromkeys([1, x.ndim - 1])) if x.shape[0] == n else []
+    return axes + ([0] if x.shape[1] == n != x.shape[0] else [])
 
 
 def _tokens(mask: Tensor, meaning: Meaning) -> Tensor:
