@@ -18,6 +18,7 @@ from cka_notebook._results.result import CKAResult
 
 from .facts import (
     NO_VARIANCE,
+    TOO_LARGE,
     no_output,
     not_finite,
     skip_note,
@@ -134,6 +135,8 @@ class Axis:
                 reasons[name] = not_finite(int(bad[row]))
             elif norms[row] == 0:
                 reasons[name] = NO_VARIANCE
+            elif not isfinite(norms[row]):
+                reasons[name] = TOO_LARGE
         return reasons
 
     @property
