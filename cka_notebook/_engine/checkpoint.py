@@ -113,6 +113,14 @@ class Checkpoint:
         self._written_at, self._done = time.monotonic(), state.done
 
 
+def layers_of(path: files.PathLike) -> tuple[list[str], list[str]] | None:
+    """The layers of both models in a checkpoint; None if there is none."""
+    if not Path(path).exists():
+        return None
+    settings = files.read(path, FORMAT)[1]["settings"]
+    return settings["layers1"], settings["layers2"]
+
+
 def digest(model: nn.Module) -> str:
     """Digest of a model's parameters and buffers, offloaded ones included."""
     present = (x for x in tensors(list(model.state_dict().values())) if not x.is_meta)
