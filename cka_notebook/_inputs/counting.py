@@ -115,18 +115,18 @@ class ExampleCounter:
         """The number that the batch and the output have in common."""
         shapes = [tuple(t.shape) for t in tensors(output) if _may_have_rows(t)]
         rows = {shape[self._axis] for shape in shapes if len(shape) > self._axis}
+        later = {shape[1] for shape in shapes if len(shape) > 2}
+        plain = set(sizes.values())
         found = set(every.values()) & rows
-        if others and not found:
-            later = {shape[1] for shape in shapes if len(shape) > 2}
-            is_turned = set(sizes.values()) & later  # by `forward`
-            every = every if is_turned else every | others
+        if len(plain) > 1 and len({*others.values()}) == 1:
+            found = {*others.values()} & (rows | later) or found
+        if not found and not plain & later:  # else `forward` puts tokens first
+            every = every | others
             found = set(every.values()) & rows
-        if not found:
-            found = set(sizes.values()) & {size for shape in shapes for size in shape}
-        if not found:
-            found = set(sizes.values())
+        found = found or plain & {size for shape in shapes for size in shape} or plain
         if len(found) > 1:
             raise self._unsettled(every, found, shapes, number)
+        every = every | others
         self._names = {name for name, size in every.items() if size in found}
         return found.pop()
 

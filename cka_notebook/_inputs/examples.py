@@ -123,7 +123,7 @@ def chosen_examples(
             return None
         found = [_rows_each(x, examples, axes, grouped)[1] for x in tensors(items)]
         if any(found) and not (is_list_of_dicts(items) or is_ragged(items)):
-            if all(found) and _are_alike(items):
+            if all(found) and examples > MIN_LIST and _are_alike(items):
                 msg = f"Each of {examples} tensors has {examples} rows."
                 raise ValueError(msg)
             return None

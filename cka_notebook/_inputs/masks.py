@@ -257,7 +257,7 @@ def _is_padding(mask: Tensor) -> bool:
 def _by_values(mask: Tensor, inputs: list[Tensor]) -> Meaning | None:
     """What a mask marks, as padding holds one value; None if that is unclear."""
     rows = _by_key(mask > 0)
-    for x in inputs:
+    for x in [] if _is_uniform(mask) else inputs:
         marked, others = _is_constant(x[rows]), _is_constant(x[~rows])
         if marked != others:
             return "padding" if marked else "token"

@@ -45,10 +45,30 @@ def test_lengths_are_cut_with_sequences_that_have_tokens_first():
 
     models = Last("rnn"), Last("rnn")
     batches = [(torch.randn(7, 16, 6), torch.randint(1, 8, (16,))) for _ in range(2)]
-    result = compare(*models, batches)
+    head = {"model1_layers": ["head"], "model2_layers": ["head"]}
+    result = compare(*models, batches, **head)
     assert (result.examples, result.notes) == (32, [])
-    options = {"axis": {"embedding": 1, "block": 1}}
-    assert_right(result, *models, batches, call=lambda m, b: m(*b), **options)
+    assert_right(result, *models, batches, call=lambda m, b: m(*b))
+
+
+def test_inputs_that_agree_on_the_second_axis_alone_have_their_examples_there():
+    class Translation(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.source, self.target = nn.Embedding(30, 8), nn.Embedding(30, 8)
+            self.block = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0)
+
+        def forward(self, source, target):
+            return self.block(self.target(target), self.source(source))
+
+    models = Translation().eval(), Translation().eval()
+    batches = [tuple(torch.randint(0, 30, (k, 16)) for k in (7, 5)) for _ in range(2)]
+    layers = ["source", "target", "block"]
+    result = compare(*models, batches, model1_layers=layers, model2_layers=layers)
+    assert (result.examples, result.notes) == (32, [])
+    assert_right(
+        result, *models, batches, call=lambda m, b: m(*b), axis=dict.fromkeys(layers, 1)
+    )
 
 
 class Bags(nn.Module):

@@ -123,6 +123,12 @@ def test_inverted_masks_of_numbers_are_turned_or_named_too(dtype):
     assert reader.unused == {"attention_mask": (4, 6)}
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
+def test_a_mask_of_tokens_alone_is_one_whatever_the_texts_are(dtype):
+    mask, ids = torch.ones(4, 6, dtype=dtype), torch.full((4, 6), 7)
+    assert is_(inputs_mask("attention_mask", mask, ids), mask > 0)
+
+
 def test_a_mask_may_have_an_axis_of_one_feature():
     assert is_(inputs_mask("mask", RIGHT[..., None].float(), texts(RIGHT)), RIGHT)
     assert is_(inputs_mask("attention_mask", RIGHT[..., None]), RIGHT)
