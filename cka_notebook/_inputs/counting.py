@@ -29,6 +29,10 @@ INDEXED = ("num_graphs", "num_examples", "batch_size")
 """Attributes in which batches of other libraries have their number of examples."""
 
 
+SECOND = " (axis 1)"
+"""Ends the names of sizes of second axes."""
+
+
 class ExampleCounter:
     """Counts the examples of one model's batches.
 
@@ -101,7 +105,7 @@ class ExampleCounter:
         """Sizes of the second axis, where tokens may be on the first one."""
         if self._axis or len(self._axes) == 1:
             return {}
-        return {f"{k} (axis 1)": n for k, n in sizes_of(inputs, 1).items()}
+        return {f"{k}{SECOND}": n for k, n in sizes_of(inputs, 1).items()}
 
     def _all(self, batch: Any, sizes: Sizes) -> Sizes:
         """All that could say the number: the whole batch, and indices in it."""
@@ -114,16 +118,7 @@ class ExampleCounter:
     ) -> int:
         """The number that the batch and the output have in common."""
         shapes = [tuple(t.shape) for t in tensors(output) if _may_have_rows(t)]
-        rows = {shape[self._axis] for shape in shapes if len(shape) > self._axis}
-        later = {shape[1] for shape in shapes if len(shape) > 2}
-        plain = set(sizes.values())
-        found = set(every.values()) & rows
-        if len(plain) > 1 and len({*others.values()}) == 1:
-            found = {*others.values()} & (rows | later) or found
-        if not found and not plain & later:  # else `forward` puts tokens first
-            every = every | others
-            found = set(every.values()) & rows
-        found = found or plain & {size for shape in shapes for size in shape} or plain
+        found = _shared(sizes, every, others, shapes, self._axis)
         if len(found) > 1:
             raise self._unsettled(every, found, shapes, number)
         every = every | others
@@ -141,6 +136,31 @@ class ExampleCounter:
             f"{output}, does not settle it. Pass examples=lambda batch: ..., which "
             "returns the number of examples of a batch."
         )
+
+
+def _shared(
+    sizes: Sizes, every: Sizes, others: Sizes, shapes: list[Any], axis: int
+) -> set[int]:
+    """The numbers that the batch and the output have in common.
+
+    Args:
+        sizes: Of the inputs.
+        every: Of the whole batch, too.
+        others: Of second axes and of lists, for a model of which they may be.
+        shapes: Of the tensors of the output.
+        axis: Batch axis of the inputs.
+    """
+    plain = set(sizes.values())
+    second = {size for name, size in others.items() if name.endswith(SECOND)}
+    rows = {shape[axis] for shape in shapes if len(shape) > axis}
+    later = {shape[1] for shape in shapes if len(shape) > 2}
+    found = set(every.values()) & rows
+    if len(plain) > 1 and len(second) == 1:
+        # Texts of several lengths, as many of each.
+        found = second & (rows | later) or found
+    if not found and not plain & later:  # else `forward` puts tokens first
+        found = {*every.values(), *others.values()} & rows
+    return found or plain & {size for shape in shapes for size in shape} or plain
 
 
 def _may_have_rows(tensor: Tensor) -> bool:

@@ -77,6 +77,7 @@ class MaskReader:
     def __init__(self, model: nn.Module) -> None:
         self._meanings: dict[str, Meaning] = {}
         self._unnamed: dict[str, bool] = {}
+        self._of_pairs: dict[str, bool] = {}
         # Models of transformers: True is a token in all of them.
         self._is_fixed = hasattr(model, "main_input_name")
         self._frames = _frame_counter(model)
@@ -90,7 +91,7 @@ class MaskReader:
             more: The batch. Its masks count even if the model does not take them.
         """
         given = {**_known(more), **arguments}
-        names = [*_named(given), *self._others(given)]
+        names = [*self._named(given), *self._others(given)]
         read = {
             name: mask
             for name in names
@@ -118,6 +119,19 @@ class MaskReader:
         except Exception:  # a private method, which may not be what it was
             return None
         return torch.arange(frames, device=mask.device) < counts[:, None]
+
+    def _named(self, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """Names of masks of padding, known ones first."""
+        names = [name for name in KNOWN if name in arguments]
+        names += [name for name in arguments if "mask" in name and name not in KNOWN]
+        for name in names:
+            mask = arguments[name]
+            if isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING:
+                if name not in self._of_pairs:
+                    found = _is_the_same_for_all(name, mask, arguments)
+                    self._of_pairs[name] = found
+                if not self._of_pairs[name]:
+                    yield name
 
     def _others(self, arguments: Mapping[str, Any]) -> Iterator[str]:
         """Names that do not say so of masks, and of lengths of texts.
@@ -161,17 +175,6 @@ def _known(batch: Any) -> dict[str, Tensor]:
     if not isinstance(batch, Mapping):
         return {}
     return {k: v for k, v in batch.items() if k in KNOWN and isinstance(v, Tensor)}
-
-
-def _named(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Names of masks of padding, known ones first."""
-    names = [name for name in KNOWN if name in arguments]
-    names += [name for name in arguments if "mask" in name and name not in KNOWN]
-    for name in names:
-        mask = arguments[name]
-        is_mask = isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING
-        if is_mask and not _is_the_same_for_all(name, mask, arguments):
-            yield name
 
 
 def _is_the_same_for_all(name: str, mask: Tensor, arguments: Mapping[str, Any]) -> bool:
