@@ -71,15 +71,18 @@ class ExampleCounter:
         sizes = sizes_of(inputs, self._axis)
         if not sizes:
             return count_items(inputs) or count_attributes(inputs, self._axis)
-        is_told = self._names <= set(sizes)
-        others = self._turned(inputs) | list_sizes(inputs)
-        known = self._known(sizes if is_told else self._all(batch, sizes) | others)
+        known = self._known(sizes)
+        if len(known) == 1 and self._names <= set(sizes):
+            return known.pop()  # the usual case
+        every, others = self._all(batch, sizes), self._turned(inputs)
+        others = others | list_sizes(inputs)
+        if not self._names <= set(sizes):
+            known = self._known(every | others)
         agreed = known or set(sizes.values())
         is_doubtful = bool(others) or self._is_disputed(agreed, batch)
         if len(agreed) == 1 and (known or not is_doubtful):
             self._names = self._names or set(sizes)
             return agreed.pop()
-        every = self._all(batch, sizes)
         return self._settle(sizes, every, others, number, outputs())
 
     def _by_user(self, found: Any) -> int:
