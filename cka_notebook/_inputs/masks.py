@@ -5,7 +5,6 @@ inputs that it masks, and holds for the whole run. A mask of unknown meaning is 
 used, and `MaskReader.unused` names it.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -49,9 +48,6 @@ NO_PADDING = (
 
 ATTENTION = ("mask", "attn_mask", "src_mask", "tgt_mask", "memory_mask", "causal_mask")
 """Masks that may say which token attends to which, the same for all examples."""
-
-LENGTHS = re.compile(r"(^|_)len(s|gths?)?$")
-"""Names of arguments that give the number of tokens of each text."""
 
 ADDED = -100.0
 """Values below this, added to attention scores, leave no attention."""
@@ -134,7 +130,7 @@ class MaskReader:
                     yield name
 
     def _others(self, arguments: Mapping[str, Any]) -> Iterator[str]:
-        """Names that do not say so of masks, and of lengths of texts.
+        """Names of masks that do not say so.
 
         Their first values decide; what holds no padding then is no mask.
         """
@@ -149,8 +145,6 @@ class MaskReader:
         self, name: str, mask: Tensor, arguments: Mapping[str, Any]
     ) -> Tensor | None:
         """This mask as (n, tokens), or None if it is not used."""
-        if mask.ndim == 1:
-            return _of_lengths(mask, arguments)
         if mask.ndim == 3 and mask.shape[2] == 1 < mask.shape[1]:
             mask = mask[..., 0]
         meaning = self._meanings.get(name)
@@ -192,26 +186,11 @@ def _is_the_same_for_all(name: str, mask: Tensor, arguments: Mapping[str, Any]) 
 
 
 def _is_unnamed(name: str, value: Tensor, arguments: Mapping[str, Any]) -> bool:
-    """Whether a tensor marks padding, or counts tokens, although no name says so."""
-    if value.ndim == 1:
-        return bool(LENGTHS.search(name)) and _of_lengths(value, arguments) is not None
+    """Whether a tensor marks padding, although its name does not say so."""
     is_flag = value.dtype is torch.bool and value.ndim == 2 and value.numel() > 0
     if not is_flag or _is_uniform(value) or not _masked_inputs(value, arguments):
         return False
     return _is_padding(value) and not _is_the_same_for_all(name, value, arguments)
-
-
-def _of_lengths(lengths: Tensor, arguments: Mapping[str, Any]) -> Tensor | None:
-    """A mask (n, tokens), if one size alone of the inputs can be that of the tokens."""
-    if lengths.is_floating_point() or not len(lengths) or bool((lengths < 0).any()):
-        return None
-    longest = int(lengths.max())
-    inputs = _inputs(arguments)
-    sizes = {x.shape[axis] for x in inputs for axis in _token_axes(x, len(lengths))}
-    sizes = sizes & {longest} or {size for size in sizes if size > longest}
-    if len(sizes) != 1 or longest < 2:
-        return None
-    return torch.arange(sizes.pop(), device=lengths.device) < lengths[:, None]
 
 
 def _of_decoder(name: str) -> bool:

@@ -218,33 +218,6 @@ def test_a_mask_that_a_model_makes_itself_is_named():
     assert not noted(result, "mask")
 
 
-def test_lengths_leave_out_the_padding_of_a_recurrent_network():
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding, self.rnn = nn.Embedding(100, 16), nn.GRU(16, 8)
-
-        def forward(self, ids, lengths):  # noqa: ARG002
-            return self.rnn(self.embedding(ids.mT))[0]
-
-    models, names = (Recurrent(), Recurrent()), ["embedding", "rnn"]
-    lengths = [LENGTHS, LENGTHS - 1]
-    batches = [
-        {"ids": words(seed=seed)["input_ids"], "lengths": x}
-        for seed, x in enumerate(lengths)
-    ]
-    result = compare(*models, batches, model1_layers=names, model2_layers=names)
-    assert result.provenance["padding_left_out"]["model1"] == names
-    features = [activations(m, batches, names, with_keywords, axis=1) for m in models]
-    for rows in features:
-        for name in names:
-            for i, x in enumerate(lengths):
-                kept = (torch.arange(9) < x[:, None])[..., None]
-                rows[name][i] = (rows[name][i] * kept).sum(1) / kept.sum(1)
-    expected = minibatch_matrix(*features)
-    torch.testing.assert_close(result.matrix, expected, rtol=0, atol=FLOAT32)
-
-
 def test_a_mask_of_text_does_not_concern_images():
     class Both(nn.Module):
         def __init__(self):

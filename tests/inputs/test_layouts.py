@@ -45,10 +45,10 @@ def test_lengths_are_cut_with_sequences_that_have_tokens_first():
 
     models = Last("rnn"), Last("rnn")
     batches = [(torch.randn(7, 16, 6), torch.randint(1, 8, (16,))) for _ in range(2)]
-    head = {"model1_layers": ["head"], "model2_layers": ["head"]}
-    result = compare(*models, batches, **head)
+    result = compare(*models, batches)
     assert (result.examples, result.notes) == (32, [])
-    assert_right(result, *models, batches, call=lambda m, b: m(*b))
+    options = {"axis": {"embedding": 1, "block": 1}}
+    assert_right(result, *models, batches, call=lambda m, b: m(*b), **options)
 
 
 def test_inputs_that_agree_on_the_second_axis_alone_have_their_examples_there():

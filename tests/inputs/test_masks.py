@@ -148,34 +148,6 @@ def test_flags_that_mark_no_padding_are_none():
         assert not reader.unused
 
 
-@pytest.mark.parametrize("name", ["lengths", "src_len", "length", "seq_lens"])
-@pytest.mark.parametrize(
-    "inputs", [IDS, IDS.float()[..., None], torch.randn(4, 3, 6), torch.randn(6, 4, 2)]
-)
-def test_lengths_of_texts_become_a_mask(name, inputs):
-    reader = MaskReader(nn.Identity())
-    assert is_(reader.read({"x": inputs, name: LENGTHS.flatten()}).inputs, RIGHT)
-    fewer = reader.read({"x": inputs, name: LENGTHS.flatten() - 1}).inputs
-    assert is_(fewer, torch.arange(6) < LENGTHS - 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "lengths"),
-    [
-        ("lengths", torch.tensor([7, 3, 5, 2])),
-        ("lengths", torch.tensor([6, 3])),
-        ("lengths", torch.rand(4)),
-        ("lengths", torch.zeros(4, dtype=torch.long)),
-        ("lengths", torch.tensor([6, -1, 3, 2])),
-        ("challenge", LENGTHS.flatten()),
-        ("lenses", LENGTHS.flatten()),
-    ],
-)
-def test_what_are_no_lengths_of_these_texts_is_passed_over(name, lengths):
-    _, masks = read(ids=IDS, **{name: lengths})
-    assert masks == (None, None)
-
-
 SQUARE = torch.arange(100, 136).reshape(6, 6)
 
 
