@@ -11,7 +11,7 @@ from typing import Any, Unpack, get_origin
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from .examples import is_list_of_images, no_examples
+from .examples import is_list_of_images, is_ragged, no_examples
 from .nested import as_mapping, describe, has_tensor
 
 LABELS = ("labels", "label", "label_ids", "target", "targets")
@@ -68,7 +68,8 @@ class Signature:
             ValueError: If a required argument is missing.
         """
         batch = as_mapping(batch)
-        if isinstance(batch, Tensor | PackedSequence) or is_list_of_images(batch):
+        is_one = isinstance(batch, Tensor | PackedSequence) or is_list_of_images(batch)
+        if is_one or (len(self._required) < 2 and is_ragged(batch)):
             return self._positional((batch,), number)
         if isinstance(batch, Mapping):
             return (), self._keywords(batch, number)

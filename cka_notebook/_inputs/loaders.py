@@ -143,7 +143,7 @@ def is_empty(batch: Any) -> bool:
     """Whether it is certain that a batch has no example."""
     found = list(tensors(batch))
     if found:
-        return all(x.ndim and not len(x) for x in found)
+        return all(not x.is_nested and x.ndim and not len(x) for x in found)
     items = list(batch.values()) if isinstance(batch, Mapping) else batch
     is_list = isinstance(items, list | tuple)
     return is_list and all(isinstance(x, list | tuple) and not x for x in items)

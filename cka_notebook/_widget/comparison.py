@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from cka_notebook._engine.added_layers import PausedRun
+from cka_notebook._engine.checkpoint import layers_of
 from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
 from cka_notebook._engine.estimate import Estimate, free_bytes, size
 from cka_notebook._engine.keywords import check_keywords
@@ -131,6 +132,7 @@ class Live:
             "layers1": self._cka.specs[0].choices,
             "layers2": self._cka.specs[1].choices,
         }
+        self._has_run = False
         self._trees: dict[str, Columns] = {}
         self._rows: dict[Side, Rows] = {}
         self._outputs: dict[Side, Outputs] = {}
@@ -185,9 +187,19 @@ class Live:
         if self._cka is None:
             msg = "Call prepare() before steps()."
             raise RuntimeError(msg)
+        options = dict(self._run_options)
+        if self._has_run and paused is None and self._is_of_others(choices):
+            del options["checkpoint"]
+        self._has_run = True
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices, paused=paused
+            self._loader, self._loader2, **options, **choices, paused=paused
         )
+
+    def _is_of_others(self, choices: Mapping[Side, Any]) -> bool:
+        """Whether the checkpoint holds other layers, of an earlier run here."""
+        path = self._run_options.get("checkpoint")
+        layers = None if path is None else layers_of(path)
+        return layers is not None and layers != (choices["layers1"], choices["layers2"])
 
     def too_large(self, estimate: Estimate) -> str | None:
         """A message if the Gram matrices of a batch may not fit into memory."""

@@ -83,7 +83,8 @@ class CKAExplorer(anywidget.AnyWidget):
             ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` default
             to the names of the caller's variables. The callback is called in the thread
             of the run. StopIteration ends the run; the first other exception is shown,
-            and the run continues.
+            and the run continues. A checkpoint keeps the layers of the run that wrote
+            it: later runs of others leave it as it is.
 
     Raises:
         TypeError: If an option is unknown or of the wrong kind.

@@ -329,3 +329,18 @@ def test_a_packed_sequence_is_one_input_of_as_many_examples_as_texts():
     assert_right(result, model1, model2, batches)
     with_labels = [(batch, torch.arange(8)) for batch in batches]
     assert compare(model1, model2, with_labels, **head).examples == 24
+
+
+@pytest.mark.parametrize("count", [0, -1, True])
+def test_examples_must_return_a_number_of_examples(count):
+    with pytest.raises(ValueError, match=rf"`examples` to return .*, got {count} for"):
+        compare(zoo.mlp(), batches=zoo.batches_of(1), examples=lambda _: count)
+
+
+def test_examples_may_take_the_batch_apart():
+    batches = [{"input": x, "meta": ["a"]} for x in zoo.batches_of(2)]
+    result = compare(
+        zoo.mlp(), batches=batches, examples=lambda b: b["meta"].clear() or 16
+    )
+    assert result.examples == 32
+    assert all(batch["meta"] == ["a"] for batch in batches)
