@@ -21,7 +21,7 @@ from cka_notebook._models.nodes import Layer
 
 from .fast_path import FastPath
 from .hooks import Uncopied
-from .outputs import as_rows, batch_first, tensor_of
+from .outputs import as_rows, batch_first, named_entry, tensor_of
 from .shuffling import Scatter, watched
 
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class Capture(Uncopied):
 
     def _inspect(self, row: int, layer: Layer, output: Any) -> None:
         """Find the tensor to compare, and its Gram matrix."""
-        tensor = tensor_of(output, layer.output.path)
+        find = named_entry if layer.is_entry else tensor_of
+        tensor = find(output, layer.output.path)
         if isinstance(tensor, Reason):
             self._problems[row] = tensor
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from threading import get_ident
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cka_notebook._capture.hooks import hooked
-from cka_notebook._capture.outputs import tensor_of
+from cka_notebook._capture.observer import MAX_TENSORS
+from cka_notebook._capture.outputs import entries, usable
 from cka_notebook._inputs.masks import MaskReader
 from cka_notebook._inputs.pooling import Pooling, is_of_decoder
 from cka_notebook._inputs.sinks import Sinks, find_sinks, joined
 from cka_notebook._messages import SHOWN, Note, counted, first_few
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._models.nodes import Layer
+from cka_notebook._models.nodes import Layer, Path
 
 
 class Tokens:
@@ -35,7 +37,7 @@ class Tokens:
 
     def __init__(self, tree: LayerTree, pooling: Pooling, masks: MaskReader) -> None:
         self._tree, self._pooling, self._masks = tree, pooling, masks
-        self._sinks: dict[tuple[nn.Module, int], Sinks] = {}
+        self._sinks: dict[tuple[nn.Module, int, Path], Sinks] = {}
         self._watched = 0
         self._left_out: dict[str, Sinks] = {}
         self._kept: dict[str, Sinks] = {}
@@ -62,9 +64,10 @@ class Tokens:
         def watch(module: nn.Module, _: Any, output: Any) -> None:
             if get_ident() == thread:
                 call = calls[module] = calls.get(module, -1) + 1
-                sinks = self._find(names[module], tensor_of(output), examples)
-                if sinks is not None and sinks.places:
-                    self._sinks[module, call] = sinks
+                for path, value in islice(entries(output), MAX_TENSORS):
+                    sinks = self._find(names[module], usable(value), examples)
+                    if sinks is not None and sinks.places:
+                        self._sinks[module, call, path] = sinks
 
         with hooked(self._tree, watch):
             yield
@@ -78,7 +81,7 @@ class Tokens:
             if choice in ("auto", "mean", "cls", "last"):
                 self.padded += [layer.name] if fits else []
                 self.unmasked += [layer.name] if fits is False else []
-            own = self._sinks.get((layer.module, layer.call), Sinks())
+            own = self._sinks_of(layer)
             if choice == "auto" and fits:
                 decoder = is_of_decoder(layer.name)
                 sinks = joined([own, of_model.get(decoder, Sinks())])
@@ -134,12 +137,15 @@ class Tokens:
             return {}
         return {
             decoder: joined(
-                self._sinks.get((x.module, x.call), Sinks())
-                for x in blocks
-                if is_of_decoder(x.name) == decoder
+                self._sinks_of(x) for x in blocks if is_of_decoder(x.name) == decoder
             )
             for decoder in (False, True)
         }
+
+    def _sinks_of(self, layer: Layer) -> Sinks:
+        """The tokens that are too long in this layer alone."""
+        key = layer.module, layer.call, layer.output.path
+        return self._sinks.get(key, Sinks())
 
     def _fits(self, layer: Layer) -> bool | None:
         """Whether a mask fits this layer; None if it need not."""
