@@ -40,15 +40,24 @@ def is_position_table(part: Part) -> bool:
 
 
 def _with_weights(parts: list[Part], layers: list[Layer]) -> list[Layer]:
-    """Leaves with weights; PEFT's adapted layers without their parts."""
+    """Leaves with weights; PEFT's adapted layers without their parts.
+
+    What runs without calling its parts, such as an exported model, is a leaf, too.
+    """
+    holders = {x for layer in layers for x in above(parts, layer.position)}
     adapted = {x.position for x in layers if is_adapted(x.module)}
     return [
         layer
         for layer in layers
         if parts[layer.position].has_weights
-        and (layer.position in adapted or is_leaf(layer.module))
+        and (layer.position in adapted or _is_whole(layer, holders))
         and adapted.isdisjoint(above(parts, layer.position) if adapted else ())
     ]
+
+
+def _is_whole(layer: Layer, holders: set[int]) -> bool:
+    """Whether no layer is a part of this one."""
+    return is_leaf(layer.module) or layer.position not in holders
 
 
 class _Surroundings:

@@ -248,3 +248,12 @@ def test_one_block_called_twice_is_two_blocks():
     block = "encoder.albert_layer_groups.0.albert_layers.0"
     stem = "encoder.embedding_hidden_mapping_in"
     assert tree.choose() == [stem, f"{block}#0", f"{block}#1", "pooler"]
+
+
+def test_a_part_that_does_not_call_its_own_parts_is_one_layer():
+    class Whole(nn.Sequential):
+        def forward(self, x):
+            return torch.nn.functional.linear(x, self[0].weight)
+
+    model = nn.Sequential(Whole(nn.Linear(6, 4)), nn.Tanh(), nn.Linear(4, 2))
+    assert probed(model, ROWS).choose() == ["0", "2"]
