@@ -50,6 +50,10 @@ class CKA:
             classes; or a predicate ``(name, module) -> bool``. In a glob ``*`` is any
             text, dots too, and ``?`` any character, as in `fnmatch`: ``"layer?.*"`` is
             all that is in the stages of a ResNet, ``"*.attn"`` attention at any depth.
+            ``"layer:entry"`` is one tensor of what a layer returns:
+            ``"encoder:sentence_embedding"`` by its key or field, ``"rnn:1.0"`` for
+            ``output[1][0]``. Only exact names and globs choose entries, and a module
+            of the same name comes first.
         model2_layers: The same for model 2.
         device: Where to run; None leaves the models where they are. Models with a
             device map or offloading stay there in any case.

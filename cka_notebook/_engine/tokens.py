@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cka_notebook._capture.hooks import hooked
+from cka_notebook._capture.observer import MAX_TENSORS
 from cka_notebook._capture.outputs import entries, usable
 from cka_notebook._inputs.masks import MaskReader
 from cka_notebook._inputs.pooling import Pooling, is_of_decoder
@@ -18,9 +19,6 @@ from cka_notebook._messages import SHOWN, Note, counted, first_few
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer, Path
 from cka_notebook._undo import Undo
-
-MAX_TENSORS = 16
-"""Tensors of one output whose tokens are compared."""
 
 OF_IMAGES = re.compile(r"(vision|visual|image)(_(model|tower|encoder|backbone))?")
 """Parts of models of texts and images that no mask of a text concerns."""

@@ -6,10 +6,12 @@ supply rows, so the same choice means the same layers whichever of them is asked
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cka_notebook._messages import counted, did_you_mean, first_few
+
+from .nodes import entry_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +39,8 @@ class Row(NamedTuple):
         is_listed: Whether indices, patterns, classes and predicates find it; other rows
             are chosen by name only (a shared module's second name, the whole model).
         module: The module, None if the model is not available.
+        entries: What its output consists of, each with the reason why it cannot be
+            compared, or None: empty if it is one tensor, None if that is unknown.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Row(NamedTuple):
     reason: str | None = None
     is_listed: bool = True
     module: Any = None
+    entries: Mapping[str, str | None] | None = None
 
 
 class Rows:
@@ -98,6 +103,19 @@ class Rows:
         row = self._by_name.get(name)
         return [row] if row is not None else self._by_module.get(name, [])
 
+    def owner(self, text: str) -> tuple[list[Row], str]:
+        """The rows before a colon in a text, and the entry behind it; [] if none.
+
+        Modules may have colons in their names, and keys of an output, too.
+        """
+        found: tuple[list[Row], str] = [], ""
+        for place, mark in enumerate(text):
+            rows = self.named(text[:place]) if mark == ":" else []
+            if any(text[place + 1 :] in (row.entries or ()) for row in rows):
+                return rows, text[place + 1 :]
+            found = (rows, text[place + 1 :]) if rows else found
+        return found
+
     def has_module(self, name: str) -> bool:
         """Whether there is a module of this name."""
         return name in self._by_module
@@ -125,7 +143,7 @@ def choose(rows: Rows, choices: Choices) -> list[str]:
         rows: What there is to choose from.
         choices: A preset, name, index, glob, compiled regular expression or module
             class, a list of these, or a predicate ``(name, module) -> bool``; None
-            means ``"auto"``.
+            means ``"auto"``. The name "a:b" is the entry "b" of what "a" returns.
 
     Raises:
         ValueError: If a choice matches nothing, with the nearest names.
@@ -223,17 +241,18 @@ def _is_known(rows: Rows, text: str) -> bool:
     text = _unwrapped(rows, text)
     is_glob = any(mark in text for mark in "*?[")
     may_be_call = not rows.is_probed and _may_be_a_call(rows, text)
-    return is_glob or may_be_call or bool(rows.named(text))
+    is_layer = bool(rows.named(text) or _entries(rows, text))
+    return is_glob or may_be_call or is_layer
 
 
 def _unwrapped(rows: Rows, text: str) -> str:
     """A name without the prefixes of torch's wrappers, which the tree leaves out."""
-    if rows.named(text):
+    if rows.named(text) or rows.owner(text)[0]:
         return text
     parts = text.split(".")
     while parts[0] in WRAPPERS and len(parts) > 1:
         parts = parts[1:]
-        if rows.named(".".join(parts)):
+        if rows.named(".".join(parts)) or rows.owner(".".join(parts))[0]:
             break
     return ".".join(parts)
 
@@ -243,13 +262,48 @@ def _by_text(rows: Rows, text: str) -> list[str]:
     exact = rows.named(text)
     if exact:
         return _comparable(rows, text, exact)
+    entries = _entries(rows, text)
+    if entries:
+        return _comparable(rows, text, entries)
     if any(mark in text for mark in "*?["):
-        found = [name for name in rows.names if fnmatch.fnmatchcase(name, text)]
+        found = _globbed(rows, text)
         # Calls are known only after a probe; until then, the text stands for them.
         return _matched(rows, text, found) or [text]
     if not rows.is_probed and _may_be_a_call(rows, text):
         return [text]
     raise ValueError(unknown_layer(rows, text))
+
+
+def _globbed(rows: Rows, glob: str) -> list[str]:
+    """Names of the layers that a glob means; of entries only if it means no layer."""
+    found = [name for name in rows.names if fnmatch.fnmatchcase(name, glob)]
+    return found or [
+        name
+        for row in rows.listed
+        for name, reason in _named_entries(row)
+        if reason is None and fnmatch.fnmatchcase(name, glob)
+    ]
+
+
+def _named_entries(row: Row) -> Iterable[tuple[str, str | None]]:
+    """Names of the entries of a layer's output, with the reasons against them."""
+    entries = (row.entries or {}).items()
+    return [(entry_name(row.name, key), reason) for key, reason in entries]
+
+
+def _entries(rows: Rows, text: str) -> list[Row]:
+    """The entry of a layer's output that a text such as "layer:entry" names.
+
+    Of a module that is called several times, one a call. Before a probe, outputs are
+    unknown, and the text stands for what may be one of their entries.
+    """
+    owners, key = rows.owner(text)
+    known = [(row, row.entries or {}) for row in owners]
+    return [
+        row._replace(name=entry_name(row.name, key), reason=entries.get(key))
+        for row, entries in known
+        if not rows.is_probed or key in entries
+    ]
 
 
 def _may_be_a_call(rows: Rows, text: str) -> bool:
@@ -322,7 +376,7 @@ def _described(rows: Rows, choice: Any) -> str:
 
 def unknown_layer(rows: Rows, *names: str) -> str:
     """The message for names that do not exist."""
-    hints = [did_you_mean(name, rows.known_names) for name in names]
+    hints = [_instead(rows, name) for name in names]
     many = len(names) > 1
     if many:
         hints = [
@@ -333,6 +387,20 @@ def unknown_layer(rows: Rows, *names: str) -> str:
         f"`{rows.argument}` contains {', '.join(map(repr, names))}, but {rows.title} "
         f"has no such layer{'s' if many else ''}.{''.join(hints)} {rows.all_names}"
     ).rstrip()
+
+
+def _instead(rows: Rows, name: str) -> str:
+    """What a name that does not exist may mean."""
+    owners, _ = rows.owner(name)
+    entries = owners[0].entries if owners else None
+    if entries is None:
+        return did_you_mean(name, rows.known_names)
+    if not entries:
+        return f" The output of {owners[0].name!r} is one tensor."
+    return (
+        f" The output of {owners[0].name!r} has the entries "
+        f"{', '.join(map(repr, entries))}."
+    )
 
 
 def _help(rows: Rows, container: str = "") -> str:
