@@ -24,6 +24,8 @@ def merge_ranks(state: RunState) -> None:
         ValueError: If the ranks compare different layers.
     """
     tensors, facts = state.save()
+    own = dist.get_rank()
+    facts["problems"] = [axis.problems_of(own) for axis in state.axes]
     ranks: list[Any] = [None] * dist.get_world_size()
     layers = [list(axis.layers) for axis in state.axes]
     dist.all_gather_object(ranks, (layers, facts))
@@ -40,10 +42,11 @@ def merge_ranks(state: RunState) -> None:
 
 
 def _reduced(name: str, value: Tensor, device: torch.device) -> Tensor:
-    """The sum over ranks; for bad batches the largest number, since -1 means none."""
+    """The sum over ranks; for bad batches -1, none, since the problems tell of them."""
+    if name.startswith("bad"):
+        return torch.full_like(value, -1.0)
     moved = value.to(device, copy=True)
-    is_batch = name.startswith("bad")
-    dist.all_reduce(moved, dist.ReduceOp.MAX if is_batch else dist.ReduceOp.SUM)
+    dist.all_reduce(moved, dist.ReduceOp.SUM)
     return moved
 
 

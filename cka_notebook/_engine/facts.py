@@ -10,7 +10,7 @@ from torch import nn
 
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._inputs.loaders import loader_facts
-from cka_notebook._messages import Note, Reason, counted, first_few
+from cka_notebook._messages import Note, Reason, code_of, counted, first_few
 from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._version import __version__
 
@@ -33,10 +33,15 @@ UNRELATED = Note(
 )
 
 
-def not_finite(batch: int) -> Reason:
-    """The reason of a layer whose Gram matrix is not finite in a batch."""
-    text = f"not finite in batch {batch} (NaN, Inf or overflow)"
+def not_finite(batch: int, of: str = "") -> Reason:
+    """The reason of a layer whose Gram matrix is not finite in a batch of a rank."""
+    text = f"not finite in batch {batch}{of} (NaN, Inf or overflow)"
     return Reason(text, "not_finite")
+
+
+def of_rank(problem: str, rank: int) -> Reason:
+    """A reason that `no_output` gave, with the rank whose batch it was."""
+    return Reason(f"{problem} of rank {rank}", code_of(problem) or "no_tensor")
 
 
 def no_output(problem: Reason, batch: int) -> Reason:

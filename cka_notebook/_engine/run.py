@@ -208,15 +208,7 @@ class Run:
 
     def _next(self) -> tuple[Any, Any] | None:
         """The next batch, or None at the end."""
-        try:
-            return next(self.batches, None)
-        except RuntimeError as error:
-            if "stack expects each tensor to be equal size" in str(error):
-                error.add_note(
-                    "The loader cannot make one tensor of examples of different "
-                    "sizes. Resize or pad them, or pass it a collate_fn."
-                )
-            raise
+        return next(self.batches, None)
 
     def _capture(self) -> list[int]:
         """Prepare the captures of all models; the number of layers of each."""

@@ -20,6 +20,7 @@ from .facts import (
     NO_VARIANCE,
     no_output,
     not_finite,
+    of_rank,
     skip_note,
     stable_note,
     undefined_notes,
@@ -147,6 +148,14 @@ class Axis:
     def problems(self) -> dict[str, str]:
         """Why layers have no Gram matrix, by row, as files hold them."""
         return {str(row): reason for row, reason in self._problems.items()}
+
+    def problems_of(self, rank: int) -> dict[str, str]:
+        """`problems` and `bad` as reasons that name the rank. Waits for the device."""
+        of, first = f" of rank {rank}", enumerate(self.bad.cpu().tolist())
+        found: dict[str, str] = {
+            str(row): not_finite(int(n), of) for row, n in first if n >= 0
+        }
+        return found | {row: of_rank(x, rank) for row, x in self.problems.items()}
 
     def load(self, bad: Tensor, problems: dict[str, str]) -> None:
         """Restore `bad` and `problems`."""

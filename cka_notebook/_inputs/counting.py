@@ -53,7 +53,7 @@ class ExampleCounter:
             TypeError: If ``examples`` gives no number.
         """
         if self._examples is not None:
-            return self._by_user(self._examples(batch))
+            return self._by_user(self._examples, batch)
         sizes = sizes_of(inputs, self._axis)
         if not sizes:
             return count_items(inputs) or count_attributes(inputs, self._axis)
@@ -65,7 +65,12 @@ class ExampleCounter:
             return agreed.pop()
         return self._settle(sizes, batch, number, outputs())
 
-    def _by_user(self, found: Any) -> int:
+    def _by_user(self, examples: Examples, batch: Any) -> int:
+        try:
+            found = examples(batch)
+        except Exception as error:
+            error.add_note(f"`examples` raised this for {self._label}.")
+            raise
         try:
             return operator.index(found)
         except TypeError:

@@ -12,7 +12,13 @@ from torch.nn.utils.rnn import (
     pad_packed_sequence,
 )
 
-from .nested import as_mapping, attributes, describe, list_length, mapped, tensors
+from .nested import (
+    as_mapping,
+    attributes,
+    list_length,
+    mapped,
+    tensors,
+)
 
 
 def input_axis(model: nn.Module) -> int:
@@ -130,21 +136,6 @@ def is_list_of_images(value: Any) -> bool:
     """Whether this is a list of images (channels, h, w), as detectors take them."""
     is_list = isinstance(value, list | tuple) and bool(value)
     return is_list and all(map(_is_image, value))
-
-
-def no_examples(label: str, batch: Any, number: int) -> TypeError:
-    """The error for a batch in which no examples are found.
-
-    Args:
-        label: What messages call the model.
-        batch: What the loader yielded.
-        number: Which batch it is, from 1.
-    """
-    return TypeError(
-        f"Expected a batch that contains a tensor of examples for {label}, got "
-        f"{describe(batch)} in batch {number}. Yield a tensor, (inputs, labels) or a "
-        "dict of tensors, or pass forward=lambda model, batch: ..."
-    )
 
 
 def _sizes(value: Any, axis: int, name: str) -> Iterator[tuple[str, int]]:

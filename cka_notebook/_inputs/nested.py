@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from cka_notebook._messages import with_article
+
 
 def move(value: Any, device: torch.device) -> Any:
     """The same nested value with its tensors on ``device``; itself if they all are."""
@@ -58,11 +60,14 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with keys {list(value)}"
+        keys = f" with keys {list(value)}"
+        return with_article(type(value).__name__) + keys if value else "an empty dict"
+    if isinstance(value, list | tuple) and not value:
+        return f"an empty {type(value).__name__}"
     if isinstance(value, list | tuple):
         kinds = ", ".join(type(item).__name__ for item in value[:4])
         return f"a {type(value).__name__} of {len(value)} ({kinds})"
-    return f"a {type(value).__name__}"
+    return with_article(type(value).__name__)
 
 
 def as_mapping(batch: Any) -> Any:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from cka_notebook._engine.added_layers import PausedRun
-from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
+from cka_notebook._engine.checks import check_callback, check_tolerance
+from cka_notebook._engine.cka import CKA, Callback
 from cka_notebook._engine.estimate import Estimate, free_bytes, size
 from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView

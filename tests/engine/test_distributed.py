@@ -26,7 +26,9 @@ SCRIPT = """
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).double()
     batches = list(torch.randn(7, 16, 6).double())
     batches[5] = batches[5][:3]
-    layers = "all" if mode == "same" or rank == "0" else ["0"]
+    if mode == "bad":
+        batches[3][0], batches[6][0] = float("nan"), float("inf")
+    layers = "all" if mode != "different" or rank == "0" else ["0"]
     cka = CKA(model, model1_layers=layers)
     try:
         result = cka.compare(batches[int(rank) :: int(world)], progress=False)
@@ -79,3 +81,15 @@ def test_ranks_with_different_layers_are_an_error(tmp_path):
     codes, errors = ranks(tmp_path, "different")
     assert codes == [1, 1]
     assert all("Expected the same layers on every rank" in text for text in errors)
+
+
+@pytest.mark.slow
+def test_a_layer_that_is_not_finite_names_the_batch_and_the_rank(tmp_path):
+    codes, errors = ranks(tmp_path, "bad")
+    assert codes == [0, 0], errors
+    for rank in range(2):
+        result = CKAResult.load(tmp_path / f"result{rank}")
+        # Batch 6 is the fourth of rank 0; batch 3, of rank 1, comes earlier.
+        reasons = set(result.undefined1.values())
+        assert reasons == {"not finite in batch 4 of rank 0 (NaN, Inf or overflow)"}
+        assert result.matrix.isnan().all()
