@@ -3,8 +3,8 @@
 import re
 
 from .blocks import PASSIVE
-from .nodes import Layer, is_adapted, is_leaf
-from .parts import Part, above
+from .nodes import Layer, is_adapted
+from .parts import Part, above, is_innermost
 
 AUTO_LIMIT = 64
 """Maximum number of layers that `auto` chooses: a larger map is hard to read."""
@@ -44,7 +44,7 @@ def _with_weights(parts: list[Part], layers: list[Layer]) -> list[Layer]:
         layer
         for layer in layers
         if parts[layer.position].has_weights
-        and (layer.position in adapted or is_leaf(layer.module))
+        and (layer.position in adapted or is_innermost(parts, layer.position))
         and adapted.isdisjoint(above(parts, layer.position) if adapted else ())
     ]
 
