@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .nodes import Node, is_adapted, is_leaf
+from .nodes import WEIGHTS, Node, is_adapted, is_leaf
 
 
 @dataclass(slots=True)
@@ -73,8 +73,9 @@ def is_innermost(parts: list[Part], place: int) -> bool:
     modules.
     """
     part = parts[place]
-    if is_leaf(part.module):
-        return True
+    computes_weights = not set(WEIGHTS).isdisjoint(part.node.name.split("."))
+    if is_leaf(part.module) or computes_weights:
+        return is_leaf(part.module)
     inside = parts[place + 1 : part.end]
     counted = [x.node for x in inside if x.has_weights or not part.has_weights]
     return all(node.outputs == [] and node.alias is None for node in counted)

@@ -192,8 +192,8 @@ INNERMOST = {
 def test_what_uses_the_weights_inside_it_by_itself_is_a_layer(kind, choice):
     make, name = INNERMOST[kind]
     model = nn.Sequential(nn.Linear(10, 10), make(), nn.Linear(10, 3))
-    layers = probed(model, torch.randn(8, 10)).choose(choice)
-    assert {"0", name, "2"} <= set(layers)
+    result = compare(model, batches=zoo.batches_of(2), model1_layers=choice)
+    assert {"0", name, "2"} <= set(result.layers1)
 
 
 def test_what_only_calls_its_parts_is_no_leaf():
