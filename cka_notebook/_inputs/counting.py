@@ -84,8 +84,11 @@ class ExampleCounter:
         return {size for name, size in sizes.items() if name in self._names}
 
     def _is_disputed(self, agreed: set[int], batch: Any) -> bool:
-        """Whether the rest of the batch, such as labels, has other numbers of rows."""
-        others = set(sizes_of(batch, 0).values()) - {1}
+        """Whether the rest of the batch, such as labels, has other numbers of rows.
+
+        All inputs may have a row for each node, and one of them names its graph.
+        """
+        others = {*sizes_of(batch, 0).values(), *index_sizes(batch).values()} - {1}
         return self._axis == 0 and bool(others - agreed)
 
     def _all(self, batch: Any, sizes: Sizes) -> Sizes:

@@ -112,10 +112,17 @@ def _is_called_label(name: str) -> bool:
 
 def looks_like_labels(inputs: Any, value: Any) -> bool:
     """Whether a tensor beside the inputs has one class, or some of many, an example."""
-    if value is inputs or not isinstance(inputs, Tensor):
+    if value is inputs or not (
+        isinstance(inputs, Tensor) and isinstance(value, Tensor)
+    ):
         return False
-    if not isinstance(value, Tensor) or value.ndim == 0:
+    try:
+        return value.ndim > 0 and _has_classes(inputs, value)
+    except RuntimeError:  # nested, sparse or without numbers
         return False
+
+
+def _has_classes(inputs: Tensor, value: Tensor) -> bool:
     if value.is_complex() or value.shape[:1] != inputs.shape[:1]:
         return False
     is_single = value.shape[1:].numel() == 1

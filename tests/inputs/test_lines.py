@@ -90,8 +90,13 @@ def test_classes_look_like_labels(value):
         torch.ones(8, 10),  # a mask of the inputs
         torch.arange(32).view(8, 4),
         torch.ones(8, dtype=torch.complex64),
+        torch.ones(8, device="meta"),
+        torch.eye(8).to_sparse(),
+        torch.ones(8, 1).to(torch.float8_e5m2),
+        torch.nested.as_nested_tensor([torch.ones(2), torch.ones(3)]),
         "cat",
     ],
 )
 def test_other_inputs_do_not_look_like_labels(value):
     assert not looks_like_labels(X, value)
+    Form((value, T, value), (value,))
