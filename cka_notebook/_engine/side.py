@@ -24,6 +24,7 @@ from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
+from cka_notebook._messages import error_text
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
@@ -214,6 +215,7 @@ class LiveModel:
         )
 
     def _add_notes(self, error: Exception, call: Call) -> None:
+        is_of_pool = "`pool`" in error_text(error)
         inputs = [describe(value) for value in call.args]
         inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
         given = f"{self.caller.label}: {', '.join(inputs)}."
@@ -221,7 +223,7 @@ class LiveModel:
             error.add_note(f"`forward` was called with {given}")
         else:
             error.add_note(f"Inputs of {given}")
-        for remedy in self.caller.remedies(error, call):
+        for remedy in () if is_of_pool else self.caller.remedies(error, call):
             error.add_note(remedy)
 
     def _timed(self, call: Call) -> int:
