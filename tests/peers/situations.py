@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from . import models
+from . import habits
 from .case import Case, Rows, listened, loader, sequences, vectors
 from .contenders import Contender, Question
 from .exact import first_tensor
@@ -43,7 +43,7 @@ def second_item(output: Any) -> Tensor | None:
 
 
 def state(output: Any) -> Tensor | None:
-    return output.state if isinstance(output, models.Hidden) else first_tensor(output)
+    return output.state if isinstance(output, habits.Hidden) else first_tensor(output)
 
 
 def patches_together(output: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def graphs() -> Question:
     data = Rows([torch.randn(size, 10) for size in sizes])
     batches = DataLoader(data, batch_size=BATCH, collate_fn=joined)
     layers = ["pooled", "head"]
-    return Question(models.Graphs(), models.Graphs(), batches, layers, layers)
+    return Question(habits.Graphs(), habits.Graphs(), batches, layers, layers)
 
 
 def joined(nodes: list[Tensor]) -> list[Tensor]:
@@ -88,7 +88,7 @@ class Switching:
 
 
 def switched() -> Question:
-    pair = [models.Dropping().eval() for _ in range(2)]
+    pair = [habits.Dropping().eval() for _ in range(2)]
     layers = ["body", "head"]
     data = Switching(loader(torch.randn(64, 10)), pair)
     return Question(*pair, data, layers, layers)
@@ -97,21 +97,21 @@ def switched() -> Question:
 def far() -> Question:
     layers = ["0", "2", "4"]
     data = loader(torch.randn(64, 10, dtype=torch.float64))
-    return Question(models.far_mlp(), models.far_mlp(), data, layers, layers)
+    return Question(habits.far_mlp(), habits.far_mlp(), data, layers, layers)
 
 
 def texts() -> Question:
     """Two texts of the same length, 8 to 47 tokens, which share no word."""
     mask = (torch.arange(47) < torch.randint(8, 48, (128, 1))).long()
     ids = torch.randint(0, 2500, (128, 47)) * mask
-    return _masked("input_ids", ids, mask, models.Reader, ["dense"])
+    return _masked("input_ids", ids, mask, habits.Reader, ["dense"])
 
 
 def recordings() -> Question:
     """Two channels of the same length, 16 to 160 samples, which share nothing."""
     mask = (torch.arange(160) < torch.randint(16, 161, (128, 1))).long()
     sounds = torch.randn(128, 2, 160) * mask[:, None]
-    return _masked("inputs", sounds, mask, models.Listener, ["dense"])
+    return _masked("inputs", sounds, mask, habits.Listener, ["dense"])
 
 
 def _masked(
@@ -138,14 +138,14 @@ def unrelated(contender: Contender, question: Question) -> Verdict:
 
 def batches_of_steps() -> Question:
     """Batches of 16 examples of 16 steps."""
-    pair = models.Looping().eval(), models.Looping().eval()
+    pair = habits.Looping().eval(), habits.Looping().eval()
     layers = ["step", "head"]
     return Question(*pair, loader(torch.randn(64, BATCH, 10)), layers, layers)
 
 
 def four_tokens() -> Question:
     """Batches of 16 examples of 4 tokens."""
-    pair = models.Routed().eval(), models.Routed().eval()
+    pair = habits.Routed().eval(), habits.Routed().eval()
     layers = ["stem", "expert", "head"]
     return Question(*pair, loader(torch.randn(64, 4, 10)), layers, layers)
 
@@ -153,22 +153,22 @@ def four_tokens() -> Question:
 SITUATIONS = {
     "changed": Case(
         "A model that changes its input in place",
-        vectors(models.Standardizing, ["body", "head"]),
+        vectors(habits.Standardizing, ["body", "head"]),
         call=unshared,
     ),
     "handed": Case(
         "A block that returns `(input, output)`",
-        vectors(models.Handed, ["stem", "block", "head"]),
+        vectors(habits.Handed, ["stem", "block", "head"]),
         pick=second_item,
     ),
     "dataclass": Case(
         "Blocks that return a dataclass",
-        vectors(models.DataclassOutput, ["first", "second"]),
+        vectors(habits.DataclassOutput, ["first", "second"]),
         pick=state,
     ),
     "sorted": Case(
         "Examples that are sorted inside",
-        vectors(models.Sorting, ["stem", "inside", "head"]),
+        vectors(habits.Sorting, ["stem", "inside", "head"]),
         call=in_order,
         odd=("inside",),
         is_known=True,
@@ -177,28 +177,28 @@ SITUATIONS = {
     "loop": Case("A loop over the examples", batches_of_steps, odd=("step",)),
     "patches": Case(
         "Patches of all images in one tensor",
-        sequences(models.Patches, ["embed", "head"]),
+        sequences(habits.Patches, ["embed", "head"]),
         pick=patches_together,
     ),
     "views": Case(
         "Two views of the batch in one tensor",
-        vectors(models.Views, ["encoder", "head"]),
+        vectors(habits.Views, ["encoder", "head"]),
         pick=views_together,
     ),
     "graphs": Case("Batches of graphs", graphs, call=two_inputs),
     "padding": Case(
         "`nn.TransformerEncoder` with a padding mask",
-        sequences(models.PaddedEncoder, ["encoder.layers.0", "encoder.layers.1"], 12),
+        sequences(habits.PaddedEncoder, ["encoder.layers.0", "encoder.layers.1"], 12),
         call=without_nested_tensors,
     ),
     "list": Case(
         "Blocks in a plain list, default layers",
-        vectors(models.PlainList),
+        vectors(habits.PlainList),
         wanted=("blocks",),
     ),
     "mode": Case("`model.train()` called meanwhile", switched),
     "far": Case("float64 features around 1e8, spread below 1", far),
-    "tiny": Case("Features around 1e-25", vectors(models.tiny_mlp, ["0", "1", "2"])),
+    "tiny": Case("Features around 1e-25", vectors(habits.tiny_mlp, ["0", "1", "2"])),
     "tokens": Case("A first token that drowns the others", texts, judge=unrelated),
     "audio": Case("A mask of audio samples over frames", recordings, judge=unrelated),
 }
