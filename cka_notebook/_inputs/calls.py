@@ -14,7 +14,8 @@ from cka_notebook._undo import Undo, unhook
 
 from .arguments import Signature, inner_model
 from .counting import ExampleCounter, Examples
-from .examples import chosen_examples, input_axis, no_examples, size_of
+from .examples import chosen_examples, input_axis, size_of
+from .lines import no_examples
 from .masks import MaskReader
 from .nested import as_mapping, move, private, tensors
 from .remedies import remedies
@@ -159,10 +160,14 @@ class Caller:
 
     def remedies(self, error: Exception, call: Call) -> Iterator[str]:
         """Sentences that help with an error of this call."""
-        inputs, is_custom = (call.args, call.kwargs), self.forward is not None
-        if not is_custom:
+        inputs = [*call.args, *call.kwargs.values()]
+        form = None if self.forward is not None else self._signature.form
+        if form is not None:
             yield from self._signature.remedies(call.kwargs)
-        yield from remedies(error, self.model, self.label, inputs, is_custom=is_custom)
+        accepts = self._signature.accepts
+        yield from remedies(
+            error, self.model, self.label, inputs, form, accepts=accepts
+        )
 
     @property
     def note(self) -> str | None:
@@ -231,4 +236,5 @@ def model_device(model: nn.Module, label: str) -> torch.device:
             "model.load_state_dict(...)."
         )
         raise ValueError(msg)
-    return weights[0].device if weights else torch.get_default_device()
+    default = weights[0].device if weights else torch.get_default_device()
+    return torch.device("cpu") if default.type == "meta" else default

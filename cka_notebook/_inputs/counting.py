@@ -67,7 +67,7 @@ class ExampleCounter:
             TypeError: If ``examples`` gives no number.
         """
         if self._examples is not None:
-            return self._by_user(self._examples(private(batch)))
+            return self._by_user(self._examples, batch)
         sizes = sizes_of(inputs, self._axis)
         if not sizes:
             return count_items(inputs) or count_attributes(inputs, self._axis)
@@ -85,7 +85,12 @@ class ExampleCounter:
             return agreed.pop()
         return self._settle(sizes, every, others, number, outputs())
 
-    def _by_user(self, found: Any) -> int:
+    def _by_user(self, examples: Examples, batch: Any) -> int:
+        try:
+            found = examples(private(batch))
+        except Exception as error:
+            error.add_note(f"`examples` raised this for {self._label}.")
+            raise
         msg = "Expected `examples` to return the number of examples of a batch, got {}."
         try:
             n = operator.index(found)
@@ -100,8 +105,11 @@ class ExampleCounter:
         return {size for name, size in sizes.items() if name in self._names}
 
     def _is_disputed(self, agreed: set[int], batch: Any) -> bool:
-        """Whether the rest of the batch, such as labels, has other numbers of rows."""
-        others = set(sizes_of(batch, 0).values()) - {1}
+        """Whether the rest of the batch, such as labels, has other numbers of rows.
+
+        All inputs may have a row for each node, and one of them names its graph.
+        """
+        others = {*sizes_of(batch, 0).values(), *index_sizes(batch).values()} - {1}
         return self._axis == 0 and bool(others - agreed)
 
     def _turned(self, inputs: Any) -> Sizes:

@@ -12,7 +12,13 @@ from torch.nn.utils.rnn import (
     pad_packed_sequence,
 )
 
-from .nested import as_mapping, attributes, describe, list_length, mapped, tensors
+from .nested import (
+    as_mapping,
+    attributes,
+    list_length,
+    mapped,
+    tensors,
+)
 
 MIN_LIST = 4
 """Shorter lists are taken for several inputs, rather than for examples."""
@@ -201,21 +207,6 @@ def is_ragged(value: Any) -> bool:
     same_features = len({shape[1:] for shape in shapes}) == 1
     same_channels = len({shape[0] for shape in shapes}) == 1 and value[0].ndim == 3
     return same_features or same_channels
-
-
-def no_examples(label: str, batch: Any, number: int) -> TypeError:
-    """The error for a batch in which no examples are found.
-
-    Args:
-        label: What messages call the model.
-        batch: What the loader yielded.
-        number: Which batch it is, from 1.
-    """
-    return TypeError(
-        f"Expected a batch that contains a tensor of examples for {label}, got "
-        f"{describe(batch)} in batch {number}. Yield a tensor, (inputs, labels) or a "
-        "dict of tensors, or pass forward=lambda model, batch: ..."
-    )
 
 
 def _sizes(value: Any, axis: int, name: str) -> Iterator[tuple[str, int]]:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from cka_notebook._messages import with_article
+
 CODE = (type, ModuleType, nn.Module, FunctionType, MethodType, BuiltinFunctionType)
 """What has attributes, and is no data. Batches of graphs may be callable."""
 
@@ -76,11 +78,14 @@ def describe(value: Any) -> str:
         nested = value.is_nested and value.layout == torch.strided  # has no shape
         return f"a tensor of shape {'(n, ...)' if nested else tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with keys {list(value)}"
+        keys = f" with keys {list(value)}"
+        return with_article(type(value).__name__) + keys if value else "an empty dict"
+    if isinstance(value, list | tuple) and not value:
+        return f"an empty {type(value).__name__}"
     if isinstance(value, list | tuple):
         kinds = ", ".join(type(item).__name__ for item in value[:4])
         return f"a {type(value).__name__} of {len(value)} ({kinds})"
-    return f"a {type(value).__name__}"
+    return with_article(type(value).__name__)
 
 
 def as_mapping(batch: Any) -> Any:

@@ -5,8 +5,8 @@ import re
 from torch import nn
 
 from .blocks import PASSIVE
-from .nodes import Layer, is_adapted, is_leaf
-from .parts import Part, above
+from .nodes import Layer, is_adapted
+from .parts import Part, above, is_innermost
 
 AUTO_LIMIT = 64
 """Maximum number of layers that `auto` chooses: a larger map is hard to read."""
@@ -44,20 +44,14 @@ def _with_weights(parts: list[Part], layers: list[Layer]) -> list[Layer]:
 
     What runs without calling its parts, such as an exported model, is a leaf, too.
     """
-    holders = {x for layer in layers for x in above(parts, layer.position)}
     adapted = {x.position for x in layers if is_adapted(x.module)}
     return [
         layer
         for layer in layers
         if parts[layer.position].has_weights
-        and (layer.position in adapted or _is_whole(layer, holders))
+        and (layer.position in adapted or is_innermost(parts, layer.position))
         and adapted.isdisjoint(above(parts, layer.position) if adapted else ())
     ]
-
-
-def _is_whole(layer: Layer, holders: set[int]) -> bool:
-    """Whether no layer is a part of this one."""
-    return is_leaf(layer.module) or layer.position not in holders
 
 
 class _Surroundings:

@@ -5,7 +5,9 @@ supply rows, so the same choice means the same layers whichever of them is asked
 """
 
 import fnmatch
+import operator
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +28,19 @@ WRAPPERS = ("module", "_orig_mod")
 """Attributes in which DistributedDataParallel and torch.compile keep a model."""
 
 KINDS = "names, indices, globs, compiled regular expressions"
+
+
+class _UnmatchedError(ValueError):
+    """One item of a choice that matches nothing.
+
+    Args:
+        text: What is wrong.
+        help_: What could be chosen instead.
+    """
+
+    def __init__(self, text: str, help_: str) -> None:
+        super().__init__(f"{text} {help_}")
+        self.text, self.help = text, help_
 
 
 class Row(NamedTuple):
@@ -190,7 +205,27 @@ def _names(rows: Rows, choices: Any) -> list[str]:
         return [row.name for row in found]
     items = list(_items(choices))
     _check_texts(rows, [item for item in items if isinstance(item, str)])
-    return [name for item in items for name in _expand(rows, item)]
+    names = _expand_all(rows, items)
+    if isinstance(choices, set | frozenset):  # which has no order of its own
+        names.sort(key={name: i for i, name in enumerate(rows.names)}.get)  # type: ignore[arg-type]
+    return names
+
+
+def _expand_all(rows: Rows, items: list[Any]) -> list[str]:
+    """Names of the layers that all items mean; one error for all that match nothing."""
+    names: list[str] = []
+    problems: list[_UnmatchedError] = []
+    for item in items:
+        try:
+            names += _expand(rows, item)
+        except _UnmatchedError as error:
+            problems.append(error)
+    if problems:
+        texts = [error.text for error in problems]
+        raise ValueError(
+            " ".join(dict.fromkeys([*texts, *(error.help for error in problems)]))
+        )
+    return names
 
 
 def _items(choices: Any) -> Iterable[Any]:
@@ -201,7 +236,16 @@ def _items(choices: Any) -> Iterable[Any]:
         return [choices]
     if callable(choices):
         return []
-    return choices if isinstance(choices, Iterable) else [choices]
+    items = choices if isinstance(choices, Iterable) else [choices]
+    return map(_plain, items)
+
+
+def _plain(item: Any) -> Any:
+    """An integer of any kind as Python's."""
+    try:
+        return item if isinstance(item, bool) else operator.index(item)
+    except TypeError:
+        return item
 
 
 def _is_predicate(choices: Any) -> bool:
@@ -318,9 +362,9 @@ def _comparable(rows: Rows, name: str, found: list[Row]) -> list[str]:
     if not names:
         msg = (
             f"`{rows.argument}` contains {name!r}, but this layer of {rows.title} "
-            f"cannot be compared: {found[0].reason}. {_help(rows, name)}"
+            f"cannot be compared: {found[0].reason}."
         )
-        raise ValueError(msg)
+        raise _UnmatchedError(msg, _help(rows, name))
     return names
 
 
@@ -331,14 +375,14 @@ def _by_index(rows: Rows, index: int) -> list[str]:
     if not rows.is_probed:
         return []
     msg = f"`{rows.argument}` index {index} is out of range for {rows.title}."
-    raise ValueError(f"{msg} {_help(rows)}")
+    raise _UnmatchedError(msg, _help(rows))
 
 
 def _matched(rows: Rows, pattern: str, names: list[str]) -> list[str]:
     """These names; an error if there are none, though all calls are known."""
     if not names and rows.is_probed:
         msg = f"`{rows.argument}` {pattern!r} matches no layer of {rows.title}."
-        raise ValueError(f"{msg} {_help(rows)}")
+        raise _UnmatchedError(msg, _help(rows))
     return names
 
 
@@ -364,7 +408,7 @@ def _check_modules(rows: Rows, choice: Any) -> None:
 def _described(rows: Rows, choice: Any) -> str:
     """A wrong item in words; a module with the name to pass instead."""
     if not _is_module(choice):
-        return repr(choice)
+        return reprlib.repr(choice)
     kind = f"a {type(choice).__name__}"
     if not rows.has_modules:
         return f"{kind} (pass its name)"
@@ -376,11 +420,11 @@ def _described(rows: Rows, choice: Any) -> str:
 
 def unknown_layer(rows: Rows, *names: str) -> str:
     """The message for names that do not exist."""
-    hints = [_instead(rows, name) for name in names]
+    hints = [_hint(rows, name) for name in names]
     many = len(names) > 1
     if many:
         hints = [
-            f"{hint} (for {name!r})" if hint else ""
+            f"{hint} (for {name!r})" if hint.endswith("?") else hint
             for name, hint in zip(names, hints, strict=True)
         ]
     return (
@@ -389,8 +433,11 @@ def unknown_layer(rows: Rows, *names: str) -> str:
     ).rstrip()
 
 
-def _instead(rows: Rows, name: str) -> str:
-    """What a name that does not exist may mean."""
+def _hint(rows: Rows, name: str) -> str:
+    """What a name that does not exist may mean, or nothing."""
+    module, _, own = name.rpartition(".")
+    if rows.has_module(module) and own in ("weight", "bias"):
+        return f" {name!r} is a parameter of layer {module!r}."
     owners, _ = rows.owner(name)
     entries = owners[0].entries if owners else None
     if entries is None:

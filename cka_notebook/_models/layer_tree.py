@@ -23,12 +23,11 @@ from .nodes import (
     entries_of,
     entry_key,
     expects_tokens_first,
-    is_leaf,
     layers_of,
     nodes_of,
     unwrap,
 )
-from .parts import Part, parts_of
+from .parts import Part, is_innermost, parts_of
 
 Outputs = dict[str, list[Output] | None]
 """What the calls of each module returned, by its name; None before a probe."""
@@ -190,7 +189,7 @@ class LayerTree:
         if preset == "all":
             return self.layers
         if preset == "leaves":
-            return [layer for layer in self.layers if is_leaf(layer.module)]
+            return [x for x in self.layers if is_innermost(self.parts, x.position)]
         if preset == "blocks":
             return find_blocks(self.parts, self.layers) or self._of_preset("auto")
         chosen = self._unthinned()

@@ -98,7 +98,9 @@ def unwrap(module: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, DataParallel or DistributedDataParallel."""
     while True:
         parts = module.__dict__.get("_modules", {})
-        inner = parts["_orig_mod"] if "_orig_mod" in parts else None  # noqa: SIM401 a scripted module's parts know no get
+        # torch.compile's wrapper has one part; a scripted module's parts know no get.
+        is_compiled = "_orig_mod" in parts and len(parts) == 1
+        inner = parts["_orig_mod"] if is_compiled else None
         if inner is None and isinstance(module, DataParallel | DistributedDataParallel):
             inner = module.module
         if inner is None:

@@ -15,11 +15,12 @@ from torch import nn
 
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.checkpoint import layers_of
-from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
+from cka_notebook._engine.checks import check_callback, check_tolerance
+from cka_notebook._engine.cka import CKA, Callback
 from cka_notebook._engine.estimate import Estimate, free_bytes, size
 from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
-from cka_notebook._inputs.loaders import batch_size, length
+from cka_notebook._inputs.loaders import batch_size, check_loaders, length
 from cka_notebook._messages import counted
 from cka_notebook._models.choice import Rows, choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
@@ -118,6 +119,8 @@ class Live:
         # The session calls it, because its errors are shown and do not end the run.
         self.callback: Callback | None = self._run_options.pop("callback", None)
         check_callback(self.callback)
+        paired = self._run_options.get("paired", True)
+        check_loaders(loader, loader2, paired, self._run_options.get("max_batches"))
         self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)

@@ -15,7 +15,7 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from cka_notebook import _figures, metrics
-from cka_notebook._engine.cka import check_tolerance
+from cka_notebook._engine.checks import check_tolerance
 from cka_notebook._messages import metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
