@@ -34,6 +34,8 @@ class Passes:
         first: What it called.
         part: What the pass over some of these called; None if there is none.
         order: Which examples those were.
+        threaded: Modules that it called in threads of its own, and whether they were
+            in training mode there.
         is_blind: Whether batches cannot be cut, so that only sizes tell the batch axis.
     """
 
@@ -74,6 +76,7 @@ class Passes:
         self.examples = examples
         self._rows = list(range(examples)) if rows is None else rows
         self.first = self.observe(rows)
+        self.threaded = self._observer.threaded
         self.drew = self.rewinder.drew
         self._changed = self.rewinder.changed()
 
@@ -132,7 +135,7 @@ class Passes:
 
     def _observe(self, rows: Sequence[int] | None) -> Calls:
         count = self.examples if rows is None else len(rows)
-        observer = Observer(count)
+        self._observer = observer = Observer(count)
         with hooked(self._tree, observer.after, observer.before):
             self._run(rows)
         return observer.calls

@@ -6,6 +6,7 @@ examples are mixed on purpose, as in attention over a batch, values change with 
 others; there the same examples in another order tell.
 """
 
+from enum import IntEnum
 from math import inf
 from random import Random
 from typing import NamedTuple
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 MAX_NUMBERS = 128
-"""Numbers of an example that are looked at, spread evenly over its activations."""
+"""Numbers of an example that are looked at, spread evenly over its activations, and as
+many parts of these, each by its largest number: none of its tokens may be foreign."""
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Rows of an example differ by this much of their length in two passes, if the size of
@@ -30,8 +32,19 @@ NEAREST = 0.5
 """Where examples are mixed, each row is nearer to its own example than to any other, by
 this factor."""
 
+RESOLUTION = {torch.float64: 1e-14, torch.float32: 1e-6}
+"""Rows that differ by no more of their length are the same."""
+
 MIN_CYCLE = 4
 """The fewest examples of which some can be moved in a cycle that is no rolling."""
+
+
+class Match(IntEnum):
+    """How well rows follow their examples: only nearly, if places matter, too."""
+
+    NO = 0
+    NEARLY = 1
+    EXACTLY = 2
 
 
 class Reading(NamedTuple):
@@ -100,14 +113,14 @@ def prints(tensor: Tensor, examples: int) -> dict[Reading, Prints]:
     return found
 
 
-def spread(found: Prints) -> float:
-    """The largest distance of two examples, in lengths of the largest one."""
+def varied(found: Prints) -> int:
+    """How many examples differ from what most of them have."""
     (rows,) = _scaled(found.rows)
-    length = float(rows.norm(dim=1).max())
-    return float(_distances(rows, rows).max()) / length if length else 0.0
+    alike = _distances(rows, rows) <= _resolution(rows, found)
+    return len(rows) - int(alike.sum(1).max())
 
 
-def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> bool:
+def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Match:
     """Whether rows follow their examples.
 
     Args:
@@ -117,30 +130,38 @@ def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> bo
         mixed: Whether rows may also depend on the other examples, all of which are
             there.
     """
-    if _follow(found.rows, moved.rows, found.rounding, order, mixed=mixed):
-        return True
-    if not mixed or found.pairs is None or moved.pairs is None:
-        return False
-    return _follow(found.pairs, moved.pairs, found.rounding, order, mixed=True)
+    match = _follow(found, moved, order, mixed=mixed)
+    if match or not mixed or found.pairs is None or moved.pairs is None:
+        return match
+    found, moved = found._replace(rows=found.pairs), moved._replace(rows=moved.pairs)
+    return _follow(found, moved, order, mixed=True)
 
 
-def _follow(
-    found: Tensor, moved: Tensor, rounding: float, order: list[int], *, mixed: bool
-) -> bool:
-    if moved.shape != (len(order), found.shape[1]):
-        return False
-    rows, moved_rows = _scaled(found, moved)
-    apart = _distances(rows, rows).max()
+def _follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Match:
+    if moved.rows.shape != (len(order), found.rows.shape[1]):
+        return Match.NO
+    rows, moved_rows = _scaled(found.rows, moved.rows)
+    apart = SAME * _distances(rows, rows).max()
     length = rows.norm(dim=1).max()
     distances = _distances(moved_rows, rows)
     places = torch.tensor(order, device="cpu")[:, None]
     own = distances.gather(1, places).squeeze(1)
     others = distances.scatter(1, places, inf).amin(1)
-    same = own <= torch.maximum(rounding * length, SAME * apart)
+    rounding, tiny = found.rounding * length, _resolution(rows, found)
+    same = own <= torch.maximum(rounding, apart)
     if mixed:
         same |= own <= NEAREST * others
-    elsewhere = (others < SAME * own) & (own > 1e-6 * length)
-    return bool((same & ~elsewhere).all())
+    elsewhere = (others < SAME * own) & (own > tiny)
+    if not (same & ~elsewhere).all():
+        return Match.NO
+    exact = own <= torch.maximum(torch.minimum(rounding, apart), tiny)
+    return Match.EXACTLY if exact.all() else Match.NEARLY
+
+
+def _resolution(rows: Tensor, found: Prints) -> Tensor:
+    """The distance up to which rows are the same."""
+    length: Tensor = rows.norm(dim=1).max()
+    return RESOLUTION[found.rows.dtype] * length
 
 
 def shuffled(found: Prints, other: Prints) -> bool:
@@ -154,6 +175,12 @@ def shuffled(found: Prints, other: Prints) -> bool:
     own = distances.diagonal()
     others = distances.clone().fill_diagonal_(inf).amin(1)
     return int((others < 1e-3 * own).sum()) > 1
+
+
+def differences(found: Prints, other: Prints, order: list[int]) -> float:
+    """How far examples are from themselves in another pass, all together."""
+    rows, others = _scaled(found.rows, other.rows)
+    return float((rows[order] - others).norm())
 
 
 def equal(found: Prints, other: Prints) -> bool:
@@ -199,7 +226,11 @@ def _of_pairs(rows: Tensor, examples: int) -> Tensor | None:
 def _some(rows: Tensor) -> Tensor:
     """Some numbers of each example, ``(n, m)``."""
     rows = rows.reshape(len(rows), -1)
-    some = rows[:, :: max(1, rows.shape[1] // MAX_NUMBERS)][:, :MAX_NUMBERS]
+    step = max(1, -(-rows.shape[1] // MAX_NUMBERS))
+    some = rows[:, ::step]
+    if step > 1:
+        largest = rows.unfold(1, step, step).amax(2)
+        some = torch.cat([some, largest, rows[:, -step:].amax(1, keepdim=True)], 1)
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     # A copy, because later modules may change the tensor in place.
     return some.to(wide, copy=True).nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)

@@ -1,6 +1,7 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
 import time
+from collections.abc import Iterable
 from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,6 +23,7 @@ from .facts import (
     not_finite,
     skip_note,
     stable_note,
+    unchecked_note,
     undefined_notes,
 )
 
@@ -94,14 +96,18 @@ class Axis:
     Args:
         layers: Names of the layers.
         name: Name of their model.
+        unchecked: Layers whose rows the probe could not check.
 
     Attributes:
         first: Of the first batch, the h of each layer with itself; None before it.
     """
 
-    def __init__(self, layers: list[str], name: str) -> None:
+    def __init__(
+        self, layers: list[str], name: str, unchecked: Iterable[str] = ()
+    ) -> None:
         self.layers = tuple(layers)
         self.name = name
+        self.unchecked = list(unchecked)
         self.first: Tensor | None = None
         self._problems: dict[int, str] = {}
         self._bad: Tensor | None = None
@@ -332,7 +338,7 @@ class RunState:
         self.skipped += 1
 
     def finish(self) -> None:
-        """Note skipped batches, batches that were not random, and text length; once.
+        """Note what is known at the end, such as skipped batches; once.
 
         Raises:
             ValueError: If every batch was skipped.
@@ -353,4 +359,7 @@ class RunState:
         if not_random is not None:
             self.notes.append(Note(not_random, grave=True))
         found = [make() for make in self.last_notes]
-        self.notes += [note for note in found if note is not None]
+        undefined = self.undefined1, self.undefined2
+        for axis, reasons in zip(self.axes, undefined, strict=True):
+            found.append(unchecked_note(axis.name, axis.unchecked, reasons))
+        self.notes += dict.fromkeys(note for note in found if note is not None)
