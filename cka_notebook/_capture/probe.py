@@ -17,7 +17,7 @@ from cka_notebook._models.nodes import Doubt, Output, expects_tokens_first
 from .hooks import can_be_hooked
 from .observer import Call, Calls, Entry
 from .passes import Passes, Run
-from .rows import Match, Reading, differences, equal, follow, shuffled, varied
+from .rows import Match, Reading, differences, equal, follow, shuffled
 
 COMPILED = Reason("compiled by TorchScript, which lets no hook in", "no_tensor")
 
@@ -184,8 +184,8 @@ def _followed(
     match = Match.NO
     if few is not None:
         reading, match = _best(entry, few, readings, passes.order, mixed=False)
-        is_clear = match is Match.EXACTLY and varied(few.prints[reading]) > 1
-        if is_clear and not passes.are_few:
+        is_seen = few.prints[reading].varied > 1 or not entry.prints[reading].varied
+        if match is Match.EXACTLY and is_seen and not passes.are_few:
             return reading, match, None
     moved = _same_entry(passes.moved, module, call, entry)
     if match and moved is None:
@@ -250,7 +250,7 @@ def _doubts(
     """What two passes could not tell about the rows."""
     found = entry.prints[reading]
     doubts: list[Doubt] = []
-    if varied(found) < ENOUGH:
+    if found.varied < ENOUGH:
         doubts.append("alike")
     if match is Match.NEARLY:
         other = None if redrawn is None else redrawn.prints.get(reading)
@@ -305,7 +305,7 @@ def _with_facts(output: Output, entry: Entry, found: Call) -> Output:
 
 def _varies(entry: Entry) -> bool:
     """Whether examples differ; None of the tensors of an output may."""
-    return any(map(varied, entry.prints.values()))
+    return any(found.varied for found in entry.prints.values())
 
 
 def _without_axis(entry: Entry, few: Entry | None) -> Reason:

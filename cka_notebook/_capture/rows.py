@@ -6,8 +6,11 @@ examples are mixed on purpose, as in attention over a batch, values change with 
 others; there the same examples in another order tell.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
-from math import inf
+from functools import cached_property
+from itertools import pairwise
+from math import inf, sqrt
 from random import Random
 from typing import NamedTuple
 
@@ -27,6 +30,10 @@ HALF_ROUNDING = 2e-2
 
 SAME = 0.1
 """Rows of an example differ by at most this much of the distance of two examples."""
+
+CLOSE = 0.01
+"""Rows follow exactly if they differ by no more than this much of that distance, and by
+no more than rounding: then they hold no number of another example."""
 
 NEAREST = 0.5
 """Where examples are mixed, each row is nearer to its own example than to any other, by
@@ -55,11 +62,12 @@ class Reading(NamedTuple):
     groups_first: bool = False
 
 
-class Prints(NamedTuple):
+@dataclass
+class Prints:
     """Some numbers of each example.
 
     Attributes:
-        rows: As they are in its activations, ``(n, m)``.
+        rows: As they are in its activations, ``(n, m)`` on the CPU.
         rounding: How much they may differ in another pass.
         pairs: Where another axis holds the examples, too, as that of similarities of
             all pairs does: numbers that do not depend on the order of these.
@@ -68,6 +76,20 @@ class Prints(NamedTuple):
     rows: Tensor
     rounding: float
     pairs: Tensor | None = None
+
+    @cached_property
+    def varied(self) -> int:
+        """How many examples differ from what most of them have."""
+        count, width = self.rows.shape
+        if not width:
+            return 0
+        least = RESOLUTION[self.rows.dtype] * sqrt(width) * float(self.rows.abs().max())
+        some = sorted(self.rows[:, 0].tolist())
+        if all(y - x > least for x, y in pairwise(some)):
+            return count - 1
+        (rows,) = _scaled(self.rows)
+        alike = _distances(rows, rows) <= _resolution(rows, self)
+        return count - int(alike.sum(1).max())
 
 
 def orders(examples: int, few: int) -> tuple[list[int], list[int]]:
@@ -113,13 +135,6 @@ def prints(tensor: Tensor, examples: int) -> dict[Reading, Prints]:
     return found
 
 
-def varied(found: Prints) -> int:
-    """How many examples differ from what most of them have."""
-    (rows,) = _scaled(found.rows)
-    alike = _distances(rows, rows) <= _resolution(rows, found)
-    return len(rows) - int(alike.sum(1).max())
-
-
 def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Match:
     """Whether rows follow their examples.
 
@@ -133,28 +148,29 @@ def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Ma
     match = _follow(found, moved, order, mixed=mixed)
     if match or not mixed or found.pairs is None or moved.pairs is None:
         return match
-    found, moved = found._replace(rows=found.pairs), moved._replace(rows=moved.pairs)
-    return _follow(found, moved, order, mixed=True)
+    pairs = Prints(found.pairs, found.rounding), Prints(moved.pairs, moved.rounding)
+    return _follow(*pairs, order, mixed=True)
 
 
 def _follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Match:
     if moved.rows.shape != (len(order), found.rows.shape[1]):
         return Match.NO
     rows, moved_rows = _scaled(found.rows, moved.rows)
-    apart = SAME * _distances(rows, rows).max()
+    apart = _distances(rows, rows).max()
     length = rows.norm(dim=1).max()
     distances = _distances(moved_rows, rows)
     places = torch.tensor(order, device="cpu")[:, None]
     own = distances.gather(1, places).squeeze(1)
     others = distances.scatter(1, places, inf).amin(1)
     rounding, tiny = found.rounding * length, _resolution(rows, found)
-    same = own <= torch.maximum(rounding, apart)
+    same = own <= torch.maximum(rounding, SAME * apart)
     if mixed:
         same |= own <= NEAREST * others
     elsewhere = (others < SAME * own) & (own > tiny)
     if not (same & ~elsewhere).all():
         return Match.NO
-    exact = own <= torch.maximum(torch.minimum(rounding, apart), tiny)
+    close = max(CLOSE, found.rounding) * apart
+    exact = own <= torch.maximum(torch.minimum(rounding, close), tiny)
     return Match.EXACTLY if exact.all() else Match.NEARLY
 
 
@@ -193,7 +209,7 @@ def equal(found: Prints, other: Prints) -> bool:
 
 def _scaled(*rows: Tensor) -> list[Tensor]:
     """Rows in a scale in which squares neither overflow nor vanish."""
-    own = [each.to("cpu", torch.float64) for each in rows]
+    own = [each.double() for each in rows]
     largest = max(float(each.abs().max()) for each in own)
     return [each / largest for each in own] if largest else own
 
@@ -233,4 +249,4 @@ def _some(rows: Tensor) -> Tensor:
         some = torch.cat([some, largest, rows[:, -step:].amax(1, keepdim=True)], 1)
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     # A copy, because later modules may change the tensor in place.
-    return some.to(wide, copy=True).nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
+    return some.to("cpu", wide, copy=True).nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
