@@ -108,7 +108,7 @@ class Observer:
     def _see(self, values: list[Any]) -> None:
         """Remember tensors of this pass: a user's own thread has none of them."""
         for value in values:
-            if isinstance(value, Tensor):
+            if isinstance(value, Tensor) and value.numel():
                 self._seen[_mark(value)[0]] = weakref.ref(value)
 
     def _before_elsewhere(self, module: nn.Module, given: list[Any]) -> None:

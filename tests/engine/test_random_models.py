@@ -21,6 +21,7 @@ from support.random_models import (
     WRAPPERS,
     Opened,
     Root,
+    build,
     chain,
     main_of,
     owner_of,
@@ -352,6 +353,14 @@ def alone(name):
     inner = ["tanh", "linear"]
     layer = name if name in LEAVES else (name, inner)
     return [["linear", layer, "identity", "linear"], [("sum", [layer, "relu"]), layer]]
+
+
+@pytest.mark.parametrize("name", [*LEAVES, *WRAPPERS])
+def test_each_kind_of_layer_occurs(name):
+    layer = name if name in LEAVES else (name, ["linear"])
+    shapes = [(5, WIDTH), (8, WIDTH)], [(6, TOKENS, WIDTH), (9, TOKENS, WIDTH)]
+    built = [build(layer, [torch.randn(s) for s in pair])[0] for pair in shapes]
+    assert any(x is not None for x in built)
 
 
 @pytest.mark.parametrize("tokens", [0, TOKENS])
