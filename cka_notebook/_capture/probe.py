@@ -8,6 +8,7 @@ from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from cka_notebook._messages import Reason
@@ -254,7 +255,7 @@ def _doubts(
         doubts.append("alike")
     if match is Match.NEARLY:
         other = None if redrawn is None else redrawn.prints.get(reading)
-        drawn = other is not None and not equal(found, other)
+        drawn = other is not None and not torch.equal(found.rows, other.rows)
         doubts.append("random" if drawn else "placed")
     return tuple(doubts)
 
