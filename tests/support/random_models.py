@@ -166,10 +166,10 @@ def above_mean(x):
 
 
 def keep_and_pad(x, y):
-    """The rows with a large first number, then padding."""
+    """The rows with a large first number, then padding, which belongs to its place."""
     kept = y[above_mean(x)]
-    fill = MIXED if y.dtype == torch.long else 0
-    return torch.cat([kept, torch.full_like(y[: len(y) - len(kept)], fill)])
+    rest = y[len(kept) :]
+    return torch.cat([kept, rest if y.dtype == torch.long else torch.zeros_like(rest)])
 
 
 def expert_of_fixed_capacity(x, y):
@@ -507,8 +507,9 @@ LEAVES = {
     "capped": lambda _: Capped(),
     "noisy": lambda _: Noisy(),
     "remembering": lambda _: Remembering(),
-    "center": lambda _: Elementwise(lambda x: x - x.mean(0)),
-    "softmax_over_batch": lambda _: Elementwise(lambda x: x.softmax(0)),
+    # Of a batch that others have shifted these leave no trace, unless only in part.
+    "center": lambda _: Elementwise(lambda x: x - x.mean(0) / 2),
+    "share_of_batch": lambda _: Elementwise(lambda x: x.sigmoid() / x.sigmoid().sum(0)),
     "sum_so_far": lambda _: Elementwise(lambda x: x.cumsum(0)),
     "flip_in_place": lambda _: FlippedInPlace(),
     "constant": Constant,
