@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -53,6 +54,11 @@ class Output:
     path: Path = ()
     doubts: tuple[Doubt, ...] = ()
     is_rewritten: bool = False
+
+    @property
+    def features(self) -> int:
+        """Numbers of one example."""
+        return self.groups * prod(size for size in self.shape if size is not None)
 
 
 @dataclass(frozen=True, slots=True)
