@@ -307,7 +307,7 @@ def runs(model, x):
     try:
         with torch.no_grad():
             model.body(x.clone())
-    except (IndexError, RuntimeError):
+    except (IndexError, RuntimeError, ValueError):
         return False
     return True
 
