@@ -562,7 +562,7 @@ def build(spec, samples):
         layer = _made(spec, samples)
         with torch.no_grad():
             outputs = [layer(x.clone()) for x in samples]
-    except (IndexError, RuntimeError, TypeError):
+    except (IndexError, RuntimeError, TypeError, ValueError):
         return None, samples
     if not all(x.ndim and 0 < x.numel() < MAX_NUMBERS for x in outputs):
         return None, samples
