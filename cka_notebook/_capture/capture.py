@@ -139,7 +139,8 @@ class Capture(Uncopied):
             self._problems[row] = tensor
             return
         features = self._features[row]
-        index = self._shared_index(tensor, features)
+        is_rewritten = layer.output.is_rewritten
+        index = None if is_rewritten else self._shared_index(tensor, features)
         if index is None:
             tensor = tensor.detach() if tensor.requires_grad else tensor
             rows = batch_first(tensor, layer.output)

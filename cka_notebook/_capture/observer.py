@@ -1,11 +1,13 @@
 """Describes what each call of each module returns in one pass of the probe."""
 
+import weakref
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from cka_notebook._messages import Reason, is_out_of_memory
 from cka_notebook._models.nodes import Path
@@ -27,6 +29,9 @@ class Entry:
         rank: Smaller for what is more likely the result of the module.
         prints: Numbers that tell the examples apart, by how it may be read.
         itemsize: Bytes of a number.
+        is_given: Whether the module was given it; None of what is no tensor.
+        is_rewritten: Whether its numbers are others than when it was returned before,
+            and its version is the same.
     """
 
     path: Path
@@ -35,6 +40,8 @@ class Entry:
     shape: tuple[int, ...] = ()
     kind: str = ""
     itemsize: int = 0
+    is_given: bool | None = None
+    is_rewritten: bool = False
     prints: dict[Reading, Prints] = field(default_factory=dict)
 
 
@@ -49,21 +56,33 @@ Calls = dict[nn.Module, list[Call]]
 
 
 class Observer:
-    """Hooks that describe each call of each module."""
+    """Hooks that describe each call of each module.
+
+    Attributes:
+        calls: The calls in this thread.
+        threaded: Modules that were called in threads of the model's own, and whether
+            they were in training mode there.
+    """
 
     def __init__(self, examples: int) -> None:
         self.calls: Calls = {}
+        self.threaded: dict[nn.Module, bool] = {}
+        self._seen: dict[int, weakref.ref[Tensor]] = {}
+        self._threads: set[int] = set()
         self._examples = examples
         self._thread = get_ident()
         self._given: list[tuple[nn.Module, list[Any], set[Any], set[int]]] = []
+        self._returned: dict[Any, dict[Reading, Prints]] = {}
         self._order = 0
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Remember what a module is given: it may hand it on."""
-        if get_ident() != self._thread:
-            return
         given = [value for _, value in entries([*args, *kwargs.values()])]
-        tensors = [value for value in given if isinstance(value, Tensor)]
+        tensors = [x for x in given if isinstance(x, Tensor | PackedSequence)]
+        if get_ident() != self._thread:
+            self._before_elsewhere(module, tensors)
+            return
+        self._see(tensors)
         containers = {id(value) for value in (*args, *kwargs.values())}
         # The tensors stay referenced, so that no other gets their addresses.
         marks = set(map(_mark, tensors))
@@ -86,6 +105,23 @@ class Observer:
                 return marks, containers
         return set(), set()
 
+    def _see(self, values: list[Any]) -> None:
+        """Remember tensors of this pass: a user's own thread has none of them."""
+        for value in values:
+            if isinstance(value, Tensor) and value.numel():
+                self._seen[_mark(value)[0]] = weakref.ref(value)
+
+    def _before_elsewhere(self, module: nn.Module, given: list[Any]) -> None:
+        """Note a call in another thread, if that works on tensors of this pass."""
+        if any(map(self._is_seen, given)):
+            self._threads.add(get_ident())
+        if get_ident() in self._threads:
+            self.threaded[module] = module.training
+
+    def _is_seen(self, value: Tensor | PackedSequence) -> bool:
+        found = self._seen.get(_mark(value)[0])
+        return found is not None and found() is not None
+
     def _described(
         self, output: Any, given: set[Any], *, is_given: bool
     ) -> list[Entry]:
@@ -101,10 +137,16 @@ class Observer:
         for place, (path, value) in enumerate(found):
             try:
                 entry = _entry(path, value, self._examples)
+                if isinstance(value, Tensor | PackedSequence):
+                    self._see([value])
+                    mark = _mark(value)
+                    entry.is_given = mark in given
+                    entry.is_rewritten = _differ(self._returned.get(mark), entry)
+                    self._returned[mark] = entry.prints
                 if entry.reason is None and len(found) > 1:
                     # Of what was put into a given dict, the last is the result.
                     position = -place if is_given else place
-                    entry.rank = *_unlikely(value, given), position
+                    entry.rank = bool(entry.is_given), *_unlikely(value), position
             except Exception as error:  # an odd tensor is no reason to stop
                 if is_out_of_memory(error):
                     raise
@@ -130,10 +172,16 @@ def _entry(path: Path, value: Any, examples: int) -> Entry:
     )
 
 
-def _unlikely(value: Any, given: set[Any]) -> tuple[bool, bool, bool]:
+def _differ(earlier: dict[Reading, Prints] | None, entry: Entry) -> bool:
+    """Whether a tensor has other numbers than what was at the same place in memory."""
+    pairs = [(x, entry.prints.get(key)) for key, x in (earlier or {}).items()]
+    return any(y is not None and not torch.equal(x.rows, y.rows) for x, y in pairs)
+
+
+def _unlikely(value: Tensor | PackedSequence) -> tuple[bool, bool]:
     """What speaks against a tensor as the result of a module, the strongest first.
 
-    It was given to the module; it looks like a mask or weights; it has one axis.
+    It looks like a mask or weights; it has one axis.
     """
     tensor = value if isinstance(value, Tensor) else value.data
     values = tensor.detach().float()
@@ -141,11 +189,12 @@ def _unlikely(value: Any, given: set[Any]) -> tuple[bool, bool, bool]:
     if tensor.ndim > 2 and not is_mask:
         sums = values.sum(-1)
         is_mask = bool((values >= 0).all() and ((sums - 1).abs() < 1e-2).all())
-    return _mark(tensor) in given, is_mask, tensor.ndim == 1
+    return is_mask, tensor.ndim == 1
 
 
-def _mark(tensor: Tensor) -> tuple[int, int]:
+def _mark(value: Tensor | PackedSequence) -> tuple[int, int]:
     """The same for tensors of the same memory, while nothing changes it."""
+    tensor = value if isinstance(value, Tensor) else value.data
     try:
         return tensor.untyped_storage().data_ptr(), tensor._version  # noqa: SLF001 the only sign of a change
     except (NotImplementedError, RuntimeError):  # no storage, or in inference mode

@@ -17,25 +17,33 @@ OUTPUT_KEYS = ("last_hidden_state", "logits")
 
 EMPTY = Reason("empty output", "no_tensor")
 
+OTHER_FORM = Reason(
+    "several tensors, none of them where the first batch had the one to compare",
+    "no_tensor",
+)
+
 MAX_DEPTH, MAX_ENTRIES = 4, 64
 """Outputs are searched this deep, and no container is searched further than this."""
 
 
-def tensor_of(output: Any, path: Path = ()) -> Tensor | Reason:
+def tensor_of(output: Any, path: Path | None = None) -> Tensor | Reason:
     """The tensor to compare in a module's output, or why there is none.
 
     Args:
         output: What the module returned.
-        path: Where the probe found the tensor. A module may return it in another way
-            later, and then the first comparable tensor counts.
+        path: Where the probe found the tensor; None without a probe, and then the
+            first comparable tensor counts. A module may return it in another way
+            later, if there is no other that could be meant.
     """
     if isinstance(output, Tensor):
         return usable(output)
     if path and _has_entry(output, path):
         return usable(entry(output, path))
     found = [usable(value) for _, value in entries(output)]
-    tensor = next((item for item in found if isinstance(item, Tensor)), None)
-    return tensor if tensor is not None else (found or [EMPTY])[0]
+    tensors = [item for item in found if isinstance(item, Tensor)]
+    if path is not None and len(tensors) > 1:
+        return OTHER_FORM
+    return (tensors or found or [EMPTY])[0]
 
 
 def entries(output: Any, path: Path = (), depth: int = 0) -> Iterator[tuple[Path, Any]]:

@@ -36,6 +36,8 @@ class Passes:
         first: What it called.
         part: What the pass over some of these called; None if there is none.
         order: Which examples those were.
+        threaded: Modules that it called in threads of its own, and whether they were
+            in training mode there.
         is_blind: Whether batches cannot be cut, so that only sizes tell the batch axis.
     """
 
@@ -76,6 +78,7 @@ class Passes:
         self.examples = examples
         self._rows = list(range(examples)) if rows is None else rows
         self.first = self.observe(rows)
+        self.threaded = self._observer.threaded
         self.drew = self.rewinder.drew
         self._changed = self.rewinder.changed()
 
@@ -136,7 +139,8 @@ class Passes:
 
     def _observe(self, rows: Sequence[int] | None) -> Calls:
         count = self.examples if rows is None else len(rows)
-        observer, undo = Observer(count), Undo()
+        self._observer = observer = Observer(count)
+        undo = Undo()
         with undo, undo:
             undo.enter(hooked(self._tree, observer.after, observer.before))
             self._run(rows)

@@ -8,21 +8,29 @@ from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from cka_notebook._messages import Reason
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._models.nodes import Output, expects_tokens_first
+from cka_notebook._models.nodes import Doubt, Output, expects_tokens_first
 from cka_notebook._undo import Undo
 
 from .hooks import can_be_hooked
 from .observer import Call, Calls, Entry
 from .passes import Passes, Run
-from .rows import Reading, equal, follow, shuffled, spread
+from .rows import Match, Reading, differences, equal, follow, shuffled
 
 COMPILED = Reason("compiled by TorchScript, which lets no hook in", "no_tensor")
 
 OTHER_ROWS = "rows are not the examples in the batch's order"
+
+ENOUGH = 3
+"""Examples that must differ from the others for their order to be seen: two of nine are
+where they belong by chance in one of 36 orders."""
+
+NOISE = 2
+"""Noise takes examples this many times as far as other noise at the same place."""
 
 
 class Probed(NamedTuple):
@@ -32,13 +40,16 @@ class Probed(NamedTuple):
         state: What the model keeps from one call to the next, by name.
         by_size: Number of examples by whose size alone the batch axes were found, or 0.
         refused: Number of outputs whose rows are not the examples.
+        threaded: Names of modules that it calls in threads of its own, and whether
+            they are in training mode there.
         draws: Whether it draws random numbers.
     """
 
     state: list[str]
-    by_size: int = 0
-    refused: int = 0
-    draws: bool = False
+    by_size: int
+    refused: int
+    threaded: dict[str, bool]
+    draws: bool
 
 
 def probe(tree: LayerTree, run: Run, examples: int) -> Probed:
@@ -59,8 +70,9 @@ def probe(tree: LayerTree, run: Run, examples: int) -> Probed:
         tree.learn(outputs)
         reasons = [x.reason for each in outputs.values() for x in each if x.reason]
         refused = sum(map(_is_of_rows, reasons))
-        draws = passes.drew
-        return Probed(passes.state(), by_size, refused, draws)
+        own, draws = passes.threaded, passes.drew
+        threaded = {x.title: own[x.module] for x in tree.nodes if x.module in own}
+        return Probed(passes.state(), by_size, refused, threaded, draws)
 
 
 def _outputs(tree: LayerTree, passes: Passes) -> dict[nn.Module, list[Output]]:
@@ -151,57 +163,105 @@ def _judged(
         readings = [x for x in readings if x.groups == 1]
     if reason is not None or not readings:
         return Output(0, reason=reason or _without_axis(entry, few))
-    reading = readings[0] if passes.is_blind else None
-    if few is not None:
-        reading = _unmixed(entry, few, readings, passes)
-        if reading is not None and passes.are_few:
-            readings, reading = [reading], None
-    if reading is None:
-        moved = _same_entry(passes.moved, module, call, entry)
-        reading = _mixed(entry, moved, readings, passes)
-    if reading is None and few is not None:
+    if passes.is_blind:
+        return _read(entry, readings[0])
+    reading, match, moved = _followed(module, call, entry, few, readings, passes)
+    redrawn = None
+    if match is not Match.EXACTLY:
         redrawn = _same_entry(passes.redrawn, module, call, entry)
-        reading = readings[0] if _is_random(entry, redrawn, readings[0]) else None
-    if reading is not None:
-        return _read(entry, reading)
-    return replace(_read(entry, readings[0]), reason=_no_axis(OTHER_ROWS))
+    if match is Match.NO and few is not None:
+        match = _is_random(entry, moved, redrawn, reading, passes)
+    if match is Match.NO:
+        return replace(_read(entry, reading), reason=_no_axis(OTHER_ROWS))
+    doubts = _doubts(entry, redrawn, reading, match)
+    return replace(_read(entry, reading), doubts=doubts)
 
 
-def _unmixed(
-    entry: Entry, few: Entry, readings: list[Reading], passes: Passes
-) -> Reading | None:
-    """The reading in which each example has the same values in a smaller batch."""
-    for reading in readings:
-        found, part = entry.prints[reading], few.prints[reading]
-        if follow(found, part, passes.order, mixed=False):
-            return reading
-    return None
-
-
-def _mixed(
-    entry: Entry, moved: Entry | None, readings: list[Reading], passes: Passes
-) -> Reading | None:
-    """The reading in which rows follow when all examples are moved."""
+def _followed(
+    module: nn.Module,
+    call: int,
+    entry: Entry,
+    few: Entry | None,
+    readings: list[Reading],
+    passes: Passes,
+) -> tuple[Reading, Match, Entry | None]:
+    """The reading in which rows follow best, and the entry with all examples moved."""
+    match = Match.NO
+    if few is not None:
+        reading, match = _best(entry, few, readings, passes.order, mixed=False)
+        is_seen = few.prints[reading].varied > 1 or not entry.prints[reading].varied
+        if match is Match.EXACTLY and is_seen and not passes.are_few:
+            return reading, match, None
+    moved = _same_entry(passes.moved, module, call, entry)
+    if match and moved is None:
+        return reading, match, None
+    readings = [reading] if match else readings
     if moved is None or (passes.part is None and not _varies(entry)):
-        return None
-    for reading in readings:
-        found, other = entry.prints[reading], moved.prints.get(reading)
-        if other is not None and follow(found, other, passes.all_moved, mixed=True):
-            return reading
-    return None
+        return readings[0], Match.NO, moved
+    reading, match = _best(entry, moved, readings, passes.all_moved, mixed=True)
+    return reading, match, moved
 
 
-def _is_random(entry: Entry, redrawn: Entry | None, reading: Reading) -> bool:
+def _best(
+    entry: Entry,
+    other: Entry,
+    readings: list[Reading],
+    order: list[int],
+    *,
+    mixed: bool,
+) -> tuple[Reading, Match]:
+    """The first of the readings in which rows follow best."""
+
+    def match(reading: Reading) -> Match:
+        moved = other.prints.get(reading)
+        if moved is None:
+            return Match.NO
+        return follow(entry.prints[reading], moved, order, mixed=mixed)
+
+    matches = list(map(match, readings))
+    best = max(matches)
+    return readings[matches.index(best)], best
+
+
+def _is_random(
+    entry: Entry,
+    moved: Entry | None,
+    redrawn: Entry | None,
+    reading: Reading,
+    passes: Passes,
+) -> Match:
     """Whether other random numbers give the examples other values.
 
-    Each example may draw its own, and then nothing follows it to its new place. The
-    size of the axis has to do.
+    Each example may draw its own, and then nothing follows it to its new place but what
+    noise leaves. The size of the axis has to do.
     """
     other = None if redrawn is None else redrawn.prints.get(reading)
     if other is None or reading.groups > 1:
-        return False
+        return Match.NO
     found = entry.prints[reading]
-    return not equal(found, other) and not shuffled(found, other)
+    if equal(found, other) or shuffled(found, other):
+        return Match.NO
+    elsewhere = None if moved is None else moved.prints.get(reading)
+    if elsewhere is None:
+        return Match.NEARLY
+    noise = differences(found, other, list(range(passes.examples)))
+    distance = differences(found, elsewhere, passes.all_moved)
+    return Match.NEARLY if distance <= NOISE * noise else Match.NO
+
+
+def _doubts(
+    entry: Entry, redrawn: Entry | None, reading: Reading, match: Match
+) -> tuple[Doubt, ...]:
+    """What two passes could not tell about the rows."""
+    found = entry.prints[reading]
+    doubts: list[Doubt] = []
+    if found.varied < ENOUGH:
+        doubts.append("alike")
+    if match is Match.NEARLY:
+        other = None if redrawn is None else redrawn.prints.get(reading)
+        drawn = other is not None and not torch.equal(found.rows, other.rows)
+        doubts.append("random" if drawn else "placed")
+    return tuple(doubts)
 
 
 def _same_entry(
@@ -234,12 +294,23 @@ def _with_facts(output: Output, entry: Entry, found: Call) -> Output:
     kind = entry.kind
     if len([x for x in found.entries if x.shape]) > 1:
         kind += f", entry {'.'.join(map(str, entry.path))!r} of its output"
-    return replace(output, order=found.order, kind=kind, nbytes=nbytes, path=entry.path)
+    doubts = output.doubts
+    if entry.is_given and any(x.is_given is False for x in found.entries):
+        doubts = *doubts, "given"
+    return replace(
+        output,
+        order=found.order,
+        kind=kind,
+        nbytes=nbytes,
+        path=entry.path,
+        doubts=doubts,
+        is_rewritten=entry.is_rewritten,
+    )
 
 
 def _varies(entry: Entry) -> bool:
     """Whether examples differ; None of the tensors of an output may."""
-    return any(spread(found) > 1e-6 for found in entry.prints.values())
+    return any(found.varied for found in entry.prints.values())
 
 
 def _without_axis(entry: Entry, few: Entry | None) -> Reason:
@@ -247,7 +318,7 @@ def _without_axis(entry: Entry, few: Entry | None) -> Reason:
     if few is not None and len(entry.shape) != len(few.shape):
         return _no_axis("number of output dimensions varies")
     if few is not None and entry.shape == few.shape:
-        return _no_axis("output does not depend on the batch")
+        return _no_axis("shape of the output does not depend on the batch")
     return _no_axis(f"no batch axis in output of shape {entry.shape}")
 
 

@@ -6,7 +6,11 @@ examples are mixed on purpose, as in attention over a batch, values change with 
 others; there the same examples in another order tell.
 """
 
-from math import inf
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from itertools import pairwise
+from math import inf, sqrt
 from random import Random
 from typing import NamedTuple
 
@@ -14,7 +18,8 @@ import torch
 from torch import Tensor
 
 MAX_NUMBERS = 128
-"""Numbers of an example that are looked at, spread evenly over its activations."""
+"""Numbers of an example that are looked at, spread evenly over its activations, and as
+many parts of these, each by its largest number: none of its tokens may be foreign."""
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
 """Rows of an example differ by this much of their length in two passes, if the size of
@@ -26,12 +31,27 @@ HALF_ROUNDING = 2e-2
 SAME = 0.1
 """Rows of an example differ by at most this much of the distance of two examples."""
 
+CLOSE = 0.01
+"""Rows follow exactly if they differ by no more than this much of that distance, and by
+no more than rounding: then they hold no number of another example."""
+
 NEAREST = 0.5
 """Where examples are mixed, each row is nearer to its own example than to any other, by
 this factor."""
 
+RESOLUTION = {torch.float64: 1e-14, torch.float32: 1e-6}
+"""Rows that differ by no more of their length are the same."""
+
 MIN_CYCLE = 4
 """The fewest examples of which some can be moved in a cycle that is no rolling."""
+
+
+class Match(IntEnum):
+    """How well rows follow their examples: only nearly, if places matter, too."""
+
+    NO = 0
+    NEARLY = 1
+    EXACTLY = 2
 
 
 class Reading(NamedTuple):
@@ -42,11 +62,12 @@ class Reading(NamedTuple):
     groups_first: bool = False
 
 
-class Prints(NamedTuple):
+@dataclass
+class Prints:
     """Some numbers of each example.
 
     Attributes:
-        rows: As they are in its activations, ``(n, m)``.
+        rows: As they are in its activations, ``(n, m)`` on the CPU.
         rounding: How much they may differ in another pass.
         pairs: Where another axis holds the examples, too, as that of similarities of
             all pairs does: numbers that do not depend on the order of these.
@@ -55,6 +76,20 @@ class Prints(NamedTuple):
     rows: Tensor
     rounding: float
     pairs: Tensor | None = None
+
+    @cached_property
+    def varied(self) -> int:
+        """How many examples differ from what most of them have."""
+        count, width = self.rows.shape
+        if not width:
+            return 0
+        least = RESOLUTION[self.rows.dtype] * sqrt(width) * float(self.rows.abs().max())
+        some = sorted(self.rows[:, 0].tolist())
+        if all(y - x > least for x, y in pairwise(some)):
+            return count - 1
+        (rows,) = _scaled(self.rows)
+        alike = _distances(rows, rows) <= _resolution(rows, self)
+        return count - int(alike.sum(1).max())
 
 
 def orders(examples: int, few: int) -> tuple[list[int], list[int]]:
@@ -100,14 +135,7 @@ def prints(tensor: Tensor, examples: int) -> dict[Reading, Prints]:
     return found
 
 
-def spread(found: Prints) -> float:
-    """The largest distance of two examples, in lengths of the largest one."""
-    (rows,) = _scaled(found.rows)
-    length = float(rows.norm(dim=1).max())
-    return float(_distances(rows, rows).max()) / length if length else 0.0
-
-
-def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> bool:
+def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Match:
     """Whether rows follow their examples.
 
     Args:
@@ -117,30 +145,39 @@ def follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> bo
         mixed: Whether rows may also depend on the other examples, all of which are
             there.
     """
-    if _follow(found.rows, moved.rows, found.rounding, order, mixed=mixed):
-        return True
-    if not mixed or found.pairs is None or moved.pairs is None:
-        return False
-    return _follow(found.pairs, moved.pairs, found.rounding, order, mixed=True)
+    match = _follow(found, moved, order, mixed=mixed)
+    if match or not mixed or found.pairs is None or moved.pairs is None:
+        return match
+    pairs = Prints(found.pairs, found.rounding), Prints(moved.pairs, moved.rounding)
+    return _follow(*pairs, order, mixed=True)
 
 
-def _follow(
-    found: Tensor, moved: Tensor, rounding: float, order: list[int], *, mixed: bool
-) -> bool:
-    if moved.shape != (len(order), found.shape[1]):
-        return False
-    rows, moved_rows = _scaled(found, moved)
+def _follow(found: Prints, moved: Prints, order: list[int], *, mixed: bool) -> Match:
+    if moved.rows.shape != (len(order), found.rows.shape[1]):
+        return Match.NO
+    rows, moved_rows = _scaled(found.rows, moved.rows)
     apart = _distances(rows, rows).max()
     length = rows.norm(dim=1).max()
     distances = _distances(moved_rows, rows)
     places = torch.tensor(order, device="cpu")[:, None]
     own = distances.gather(1, places).squeeze(1)
     others = distances.scatter(1, places, inf).amin(1)
-    same = own <= torch.maximum(rounding * length, SAME * apart)
+    rounding, tiny = found.rounding * length, _resolution(rows, found)
+    same = own <= torch.maximum(rounding, SAME * apart)
     if mixed:
         same |= own <= NEAREST * others
-    elsewhere = (others < SAME * own) & (own > 1e-6 * length)
-    return bool((same & ~elsewhere).all())
+    elsewhere = (others < SAME * own) & (own > tiny)
+    if not (same & ~elsewhere).all():
+        return Match.NO
+    close = max(CLOSE, found.rounding) * apart
+    exact = own <= torch.maximum(torch.minimum(rounding, close), tiny)
+    return Match.EXACTLY if exact.all() else Match.NEARLY
+
+
+def _resolution(rows: Tensor, found: Prints) -> Tensor:
+    """The distance up to which rows are the same."""
+    length: Tensor = rows.norm(dim=1).max()
+    return RESOLUTION[found.rows.dtype] * length
 
 
 def shuffled(found: Prints, other: Prints) -> bool:
@@ -156,6 +193,12 @@ def shuffled(found: Prints, other: Prints) -> bool:
     return int((others < 1e-3 * own).sum()) > 1
 
 
+def differences(found: Prints, other: Prints, order: list[int]) -> float:
+    """How far examples are from themselves in another pass, all together."""
+    rows, others = _scaled(found.rows, other.rows)
+    return float((rows[order] - others).norm())
+
+
 def equal(found: Prints, other: Prints) -> bool:
     """Whether the same examples gave the same values, but for rounding."""
     if found.rows.shape != other.rows.shape:
@@ -166,7 +209,7 @@ def equal(found: Prints, other: Prints) -> bool:
 
 def _scaled(*rows: Tensor) -> list[Tensor]:
     """Rows in a scale in which squares neither overflow nor vanish."""
-    own = [each.to("cpu", torch.float64) for each in rows]
+    own = [each.double() for each in rows]
     largest = max(float(each.abs().max()) for each in own)
     return [each / largest for each in own] if largest else own
 
@@ -199,7 +242,11 @@ def _of_pairs(rows: Tensor, examples: int) -> Tensor | None:
 def _some(rows: Tensor) -> Tensor:
     """Some numbers of each example, ``(n, m)``."""
     rows = rows.reshape(len(rows), -1)
-    some = rows[:, :: max(1, rows.shape[1] // MAX_NUMBERS)][:, :MAX_NUMBERS]
+    step = max(1, -(-rows.shape[1] // MAX_NUMBERS))
+    some = rows[:, ::step]
+    if step > 1:
+        largest = rows.unfold(1, step, step).amax(2)
+        some = torch.cat([some, largest, rows[:, -step:].amax(1, keepdim=True)], 1)
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
     # A copy, because later modules may change the tensor in place.
-    return some.to(wide, copy=True).nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)
+    return some.to("cpu", wide, copy=True).nan_to_num_(nan=0.0, posinf=1.0, neginf=-1.0)

@@ -17,6 +17,21 @@ from cka_notebook._version import __version__
 if TYPE_CHECKING:
     from .side import LiveModel, Side
 
+DOUBTS: dict[str, str] = {
+    "given": "the tensor compared is one that the module was given, because nothing "
+    "that it made itself has a row for each example.",
+    "placed": "the values of an example depend on its place in the batch, as with "
+    "experts of fixed capacity. A row may hold values of other examples.",
+    "random": "values depend on random numbers, so only roughly could it be checked "
+    "that each row is its example.",
+}
+
+UNCHECKED = (
+    "nearly all examples of the probe had the same values, so their order could not "
+    "be checked. If the layer reorders examples, its CKA is wrong. Shuffle the loader, "
+    "so that the first batch is like the others."
+)
+
 NO_VARIANCE = Reason(
     "no shared variance: identical for all examples, or each example differs in its "
     "own way",
@@ -76,7 +91,9 @@ def run_notes(
         *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
         *(_size_note(x) for x in models if x.by_size),
+        *(_thread_note(x) for x in models if x.threaded),
         *chain.from_iterable(x.tokens.notes(x.name) for x in models),
+        *chain.from_iterable(map(_doubt_notes, sides)),
         *(_placement_note(x) for x in models if _stays(x, device)),
         *([UNRELATED] if unrelated else []),
     ]
@@ -134,19 +151,27 @@ def used_note(before: int, done: int) -> Note:
     )
 
 
+def unchecked_note(
+    name: str, unchecked: Iterable[str], undefined: Mapping[str, str]
+) -> Note | None:
+    """The note on layers whose rows the probe could not check, and that have values."""
+    layers = [layer for layer in unchecked if layer not in undefined]
+    return _note_on(name, layers, UNCHECKED) if layers else None
+
+
 def undefined_notes(name: str, undefined: Mapping[str, str]) -> list[Note]:
     """Notes on the undefined layers of one model, one for each reason."""
     layers: dict[str, list[str]] = {}
     for layer, reason in undefined.items():
         layers.setdefault(reason, []).append(layer)
     return [
-        Note(f"{name}: {_many(group)} undefined, {reason}.")
+        Note(f"{name}: {_many(group)} {_are(group)} undefined, {reason}.")
         for reason, group in layers.items()
     ]
 
 
 def run_provenance(
-    sides: Iterable["Side"], loaders: Sequence[Any], *, paired: bool
+    sides: Sequence["Side"], loaders: Sequence[Any], *, paired: bool
 ) -> dict[str, Any]:
     """What a result records about its origin.
 
@@ -169,6 +194,7 @@ def run_provenance(
         "loader1": facts[0],
         "loader2": facts[1] if len(facts) > 1 else None,
         "paired": paired,
+        "doubts": _by_model(side.doubts for side in sides),
     }
 
 
@@ -178,8 +204,24 @@ def _by_model(facts: Iterable[Any]) -> dict[str, Any]:
 
 def _many(layers: list[str]) -> str:
     if len(layers) == 1:
-        return f"{layers[0]!r} is"
-    return f"{len(layers)} layers ({first_few(layers)}) are"
+        return repr(layers[0])
+    return f"{len(layers)} layers ({first_few(layers)})"
+
+
+def _are(layers: list[str]) -> str:
+    return "is" if len(layers) == 1 else "are"
+
+
+def _note_on(name: str, layers: list[str], text: str) -> Note:
+    return Note(f"{name}: in {_many(layers)}, {text}")
+
+
+def _doubt_notes(side: "Side") -> list[Note]:
+    return [
+        _note_on(side.name, layers, DOUBTS[doubt])
+        for doubt, layers in side.doubts.items()
+        if doubt in DOUBTS
+    ]
 
 
 def _change_note(model: "LiveModel") -> Note:
@@ -201,6 +243,17 @@ def _size_note(model: "LiveModel") -> Note:
         f"size {model.by_size} of each output was taken for the examples. Where it is "
         "not, values are wrong. Yield batches of tensors, which can be cut."
     )
+
+
+def _thread_note(model: "LiveModel") -> Note:
+    trains = any(model.threaded.values())
+    mode = (
+        " There a run cannot leave training mode, so values of later layers are "
+        "those of training. Call model.eval() before."
+    )
+    what = _many(list(model.threaded))
+    text = f"{model.name} calls {what} in threads of its own, which are not compared."
+    return Note(text + mode * trains, grave=trains)
 
 
 def _stays(model: "LiveModel", device: torch.device | None) -> bool:

@@ -152,7 +152,10 @@ class Run:
         every = chain.from_iterable(side.layers for side in self.sides)
         self.models[0].pooling.check(list(every))
         counts = self._capture()
-        rows, columns = (Axis(side.layers, side.name) for side in self.sides)
+        rows, columns = (
+            Axis(side.layers, side.name, side.doubts.get("alike", ()))
+            for side in self.sides
+        )
         total = _total([length(x) for x in self.loaders], max_batches)
         state = RunState(rows, columns, total, self.plan.metric)
         state.start = self.start

@@ -88,6 +88,8 @@ class LiveModel:
         changed: Names of what its forward pass changed in the probe, and is left with:
             buffers, and attributes that the next pass depends on.
         by_size: Number of examples by whose size alone the batch axes were found, or 0.
+        threaded: Names of modules that it calls in threads of its own, and whether
+            they are in training mode there.
         draws: Whether its forward pass draws random numbers.
     """
 
@@ -103,6 +105,7 @@ class LiveModel:
         self.changed: list[str] = []
         self.by_size = 0
         self.draws = False
+        self.threaded: dict[str, bool] = {}
         self._autocast = settings.autocast
         self._evaluation = Evaluation(model.modules())
         self._encoders = [
@@ -145,7 +148,7 @@ class LiveModel:
             raise self._never_called()
         changed = _changed_buffers(self.tree.model, versions)
         self.changed = list(dict.fromkeys([*changed, *probed.state]))
-        self.by_size = probed.by_size
+        self.by_size, self.threaded = probed.by_size, probed.threaded
         self.draws = probed.draws
 
     @property
@@ -324,6 +327,15 @@ class Side:
     def found(self) -> list[Layer]:
         """The chosen layers."""
         return self.tree.find(self.layers)
+
+    @property
+    def doubts(self) -> dict[str, list[str]]:
+        """Chosen layers, by what the probe could not tell about their rows."""
+        found: dict[str, list[str]] = {}
+        for layer in self.found():
+            for doubt in layer.output.doubts:
+                found.setdefault(doubt, []).append(layer.name)
+        return found
 
     def restrict(self, layers: Iterable[str]) -> None:
         """Take these layers alone, which are among the captured ones."""

@@ -1,7 +1,7 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from math import isfinite
 from types import MappingProxyType
@@ -25,6 +25,7 @@ from .facts import (
     not_finite,
     skip_note,
     stable_note,
+    unchecked_note,
     undefined_notes,
 )
 
@@ -126,14 +127,18 @@ class Axis:
     Args:
         layers: Names of the layers.
         name: Name of their model.
+        unchecked: Layers whose rows the probe could not check.
 
     Attributes:
         first: Of the first batch, the h of each layer with itself; None before it.
     """
 
-    def __init__(self, layers: list[str], name: str) -> None:
+    def __init__(
+        self, layers: list[str], name: str, unchecked: Iterable[str] = ()
+    ) -> None:
         self.layers = tuple(layers)
         self.name = name
+        self.unchecked = list(unchecked)
         self.first: Tensor | None = None
 
     def undefined(self, faults: Faults, norms: Tensor) -> dict[str, str]:
@@ -403,7 +408,7 @@ class RunState:
         self.totals = self.totals._replace(skipped=self.totals.skipped + 1)
 
     def finish(self) -> None:
-        """Note skipped batches, batches that were not random, and text length; once.
+        """Note what is known at the end, such as skipped batches; once.
 
         Raises:
             ValueError: If every batch was skipped.
@@ -422,6 +427,9 @@ class RunState:
         if not_random is not None:
             notes.append(Note(not_random, grave=True))
         found = [make() for make in self.last_notes]
-        notes += [note for note in found if note is not None]
+        undefined = self.undefined1, self.undefined2
+        for axis, reasons in zip(self.axes, undefined, strict=True):
+            found.append(unchecked_note(axis.name, axis.unchecked, reasons))
+        notes += dict.fromkeys(note for note in found if note is not None)
         self.notes = [*self.notes, *notes]
         self._finished = True

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,6 +13,14 @@ from cka_notebook._messages import Reason
 
 Path = tuple[str | int, ...]
 """Keys, names of attributes and indices that lead to a tensor in an output."""
+
+Doubt = Literal[
+    "alike",  # too many examples had the same values for their order to be seen
+    "given",  # the module was given this tensor; what it made cannot be compared
+    "placed",  # the values of an example depend on its place in the batch
+    "random",  # they depend on random numbers
+]
+"""What remains uncertain about a tensor that is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,9 @@ class Output:
         nbytes: Bytes of one example.
         path: Where its tensor is in what the module returned.
         entries: All tensors of a container that the module returned, this one, too.
+        doubts: What remains uncertain about it.
+        is_rewritten: Whether its numbers may be others than when another call returned
+            it, with no sign of a change, as when ``.data`` is written to.
     """
 
     order: int
@@ -42,6 +54,8 @@ class Output:
     groups_first: bool = False
     path: Path = ()
     entries: "tuple[Output, ...]" = ()
+    doubts: tuple[Doubt, ...] = ()
+    is_rewritten: bool = False
 
     @property
     def features(self) -> int:

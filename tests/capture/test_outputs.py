@@ -89,6 +89,39 @@ def test_what_the_next_layer_receives_is_preferred():
     assert tensor_of([(None, [first])]) is first
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "is_clear"),
+    [
+        (lambda _, y: y, lambda _, y: (y,), True),
+        (lambda x, y: (x, y), lambda _, y: y, True),
+        (lambda _, y: {"out": y}, lambda _, y: [None, y], True),
+        (lambda _, y: y, lambda x, y: (x, y), False),
+        (lambda x, y: {"x": x, "out": y}, lambda x, y: (x, y), False),
+        (lambda x, y: (x, y), lambda x, y: {"x": x, "made": y}, False),
+    ],
+    ids=["wrapped", "bare", "list", "more", "tuple", "other_keys"],
+)
+def test_an_output_that_changes_its_form_is_read_only_if_it_is_clear(
+    first, later, is_clear
+):
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner = nn.Linear(10, 4)
+
+        def forward(self, x):
+            return (first if len(x) != 20 else later)(x, self.inner(x))
+
+    model, batches = nn.Sequential(Changing()), [torch.randn(n, 10) for n in (16, 20)]
+    model.append(zoo.Returning(lambda _: torch.ones(2)))
+    result = compare(model, batches=batches, **ALL)
+    if is_clear:
+        assert torch.equal(result.row("0"), result.row("0.inner"))
+    else:
+        assert "several tensors, none of them where" in result.undefined1["0"]
+
+
 def test_the_batch_axis_comes_first_and_groups_are_gathered():
     x = torch.randn(5, 4, 3)
     assert torch.equal(batch_first(x, Output(0, axis=1)), x.transpose(0, 1))

@@ -7,7 +7,7 @@ from support.reference import assert_right, compare
 from support.trees import probed
 from torch import nn
 
-from cka_notebook._capture.rows import Reading, equal, follow, orders, prints, spread
+from cka_notebook._capture.rows import Reading, equal, follow, orders, prints
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -401,7 +401,7 @@ def test_readings_are_axes_of_the_right_size_and_groups_along_the_first():
 
 def test_values_that_are_the_same_for_all_follow_any_order():
     (found,) = prints(torch.ones(4, 3), 4).values()
-    assert spread(found) == 0
+    assert found.varied == 0
     assert follow(found, found, [2, 1, 0, 3], mixed=False)
     assert equal(found, found)
 

@@ -94,4 +94,4 @@ def test_sums_continue_where_they_were_saved():
     assert second.note("Net") == whole.note("Net") is not None
     sums = [lengths.save()[0] for lengths in (second, whole)]
     torch.testing.assert_close(*sums, rtol=1e-6, atol=0)
-    TextLengths(["a"]).load(TextLengths(["a"]).save())
+    TextLengths(["a"]).load(*TextLengths(["a"]).save())

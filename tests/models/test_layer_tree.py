@@ -74,8 +74,8 @@ def test_modules_that_never_run_are_listed_with_the_reason_and_not_offered():
         ("empty", "empty output"),
         ("complex", "complex output"),
         ("sparse", "sparse or nested output"),
-        ("fixed", "output does not depend on the batch"),
-        ("pooled", "output does not depend on the batch"),
+        ("fixed", "shape of the output does not depend on the batch"),
+        ("pooled", "shape of the output does not depend on the batch"),
     ],
 )
 def test_an_output_that_cannot_be_compared_has_its_reason(layer, reason):

@@ -102,8 +102,8 @@ def test_modules_without_a_comparable_output_are_named_with_the_reason():
     model[3] = nn.Identity()
     (note,) = notes(model)
     assert note == (
-        "Sequential: 1 module with weights is not compared (output does not depend "
-        "on the batch): '2'."
+        "Sequential: 1 module with weights is not compared (shape of the output does "
+        "not depend on the batch): '2'."
     )
 
 

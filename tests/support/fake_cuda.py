@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cka_notebook._capture import probe
+from cka_notebook._capture.rows import Match, Prints
 from cka_notebook._engine.state import RunState
 from cka_notebook._grams import gpu_buffer, gpu_products
 from cka_notebook._grams.buffer import GramBuffer
@@ -63,7 +64,13 @@ _PHASES = (
 
 _READS = "aten::_local_scalar_dense", "aten::allclose", "aten::equal"
 
-_JUDGED = {"equal": True, "follow": True, "shuffled": False, "spread": 1.0}
+_JUDGED = {
+    "differences": 0.0,
+    "equal": True,
+    "follow": Match.EXACTLY,
+    "shuffled": False,
+    "_varies": True,
+}
 """What the probe makes of values, which there are none of."""
 
 
@@ -237,6 +244,7 @@ def fake_cuda(product="split"):
         for name, answer in answers.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         stack.enter_context(mock.patch.object(torch, "tensor", _tensor_by_copy))
+        stack.enter_context(mock.patch.object(Prints, "varied", 9))
         for name, answer in _JUDGED.items():
             patch = mock.patch.object(
                 probe, name, lambda *_, answer=answer, **__: answer

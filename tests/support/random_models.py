@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 MIXED = -1
 TOKENS, WIDTH, MAX_NUMBERS = 3, 4, 5000
@@ -29,6 +30,8 @@ def reduced(owner, axis):
     """The owner of what depends on all numbers of an axis, which stays with size 1."""
     if owner is None:
         return None
+    if not owner.shape[axis]:
+        return owner.new_full((*owner.shape[:axis], 1, *owner.shape[axis:][1:]), MIXED)
     first = owner.narrow(axis, 0, 1)
     return torch.where((owner == first).all(axis, keepdim=True), first, MIXED)
 
@@ -141,6 +144,39 @@ def first_token(_, y):
     return y[:, 0] if y.ndim > 2 else y
 
 
+def sort_tokens(x, y):
+    """Each example's own tokens, by their first number."""
+    places = x.flatten(2)[:, :, 0].argsort(dim=1, stable=True)
+    return torch.stack([y[i, p] for i, p in enumerate(places)])
+
+
+def roll_token(_, y):
+    """One token of each example from the one before."""
+    return torch.cat([y[:, :1].roll(1, 0), y[:, 1:]], 1) if y.ndim > 2 else y
+
+
+def shift_channel(_, y):
+    return torch.cat([y[..., :1].roll(1, 0), y[..., 1:]], -1)
+
+
+def above_mean(x):
+    """Which rows are kept, and which of two experts gets them."""
+    first = x.flatten(1)[:, 0]
+    return first >= first.mean()
+
+
+def keep_and_pad(x, y):
+    """The rows with a large first number, then padding, which belongs to its place."""
+    kept = y[above_mean(x)]
+    rest = y[len(kept) :]
+    return torch.cat([kept, rest if y.dtype == torch.long else torch.zeros_like(rest)])
+
+
+def expert_of_fixed_capacity(x, y):
+    """The first rows with a large first number, half as many as there are."""
+    return keep_and_pad(x, y)[: (len(y) + 1) // 2]
+
+
 class Elementwise(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -217,6 +253,95 @@ class FlippedInPlace(nn.Module):
         return x if owner is None else tagged(x, owner.flip(0))
 
 
+class HiddenInPlace(nn.Module):
+    """Changes its input without raising the version of the tensor."""
+
+    def forward(self, x):
+        x.data.copy_(x.abs())
+        return x
+
+
+class Capped(nn.Module):
+    """Changes the rows that come first in the batch."""
+
+    def forward(self, x):
+        first = torch.arange(len(x)) < 0.8 * len(x)
+        first = first.reshape(-1, *[1] * (x.ndim - 1))
+        return tagged(torch.where(first, x + x.tanh(), x), owner_of(x))
+
+
+class Noisy(nn.Module):
+    """No number of it is known."""
+
+    def forward(self, x):
+        owner = owner_of(x)
+        unknown = None if owner is None else torch.full_like(owner, MIXED)
+        return tagged(x + 0.1 * torch.randn_like(x), unknown)
+
+
+class Remembering(nn.Module):
+    """Keeps its last output, as a cache does, and makes no use of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.cache = []
+
+    def forward(self, x):
+        self.cache = [*self.cache, x][-2:]
+        return x
+
+
+class OverParts(nn.Module):
+    """Calls a layer on parts of the batch, and puts their rows back in order."""
+
+    def __init__(self, layer, kind):
+        super().__init__()
+        self.layer, self.kind = layer, kind
+
+    def forward(self, x):
+        every, size = torch.arange(len(x)), len(x)
+        if self.kind == "routed":
+            large = above_mean(x)
+            parts = [every[large], every[~large]]
+        elif self.kind == "chunks":
+            parts = every.split(3)
+        elif self.kind == "interleaved":
+            parts = [every[::2], every[1::2]]
+        else:
+            parts = every.split((size + 1) // 2)
+        made = [self.layer(part(x, i)) for i in parts if len(i)]
+        back = torch.cat(list(parts)).argsort()
+        whole = torch.cat(made)
+        owners = [owner_of(x) for x in made]
+        owner = None if owners[0] is None else torch.cat(owners)
+        if len(whole) != size:
+            return tagged(whole, owner)
+        return tagged(whole[back], None if owner is None else owner[back])
+
+
+class Twice(nn.Module):
+    """Calls a layer on the batch and on its reverse, as a teacher sees another view."""
+
+    def __init__(self, layer, *, reverse_first):
+        super().__init__()
+        self.layer, self.reverse_first = layer, reverse_first
+
+    def forward(self, x):
+        views = [part(x, slice(None)), part(x, torch.arange(len(x)).flip(0))]
+        views = views[::-1] if self.reverse_first else views
+        first, second = [self.layer(view) for view in views]
+        return second if self.reverse_first else first
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return checkpoint(self.layer, x, use_reentrant=False)
+
+
 class OverExamples(nn.Module):
     """Calls a layer for each example."""
 
@@ -286,6 +411,7 @@ class Named(NamedTuple):
 def weights(x):
     """Such as attention makes: none is negative, and the sum is 1."""
     rows, owner = x.flatten(1)[:, :TOKENS, None], owner_of(x)
+    rows = nn.functional.normalize(rows, dim=1)  # no weight is all but 0 or 1
     owner = None if owner is None else reduced(owner.flatten(1), 1)[:, :, None]
     return tagged((rows * rows.mT).softmax(-1), owner)
 
@@ -339,15 +465,21 @@ class Opening(nn.Module):
 
 
 class Root(nn.Module):
-    """Takes a batch: a tensor, keywords or a dict, from which it pops."""
+    """Takes a batch: a tensor, keywords or a dict, from which it pops.
 
-    def __init__(self, body):
+    Batches of fewer examples than `least` are refused.
+    """
+
+    def __init__(self, body, least=0):
         super().__init__()
-        self.body = body
+        self.body, self.least = body, least
 
     def forward(self, x, extra=None):
         if isinstance(x, dict):
             extra, x = x.pop("extra"), x.pop("x")
+        if len(x) < self.least:
+            msg = "small batch"
+            raise RuntimeError(msg)
         if extra is not None and extra.ndim == x.ndim:
             owner = owner_of(x)
             x = tagged(x + extra, owner)
@@ -368,9 +500,16 @@ LEAVES = {
     "dropout": lambda _: nn.Dropout(),
     "add_in_place": lambda _: Elementwise(lambda x: x.add_(1)),
     "scale_in_place": lambda _: Elementwise(lambda x: x.mul_(-0.5)),
+    "hidden_in_place": lambda _: HiddenInPlace(),
     "zero": lambda _: Elementwise(lambda x: x * 0),
-    "center": lambda _: Elementwise(lambda x: x - x.mean(0)),
-    "softmax_over_batch": lambda _: Elementwise(lambda x: x.softmax(0)),
+    "sparse": lambda _: Elementwise(lambda x: (x - 1.2).relu()),
+    "offset": lambda _: Elementwise(lambda x: x + 1000),
+    "capped": lambda _: Capped(),
+    "noisy": lambda _: Noisy(),
+    "remembering": lambda _: Remembering(),
+    # Of a batch that others have shifted these leave no trace, unless only in part.
+    "center": lambda _: Elementwise(lambda x: x - x.mean(0) / 2),
+    "share_of_batch": lambda _: Elementwise(lambda x: x.sigmoid() / x.sigmoid().sum(0)),
     "sum_so_far": lambda _: Elementwise(lambda x: x.cumsum(0)),
     "flip_in_place": lambda _: FlippedInPlace(),
     "constant": Constant,
@@ -385,15 +524,35 @@ LEAVES = {
             *(flip, roll, swap_first, swap_last, sort, sort_features, transpose),
             *(transpose_copy, flatten_tokens, flatten_features, unflatten),
             *(repeat_each, repeat_all, drop_first, drop_last, drop_and_repeat),
-            *(repeat_first, every_other_twice, top_rows, first_token),
+            *(repeat_first, every_other_twice, top_rows, first_token, sort_tokens),
+            *(roll_token, shift_channel, keep_and_pad, expert_of_fixed_capacity),
         )
     },
 }
 
-WRAPPERS = (
-    *("sequential", "examples", "examples_with_batch", "tokens", "shared_2"),
-    *("shared_3", "sum", *CONTAINERS),
-)
+PARTS = "routed", "chunks", "interleaved", "halves"
+
+WRAPPED = {
+    "sequential": lambda body: body,
+    "shared_2": lambda body: Shared(body, 2),
+    "shared_3": lambda body: Shared(body, 3),
+    "examples": lambda body: OverExamples(body, with_batch=False),
+    "examples_with_batch": lambda body: OverExamples(body, with_batch=True),
+    "tokens": OverTokens,
+    "checkpointed": Checkpointed,
+    "twice": lambda body: Twice(body, reverse_first=False),
+    "reverse_first": lambda body: Twice(body, reverse_first=True),
+    **{kind: lambda body, kind=kind: OverParts(body, kind) for kind in PARTS},
+}
+
+CUT = {
+    "examples": lambda x: x[0],
+    "examples_with_batch": lambda x: x[:1],
+    "tokens": lambda x: x[:, 0],
+}
+"""What a wrapped layer is given, of the batch."""
+
+WRAPPERS = (*WRAPPED, "sum", *CONTAINERS)
 
 
 def build(spec, samples):
@@ -403,7 +562,7 @@ def build(spec, samples):
         layer = _made(spec, samples)
         with torch.no_grad():
             outputs = [layer(x.clone()) for x in samples]
-    except (IndexError, RuntimeError, TypeError):
+    except (IndexError, RuntimeError, TypeError, ValueError):
         return None, samples
     if not all(x.ndim and 0 < x.numel() < MAX_NUMBERS for x in outputs):
         return None, samples
@@ -417,16 +576,9 @@ def _made(spec, samples):
     if wrapper == "sum":
         first, second = chain(inner[:1], samples), chain(inner[1:], samples)
         return Sum(first, second, samples[0])
-    if wrapper in ("examples", "examples_with_batch"):
-        with_batch = wrapper == "examples_with_batch"
-        some = [x[:1] if with_batch else x[0] for x in samples]
-        return OverExamples(chain(inner, some), with_batch=with_batch)
-    if wrapper == "tokens":
-        return OverTokens(chain(inner, [x[:, 0] for x in samples]))
-    if wrapper.startswith("shared"):
-        return Shared(chain(inner, samples), int(wrapper[-1]))
-    body = chain(inner, samples)
-    return body if wrapper == "sequential" else Opening(body, wrapper)
+    cut = CUT.get(wrapper, lambda x: x)
+    body = chain(inner, [cut(x) for x in samples])
+    return WRAPPED[wrapper](body) if wrapper in WRAPPED else Opening(body, wrapper)
 
 
 def chain(inner, samples):
