@@ -3,15 +3,15 @@
 import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from cka_notebook._grams.precision import precision, set_precision
+from cka_notebook._grams import precision
 from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._undo import Undo, undoing
 
@@ -50,7 +50,8 @@ class RandomStreams:
 
     def take(self) -> None:
         """Replace the global streams by the run's own."""
-        self._global = self._get()
+        if self._global is None:
+            self._global = self._get()
         _active.streams = self
         self._set(self._own)
         self._in_place = True
@@ -113,19 +114,14 @@ def _numbers(values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-@contextmanager
-def lent() -> Iterator[None]:
+@undoing
+def lent(undo: Undo) -> None:
     """The user's random streams, while the user's code runs between two batches."""
     own = _active.streams
-    if own is None:
-        yield
-        return
-    own.give_back()
-    _active.streams = None
-    try:
-        yield
-    finally:
-        own.take()
+    if own is not None:
+        undo.add(own.take)
+        own.give_back()
+        _active.streams = None
 
 
 class _Active(threading.local):
@@ -185,6 +181,7 @@ def torch_settings(undo: Undo, kinds: Iterable[str]) -> None:
     """
     for kind in kinds:
         undo.add(_restore, kind, _settings(kind))
+        undo.add(precision.let_go, kind, precision.held(kind))
     undo.add(torch.set_grad_enabled, torch.is_grad_enabled())
 
 
@@ -196,7 +193,6 @@ def _settings(kind: str) -> tuple[Any, ...]:
         torch.is_autocast_enabled(kind),
         torch.get_autocast_dtype(kind),
         torch.is_autocast_cache_enabled(),
-        precision(kind),
     )
 
 
@@ -204,7 +200,7 @@ def _restore(kind: str, found: tuple[Any, ...]) -> None:
     now = _settings(kind)
     if now == found:
         return
-    nesting, enabled, dtype, caches, allowed = found
+    nesting, enabled, dtype, caches = found
     for _ in range(nesting, now[0]):
         torch.autocast_decrement_nesting()
     if nesting == 1:  # the number inside of one more
@@ -212,7 +208,6 @@ def _restore(kind: str, found: tuple[Any, ...]) -> None:
     torch.set_autocast_enabled(kind, enabled)
     torch.set_autocast_dtype(kind, dtype)
     torch.set_autocast_cache_enabled(caches)
-    set_precision(kind, allowed)
 
 
 def eager() -> AbstractContextManager[Any]:

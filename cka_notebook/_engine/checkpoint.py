@@ -3,6 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cka_notebook._messages import counted
-from cka_notebook._results import files
+from cka_notebook._results import atomic, files
 
+from . import saved_run
 from .borrowed import RandomStreams
 from .fingerprint import Print, of_batch
 from .memory import Memory, within
@@ -20,6 +22,12 @@ from .state import RunState, Totals
 FORMAT = "cka_notebook.checkpoint/3"
 SECONDS = 30.0
 """Time between two writes, and so the work that a kill can lose."""
+
+KEPT = (
+    "The batches so far are not lost: `result` of this CKA or explorer holds them, and "
+    "its save() takes another path."
+)
+"""Where the sums are that could not be written."""
 
 SHARE = 0.01
 """Of the time of a run, what keeping its state may take: it is kept after each batch
@@ -55,11 +63,12 @@ class Checkpoint:
 
     Raises:
         FileNotFoundError: If its folder does not exist.
+        OSError: If it cannot be written there.
         ValueError: If it is not a checkpoint.
     """
 
-    def __init__(self, path: files.PathLike) -> None:
-        files.check_folder(path)
+    def __init__(self, path: atomic.PathLike) -> None:
+        atomic.check(path)
         self._path = path
         self._written_at = time.monotonic()
         self._start: dict[str, Tensor] = {}
@@ -71,17 +80,24 @@ class Checkpoint:
         # One attribute: an interrupt must not come between the two.
         self._prints: tuple[array[int], list[Callable[[], Print]]] = array("q"), []
         if Path(path).exists():
-            self._tensors, self._facts = files.read(path, FORMAT)
+            self._tensors, self._facts = files.read(
+                path, FORMAT, saved_run.check, saved_run.check_values
+            )
 
     @property
     def exists(self) -> bool:
         """Whether there is a run to continue."""
         return bool(self._facts)
 
+    def blamed(self) -> AbstractContextManager[None]:
+        """Say of every error in here that the content of the file is its reason."""
+        return files.blamed(self._path, FORMAT)
+
     def begin(self, random: RandomStreams) -> None:
         """Set the random streams to where the first run began; remember them."""
         if self.exists:
-            random.load(within(self._tensors, "start."))
+            with self.blamed():
+                random.load(within(self._tensors, "start."))
         self._start = random.save()
 
     def check(self, settings: Mapping[str, Any], max_batches: int | None) -> None:
@@ -125,10 +141,11 @@ class Checkpoint:
                 raise self._refused("loader", f"one of {done} or more", yielded)
             self.add(batch)
             self._compare(number, Print(*row))
-        state.load(within(self._tensors, "run."), self._facts["run"])
-        random.load(within(self._tensors, "random."))
         self._done = len(known)
-        return Memory.load(within(self._tensors, "memory."), self._facts["memory"])
+        with self.blamed():
+            state.load(within(self._tensors, "run."), self._facts["run"])
+            random.load(within(self._tensors, "random."))
+            return Memory.load(within(self._tensors, "memory."), self._facts["memory"])
 
     def add(self, batch: Any) -> None:
         """Take the fingerprint of the next batch."""
@@ -179,7 +196,7 @@ class Checkpoint:
         named = {f"{k}{n}": t for k, part in parts.items() for n, t in part.items()}
         named["prints"] = self._settled()[:done]
         content = {"settings": settings, "run": run, "memory": memory}
-        files.write(self._path, FORMAT, named, content)
+        files.write(self._path, FORMAT, named, content, kept=KEPT)
         self._written_at, self._done = time.monotonic(), done
 
     def _settled(self) -> Tensor:

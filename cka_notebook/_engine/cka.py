@@ -17,7 +17,7 @@ from cka_notebook._inputs.remedies import check_device
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.offloading import is_dispatched
-from cka_notebook._results.files import PathLike
+from cka_notebook._results.atomic import PathLike
 from cka_notebook._results.result import CKAResult
 from cka_notebook._undo import Undo
 

@@ -87,5 +87,12 @@ class TextLengths:
         return self._sums, self._pairs
 
     def load(self, sums: Tensor | None, pairs: float) -> None:
-        """Continue from what `save` gave."""
+        """Continue from what `save` gave.
+
+        Raises:
+            ValueError: If it was given by other layers.
+        """
+        if sums is not None and sums.shape[:2] != (3, len(self._layers)):
+            msg = f"text lengths of {len(self._layers)} layers, got {sums.shape}"
+            raise ValueError(msg)
         self._sums, self._pairs = sums, pairs

@@ -14,7 +14,7 @@ from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
-from cka_notebook._grams.precision import exact
+from cka_notebook._grams.precision import undisturbed
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
 
@@ -380,7 +380,7 @@ class RunState:
         sums, spare = self.sums, before.spare
         if sums.xy.device != home:
             sums, spare = sums.to(home), None
-        with exact(home):
+        with undisturbed(home):
             xy, xx, yy = batch_products(rows, columns, home)
             new = sums.with_batch(xy, xx, yy, spare)
         if not before.batches:

@@ -1,7 +1,9 @@
 """A killed run continues where it was, and gives the same bits."""
 
+import errno
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cka_notebook import CKA
 from cka_notebook._engine import checkpoint
+from cka_notebook._results import files
 
 SCRIPT = """
     import sys, time
@@ -151,8 +154,81 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
         yield
 
     path = tmp_path / "missing" / "run"
-    with pytest.raises(FileNotFoundError, match=r"'run': folder .*missing' does not"):
+    with pytest.raises(FileNotFoundError, match=r"run': folder .*missing' does not"):
         CKA(*models()).compare(never(), checkpoint=path, progress=False)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_refused_before_any_batch(tmp_path, make):
+    def never():
+        raise AssertionError
+        yield
+
+    path = tmp_path / "run"
+    make(path)
+    with pytest.raises(OSError, match=r"run': it is a (folder|device, a pipe)"):
+        CKA(*models()).compare(never(), checkpoint=path, progress=False)
+
+
+def test_a_folder_that_is_read_only_is_an_error_before_any_batch(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.open", fail)
+    seen = []
+    with pytest.raises(OSError, match=r"run': its file system is read-only"):
+        CKA(*models()).compare(
+            loader(),
+            checkpoint=tmp_path / "run",
+            progress=False,
+            callback=lambda *state: seen.append(state),
+        )
+    assert seen == []
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["at a batch", "at the end"])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_result(
+    tmp_path, monkeypatch, seconds
+):
+    monkeypatch.setattr(checkpoint, "SECONDS", seconds)
+    monkeypatch.setattr(checkpoint.Checkpoint, "must_keep", lambda _: True)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+
+    def vanish(batch, *_):
+        if batch == 4:
+            shutil.rmtree(folder)
+
+    cka = CKA(*models())
+    with pytest.raises(FileNotFoundError, match=r"folder' does not .*`result` of this"):
+        cka.compare(
+            loader(), checkpoint=folder / "run", progress=False, callback=vanish
+        )
+    done = 10 if seconds else 5
+    assert cka.result.batches == done
+    expected = CKA(*models()).compare(loader(), max_batches=done, progress=False)
+    assert torch.equal(cka.result.matrix, expected.matrix)
+    cka.result.save(tmp_path / "elsewhere")
+
+
+def test_random_streams_that_no_generator_takes_are_refused(tmp_path):
+    path = tmp_path / "run"
+    CKA(*models()).compare(loader(), checkpoint=path, progress=False)
+    tensors, facts = files.read(path, checkpoint.FORMAT)
+    for name, at, value in (
+        ("random.numpy_rest", 0, 1e9),
+        ("random.numpy_rest", 0, float("nan")),
+        ("random.numpy", 3, -1),
+        ("start.python", 624, 9999),
+        ("start.python", 0, -1),
+        ("start.torch0", slice(8, 16), 255),
+        ("run.xx", 0, -1.0),
+    ):
+        broken = {**tensors, name: tensors[name].clone()}
+        broken[name][at] = value
+        files.write(path, checkpoint.FORMAT, broken, facts)
+        with pytest.raises(ValueError, match=r"^Expected a file of format .*run'"):
+            CKA(*models()).compare(loader(), checkpoint=path, progress=False)
 
 
 def test_the_file_is_written_during_the_run(tmp_path, monkeypatch):

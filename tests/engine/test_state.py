@@ -197,7 +197,7 @@ class FullError(Exception):
     """What the tests raise."""
 
 
-@pytest.mark.parametrize("place", ["batch_products", "spread", "exact"])
+@pytest.mark.parametrize("place", ["batch_products", "spread", "undisturbed"])
 def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place):
     model1, model2 = zoo.mlp(), zoo.mlp()
     batches = zoo.batches_of(3)
