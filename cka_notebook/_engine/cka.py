@@ -215,11 +215,14 @@ class CKA:
             undo.add(steps.close)
             state = next(steps)
             undo.add(self._keep, state)
-            bar = tqdm(total=state.total, disable=not progress, unit="batch")
-            undo.add(bar.close)
+            # Even a disabled bar takes tqdm's lock, which all forked processes share.
+            bar = tqdm(total=state.total, unit="batch") if progress else None
+            if bar is not None:
+                undo.add(bar.close)
             try:
                 for _ in steps:
-                    bar.update(state.done - bar.n)
+                    if bar is not None:
+                        bar.update(state.done - bar.n)
                     _call_back(callback, state)
             except StopIteration:
                 pass
