@@ -3,8 +3,8 @@
 import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,8 @@ class RandomStreams:
 
     def take(self) -> None:
         """Replace the global streams by the run's own."""
-        self._global = self._get()
+        if self._global is None:
+            self._global = self._get()
         _active.streams = self
         self._set(self._own)
         self._in_place = True
@@ -113,19 +114,14 @@ def _numbers(values: list[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64, device="cpu")
 
 
-@contextmanager
-def lent() -> Iterator[None]:
+@undoing
+def lent(undo: Undo) -> None:
     """The user's random streams, while the user's code runs between two batches."""
     own = _active.streams
-    if own is None:
-        yield
-        return
-    own.give_back()
-    _active.streams = None
-    try:
-        yield
-    finally:
-        own.take()
+    if own is not None:
+        undo.add(own.take)
+        own.give_back()
+        _active.streams = None
 
 
 class _Active(threading.local):

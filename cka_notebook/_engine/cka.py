@@ -199,8 +199,10 @@ class CKA:
             stop_when_stable: Stop when the largest standard error is below this, but
                 not before eight batches.
             checkpoint: File for the running sums, written every 30 seconds and at the
-                end. A later call with the same models, layers and batches resumes from
-                it. Under `torch.distributed`, give each process its own file.
+                end, however the run ends. A later call with the same models, functions
+                and batches resumes from it, to the same bits. Any other call is
+                refused; a batch is known by its shapes, sums, first and last example.
+                Under `torch.distributed`, give each process its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
         loader, and every rank returns the result of all of them.
@@ -211,7 +213,8 @@ class CKA:
 
         Raises:
             ValueError: If the loader yields nothing, only batches of fewer than four
-                examples, or pairs that do not match.
+                examples, or pairs that do not match, or if the checkpoint is that of
+                another comparison.
             TypeError: If a batch contains no tensor, or `callback` is not callable.
             RuntimeError: If memory runs out.
             FileNotFoundError: If the folder of the checkpoint does not exist.
@@ -230,11 +233,14 @@ class CKA:
             undo.add(steps.close)
             state = next(steps)
             undo.add(self._keep, state)
-            bar = tqdm(total=state.total, disable=not progress, unit="batch")
-            undo.add(bar.close)
+            # Even a disabled bar takes tqdm's lock, which all forked processes share.
+            bar = tqdm(total=state.total, unit="batch") if progress else None
+            if bar is not None:
+                undo.add(bar.close)
             try:
                 for _ in steps:
-                    bar.update(state.done - bar.n)
+                    if bar is not None:
+                        bar.update(state.done - bar.n)
                     _call_back(callback, state)
             except StopIteration:
                 pass

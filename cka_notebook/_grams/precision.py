@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from threading import get_ident
 from typing import Any
 
 import torch
+
+from cka_notebook._undo import Undo, undoing
 
 
 def reduces_float32(kind: str) -> bool:
@@ -115,13 +117,22 @@ def let_go(kind: str, count: int) -> None:
         _full_float32(kind).let_go(count)
 
 
-@contextmanager
-def exact(device: torch.device) -> Iterator[None]:
-    """Disable the user's reduced precision and autocast on one type of device."""
+@undoing
+def exact(undo: Undo, device: torch.device) -> None:
+    """Disable the user's reduced precision and autocast on one type of device.
+
+    This is no generator: one that an interrupt has left suspended ends when its
+    traceback is freed, and would change the settings then.
+    """
     kind = device.type
-    guard = _full_float32(kind) if reduces_float32(kind) else nullcontext()
-    with guard, torch.autocast(kind, enabled=False):
-        yield
+    if reduces_float32(kind):
+        full = _full_float32(kind)
+        undo.add(full.let_go, full.held)
+        full.__enter__()
+    if torch.is_autocast_enabled(kind):
+        off: Any = torch.autocast(kind, enabled=False)
+        off.__enter__()
+        undo.add(off.__exit__, None, None, None)
 
 
 def undisturbed(device: torch.device) -> AbstractContextManager[Any]:

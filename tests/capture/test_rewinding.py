@@ -12,7 +12,7 @@ from support.reference import assert_right, compare
 from torch import nn
 
 from cka_notebook._capture.hooks import Hook
-from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound
+from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound, seeded
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -226,3 +226,26 @@ def test_hidden_states_of_transformers_are_right_after_a_run(first):
     count = len(model(ids).hidden_states) if first else SMALL["num_hidden_layers"] + 1
     compare(model, batches=[{"input_ids": ids}])
     assert len(model(ids).hidden_states) == count
+
+
+def drawn():
+    return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_seeded_numbers_begin_anew_and_leave_the_streams_where_they_were():
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    found = []
+    for seed in (5, 5, 6, 2**40):
+        with seeded(seed, [torch.device("cpu")]):
+            found.append(drawn())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+
+
+def test_seeded_streams_come_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded(1, []):
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)

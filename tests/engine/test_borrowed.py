@@ -1,5 +1,6 @@
 """What is borrowed from the user comes back."""
 
+import gc
 import random
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from cka_notebook._engine.borrowed import (
     eager,
     lent,
     placed,
+    torch_settings,
     without_nested_tensors,
 )
+from cka_notebook._grams import precision
+from cka_notebook._grams.precision import exact
 
 CPU = torch.device("cpu")
 
@@ -296,3 +300,47 @@ def test_the_users_default_device_is_for_her_tensors_only(tmp_path):
         difference = result - compare(*models, again)
     assert torch.equal(result.matrix, expected.matrix)
     assert difference.matrix.isfinite().all()
+
+
+def test_torch_s_settings_come_back_whatever_was_left_behind():
+    blocks = precision.held("cpu")
+    with torch_settings({"cpu"}):
+        torch.set_grad_enabled(False)
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+        torch.autocast("cpu", torch.float16, cache_enabled=False).__enter__()
+        precision._full_float32("cpu").__enter__()
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+    assert torch.is_autocast_cache_enabled()
+    assert torch.autocast_increment_nesting() == 1
+    torch.autocast_decrement_nesting()
+    assert precision.held("cpu") == blocks
+
+
+def test_a_block_that_an_interrupt_left_suspended_changes_nothing_when_it_is_freed():
+    with torch_settings({"cpu"}):
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+        left = exact(CPU)
+        left.__enter__()
+    assert not torch.is_autocast_enabled("cpu")
+    own = RandomStreams([CPU])
+    own.__enter__()
+    also_left = lent()
+    also_left.__enter__()
+    own.give_back()
+    expected = torch.get_rng_state()
+    del left, also_left
+    gc.collect()
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
+def test_torch_s_settings_inside_of_the_user_s_autocast_are_hers():
+    x = torch.randn(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch_settings({"cpu"}):
+            torch.autocast("cpu", enabled=False).__enter__()
+        assert torch.is_autocast_enabled("cpu")
+        assert (x @ x).dtype is torch.bfloat16
+    assert (x @ x).dtype is torch.float32

@@ -25,7 +25,6 @@ from torch.utils.data import DataLoader, Dataset
 
 import cka_notebook
 from cka_notebook import CKA
-from cka_notebook._grams.precision import precision
 
 PACKAGE = str(Path(cka_notebook.__file__).parent)
 CONTEXTLIB = contextlib.__file__
@@ -281,7 +280,10 @@ def _surroundings(models):
             torch.is_autocast_cache_enabled(),
             _nesting(),
         ],
-        "precision": [torch.get_float32_matmul_precision(), precision("cpu")],
+        "precision": [
+            torch.get_float32_matmul_precision(),
+            getattr(torch.backends.mkldnn.matmul, "fp32_precision", None),
+        ],
         "inference": torch.is_inference_mode_enabled(),
         "default device": torch.get_default_device(),
         "threads": threading.active_count(),
