@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cka_notebook._capture.streams import RandomStreams
 from cka_notebook._inputs.nested import tensors
 from cka_notebook._models.offloading import offloaded
 from cka_notebook._results import files
 
-from .borrowed import RandomStreams
 from .state import RunState
 
 FORMAT = "cka_notebook.checkpoint/2"

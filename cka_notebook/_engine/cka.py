@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cka_notebook import metrics
+from cka_notebook._capture.streams import RandomStreams, lent
 from cka_notebook._inputs.calls import Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
@@ -22,7 +23,7 @@ from cka_notebook._results.files import PathLike
 from cka_notebook._results.result import CKAResult
 
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
-from .borrowed import lent, placed
+from .borrowed import placed
 from .distributed import is_distributed, merge_ranks
 from .keywords import OTHER_METHODS, explains_keywords
 from .modes import LEASE
@@ -163,9 +164,16 @@ class CKA:
     ) -> CKAResult:
         """Run both models over the loader, once, and compare their layers.
 
-        Each batch goes to both models, so a shuffled loader is safe. Loaders and
-        models draw random numbers from a stream of the run's own, so the global random
-        state is unchanged and a second run shuffles the same way.
+        Each batch goes to both models, so a shuffled loader is safe. In the main
+        thread, with nothing beside it, loaders and models draw random numbers from
+        streams of the run's own, which start where the global ones are. So the global
+        random state is unchanged, and a second run shuffles the same way.
+
+        In another thread, beside another run, or beside a thread that is in code of
+        yours, global streams are never set, so nobody's numbers repeat or lose their
+        seed. Then shuffles and workers of a `DataLoader` draw from the run's own
+        generator, which starts in the same way, and everything else (transforms in this
+        process, samplers of other kinds, models) from the global streams.
 
         Args:
             loader: Batches: tensors, ``(inputs, labels)``, dicts of arguments, or what
@@ -182,7 +190,9 @@ class CKA:
                 not before eight batches.
             checkpoint: File for the running sums, written every 30 seconds and at the
                 end. A later call with the same models, layers and batches resumes from
-                it. Under `torch.distributed`, give each process its own file.
+                it. Random transforms repeat their numbers only where the global
+                streams are the run's own, see above, or in worker processes. Under
+                `torch.distributed`, give each process its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
         loader, and every rank returns the result of all of them.
@@ -274,7 +284,10 @@ class CKA:
             for spec in self.specs:
                 stack.enter_context(placed(spec.tree.model, self.device))
             start = None if paused is None else paused.start
-            run = Run(self, loader, loader2, paired, checkpoint, start)
+            models = [spec.tree.model for spec in self.specs]
+            random = RandomStreams(x.device for m in models for x in m.parameters())
+            stack.callback(random.give_back)
+            run = Run(self, loader, loader2, paired, random, checkpoint, start)
             stack.callback(run.close)
             run.probe()
             state = run.choose((layers1, layers2), max_batches)

@@ -9,16 +9,22 @@ from typing import Any, Protocol
 
 import torch
 
+from cka_notebook._capture.streams import RandomStreams
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, shape_of
-from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
+from cka_notebook._inputs.loaders import (
+    batches,
+    drawing_from,
+    empty_loader,
+    length,
+    loader_facts,
+)
 from cka_notebook._inputs.nested import tensors
 from cka_notebook._inputs.pooling import Pools
 from cka_notebook._results.files import PathLike
 
-from .borrowed import RandomStreams
 from .checkpoint import Checkpoint, digest, digest_tensors
 from .estimate import Estimate
 from .facts import run_notes, run_provenance
@@ -45,6 +51,7 @@ class Run:
         loader: Batches.
         loader2: Batches for model 2, or None.
         paired: Whether both loaders yield the same examples.
+        random: The random streams of the run.
         checkpoint: File for the running sums, or None.
         start: Random streams to start from, instead of the global ones.
     """
@@ -55,6 +62,7 @@ class Run:
         loader: Iterable[Any],
         loader2: Iterable[Any] | None,
         paired: bool,
+        random: RandomStreams,
         checkpoint: PathLike | None,
         start: dict[str, torch.Tensor] | None = None,
     ) -> None:
@@ -65,7 +73,7 @@ class Run:
         self.models = list(dict.fromkeys(side.model for side in self.sides))
         self.buffer = GramBuffer(0)
         self.settings: dict[str, Any] = {}
-        self.random = RandomStreams([model.device for model in self.models])
+        self.random = random
         self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
         if self.checkpoint is not None:
             self.checkpoint.begin(self.random)
@@ -73,7 +81,8 @@ class Run:
             self.random.load(start)
         self.start = self.random.save()
         with self.random:
-            self.batches = batches(loader, loader2, paired)
+            own = [self._own(each) for each in self.loaders]
+            self.batches = batches(own[0], own[1] if own[1:] else None, paired)
         self.examples, self.loading_seconds = 0, 0.0
         self._sizes: set[tuple[int, ...]] = set()
 
@@ -205,6 +214,11 @@ class Run:
     def close(self) -> None:
         """Release the loader's iterator, and so its worker processes."""
         self.batches = iter(())
+
+    def _own(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """The loader; beside others who draw, one with the run's own generator."""
+        shared, generator = self.random.is_shared, self.random.generator
+        return drawing_from(loader, generator) if shared else loader
 
     def _next(self) -> tuple[Any, Any] | None:
         """The next batch, or None at the end."""

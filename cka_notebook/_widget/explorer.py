@@ -84,7 +84,8 @@ class CKAExplorer(anywidget.AnyWidget):
             ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` default
             to the names of the caller's variables. The callback is called in the thread
             of the run. StopIteration ends the run; the first other exception is shown,
-            and the run continues.
+            and the run continues. What such a run means for random numbers: see
+            `CKA.compare` on other threads.
 
     Raises:
         TypeError: If an option is unknown or of the wrong kind.

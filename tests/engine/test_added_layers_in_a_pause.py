@@ -170,9 +170,13 @@ def test_the_page_is_told_while_layers_catch_up(make):
 class Noting(DataLoader):
     """Records the batches it yields, pass by pass."""
 
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.passes = []  # A run in a thread may iterate over a copy of the loader.
+
     def __iter__(self):
         seen = []
-        self.__dict__.setdefault("passes", []).append(seen)
+        self.passes.append(seen)
         for (batch,) in super().__iter__():
             seen.append(batch)
             yield batch
