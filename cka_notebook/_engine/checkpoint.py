@@ -114,8 +114,12 @@ class Checkpoint:
 
 
 def digest(model: nn.Module) -> str:
-    """Digest of a model's parameters and buffers, offloaded ones included."""
-    present = (x for x in tensors(list(model.state_dict().values())) if not x.is_meta)
+    """Digest of a model's parameters and buffers, offloaded ones included.
+
+    Those of which each rank of a group has a part (`DTensor`) are left out.
+    """
+    every = tensors(list(model.state_dict().values()))
+    present = (x for x in every if not (x.is_meta or hasattr(x, "device_mesh")))
     return digest_tensors(chain(present, offloaded(model)))
 
 

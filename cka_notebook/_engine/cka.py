@@ -24,7 +24,7 @@ from cka_notebook._results.result import CKAResult
 
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import placed
-from .distributed import is_distributed, merge_ranks
+from .distributed import Ranks, all_ranks, check_settings, merge_ranks
 from .keywords import OTHER_METHODS, explains_keywords
 from .modes import LEASE
 from .run import Run
@@ -169,11 +169,10 @@ class CKA:
         streams of the run's own, which start where the global ones are. So the global
         random state is unchanged, and a second run shuffles the same way.
 
-        In another thread, beside another run, or beside a thread that is in code of
-        yours, global streams are never set, so nobody's numbers repeat or lose their
-        seed. Then shuffles and workers of a `DataLoader` draw from the run's own
-        generator, which starts in the same way, and everything else (transforms in this
-        process, samplers of other kinds, models) from the global streams.
+        Elsewhere (in another thread, beside another run or a thread in code of yours)
+        global streams are never set. There a `DataLoader` shuffles and seeds its workers
+        by a generator of the run's own, which starts in the same way; transforms in this
+        process, other samplers and models draw from the global streams.
 
         Args:
             loader: Batches: tensors, ``(inputs, labels)``, dicts of arguments, or what
@@ -190,12 +189,13 @@ class CKA:
                 not before eight batches.
             checkpoint: File for the running sums, written every 30 seconds and at the
                 end. A later call with the same models, layers and batches resumes from
-                it. Random transforms repeat their numbers only where the global
-                streams are the run's own, see above, or in worker processes. Under
-                `torch.distributed`, give each process its own file.
+                it; random transforms then repeat their numbers in the main thread and
+                in worker processes. Give each rank of a group its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
-        loader, and every rank returns the result of all of them.
+        loader, of any length, and every rank returns the result of all of them. Weights,
+        layers and settings must be the same. If a rank fails, or its process is killed
+        (which shows within a minute), all ranks end with an error that names it.
 
         Returns:
             The result, also stored in ``result``, where a partial result remains after
@@ -205,18 +205,38 @@ class CKA:
             ValueError: If the loader yields nothing, only batches of fewer than four
                 examples, or pairs that do not match.
             TypeError: If a batch contains no tensor, or `callback` is not callable.
-            RuntimeError: If memory runs out.
+            RuntimeError: If memory runs out, or another rank has failed.
             FileNotFoundError: If the folder of the checkpoint does not exist.
         """
-        check_callback(callback)
-        steps = self._steps(
-            loader,
-            loader2,
-            paired=paired,
-            max_batches=max_batches,
-            stop_when_stable=stop_when_stable,
-            checkpoint=checkpoint,
-        )
+        with all_ranks() as ranks:
+            check_callback(callback)
+            steps = self._steps(
+                loader,
+                loader2,
+                paired=paired,
+                max_batches=max_batches,
+                stop_when_stable=stop_when_stable,
+                checkpoint=checkpoint,
+                ranks=ranks,
+            )
+            state = self._consumed(steps, callback, progress=progress, ranks=ranks)
+            if isinstance(state, RunState) and ranks is not None:
+                merge_ranks(ranks, state)
+        state.finish()
+        self.result = state.result()
+        for note in state.notes:
+            warnings.warn(note, stacklevel=3)  # past the check of keywords
+        return self.result
+
+    def _consumed(
+        self,
+        steps: Generator[RunView, None, None],
+        callback: Callback | None,
+        *,
+        progress: bool,
+        ranks: Ranks | None,
+    ) -> RunView:
+        """The last state of a run in this process."""
         with closing(steps):
             state = next(steps)
             bar = tqdm(total=state.total, disable=not progress, unit="batch")
@@ -224,19 +244,15 @@ class CKA:
                 for _ in steps:
                     bar.update(state.done - bar.n)
                     _call_back(callback, state)
+                    if ranks is not None:
+                        ranks.check()
             except StopIteration:
                 pass
             finally:
                 bar.close()
                 if state.batches:
                     self.result = state.result()
-        if isinstance(state, RunState) and is_distributed():
-            merge_ranks(state)
-        state.finish()
-        self.result = state.result()
-        for note in state.notes:
-            warnings.warn(note, stacklevel=3)  # past the check of keywords
-        return self.result
+        return state
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError; for names of other tools, with what there is here."""
@@ -267,6 +283,7 @@ class CKA:
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
         paused: PausedRun | None = None,
+        ranks: Ranks | None = None,
     ) -> Generator[RunView, None, None]:
         """The state of a run before the first batch, then after each batch.
 
@@ -291,6 +308,8 @@ class CKA:
             stack.callback(run.close)
             run.probe()
             state = run.choose((layers1, layers2), max_batches)
+            if ranks is not None:
+                check_settings(ranks, run.common(state))
             catch_up = catch_up_of(state, paused)
             yield state if catch_up is None else catch_up.view
             stack.enter_context(run.capturing())
@@ -302,7 +321,7 @@ class CKA:
                 run.restrict(state)
                 yield state
             yield from _take_batches(run, state, max_batches, stop_when_stable)
-            if not is_distributed():  # Else only all ranks together must have batches.
+            if ranks is None:  # Else only all ranks together must have batches.
                 state.finish()
 
 

@@ -281,6 +281,12 @@ class Run:
         passes = [model.timing for model in self.models]
         return memory.with_time(state.total, loading, passes)
 
+    def common(self, state: RunState) -> dict[str, Any]:
+        """What all ranks must have in common: nothing but the batches may differ."""
+        own = {"paired": self.paired, "autocast": str(self.plan.autocast)}
+        settings = self._settings(state) | own
+        return {key: settings[key] for key in settings if key != "loader"}
+
     def _settings(self, state: RunState) -> dict[str, Any]:
         """What a run that continues a checkpoint must have in common with it."""
         models = enumerate(self.sides, 1)

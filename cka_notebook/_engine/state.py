@@ -349,8 +349,14 @@ class RunState:
             raise ValueError(msg)
         if self.skipped:
             self.notes.append(skip_note(self.skipped))
+        self.local_notes()
+
+    def local_notes(self) -> list[str]:
+        """The notes so far, with those on the batches of this process, added once."""
         not_random = note_on(self.scatters)
         if not_random is not None:
             self.notes.append(Note(not_random, grave=True))
         found = [make() for make in self.last_notes]
         self.notes += [note for note in found if note is not None]
+        self.scatters, self.last_notes = [], []
+        return list(self.notes)
