@@ -169,10 +169,10 @@ class CKA:
         streams of the run's own, which start where the global ones are. So the global
         random state is unchanged, and a second run shuffles the same way.
 
-        Elsewhere (in another thread, beside another run or a thread in code of yours)
-        global streams are never set. There a `DataLoader` shuffles and seeds its workers
-        by a generator of the run's own, which starts in the same way; transforms in this
-        process, other samplers and models draw from the global streams.
+        Elsewhere (in another thread, beside another run, beside a thread in code of
+        yours) global streams are never set. There a `DataLoader` shuffles and seeds its
+        workers by a generator of its own, which starts in the same way. Transforms in
+        this process, other samplers and models draw from the global streams.
 
         Args:
             loader: Batches: tensors, ``(inputs, labels)``, dicts of arguments, or what
@@ -193,9 +193,9 @@ class CKA:
                 in worker processes. Give each rank of a group its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
-        loader, of any length, and every rank returns the result of all of them. Weights,
-        layers and settings must be the same. If a rank fails, or its process is killed
-        (which shows within a minute), all ranks end with an error that names it.
+        loader, of any length, and every rank returns the result of all of them. All
+        must have the same weights, layers and settings. If one fails, or its process is
+        killed (which shows within a minute), all end with an error that names it.
 
         Returns:
             The result, also stored in ``result``, where a partial result remains after
