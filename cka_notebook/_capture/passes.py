@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
+from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._undo import Undo
 
 from .hooks import hooked
 from .observer import Calls, Observer
@@ -118,7 +120,9 @@ class Passes:
             self.observe(self._rows)
             self.rewinder.rewind(only_random=True)
             later = self._observe(self._rows)
-        except Exception:  # the state may have another size
+        except Exception as error:  # the state may have another size
+            if is_out_of_memory(error):
+                raise
             return self._changed
         return [] if _values_equal(self.first, later) else self._changed
 
@@ -129,8 +133,9 @@ class Passes:
 
     def _observe(self, rows: Sequence[int] | None) -> Calls:
         count = self.examples if rows is None else len(rows)
-        observer = Observer(count)
-        with hooked(self._tree, observer.after, observer.before):
+        observer, undo = Observer(count), Undo()
+        with undo, undo:
+            undo.enter(hooked(self._tree, observer.after, observer.before))
             self._run(rows)
         return observer.calls
 
@@ -138,7 +143,9 @@ class Passes:
     def _attempt(function: Callable[[], _T]) -> _T | None:
         try:
             return function()
-        except Exception:  # the other passes have to do
+        except Exception as error:  # the other passes have to do
+            if is_out_of_memory(error):
+                raise
             return None
 
 

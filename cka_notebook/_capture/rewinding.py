@@ -1,11 +1,12 @@
 """Leaves no trace of a forward pass: what it changed in a model, and random streams."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from cka_notebook._undo import Undo, undoing
 
 from .streams import Rewinding
 
@@ -19,14 +20,10 @@ _OF_MODULES = set(vars(nn.Module())) - {"_buffers"}
 """Attributes that torch itself keeps in a module."""
 
 
-@contextmanager
-def rewound(model: nn.Module) -> Iterator[None]:
+@undoing
+def rewound(undo: Undo, model: nn.Module) -> None:
     """Restore afterwards what forward passes inside the block have changed."""
-    rewinder = Rewinder(model)
-    try:
-        yield
-    finally:
-        rewinder.rewind()
+    undo.add(Rewinder(model).rewind)
 
 
 class Rewinder:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cka_notebook._undo import Undo, undoing
+
 
 class RandomStreams:
     """The random streams of one run.
@@ -193,16 +195,46 @@ class Rewinding:
     def rewind(self) -> None:
         """Put the streams back."""
         with _lock:
-            own = _here()
-            if own is None or not own.is_shared:
+            if _may_set():
                 _set(self._states, self._cuda)
+
+    def seed(self, number: int) -> None:
+        """Begin anew at this number, until they are put back."""
+        with _lock:
+            if _may_set():
+                random.seed(number)
+                np.random.seed(number % 2**32)  # noqa: NPY002 as below
+                torch.default_generator.manual_seed(number)
+                for index in self._cuda:
+                    torch.cuda.default_generators[index].manual_seed(number)
 
     def skip(self) -> None:
         """Move on from there, so that other numbers are drawn."""
         self.rewind()
-        own = _here()
-        if own is None or not own.is_shared:
+        if _may_set():
             torch.rand(997, device="cpu")
+
+
+@undoing
+def seeded(undo: Undo, number: int, devices: Iterable[torch.device]) -> None:
+    """Random streams that begin here, and do not move those outside of the block.
+
+    Not in a shared run.
+
+    Args:
+        undo: Restores these.
+        number: Where to begin.
+        devices: Devices whose streams count too.
+    """
+    outside = Rewinding(devices)
+    undo.add(outside.rewind)
+    outside.seed(number)
+
+
+def _may_set() -> bool:
+    """Whether this thread may set the global streams: it is in no shared run."""
+    own = _here()
+    return own is None or not own.is_shared
 
 
 def _here() -> RandomStreams | None:

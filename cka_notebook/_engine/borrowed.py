@@ -1,51 +1,34 @@
 """User state that a run borrows and restores: devices, encoders, the compiler."""
 
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from cka_notebook._grams.precision import precision, set_precision
 from cka_notebook._models.offloading import is_dispatched
+from cka_notebook._undo import Undo, undoing
 
-from .modes import Shared
+from .modes import Shared, held, switched_off
 
 
-@contextmanager
-def without_nested_tensors(encoders: list[nn.TransformerEncoder]) -> Iterator[None]:
+@undoing
+def without_nested_tensors(undo: Undo, encoders: list[nn.TransformerEncoder]) -> None:
     """Keep torch's encoders from passing nested tensors to their layers.
 
     In evaluation mode they do so if there is padding, and nested tensors have no Gram
     matrix. The switch is that of the module, because torch's other one counts for all
     threads; the last of several runs restores it.
     """
-    with _nested_lock:
-        for encoder in encoders:
-            count, own = _unnested.get(encoder, (0, encoder.use_nested_tensor))
-            _unnested[encoder] = count + 1, own
-            encoder.use_nested_tensor = False
-    try:
-        yield
-    finally:
-        with _nested_lock:
-            for encoder in encoders:
-                count, own = _unnested.pop(encoder)
-                if count > 1:
-                    _unnested[encoder] = count - 1, own
-                else:
-                    encoder.use_nested_tensor = own
+    for encoder in encoders:
+        undo.enter(held(switched_off(encoder, "use_nested_tensor")))
 
 
-_nested_lock = threading.Lock()
-_unnested: dict[nn.TransformerEncoder, tuple[int, bool]] = {}
-"""How many runs an encoder is in, and its own setting."""
-
-
-@contextmanager
-def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
+@undoing
+def placed(undo: Undo, model: nn.Module, device: torch.device | None) -> None:
     """The model on ``device``, and back afterwards; dispatched models stay.
 
     Raises:
@@ -56,7 +39,6 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
         msg = "Expected a device that stores data, got 'meta'. Leave device=None."
         raise ValueError(msg)
     if device is None or homes == {device} or is_dispatched(model):
-        yield
         return
     if len(homes) > 1:
         msg = (
@@ -64,12 +46,51 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
             f"{homes}. Leave device=None, and inputs follow the model."
         )
         raise ValueError(msg)
-    try:
-        model.to(device)
-        yield
-    finally:
-        for home in homes:
-            model.to(home)
+    for home in homes:
+        undo.add(model.to, home)
+    model.to(device)
+
+
+@undoing
+def torch_settings(undo: Undo, kinds: Iterable[str]) -> None:
+    """Torch's settings, as they are found, after whatever interrupts a block.
+
+    Torch's own context managers restore them too, unless they are interrupted.
+
+    Args:
+        undo: Restores them.
+        kinds: Types of the devices on which the block computes.
+    """
+    for kind in kinds:
+        undo.add(_restore, kind, _settings(kind))
+    undo.add(torch.set_grad_enabled, torch.is_grad_enabled())
+
+
+def _settings(kind: str) -> tuple[Any, ...]:
+    nesting = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return (
+        nesting,
+        torch.is_autocast_enabled(kind),
+        torch.get_autocast_dtype(kind),
+        torch.is_autocast_cache_enabled(),
+        precision(kind),
+    )
+
+
+def _restore(kind: str, found: tuple[Any, ...]) -> None:
+    now = _settings(kind)
+    if now == found:
+        return
+    nesting, enabled, dtype, caches, allowed = found
+    for _ in range(nesting, now[0]):
+        torch.autocast_decrement_nesting()
+    if nesting == 1:  # the number inside of one more
+        torch.clear_autocast_cache()
+    torch.set_autocast_enabled(kind, enabled)
+    torch.set_autocast_dtype(kind, dtype)
+    torch.set_autocast_cache_enabled(caches)
+    set_precision(kind, allowed)
 
 
 def eager() -> AbstractContextManager[Any]:
@@ -77,8 +98,15 @@ def eager() -> AbstractContextManager[Any]:
     # Without this module, which takes seconds to import, nothing was compiled.
     compiled = "torch._dynamo" in sys.modules
     if compiled and hasattr(torch.compiler, "set_stance"):
-        return _STANCE  # Torch has one for all threads.
+        return held(_STANCE)  # Torch has one for all threads.
     return nullcontext()
 
 
-_STANCE = Shared(lambda: torch.compiler.set_stance("force_eager"))
+def _force_eager(undo: Undo) -> None:
+    frames = sys.modules["torch._dynamo.eval_frame"]
+    # No public function tells the stance, and it must be known before it is changed.
+    undo.add(setattr, frames, "_stance", frames._stance)  # noqa: SLF001
+    torch.compiler.set_stance("force_eager")
+
+
+_STANCE = Shared(_force_eager)

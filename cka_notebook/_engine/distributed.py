@@ -219,8 +219,8 @@ def check_settings(ranks: Ranks, settings: dict[str, Any]) -> None:
 REMEDIES = {
     "layers": " Choose them by name with model1_layers and model2_layers.",
     "model": (
-        " These are digests of its weights: load the same ones on every rank, or set "
-        "the same seed before making it."
+        " These are digests of its weights and code: load the same weights on every "
+        "rank, or set the same seed before making it."
     ),
 }
 

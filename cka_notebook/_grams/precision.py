@@ -14,10 +14,26 @@ def reduces_float32(kind: str) -> bool:
         kind: Type of the device. Only ``"cpu"`` and ``"cuda"`` have settings of their
             own; others follow `torch.get_float32_matmul_precision`.
     """
+    return precision(kind) not in ("none", "ieee", "highest")
+
+
+def precision(kind: str) -> str:
+    """The setting of float32 products on this type of device."""
     backend = _matmul_backend(kind)
     if backend is None:
-        return torch.get_float32_matmul_precision() != "highest"
-    return backend.fp32_precision not in ("none", "ieee")
+        return torch.get_float32_matmul_precision()
+    return str(backend.fp32_precision)
+
+
+def set_precision(kind: str, value: str) -> None:
+    """Set what `precision` gives, unless it is so already."""
+    if precision(kind) == value:
+        return
+    backend = _matmul_backend(kind)
+    if backend is None:
+        torch.set_float32_matmul_precision(value)
+    else:
+        backend.fp32_precision = value
 
 
 def _matmul_backend(kind: str) -> Any:
@@ -30,19 +46,12 @@ def _matmul_backend(kind: str) -> Any:
 @contextmanager
 def _full_float32(kind: str) -> Iterator[None]:
     """Disable reduced precision in float32 products."""
-    backend = _matmul_backend(kind)
-    if backend is None:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-    else:
-        before, backend.fp32_precision = backend.fp32_precision, "ieee"
+    before = precision(kind)
+    set_precision(kind, "highest" if _matmul_backend(kind) is None else "ieee")
     try:
         yield
     finally:
-        if backend is None:
-            torch.set_float32_matmul_precision(before)
-        else:
-            backend.fp32_precision = before
+        set_precision(kind, before)
 
 
 @contextmanager
