@@ -60,13 +60,14 @@ def main(count, seed):
     """Strike ``count`` runs; figures, or AssertionError with what was wrong."""
     draw = random.Random(seed)
     kept = checkpoint.SECONDS, checkpoint.SHARE, torch.get_num_threads()
+    allowed = torch.get_float32_matmul_precision()
     checkpoint.SECONDS, checkpoint.SHARE = 0.0, 1e9
     torch.set_num_threads(1)
     struck = dict.fromkeys(("step", "thread", "signal"), 0)
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scene = Scene(folder)
+            scene = Scene(folder, **_settings(seed))
             steps, seconds = scene.steps(), scene.seconds()
             places = {}
             for code, offset in steps:
@@ -80,7 +81,16 @@ def main(count, seed):
     finally:
         checkpoint.SECONDS, checkpoint.SHARE = kept[:2]
         torch.set_num_threads(kept[2])
+        torch.set_float32_matmul_precision(allowed)
     return {"runs": count, **{f"by {kind}": n for kind, n in struck.items()}}
+
+
+def _settings(seed):
+    """What else a run may change; each seed has it in turn."""
+    if seed % 2:
+        torch.set_float32_matmul_precision("high")
+        return {"autocast": torch.bfloat16, "model1_layers": "all"}
+    return {}
 
 
 def _strike(kind, draw, steps, places, seconds):

@@ -27,7 +27,7 @@ def main(count, seed):
             seconds = scene.seconds()
             while killed < count:
                 for _ in range(draw.randint(1, 3)):
-                    killed += _killed(scene, draw.uniform(0, seconds))
+                    killed += _killed(scene, draw.uniform(0, 1.5 * seconds))
                 resumed += scene.path.exists()
                 runs += 1
                 found = scene.after(small_models())

@@ -35,8 +35,6 @@ ERRORS = {
     "memory": lambda: RuntimeError("[enforce fail] can't allocate memory"),
 }
 
-EXIT_CALL = ["LOAD_CONST", "LOAD_CONST", "LOAD_CONST", "PRECALL", "CALL"]
-
 
 @cache
 def out_of_reach(code):
@@ -46,7 +44,7 @@ def out_of_reach(code):
     for start, step in enumerate(steps):
         names = [x.opname for x in steps[start : start + 5] if x.opname != "PRECALL"]
         nothing = [x.argval for x in steps[start : start + 3]] == [None] * 3
-        if nothing and names[:4] == [x for x in EXIT_CALL if x != "PRECALL"]:
+        if nothing and names[:4] == ["LOAD_CONST"] * 3 + ["CALL"]:
             found |= {x.offset for x in steps[start : start + 5]}
         if step.opname in ("PUSH_EXC_INFO", "WITH_EXCEPT_START", "RERAISE", "COPY"):
             found.add(step.offset)
