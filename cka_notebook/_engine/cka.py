@@ -188,9 +188,11 @@ class CKA:
             stop_when_stable: Stop when the largest standard error is below this, but
                 not before eight batches.
             checkpoint: File for the running sums, written every 30 seconds and at the
-                end. A later call with the same models, layers and batches resumes from
-                it; random transforms then repeat their numbers in the main thread and
-                in worker processes. Give each rank of a group its own file.
+                end, however the run ends. A later call with the same models, functions
+                and batches resumes from it, to the same bits. Any other call is
+                refused; a batch is known by its shapes, sums, first and last example.
+                Random transforms repeat their numbers in the main thread and in worker
+                processes alone. Give each rank of a group its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
         loader, of any length, and every rank returns the result of all of them. All
@@ -203,7 +205,8 @@ class CKA:
 
         Raises:
             ValueError: If the loader yields nothing, only batches of fewer than four
-                examples, or pairs that do not match.
+                examples, or pairs that do not match, or if the checkpoint is that of
+                another comparison.
             TypeError: If a batch contains no tensor, or `callback` is not callable.
             RuntimeError: If memory runs out, or another rank has failed.
             FileNotFoundError: If the folder of the checkpoint does not exist.

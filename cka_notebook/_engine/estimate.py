@@ -82,7 +82,8 @@ class Estimate:
         """
         rows, columns = grid
         grams = buffer_bytes(examples, layers, on_cpu=on_cpu)
-        sums = 5 * rows * columns + 2 * (rows + columns)
+        # Twice: those of the next batch are made beside those that count.
+        sums = 2 * (5 * rows * columns + 2 * (rows + columns))
         return cls(layers, examples, grams + FLOAT64 * sums)
 
     def with_time(

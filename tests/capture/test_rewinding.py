@@ -10,6 +10,7 @@ from support.reference import assert_right, compare
 from torch import nn
 
 from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound
+from cka_notebook._capture.streams import seeded
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -172,3 +173,26 @@ def test_an_error_restores_the_model_too():
     with pytest.raises(ZeroDivisionError):
         run()
     assert model.state is None
+
+
+def drawn():
+    return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+
+def test_seeded_numbers_begin_anew_and_leave_the_streams_where_they_were():
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    found = []
+    for seed in (5, 5, 6, 2**40):
+        with seeded(seed, [torch.device("cpu")]):
+            found.append(drawn())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+
+
+def test_seeded_streams_come_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded(1, []):
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)

@@ -175,3 +175,17 @@ def test_what_a_stopped_run_has_seen_counts():
     drifting = [x + i for i, x in enumerate(zoo.batches_of(8))]
     with pytest.warns(UserWarning, match="not random"):
         compare(zoo.mlp(), batches=drifting, callback=stop)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 5, 40, 70])
+def test_a_scatter_continues_where_it_was_saved(stop):
+    batches = [torch.randn(8, 3) + i for i in range(90)]
+    whole, first, second = scatter_of(batches), scatter_of(batches[:stop]), Scatter()
+    saved = first.save()
+    for x in batches[stop:]:
+        first.add(x)  # What was saved stays as it is.
+    second.load(saved)
+    for x in batches[stop:]:
+        second.add(x)
+    assert second.rho() == first.rho() == whole.rho()
+    assert (second.batches, second.examples) == (whole.batches, whole.examples)

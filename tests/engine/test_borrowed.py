@@ -9,7 +9,13 @@ from support import zoo
 from support.reference import compare, differences, snapshot
 from torch import nn
 
-from cka_notebook._engine.borrowed import eager, placed, without_nested_tensors
+from cka_notebook._engine.borrowed import (
+    eager,
+    placed,
+    torch_settings,
+    without_nested_tensors,
+)
+from cka_notebook._grams.precision import precision, set_precision
 
 CPU = torch.device("cpu")
 
@@ -162,3 +168,29 @@ def test_the_users_default_device_is_for_her_tensors_only(tmp_path):
         difference = result - compare(*models, again)
     assert torch.equal(result.matrix, expected.matrix)
     assert difference.matrix.isfinite().all()
+
+
+def test_torch_s_settings_come_back_whatever_was_left_behind():
+    found = torch.get_float32_matmul_precision(), precision("cpu")
+    with torch_settings({"cpu"}):
+        torch.set_grad_enabled(False)
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+        torch.autocast("cpu", torch.float16, cache_enabled=False).__enter__()
+        set_precision("cpu", "tf32" if precision("cpu") in ("none", "ieee") else "high")
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+    assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+    assert torch.is_autocast_cache_enabled()
+    assert torch.autocast_increment_nesting() == 1
+    torch.autocast_decrement_nesting()
+    assert (torch.get_float32_matmul_precision(), precision("cpu")) == found
+
+
+def test_torch_s_settings_inside_of_the_user_s_autocast_are_hers():
+    x = torch.randn(2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch_settings({"cpu"}):
+            torch.autocast("cpu", enabled=False).__enter__()
+        assert torch.is_autocast_enabled("cpu")
+        assert (x @ x).dtype is torch.bfloat16
+    assert (x @ x).dtype is torch.float32

@@ -42,7 +42,8 @@ def test_memory_is_what_the_engine_has_allocated_after_a_batch(examples, itself)
         parts = run.buffer._parts.values()
         packed = sum(part._z.nbytes for part in parts)
         whole = sum(p._unpacked.nbytes for p in parts if p._unpacked is not None)
-        sums = sum(tensor.nbytes for tensor in after.sums.tensors().values())
+        both = after.totals.sums, after.totals.spare
+        sums = sum(x.nbytes for each in both for x in each.tensors().values())
     assert estimate.examples == examples
     assert estimate.nbytes == packed + whole + sums
 

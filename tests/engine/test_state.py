@@ -7,6 +7,7 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
+from cka_notebook._engine import state
 from cka_notebook._engine.facts import NO_VARIANCE
 from cka_notebook._engine.state import Axis, RunState
 
@@ -190,3 +191,42 @@ def test_batches_in_messages_count_skipped_ones_too():
     with pytest.warns(UserWarning, match="Skipped 1 batch with fewer than 4 examples"):
         result = compare(zoo.Poisoned(), batches=batches, **ALL)
     assert "in batch 3" in result.undefined1["bad"]
+
+
+class FullError(Exception):
+    """What the tests raise."""
+
+
+@pytest.mark.parametrize("place", ["batch_products", "spread", "exact"])
+def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place):
+    model1, model2 = zoo.mlp(), zoo.mlp()
+    batches = zoo.batches_of(3)
+    cka = CKA(model1, model2)
+    steps = cka._steps(batches)
+    run = next(steps)
+    next(steps)
+    next(steps)
+    before = run.save(), run.totals
+    sums = {k: v.clone() for k, v in before[0][0].items()}
+
+    def fail(*_):
+        raise FullError
+
+    monkeypatch.setattr(state, place, fail)
+    monkeypatch.setattr(state, "isfinite", lambda _: False)
+    with pytest.raises(FullError):
+        next(steps)
+    assert run.totals is before[1]
+    assert run.save()[1] == before[0][1]
+    assert all(torch.equal(run.save()[0][k], v) for k, v in sums.items())
+
+
+def test_an_earlier_state_is_not_changed_by_the_next_batch():
+    steps = CKA(zoo.mlp())._steps(zoo.batches_of(4))
+    run = next(steps)
+    next(steps)
+    kept = run.totals
+    sums = kept.sums.xy.clone()
+    next(steps)
+    assert torch.equal(kept.sums.xy, sums)
+    assert kept.batches == 1
