@@ -84,9 +84,9 @@ def computed(monkeypatch):
     """Layers that a batch was run for from here on, batch by batch."""
     seen, step = [], Run.step
 
-    def noting(self, running):
+    def noting(self, running, **options):
         seen.append((len(running.layers1), len(running.layers2)))
-        return step(self, running)
+        return step(self, running, **options)
 
     monkeypatch.setattr(Run, "step", noting)
     return seen
