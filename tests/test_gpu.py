@@ -1,6 +1,7 @@
 """What only a GPU can show; skipped where there is none."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -338,3 +339,45 @@ def test_layers_are_added_with_a_gpu_as_the_default_device():
     *_, last = cka._steps(loader, layers1=["1", "3"], layers2=["1"], paused=kept)
     assert last.batches == 4
     assert last.matrix().isfinite().all()
+
+
+class Noisy(nn.Sequential):
+    """Draws from the GPU's random stream in its forward pass."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.rand(1, device="cuda")
+
+
+def gpu_draws(count):
+    return [
+        torch.rand((), device="cuda", dtype=torch.float64).item() for _ in range(count)
+    ]
+
+
+def test_the_random_stream_of_a_gpu_is_put_back_in_the_main_thread():
+    model, loader = Noisy(mlp()).cuda(), [torch.randn(16, 10) for _ in range(3)]
+    torch.cuda.manual_seed(3)
+    expected = gpu_draws(3)
+    torch.cuda.manual_seed(3)
+    first = CKA(model, model1_layers="all").compare(loader, progress=False)
+    again = CKA(model, model1_layers="all").compare(loader, progress=False)
+    assert torch.equal(first.matrix, again.matrix)
+    assert gpu_draws(3) == expected
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, Noisy], ids=["plain", "noisy"])
+def test_beside_a_run_in_a_thread_a_seed_of_the_gpu_holds_and_nothing_repeats(kind):
+    model, loader = kind(mlp()).cuda(), [torch.randn(16, 10) for _ in range(20)]
+    cka, found = CKA(model, model1_layers="all"), []
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(cka.compare, loader, progress=False)
+        torch.cuda.manual_seed(4)
+        while not run.done() or not found:
+            found += gpu_draws(1)
+        run.result()
+    found += gpu_draws(50)
+    assert len(set(found)) == len(found)
+    assert torch.cuda.initial_seed() == 4
+    torch.cuda.manual_seed(4)
+    if kind is not Noisy:
+        assert found == gpu_draws(len(found))

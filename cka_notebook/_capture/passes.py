@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TypeVar
 
-import torch
-
 from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._undo import Undo
@@ -114,8 +112,7 @@ class Passes:
         return self._attempt(self._redraw) if self.drew else None
 
     def _redraw(self) -> Calls:
-        self.rewinder.rewind()
-        torch.rand(997, device="cpu")
+        self.rewinder.rewind(other_numbers=True)
         return self._observe(self._rows)
 
     def state(self) -> list[str]:

@@ -1,16 +1,15 @@
 """Leaves no trace of a forward pass: what it changed in a model, and random streams."""
 
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cka_notebook._undo import Undo, undoing
 
 from .hooks import can_be_hooked
+from .streams import Rewinding
 
 MAX_BYTES = 256 << 20
 """Buffers up to this size, all together, are copied. More hold weights or caches."""
@@ -28,28 +27,6 @@ def rewound(undo: Undo, model: nn.Module) -> None:
     undo.add(Rewinder(model).rewind)
 
 
-@undoing
-def seeded(undo: Undo, seed: int, devices: Iterable[torch.device]) -> None:
-    """Random streams that begin here, and do not move those outside of the block.
-
-    Args:
-        undo: Restores these.
-        seed: Where to begin.
-        devices: Devices whose streams count too.
-    """
-    cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
-    for index in cuda:
-        undo.add(torch.cuda.set_rng_state, torch.cuda.get_rng_state(index), index)
-    undo.add(random.setstate, random.getstate())
-    undo.add(np.random.set_state, np.random.get_state())  # noqa: NPY002 the global stream, which models may use
-    undo.add(torch.set_rng_state, torch.get_rng_state())
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 as above
-    torch.default_generator.manual_seed(seed)
-    for index in cuda:
-        torch.cuda.default_generators[index].manual_seed(seed)
-
-
 class Rewinder:
     """What a model and the random streams were, to be restored after each pass.
 
@@ -62,8 +39,7 @@ class Rewinder:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._devices = {x.device for x in model.parameters() if x.is_cuda}
-        self._random = self._streams()
+        self._random = Rewinding(x.device for x in model.parameters())
         self._contents: list[_Contents] = []
         self._tensors: list[_Copy] = []
         self._room = MAX_BYTES
@@ -79,20 +55,24 @@ class Rewinder:
     @property
     def drew(self) -> bool:
         """Whether random numbers were drawn since."""
-        return not all(map(_same, self._random, self._streams()))
+        return self._random.drew
 
     def changed(self) -> list[str]:
         """Names of attributes and buffers that are no longer what they were."""
         names = [name for each in self._contents for name in each.changed()]
         return [*names, *(each.name for each in self._tensors if each.is_changed)]
 
-    def rewind(self, *, only_random: bool = False) -> None:
-        """Restore everything, or only the random streams."""
-        random.setstate(self._random[0])
-        np.random.set_state(self._random[1])  # noqa: NPY002 the global stream, which models may use
-        torch.set_rng_state(self._random[2])
-        for device, state in zip(self._devices, self._random[3:], strict=True):
-            torch.cuda.set_rng_state(state, device)
+    def rewind(self, *, only_random: bool = False, other_numbers: bool = False) -> None:
+        """Restore everything.
+
+        Args:
+            only_random: Only the random streams.
+            other_numbers: Then draw from these what the first pass did not draw.
+        """
+        if other_numbers:
+            self._random.skip()
+        else:
+            self._random.rewind()
         if only_random:
             return
         restored = [contents.restore() for contents in self._contents]
@@ -111,11 +91,6 @@ class Rewinder:
             for key in set(hooks) - known:
                 if not _is_ours(hooks.get(key)):
                     hooks.pop(key, None)
-
-    def _streams(self) -> list[Any]:
-        cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
-        own = np.random.get_state()  # noqa: NPY002 as above
-        return [random.getstate(), own, torch.get_rng_state(), *cuda]
 
     def _note(self, value: Any, name: str, depth: int, seen: set[int]) -> None:
         """Remember what a value holds, if it can change in place."""
@@ -238,14 +213,3 @@ def _can_change(tensor: Tensor) -> bool:
     """Whether a tensor may hold a state that forward passes change in place."""
     known = tensor.layout == torch.strided and not tensor.is_inference()
     return known and not isinstance(tensor, nn.Parameter) and not tensor.is_meta
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two states of a random stream are the same."""
-    if isinstance(one, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, np.ndarray):
-        return bool(np.array_equal(one, other))
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)

@@ -1,13 +1,10 @@
-"""User state that a run borrows and restores: devices, random numbers, the compiler."""
+"""User state that a run borrows and restores: devices, encoders, the compiler."""
 
-import random
 import sys
-import threading
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,121 +13,6 @@ from cka_notebook._models.offloading import is_dispatched
 from cka_notebook._undo import Undo, undoing
 
 from .modes import Shared, held, switched_off
-
-
-class RandomStreams:
-    """A run's own random streams, which replace the global ones while it computes.
-
-    They start from the global streams of torch, numpy and Python, so seeding works as
-    expected, and leave those untouched, so comparing models changes nothing else in a
-    notebook. Nested blocks cost nothing; `lent` interrupts them.
-
-    Args:
-        devices: The devices that the models compute on.
-    """
-
-    def __init__(self, devices: list[torch.device]) -> None:
-        self._cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
-        self._depth = 0
-        self._global: list[Any] | None = None
-        self._outer: RandomStreams | None = None
-        self._in_place = False
-        self._own = self._get()
-
-    def __enter__(self) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            self._outer = _active.streams
-            self.take()
-
-    def __exit__(self, *_: object) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.give_back()
-
-    def take(self) -> None:
-        """Replace the global streams by the run's own."""
-        if self._global is None:
-            self._global = self._get()
-        _active.streams = self
-        self._set(self._own)
-        self._in_place = True
-
-    def give_back(self) -> None:
-        """Restore the global streams, if they are replaced or an interrupt left both.
-
-        It does no harm to call it again.
-        """
-        if self._in_place:
-            self._own = self._get()
-            self._in_place = False
-        if self._global is not None:
-            self._set(self._global)
-            self._global = None
-        if _active.streams is self:
-            _active.streams = self._outer
-
-    def save(self) -> dict[str, torch.Tensor]:
-        """The run's own streams, as tensors."""
-        if self._in_place:
-            self._own = self._get()
-        version, words, gauss = self._own[0]
-        name, keys, position, has_gauss, cached = self._own[1]
-        del version, name  # There is only one kind of each.
-        return {
-            "python": torch.tensor(words, device="cpu"),
-            "python_gauss": _numbers([float("nan") if gauss is None else gauss])[0],
-            "numpy": torch.from_numpy(keys.astype(np.int64)),
-            "numpy_rest": _numbers([position, has_gauss, cached]),
-            **{f"torch{i}": state for i, state in enumerate(self._own[2:])},
-        }
-
-    def load(self, saved: dict[str, torch.Tensor]) -> None:
-        """Continue from streams that `save` gave."""
-        gauss = float(saved["python_gauss"])
-        python = 3, tuple(saved["python"].tolist()), None if gauss != gauss else gauss  # noqa: PLR0124 NaN
-        position, has_gauss, cached = saved["numpy_rest"].tolist()
-        keys = saved["numpy"].numpy().astype(np.uint32)
-        state = "MT19937", keys, int(position), int(has_gauss), cached
-        count = len(self._own) - 2
-        self._own = [python, state, *(saved[f"torch{i}"] for i in range(count))]
-        if self._in_place:
-            self._set(self._own)
-
-    def _get(self) -> list[Any]:
-        cuda = [torch.cuda.get_rng_state(index) for index in self._cuda]
-        python = random.getstate()
-        return [python, np.random.get_state(), torch.get_rng_state(), *cuda]  # noqa: NPY002 the global stream, which transforms use
-
-    def _set(self, states: list[Any]) -> None:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002 as above
-        torch.set_rng_state(states[2])
-        for index, state in zip(self._cuda, states[3:], strict=True):
-            torch.cuda.set_rng_state(state, index)
-
-
-def _numbers(values: list[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64, device="cpu")
-
-
-@undoing
-def lent(undo: Undo) -> None:
-    """The user's random streams, while the user's code runs between two batches."""
-    own = _active.streams
-    if own is not None:
-        undo.add(own.take)
-        own.give_back()
-        _active.streams = None
-
-
-class _Active(threading.local):
-    """The streams that replace the global ones in this thread, if any."""
-
-    streams: RandomStreams | None = None
-
-
-_active = _Active()
 
 
 @undoing

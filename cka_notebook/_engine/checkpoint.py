@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from cka_notebook._capture.streams import RandomStreams
 from cka_notebook._messages import counted
 from cka_notebook._results import atomic, files
 
 from . import saved_run
-from .borrowed import RandomStreams
 from .fingerprint import Print, of_batch
 from .memory import Memory, within
 from .state import RunState, Totals

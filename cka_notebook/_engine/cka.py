@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cka_notebook._capture.streams import RandomStreams, lent
 from cka_notebook._inputs.calls import Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
@@ -21,7 +22,7 @@ from cka_notebook._results.result import CKAResult
 from cka_notebook._undo import Undo
 
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
-from .borrowed import lent, placed
+from .borrowed import placed
 from .checks import (
     as_list,
     check_autocast,
@@ -33,7 +34,7 @@ from .checks import (
     check_tolerance,
     pair,
 )
-from .distributed import is_distributed, merge_ranks
+from .distributed import Ranks, all_ranks, check_settings, merge_ranks
 from .keywords import explains_keywords, other_method
 from .modes import LEASE, held
 from .run import Run
@@ -181,9 +182,15 @@ class CKA:
     ) -> CKAResult:
         """Run both models over the loader, once, and compare their layers.
 
-        Each batch goes to both models, so a shuffled loader is safe. Loaders and
-        models draw random numbers from a stream of the run's own, so the global random
-        state is unchanged and a second run shuffles the same way.
+        Each batch goes to both models, so a shuffled loader is safe. In the main
+        thread, with nothing beside it, loaders and models draw random numbers from
+        streams of the run's own, which start where the global ones are. So the global
+        random state is unchanged, and a second run shuffles the same way.
+
+        Elsewhere (in another thread, beside another run, beside a thread in code of
+        yours) global streams are never set. There a `DataLoader` shuffles and seeds its
+        workers by a generator of its own, which starts in the same way. Transforms in
+        this process, other samplers and models draw from the global streams.
 
         Args:
             loader: Batches: tensors, ``(inputs, labels)``, dicts of arguments, or what
@@ -202,10 +209,13 @@ class CKA:
                 end, however the run ends. A later call with the same models, functions
                 and batches resumes from it, to the same bits. Any other call is
                 refused; a batch is known by its shapes, sums, first and last example.
-                Under `torch.distributed`, give each process its own file.
+                Random transforms repeat their numbers in the main thread and in worker
+                processes alone. Give each rank of a group its own file.
 
         Under an initialized `torch.distributed` process group each rank runs its own
-        loader, and every rank returns the result of all of them.
+        loader, of any length, and every rank returns the result of all of them. All
+        must have the same weights, layers and settings. If one fails, or its process is
+        killed (which shows within a minute), all end with an error that names it.
 
         Returns:
             The result, also stored in ``result``, where a partial result remains after
@@ -216,18 +226,38 @@ class CKA:
                 examples, or pairs that do not match, or if the checkpoint is that of
                 another comparison.
             TypeError: If a batch contains no tensor, or `callback` is not callable.
-            RuntimeError: If memory runs out.
+            RuntimeError: If memory runs out, or another rank has failed.
             FileNotFoundError: If the folder of the checkpoint does not exist.
         """
-        check_callback(callback)
-        steps = self._steps(
-            loader,
-            loader2,
-            paired=paired,
-            max_batches=max_batches,
-            stop_when_stable=stop_when_stable,
-            checkpoint=checkpoint,
-        )
+        with all_ranks() as ranks:
+            check_callback(callback)
+            steps = self._steps(
+                loader,
+                loader2,
+                paired=paired,
+                max_batches=max_batches,
+                stop_when_stable=stop_when_stable,
+                checkpoint=checkpoint,
+                ranks=ranks,
+            )
+            state = self._consumed(steps, callback, progress=progress, ranks=ranks)
+            if isinstance(state, RunState) and ranks is not None:
+                merge_ranks(ranks, state)
+        state.finish()
+        self.result = state.result()
+        for note in state.notes:
+            warnings.warn(note, stacklevel=3)  # past the check of keywords
+        return self.result
+
+    def _consumed(
+        self,
+        steps: Generator[RunView, None, None],
+        callback: Callback | None,
+        *,
+        progress: bool,
+        ranks: Ranks | None,
+    ) -> RunView:
+        """The last state of a run in this process."""
         undo = Undo()
         with undo, undo:
             undo.add(steps.close)
@@ -242,15 +272,11 @@ class CKA:
                     if bar is not None:
                         bar.update(state.done - bar.n)
                     _call_back(callback, state)
+                    if ranks is not None:
+                        ranks.check()
             except StopIteration:
                 pass
-        if isinstance(state, RunState) and is_distributed():
-            merge_ranks(state)
-        state.finish()
-        self.result = state.result()
-        for note in state.notes:
-            warnings.warn(note, stacklevel=3)  # past the check of keywords
-        return self.result
+        return state
 
     def _keep(self, state: RunView) -> None:
         """Keep the result of the batches so far, if there are any."""
@@ -286,6 +312,7 @@ class CKA:
         layers1: list[str] | None = None,
         layers2: list[str] | None = None,
         paused: PausedRun | None = None,
+        ranks: Ranks | None = None,
     ) -> Generator[RunView, None, None]:
         """The state of a run before the first batch, then after each batch.
 
@@ -304,11 +331,15 @@ class CKA:
             for spec in self.specs:
                 undo.enter(placed(spec.tree.model, self.device))
             start = None if paused is None else paused.start
-            run = Run(self, loader, loader2, paired, checkpoint, start)
+            models = [spec.tree.model for spec in self.specs]
+            random = RandomStreams(x.device for m in models for x in m.parameters())
+            undo.add(random.give_back)
+            run = Run(self, loader, loader2, paired, random, checkpoint, start)
             undo.add(run.close)
-            undo.add(run.random.give_back)
             run.probe()
             state = run.choose((layers1, layers2), max_batches)
+            if ranks is not None:
+                check_settings(ranks, run.common(state))
             catch_up = catch_up_of(state, paused)
             yield state if catch_up is None else catch_up.view
             undo.add(run.save)
@@ -321,7 +352,7 @@ class CKA:
                 yield state
             yield from _take_batches(run, state, max_batches, stop_when_stable)
             run.note_missing(state)
-            if not is_distributed():  # Else only all ranks together must have batches.
+            if ranks is None:  # Else only all ranks together must have batches.
                 state.finish()
 
 

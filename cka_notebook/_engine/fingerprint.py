@@ -97,7 +97,9 @@ def of_model(model: nn.Module) -> str:
         kind = type(module)
         extra = module.extra_repr()
         reader.note(f"{name}:{kind.__module__}.{kind.__qualname__}({extra})")
-    present = (x for x in tensors(list(model.state_dict().values())) if not x.is_meta)
+    every = tensors(list(model.state_dict().values()))
+    # Of a `DTensor` each rank of a group has a part.
+    present = (x for x in every if not (x.is_meta or hasattr(x, "device_mesh")))
     bits = of_tensors(chain(present, offloaded(model)))
     return f"{bits}{reader.finish().values % 2**64:016x}"
 

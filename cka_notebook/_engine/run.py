@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import torch
 
-from cka_notebook._capture.rewinding import seeded
+from cka_notebook._capture.streams import RandomStreams, seeded
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, shape_of
 from cka_notebook._inputs.loaders import (
     batches,
+    drawing_from,
     empty_loader,
     is_empty,
     length,
@@ -27,7 +28,7 @@ from cka_notebook._inputs.usage import Usage
 from cka_notebook._results.atomic import PathLike
 from cka_notebook._undo import Undo
 
-from .borrowed import RandomStreams, torch_settings
+from .borrowed import torch_settings
 from .checkpoint import Checkpoint, Whole
 from .estimate import Estimate
 from .facts import run_notes, run_provenance, shared_note, short_note, used_note
@@ -39,6 +40,10 @@ from .tokens import left_out_of
 
 TRIED = 16
 """Batches among which the probe looks for one that is large enough."""
+
+
+MAY_DIFFER = "loader", "device"
+"""What ranks need not have in common."""
 
 
 class Plan(Protocol):
@@ -59,6 +64,7 @@ class Run:
         loader: Batches.
         loader2: Batches for model 2, or None.
         paired: Whether both loaders yield the same examples.
+        random: The random streams of the run.
         checkpoint: File for the running sums, or None.
         start: Random streams to start from, instead of the global ones.
 
@@ -72,6 +78,7 @@ class Run:
         loader: Iterable[Any],
         loader2: Iterable[Any] | None,
         paired: bool,
+        random: RandomStreams,
         checkpoint: PathLike | None,
         start: dict[str, torch.Tensor] | None = None,
     ) -> None:
@@ -82,7 +89,7 @@ class Run:
         self.models = list(dict.fromkeys(side.model for side in self.sides))
         self.buffer, self.widest = GramBuffer(0), 0
         self.settings: dict[str, Any] = {}
-        self.random = RandomStreams([model.device for model in self.models])
+        self.random = random
         self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
         if self.checkpoint is not None:
             self.checkpoint.begin(self.random)
@@ -106,8 +113,8 @@ class Run:
 
     def _probe(self) -> None:
         loader, *other = self.loaders
-        loader2 = self.usage.of(other[0]) if other else None
-        self.batches = batches(self.usage.of(loader), loader2, self.paired)
+        loader2 = self._own(other[0]) if other else None
+        self.batches = batches(self._own(loader), loader2, self.paired)
         calls = self._first_calls()
         self.examples = calls[0].examples
         for model, call in zip(self.models, calls, strict=True):
@@ -304,6 +311,12 @@ class Run:
         """Whether there is no example in it."""
         return all(map(is_empty, batch[: len(self.loaders)]))
 
+    def _own(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """The loader; beside others who draw, one with the run's own generator."""
+        if self.random.is_shared:
+            loader = drawing_from(loader, self.random.generator)
+        return self.usage.of(loader)
+
     def _next(self) -> tuple[Any, Any] | None:
         """The next batch, or None at the end."""
         batch = next(self.batches, None)
@@ -347,7 +360,7 @@ class Run:
         So a run that resumes need not run the models on the batches already done: the
         loader draws for each batch what it drew before, and the models do too.
         """
-        if not any(model.draws for model in self.models):
+        if self.random.is_shared or not any(model.draws for model in self.models):
             return self._grams(calls)
         seed = zlib.crc32(self.start["torch0"].numpy().tobytes()) + (number << 32)
         undo = Undo()
@@ -377,6 +390,11 @@ class Run:
         loading = self.loading_seconds if alone else 0.0
         passes = [model.timing for model in self.models]
         return memory.with_time(state.total, loading, passes)
+
+    def common(self, state: RunState) -> dict[str, Any]:
+        """What all ranks must have in common: nothing but the batches may differ."""
+        settings = self._settings(state)
+        return {key: settings[key] for key in settings if key not in MAY_DIFFER}
 
     def _settings(self, state: RunState) -> dict[str, Any]:
         """What a run that continues a checkpoint must have in common with it."""

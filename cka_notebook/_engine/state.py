@@ -422,14 +422,26 @@ class RunState:
                 f"increase batch_size.{MANY_SIZES if self.sizes_vary else ''}"
             )
             raise ValueError(msg)
-        notes = [skip_note(self.skipped)] if self.skipped else []
+        skipped = [skip_note(self.skipped)] if self.skipped else []
+        self.notes = [*self.notes, *skipped, *self._local_notes()]
+        self._finished = True
+
+    def local_notes(self) -> list[str]:
+        """The notes so far, and those on the batches of this process.
+
+        `finish` then adds only what is known of all processes.
+        """
+        self.notes = [*self.notes, *self._local_notes()]
+        self.scatters, self.last_notes = [], []
+        return self.notes
+
+    def _local_notes(self) -> list[str]:
         not_random = note_on(self.scatters)
+        notes: list[str] = []
         if not_random is not None:
             notes.append(Note(not_random, grave=True))
         found = [make() for make in self.last_notes]
         undefined = self.undefined1, self.undefined2
         for axis, reasons in zip(self.axes, undefined, strict=True):
             found.append(unchecked_note(axis.name, axis.unchecked, reasons))
-        notes += dict.fromkeys(note for note in found if note is not None)
-        self.notes = [*self.notes, *notes]
-        self._finished = True
+        return [*notes, *dict.fromkeys(note for note in found if note is not None)]

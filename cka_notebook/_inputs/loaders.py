@@ -1,15 +1,19 @@
 """From loaders to pairs of batches, each loader iterated once."""
 
+import copy
 import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import (
+    DataLoader,
     Dataset,
     RandomSampler,
+    Sampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
@@ -134,6 +138,52 @@ def _ended_early(argument: str, number: int) -> ValueError:
         f"Expected paired loaders of equal length, but `{argument}` ended after "
         f"{number} batches. Pass paired=False if they hold different examples."
     )
+
+
+def drawing_from(loader: Iterable[Any], generator: torch.Generator) -> Iterable[Any]:
+    """A loader whose order and workers draw from this generator.
+
+    The user's loader is left alone: this is a copy, with the same data set. It gives
+    the batches that the loader would give if the global stream were where the generator
+    is. What has a generator already keeps it, and so does any other kind of loader.
+    """
+    if not isinstance(loader, DataLoader):
+        return loader
+    own: Any = object.__new__(type(loader))  # ``__init__`` may want anything.
+    own.__dict__.update(loader.__dict__, _iterator=None)
+    if loader.generator is None:
+        own.generator = generator
+    batch_sampler: Any = loader.batch_sampler
+    if "sampler" in getattr(batch_sampler, "__dict__", {}):
+        own.__dict__["batch_sampler"] = copy.copy(batch_sampler)
+        own.batch_sampler.sampler = _drawing(batch_sampler.sampler, generator)
+    own.__dict__["sampler"] = _drawing(loader.sampler, generator)
+    return own  # type: ignore[no-any-return]
+
+
+def _drawing(sampler: Any, generator: torch.Generator) -> Any:
+    is_free = getattr(sampler, "generator", generator) is None
+    return _Drawing(sampler, generator) if is_free else sampler
+
+
+class _Drawing(Sampler[Any]):
+    """A sampler that draws from a generator instead of the global stream."""
+
+    def __init__(self, sampler: Sampler[Any], generator: torch.Generator) -> None:
+        self._sampler = sampler
+        self._generator = generator
+
+    def __len__(self) -> int:
+        return len(self._sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        sampler: Any = copy.copy(self._sampler)
+        sampler.generator = self._generator
+        if isinstance(sampler, RandomSampler):  # It takes only a seed from the stream.
+            seed = torch.empty((), dtype=torch.int64, device="cpu")
+            seed.random_(generator=self._generator)
+            sampler.generator = torch.Generator("cpu").manual_seed(int(seed))
+        yield from sampler
 
 
 def loader_facts(loader: Iterable[Any]) -> dict[str, Any]:

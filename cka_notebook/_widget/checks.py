@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cka_notebook._engine.borrowed import lent
+from cka_notebook._capture.streams import lent
 from cka_notebook._engine.estimate import about
 from cka_notebook._messages import counted, error_text
 

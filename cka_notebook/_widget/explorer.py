@@ -84,7 +84,8 @@ class CKAExplorer(anywidget.AnyWidget):
             to the names of the caller's variables. The callback is called in the thread
             of the run. StopIteration ends the run; the first other exception is shown,
             and the run continues. A checkpoint keeps the layers of the run that wrote
-            it: later runs of others leave it as it is.
+            it: later runs of others leave it as it is. For
+            random numbers see `CKA.compare` on other threads.
 
     Raises:
         TypeError: If an option is unknown or of the wrong kind.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from cka_notebook._engine.borrowed import lent
+from cka_notebook._capture.streams import idle, lent
 from cka_notebook._undo import Undo
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ class Worker:
                 self._changed.notify_all()
         if is_paused:
             self._watcher.pauses(self, state)
-            with lent(), self._changed:
+            with idle(), self._changed:
                 self._wait_for(lambda: self.phase is not Phase.PAUSED)
         self._since = time.monotonic()
         if is_paused and not self._is_epoch_over:

@@ -12,7 +12,8 @@ from support.reference import assert_right, compare
 from torch import nn
 
 from cka_notebook._capture.hooks import Hook
-from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound, seeded
+from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound
+from cka_notebook._capture.streams import seeded
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 

@@ -84,9 +84,9 @@ def computed(monkeypatch):
     """Layers that a batch was run for from here on, batch by batch."""
     seen, step = [], Run.step
 
-    def noting(self, running):
+    def noting(self, running, **options):
         seen.append((len(running.layers1), len(running.layers2)))
-        return step(self, running)
+        return step(self, running, **options)
 
     monkeypatch.setattr(Run, "step", noting)
     return seen
@@ -170,9 +170,13 @@ def test_the_page_is_told_while_layers_catch_up(make):
 class Noting(DataLoader):
     """Records the batches it yields, pass by pass."""
 
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.passes = []  # A run in a thread may iterate over a copy of the loader.
+
     def __iter__(self):
         seen = []
-        self.__dict__.setdefault("passes", []).append(seen)
+        self.passes.append(seen)
         for (batch,) in super().__iter__():
             seen.append(batch)
             yield batch

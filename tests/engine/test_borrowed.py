@@ -1,22 +1,18 @@
 """What is borrowed from the user comes back."""
 
 import gc
-import random
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from support import zoo
 from support.reference import compare, differences, snapshot
 from torch import nn
 
-from cka_notebook import CKA, CKAExplorer
+from cka_notebook._capture.streams import RandomStreams, lent
 from cka_notebook._engine.borrowed import (
-    RandomStreams,
     eager,
-    lent,
     placed,
     torch_settings,
     without_nested_tensors,
@@ -25,94 +21,6 @@ from cka_notebook._grams import precision
 from cka_notebook._grams.precision import exact
 
 CPU = torch.device("cpu")
-
-
-def draws():
-    return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
-
-
-def reset():
-    torch.manual_seed(3)
-    np.random.seed(3)  # noqa: NPY002 the global stream is what is at stake
-    random.seed(3)
-
-
-def test_a_run_draws_from_its_own_streams_and_leaves_the_global_ones():
-    reset()
-    expected = [draws() for _ in range(2)]
-    reset()
-    own = RandomStreams([CPU])
-    first = draws()
-    with own:
-        inside = draws()
-    second = draws()
-    assert [first, second] == expected
-    # It starts where the global streams were.
-    assert inside == expected[0]
-
-
-def test_a_runs_own_streams_continue_where_they_were():
-    reset()
-    expected = [draws() for _ in range(3)]
-    reset()
-    own = RandomStreams([CPU])
-    inside = []
-    for _ in range(3):
-        with own:
-            inside.append(draws())
-    assert inside == expected
-
-
-def test_nested_use_does_not_swap_back_early():
-    reset()
-    own = RandomStreams([CPU])
-    outside = torch.get_rng_state()
-    with own:
-        with own:
-            draws()
-        draws()
-    assert torch.equal(torch.get_rng_state(), outside)
-
-
-def test_lent_restores_the_users_streams_and_then_the_runs_own():
-    reset()
-    expected = [draws() for _ in range(2)]
-    reset()
-    own = RandomStreams([CPU])
-    with own:
-        inside = [draws()]
-        with lent(), lent():
-            outside = draws()
-            with RandomStreams([CPU]), lent():
-                draws()
-        inside.append(draws())
-    assert inside == expected
-    assert outside == expected[0]
-    with lent():
-        assert draws() != expected[1]
-
-
-def test_streams_that_are_saved_or_loaded_inside_are_those_in_place():
-    reset()
-    own = RandomStreams([CPU])
-    with own:
-        draws()
-        saved = own.save()
-        following = draws()
-        own.load(saved)
-        assert draws() == following
-
-
-def test_the_global_streams_come_back_after_an_exception():
-    own, before = RandomStreams([CPU]), torch.get_rng_state()
-
-    def interrupted():
-        draws()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), own:
-        interrupted()
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_model_is_not_touched_where_it_stays():
@@ -225,43 +133,6 @@ def test_the_compiler_is_as_before_when_the_last_of_two_overlapping_runs_ends():
     second.__exit__(None, None, None)
     part(torch.randn(2, 10))
     assert calls
-
-
-class Noisy(nn.Module):
-    """Draws a random number in every forward pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Linear(10, 4)
-
-    def forward(self, x):
-        return self.body(x + torch.rand(1))
-
-
-def by_compare(model, batches, callback):
-    CKA(model, model1_layers="all").compare(batches, callback=callback, progress=False)
-
-
-def by_explorer(model, batches, callback, **options):
-    explorer = CKAExplorer(model, model, batches, autostart=False, callback=callback)
-    explorer.run(**options)
-    explorer.wait()
-    explorer.close()
-
-
-def by_blocked_explorer(model, batches, callback):
-    by_explorer(model, batches, callback, block=True)
-
-
-@pytest.mark.parametrize("run", [by_compare, by_explorer, by_blocked_explorer])
-def test_a_callback_draws_from_the_users_streams(run):
-    model, batches = Noisy(), zoo.batches_of(5)
-    reset()
-    expected = [draws() for _ in range(6)]
-    found = []
-    reset()
-    run(model, batches, lambda *_: found.append(draws()))
-    assert [*found, draws()] == expected
 
 
 def encoder():

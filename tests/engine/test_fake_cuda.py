@@ -11,8 +11,8 @@ from support.fake_cuda import CUDA, fake_cuda
 from torch import nn
 
 from cka_notebook import CKA
+from cka_notebook._capture.streams import RandomStreams
 from cka_notebook._engine.added_layers import PausedRun
-from cka_notebook._engine.borrowed import RandomStreams
 from cka_notebook._grams.readback import Readback
 
 LAUNCHES = 3

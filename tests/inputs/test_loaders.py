@@ -19,6 +19,7 @@ from cka_notebook import CKA, CKAResult
 from cka_notebook._inputs.loaders import (
     batches,
     check_loaders,
+    drawing_from,
     length,
     loader_facts,
     shuffles,
@@ -234,3 +235,60 @@ def test_errors_of_a_loader_name_it_and_tell_what_helps(make, words):
 def test_a_data_set_is_no_loader():
     with pytest.raises(TypeError, match=r"Examples. Pass DataLoader\(dataset, batch"):
         check_loaders(Examples(broken), None, paired=True, max_batches=None)
+
+
+SHUFFLED = {
+    "shuffle": {"shuffle": True},
+    "subset": {"sampler": SubsetRandomSampler(range(15))},
+    "weighted": {"sampler": WeightedRandomSampler(torch.ones(20), 12)},
+    "replacement": {"sampler": RandomSampler(DATA, replacement=True, num_samples=33)},
+    "batch sampler": {"batch_sampler": BatchSampler(RandomSampler(DATA), 3, False)},
+    "unbatched": {"shuffle": True, "batch_size": None},
+    "workers": {"shuffle": True, "num_workers": 2, "persistent_workers": True},
+}
+
+
+def taken(loader):
+    return [batch[0].flatten().tolist() for batch in loader]
+
+
+@pytest.mark.parametrize("kind", SHUFFLED)
+def test_a_loader_that_draws_from_a_generator_gives_what_it_gives_by_itself(kind):
+    loader = DataLoader(DATA, **SHUFFLED[kind])
+    before, start = dict(vars(loader)), torch.get_rng_state()
+    generator = torch.Generator()
+    generator.set_state(start)
+    found = taken(drawing_from(loader, generator))
+    assert torch.equal(torch.get_rng_state(), start)
+    assert not torch.equal(generator.get_state(), start)
+    assert vars(loader) == before
+    assert found == taken(loader) != sorted(found)
+
+
+def test_a_generator_of_the_users_and_other_loaders_stay_in_use():
+    own, other = (torch.Generator().manual_seed(number) for number in range(2))
+    loader = DataLoader(DATA, 4, shuffle=True, generator=own)
+    assert taken(drawing_from(loader, other)) != taken(loader)
+    assert other.get_state().equal(torch.Generator().manual_seed(1).get_state())
+    given = [1, 2]
+    assert drawing_from(given, other) is given
+
+
+class Counted(DataLoader):
+    """A loader with an ``__init__`` of its own, and a sampler of unknown kind."""
+
+    def __init__(self):
+        super().__init__(DATA, 4, sampler=range(19, -1, -1))
+        self.asked = []
+
+    def __iter__(self):
+        self.asked.append(1)
+        return super().__iter__()
+
+
+def test_a_loader_of_the_users_own_class_is_iterated_by_its_own_code():
+    loader = Counted()
+    found = taken(drawing_from(loader, torch.Generator()))
+    assert loader.asked == [1]
+    assert found == taken(loader)
+    assert len(found) == 5
