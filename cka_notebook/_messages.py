@@ -102,6 +102,17 @@ def first_few(names: Sequence[str]) -> str:
     return f"{listed}, ..." if len(names) > SHOWN else listed
 
 
+def with_article(noun: str) -> str:
+    """A noun, such as the name of a class, with its article.
+
+    Example:
+        >>> with_article("DataLoader"), with_article("int"), with_article("ndarray")
+        ('a DataLoader', 'an int', 'an ndarray')
+    """
+    is_spelled = noun[:2].lower() == "nd"
+    return f"{'an' if noun[:1].lower() in 'aeio' or is_spelled else 'a'} {noun}"
+
+
 def metric_title(metric: str) -> str:
     """Name of a measure in titles and hover texts.
 

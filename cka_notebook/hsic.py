@@ -48,7 +48,8 @@ def gram(x: Tensor, kernel: _Kernel = "linear", *, threshold: float = 0.5) -> Te
         Differentiable, like everything made of it here.
 
     Raises:
-        ValueError: If ``x`` has no feature axis or the kernel is unknown.
+        ValueError: If ``x`` has no feature axis or is complex, or the kernel is
+            unknown.
 
     Example:
         >>> gram(torch.tensor([[0.0], [1.0], [5.0]]))
@@ -129,8 +130,8 @@ def cka(
             f"{x.shape[0]} and {y.shape[0]}. Row i of both must be the same example."
         )
         raise ValueError(msg)
-    K = gram(x.double(), kernel, threshold=threshold)
-    L = gram(y.double(), kernel, threshold=threshold)
+    K = gram(_scaled(x), kernel, threshold=threshold)
+    L = gram(_scaled(y), kernel, threshold=threshold)
     xy, xx, yy = (hsic(a, b, estimator) for a, b in ((K, L), (K, K), (L, L)))
     return xy / (xx * yy).sqrt()
 
@@ -168,7 +169,21 @@ def _as_rows(x: Tensor) -> Tensor:
     if x.ndim == 0:
         msg = "Expected activations of shape (n, ...), got a scalar."
         raise ValueError(msg)
+    if x.is_complex():
+        msg = f"Expected real activations, got {x.dtype}. Pass torch.view_as_real(x)."
+        raise ValueError(msg)
     return x.reshape(len(x), -1)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """Float64 rows in a scale in which products of four of them stay in range.
+
+    No CKA depends on the scale. One of a power of two changes no digit.
+    """
+    rows = _as_rows(x).double()
+    largest = rows.detach().abs().max() if rows.numel() else rows.new_zeros(())
+    scale = torch.exp2(-torch.frexp(largest).exponent.double() / 2)
+    return rows * scale * scale if bool(largest.isfinite()) else rows
 
 
 def _double_center(K: Tensor) -> Tensor:
@@ -190,7 +205,11 @@ def _linear_gram(rows: Tensor) -> Tensor:
 
 
 def _cosine_gram(rows: Tensor) -> Tensor:
-    rows = torch.nn.functional.normalize(rows.to(working_dtype(rows.dtype)), dim=1)
+    rows = rows.to(working_dtype(rows.dtype))
+    if rows.shape[1]:  # the norms of tiny rows would vanish
+        tiny = torch.finfo(rows.dtype).tiny
+        rows = rows / rows.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
+    rows = torch.nn.functional.normalize(rows, dim=1)
     return rows @ rows.T
 
 

@@ -340,3 +340,37 @@ def test_activations_without_features_have_a_gram_matrix_of_zeros(kernel, dtype)
     gram = hsic.gram(torch.zeros(5, 0, dtype=dtype), kernel)
     expected = torch.zeros(5, 5, dtype=torch.float64 if dtype.itemsize == 8 else None)
     assert torch.equal(gram, expected)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-25, 1e25, 1e200, 1e300])
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "cosine"])
+def test_cka_of_any_scale_is_the_same(kernel, scale):
+    x, y = pair()
+    value = hsic.cka(x, y, kernel=kernel)
+    assert float(hsic.cka(x * scale, y, kernel=kernel)) == pytest.approx(float(value))
+    assert float(hsic.cka(y, x * scale, kernel=kernel)) == pytest.approx(float(value))
+
+
+def test_cosines_of_tiny_rows_beside_large_ones_are_right():
+    x, _ = pair()
+    scales = torch.logspace(-30, 5, len(x), dtype=torch.float64)[:, None]
+    for dtype in (torch.float64, torch.float32):
+        found = hsic.gram((x * scales).to(dtype), "cosine")
+        torch.testing.assert_close(found, hsic.gram(x.to(dtype), "cosine"))
+    assert not hsic.gram(torch.zeros(4, 2), "cosine").any()
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf", "cosine"])
+@pytest.mark.parametrize("estimator", ["unbiased", "biased"])
+def test_second_derivatives_are_autograd_s_numerical_ones(kernel, estimator):
+    x, y = (v[:7].requires_grad_() for v in pair(p=3, q=2))
+    assert torch.autograd.gradgradcheck(
+        lambda a, b: hsic.cka(a, b, estimator, kernel), (x, y)
+    )
+
+
+def test_complex_activations_are_refused():
+    x = torch.randn(8, 3, dtype=torch.complex64)
+    for function in (hsic.gram, lambda x: hsic.cka(x, x)):
+        with pytest.raises(ValueError, match=r"real .*complex64\. Pass torch.view_as"):
+            function(x)

@@ -1,14 +1,17 @@
 """Every row of the table "What the others get wrong" says right for ours."""
 
 import json
+import math
+import warnings
 
 import pytest
 import torch
 from peers import sites, table
+from peers.case import listened
 from peers.cases import CASES
 from peers.contenders import Answer
 from peers.exact import Exact
-from peers.verdicts import RIGHT, judge
+from peers.verdicts import RIGHT, judge, told
 from peers.worker import verdict
 
 COMMITTED = json.loads(table.FILE.read_text(encoding="utf-8"))
@@ -69,6 +72,48 @@ def test_a_number_for_a_constant_layer_is_wrong_and_nan_is_right(exact):
     assert judge(Answer(["b"], ["c"], nan), exact, "unbiased", ()) == RIGHT
 
 
+def test_a_layer_without_rows_of_examples_has_no_number_or_a_word_on_it(exact):
+    del exact.grams1["b"]
+
+    def verdict(rows, value=math.nan, notes=()):
+        matrix = torch.tensor([[exact.unbiased("a#1", "c")], [value]])[: len(rows)]
+        answer = Answer(rows, ["c"], matrix, list(notes))
+        return judge(answer, exact, "unbiased", (), ("b",))
+
+    assert verdict(["a#1", "b"]) == RIGHT
+    assert verdict(["a#1", "b"], 0.5).detail == "0.50 for rows that are no examples"
+    assert verdict(["a#1"]).detail == "no word on b"
+    assert verdict(["a#1"], notes=["Left out: 'b'."]) == RIGHT
+
+
+def test_a_layer_in_another_order_is_right_as_nan_or_in_order(exact):
+    def verdict(value):
+        rows = ["a#1", "b"]
+        matrix = torch.tensor([[exact.unbiased("a#1", "c")], [value]])
+        return judge(Answer(rows, ["c"], matrix), exact, "unbiased", (), ("b",))
+
+    assert verdict(exact.unbiased("b", "c")) == verdict(math.nan) == RIGHT
+    assert verdict(0.9).kind == "wrong"
+
+
+def test_a_layer_that_is_wanted_may_be_missing_if_a_warning_names_it(exact):
+    matrix = matrix_of(exact, ["a#1"], ["c"])
+    silent = Answer(["a#1"], ["c"], matrix)
+    assert judge(silent, exact, "unbiased", ["x"]).detail == "no row for x"
+    told = Answer(["a#1"], ["c"], matrix, ["Not compared: 'x'."])
+    assert judge(told, exact, "unbiased", ["x"]) == RIGHT
+
+
+def test_a_contender_is_listened_to():
+    def warning(_):
+        warnings.warn("Not compared: 'x'.", stacklevel=1)
+        return Answer([], [], torch.zeros(0, 0))
+
+    answer = listened(warning, CASES["list"].ask())
+    assert told(answer, "x")
+    assert not told(answer, "y")
+
+
 def test_nan_where_there_is_a_number_is_wrong(exact):
     nan = torch.full((1, 1), torch.nan)
     assert judge(Answer(["b"], ["c"], nan), exact, "unbiased", ()).detail == "NaN"
@@ -107,7 +152,7 @@ def test_the_short_table_holds_verdicts_of_the_long_one_and_their_count():
     assert title == f"Right, of all {len(CASES)} cases"
     columns = zip(*long.values(), strict=True)
     assert [int(x) for x in counts] == [column.count("right") for column in columns]
-    assert len(short) == 6
+    assert list(short) == [CASES[key].title for key in table.SHORT]
     for title, verdicts in short.items():
         full = long[title]
         assert verdicts == ["crash" if x.startswith("crash") else x for x in full]

@@ -22,7 +22,7 @@ from cka_notebook._undo import unhook
 
 from .fast_path import FastPath
 from .hooks import Uncopied
-from .outputs import as_rows, batch_first, tensor_of
+from .outputs import as_rows, batch_first, named_entry, tensor_of
 from .shuffling import Scatter, watched
 
 Features = Callable[[Tensor], Tensor]
@@ -133,7 +133,8 @@ class Capture(Uncopied):
 
     def _inspect(self, row: int, layer: Layer, output: Any) -> None:
         """Find the tensor to compare, and its Gram matrix."""
-        tensor = tensor_of(output, layer.output.path)
+        find = named_entry if layer.is_entry else tensor_of
+        tensor = find(output, layer.output.path)
         if isinstance(tensor, Reason):
             self._problems[row] = tensor
             return

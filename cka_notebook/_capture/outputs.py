@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from cka_notebook._messages import Reason
-from cka_notebook._models.nodes import Output, Path
+from cka_notebook._models.nodes import Output, Path, entry_key
 
 OUTPUT_KEYS = ("last_hidden_state", "logits")
 """Keys of Hugging Face outputs that hold what the next layer receives."""
@@ -50,6 +50,14 @@ def entries(output: Any, path: Path = (), depth: int = 0) -> Iterator[tuple[Path
         return
     for key, item in islice(items, MAX_ENTRIES):
         yield from entries(item, (*path, key), depth + 1)
+
+
+def named_entry(output: Any, path: Path) -> Tensor | Reason:
+    """The tensor that the user has named, or why there is none; never another one."""
+    if _has_entry(output, path):
+        return usable(entry(output, path))
+    key = entry_key(path)
+    return Reason(f"no entry {key!r} in the output", "no_tensor")
 
 
 def entry(output: Any, path: Path) -> Any:

@@ -118,25 +118,27 @@ def _output(
 ) -> Output:
     """The output of one call: its most likely tensor whose rows are the examples."""
     few = {entry.path: entry for entry in other.entries} if other is not None else None
-    constant: Output | None = None
-    problems: list[Output] = []
-    for entry in sorted(found.entries, key=lambda entry: entry.rank):
+    outputs = []
+    for entry in found.entries:
         fewer = None if few is None else few.get(entry.path, Entry(()))
         output = _judged(module, call, entry, fewer, passes)
-        output = _with_facts(output, entry, found)
+        outputs.append(_with_facts(output, entry, found))
+    output = _most_likely(found.entries, outputs)
+    named = tuple(outputs) if any(entry.path for entry in found.entries) else ()
+    return replace(output, entries=named)
+
+
+def _most_likely(entries: list[Entry], outputs: list[Output]) -> Output:
+    """The tensor that counts as the output, unless the user names another one."""
+    constant: Output | None = None
+    pairs = zip(entries, outputs, strict=True)
+    for entry, output in sorted(pairs, key=lambda pair: pair[0].rank):
         if output.reason is not None and not _is_of_rows(output.reason):
-            problems.append(output)
-        elif output.reason is not None or _varies(entry):
+            continue
+        if output.reason is not None or _varies(entry):
             return output
-        else:
-            constant = constant or output
-    return constant or _first(problems, found)
-
-
-def _first(problems: list[Output], found: Call) -> Output:
-    """The problem of the tensor that comes first in the output."""
-    paths = [entry.path for entry in found.entries]
-    return min(problems, key=lambda output: paths.index(output.path))
+        constant = constant or output
+    return constant or outputs[0]
 
 
 def _judged(

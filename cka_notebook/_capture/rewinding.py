@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from cka_notebook._undo import Undo, undoing
 
+from .hooks import can_be_hooked
+
 MAX_BYTES = 256 << 20
 """Buffers up to this size, all together, are copied. More hold weights or caches."""
 
@@ -51,8 +53,9 @@ def seeded(undo: Undo, seed: int, devices: Iterable[torch.device]) -> None:
 class Rewinder:
     """What a model and the random streams were, to be restored after each pass.
 
-    Buffers, plain attributes of modules and the containers in them are restored, not
-    parameters, and nothing outside of the model.
+    Buffers, plain attributes of modules and the containers in them are restored, and
+    hooks that the model has given itself, but no parameters, and nothing outside of the
+    model.
 
     Args:
         model: The model.
@@ -64,6 +67,7 @@ class Rewinder:
         self._contents: list[_Contents] = []
         self._tensors: list[_Copy] = []
         self._room = MAX_BYTES
+        self._hooks = [(hooks, set(hooks)) for hooks in _hooks_of(model)]
         seen: set[int] = set()
         for name, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule) or _is_of_torch(module):
@@ -91,10 +95,22 @@ class Rewinder:
             torch.cuda.set_rng_state(state, device)
         if only_random:
             return
-        for contents in self._contents:
-            contents.restore()
+        restored = [contents.restore() for contents in self._contents]
+        if any(restored):
+            self._remove_hooks()
         for tensor in self._tensors:
             tensor.restore()
+
+    def _remove_hooks(self) -> None:
+        """Remove the hooks of a model that was made to forget that it has them.
+
+        Transformers' models install some in their first pass, and keep a flag. Hooks
+        of runs in other threads stay.
+        """
+        for hooks, known in self._hooks:
+            for key in set(hooks) - known:
+                if not _is_ours(hooks.get(key)):
+                    hooks.pop(key, None)
 
     def _streams(self) -> list[Any]:
         cuda = [torch.cuda.get_rng_state(device) for device in self._devices]
@@ -141,10 +157,10 @@ class _Contents(NamedTuple):
             if key not in now or key not in self.held or now[key] is not self.held[key]:
                 yield f"{self.name}.{key}".replace("_buffers.", "").lstrip(".")
 
-    def restore(self) -> None:
-        """Let it hold the same as before."""
+    def restore(self) -> bool:
+        """Let it hold the same as before; whether it did not."""
         if not any(True for _ in self.changed()):
-            return
+            return False
         owner, held = self.owner, self.held
         if isinstance(owner, nn.Module):
             for key in set(_own(owner)) - set(held):
@@ -155,6 +171,7 @@ class _Contents(NamedTuple):
         else:
             owner.clear()
             owner.update(held)
+        return True
 
 
 class _Copy:
@@ -176,6 +193,20 @@ class _Copy:
             with torch.no_grad():
                 self._tensor.detach().copy_(self._held)
             self._version = self._tensor._version  # noqa: SLF001 as above
+
+
+def _hooks_of(model: nn.Module) -> Iterator[dict[int, Any]]:
+    """The forward hooks of all modules, by number."""
+    for module in model.modules():
+        if can_be_hooked(module):
+            yield module._forward_hooks  # noqa: SLF001 torch does not list hooks
+            yield module._forward_pre_hooks  # noqa: SLF001 as above
+
+
+def _is_ours(hook: Any) -> bool:
+    """Whether a hook belongs to a run."""
+    package, _, _ = __name__.partition(".")
+    return str(getattr(hook, "__module__", "")).startswith(f"{package}.")
 
 
 def _own(module: nn.Module) -> dict[str, Any]:

@@ -224,3 +224,12 @@ class Checkpoint:
             f"Expected checkpoint {str(self._path)!r} to belong to this comparison, "
             f"but its {key} is {before}, and this one has {now}. {WAY_OUT}"
         )
+
+
+def layers_of(path: atomic.PathLike) -> tuple[list[str], list[str]] | None:
+    """The layers of both models in a checkpoint; None if there is none."""
+    if not Path(path).exists():
+        return None
+    facts = files.read(path, FORMAT, saved_run.check, saved_run.check_values)[1]
+    settings = facts["settings"]
+    return settings["layers1"], settings["layers2"]

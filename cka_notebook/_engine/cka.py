@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from cka_notebook import metrics
 from cka_notebook._inputs.calls import Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
 from cka_notebook._inputs.pooling import Pooling, Pools
-from cka_notebook._inputs.remedies import check_device
+from cka_notebook._inputs.remedies import check_device, known_device
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.offloading import is_dispatched
@@ -23,8 +22,19 @@ from cka_notebook._undo import Undo
 
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import lent, placed
+from .checks import (
+    as_list,
+    check_autocast,
+    check_callback,
+    check_metric,
+    check_model,
+    check_names,
+    check_no_loader,
+    check_tolerance,
+    pair,
+)
 from .distributed import is_distributed, merge_ranks
-from .keywords import OTHER_METHODS, explains_keywords
+from .keywords import explains_keywords, other_method
 from .modes import LEASE, held
 from .run import Run
 from .side import ModelSpec
@@ -50,6 +60,10 @@ class CKA:
             classes; or a predicate ``(name, module) -> bool``. In a glob ``*`` is any
             text, dots too, and ``?`` any character, as in `fnmatch`: ``"layer?.*"`` is
             all that is in the stages of a ResNet, ``"*.attn"`` attention at any depth.
+            ``"layer:entry"`` is one tensor of what a layer returns:
+            ``"encoder:sentence_embedding"`` by its key or field, ``"rnn:1.0"`` for
+            ``output[1][0]``. Only exact names and globs choose entries, and a module
+            of the same name comes first.
         model2_layers: The same for model 2.
         device: Where to run; None leaves the models where they are. Models with a
             device map or offloading stay there in any case.
@@ -96,11 +110,15 @@ class CKA:
         examples: ExampleCounts = None,
         autocast: torch.dtype | None = None,
     ) -> None:
-        _check_names(model1_name, model2_name)
+        check_names(model1_name, model2_name)
+        check_no_loader(
+            model1_layers=model1_layers, model2_layers=model2_layers, device=device
+        )
         other = model1 if model2 is None else model2
-        _check_model(model1, "model1")
-        _check_model(other, "model2")
-        _check_metric(metric)
+        check_model(model1, "model1")
+        check_model(other, "model2")
+        check_metric(metric)
+        model1_layers, model2_layers = as_list(model1_layers), as_list(model2_layers)
         tree1 = LayerTree(model1, "model1_layers")
         tree2 = LayerTree(other, "model2_layers")
         self.same = tree2.model is tree1.model
@@ -111,16 +129,16 @@ class CKA:
         )
         tree1.check(model1_layers)
         tree2.check(model2_layers)
-        self.device = None if device is None else torch.device(device)
+        self.device = known_device(device)
         models = tree1.model, tree2.model
         if self.device is not None and not all(map(is_dispatched, models)):
             check_device(self.device)
         self.metric = metric
         self.pool = pool
         Pooling(pool)
-        forward1, forward2 = _pair("forward", "(model, batch)", forward)
-        examples1, examples2 = _pair("examples", "a batch", examples)
-        _check_autocast(autocast)
+        forward1, forward2 = pair("forward", "(model, batch)", 2, forward)
+        examples1, examples2 = pair("examples", "a batch", 1, examples)
+        check_autocast(autocast)
         self.autocast = autocast
         self.specs = (
             ModelSpec(tree1, self.name1, model1_layers, forward1, examples1),
@@ -241,8 +259,8 @@ class CKA:
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError; for names of other tools, with what there is here."""
-        hint = f" {OTHER_METHODS[name]}" if name in OTHER_METHODS else ""
-        msg = f"{type(self).__name__!r} object has no attribute {name!r}.{hint}"
+        kind, hint = type(self).__name__, other_method(name)
+        msg = f"{kind!r} object has no attribute {name!r}.{hint}"
         raise AttributeError(msg, name=name, obj=self)
 
     def export(self) -> dict[str, Any]:
@@ -344,81 +362,6 @@ def _call_back(callback: Callback | None, state: RunView) -> None:
     if callback is not None:
         with lent():
             callback(state.done, state.total, state.matrix())
-
-
-def check_tolerance(stop_when_stable: float | None) -> None:
-    """Raise ValueError if this is not a standard error at which a run can stop."""
-    if stop_when_stable is not None and not stop_when_stable > 0:
-        msg = (
-            "Expected `stop_when_stable` to be a standard error above 0, got "
-            f"{stop_when_stable!r}."
-        )
-        raise ValueError(msg)
-
-
-def check_callback(callback: object) -> None:
-    """Raise TypeError if this cannot be called after a batch."""
-    if callback is not None and not callable(callback):
-        msg = (
-            "Expected `callback` to be a function of (batch, total, matrix), or None, "
-            f"got {callback!r}."
-        )
-        raise TypeError(msg)
-
-
-def _check_model(model: object, argument: str) -> None:
-    if not isinstance(model, nn.Module):
-        msg = (
-            f"Expected `{argument}` to be a torch.nn.Module, got "
-            f"{type(model).__name__}."
-        )
-        raise TypeError(msg)
-    if isinstance(model, torch.jit.ScriptModule):
-        msg = (
-            f"Expected `{argument}` to be a Python module, got a compiled "
-            f"{type(model).__name__}, whose layers cannot be inspected. Pass the "
-            "original model, before scripting or tracing."
-        )
-        raise TypeError(msg)
-
-
-def _check_names(*names: object) -> None:
-    """Raise TypeError for names of models that are none, such as a loader."""
-    for number, name in enumerate(names, 1):
-        if name is not None and not isinstance(name, str):
-            msg = (
-                f"Expected `model{number}_name` to be a string, got a "
-                f"{type(name).__name__}. Batches go to compare: "
-                "CKA(model1, model2).compare(loader)."
-            )
-            raise TypeError(msg)
-
-
-def _check_metric(metric: object) -> None:
-    if metric not in metrics.names():
-        msg = f"Expected `metric` to be one of {metrics.names()}, got {metric!r}."
-        raise ValueError(msg)
-
-
-def _pair(argument: str, takes: str, given: Any) -> tuple[Any, Any]:
-    """One function for each model, or None."""
-    pair = given if isinstance(given, tuple) else (given, given)
-    if len(pair) != 2 or not all(f is None or callable(f) for f in pair):
-        msg = (
-            f"Expected `{argument}` to be a function of {takes} or a pair of such "
-            f"functions, got {given!r}."
-        )
-        raise TypeError(msg)
-    return pair[0], pair[1]
-
-
-def _check_autocast(autocast: object) -> None:
-    if autocast is not None and not isinstance(autocast, torch.dtype):
-        msg = (
-            "Expected `autocast` to be a dtype such as torch.bfloat16, or None, got "
-            f"{autocast!r}."
-        )
-        raise TypeError(msg)
 
 
 def _titles(

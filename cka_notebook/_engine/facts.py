@@ -24,6 +24,8 @@ NO_VARIANCE = Reason(
 )
 """In both cases U-centering makes the Gram matrix zero."""
 
+TOO_LARGE = Reason("its HSIC exceeds float64", "not_finite")
+
 UNRELATED = Note(
     "The two loaders yield different examples (paired=False), so CKA compares "
     "unrelated rows and says nothing about the data. To compare data sets, compute "

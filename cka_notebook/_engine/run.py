@@ -303,15 +303,7 @@ class Run:
 
     def _next(self) -> tuple[Any, Any] | None:
         """The next batch, or None at the end."""
-        try:
-            batch = next(self.batches, None)
-        except RuntimeError as error:
-            if "stack expects each tensor to be equal size" in str(error):
-                error.add_note(
-                    "The loader cannot make one tensor of examples of different "
-                    "sizes. Resize or pad them, or pass it a collate_fn."
-                )
-            raise
+        batch = next(self.batches, None)
         self._taken_all = batch is None
         return batch
 

@@ -25,7 +25,7 @@ from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
-from cka_notebook._messages import is_out_of_memory
+from cka_notebook._messages import error_text, is_out_of_memory
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
@@ -141,6 +141,8 @@ class LiveModel:
                 self.caller.grouped = False
                 grouped = probe(self.tree, run, call.examples)
             probed = grouped
+        if not self.tree.calls:
+            raise self._never_called()
         changed = _changed_buffers(self.tree.model, versions)
         self.changed = list(dict.fromkeys([*changed, *probed.state]))
         self.by_size = probed.by_size
@@ -230,11 +232,23 @@ class LiveModel:
                     self._add_notes(error, call)
                 raise
 
+    def _never_called(self) -> ValueError:
+        return ValueError(
+            f"Expected `forward` to call {self.caller.label}, but it called no part of "
+            "it. It gets the model to call as its first argument: "
+            "forward=lambda model, batch: model(batch)."
+        )
+
     def _add_notes(self, error: Exception, call: Call) -> None:
+        is_of_pool = "`pool`" in error_text(error)
         inputs = [describe(value) for value in call.args]
         inputs += [f"{key}={describe(value)}" for key, value in call.kwargs.items()]
-        error.add_note(f"Inputs of {self.caller.label}: {', '.join(inputs)}.")
-        for remedy in self.caller.remedies(error, call):
+        given = f"{self.caller.label}: {', '.join(inputs)}."
+        if self.caller.forward is not None:
+            error.add_note(f"`forward` was called with {given}")
+        else:
+            error.add_note(f"Inputs of {given}")
+        for remedy in () if is_of_pool else self.caller.remedies(error, call):
             error.add_note(remedy)
 
     def _timed(self, call: Call) -> int:

@@ -20,6 +20,7 @@ from cka_notebook._results.result import CKAResult
 
 from .facts import (
     NO_VARIANCE,
+    TOO_LARGE,
     no_output,
     not_finite,
     skip_note,
@@ -151,6 +152,8 @@ class Axis:
                 reasons[name] = not_finite(int(bad[row]))
             elif norms[row] == 0:
                 reasons[name] = NO_VARIANCE
+            elif not isfinite(norms[row]):
+                reasons[name] = TOO_LARGE
         return reasons
 
     def bad(self, faults: Faults) -> Tensor:

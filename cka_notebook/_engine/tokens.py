@@ -1,6 +1,8 @@
 """What a run knows about tokens: padding, and tokens that drown all others."""
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from threading import get_ident
 from typing import Any
 
@@ -8,14 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from cka_notebook._capture.hooks import hooked
-from cka_notebook._capture.outputs import tensor_of
+from cka_notebook._capture.observer import MAX_TENSORS
+from cka_notebook._capture.outputs import entries, usable
 from cka_notebook._inputs.masks import MaskReader
 from cka_notebook._inputs.pooling import Pooling, is_of_decoder
 from cka_notebook._inputs.sinks import Sinks, find_sinks, joined
 from cka_notebook._messages import SHOWN, Note, counted, first_few
 from cka_notebook._models.layer_tree import LayerTree
-from cka_notebook._models.nodes import Layer
+from cka_notebook._models.nodes import Layer, Path
 from cka_notebook._undo import Undo
+
+OF_IMAGES = re.compile(r"(vision|visual|image)(_(model|tower|encoder|backbone))?")
+"""Parts of models of texts and images that no mask of a text concerns."""
+
+ATTENTION = (
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,  # its fast path calls no attention
+)
+"""Modules of torch that take masks of padding, as keywords."""
 
 
 class Tokens:
@@ -36,10 +48,12 @@ class Tokens:
 
     def __init__(self, tree: LayerTree, pooling: Pooling, masks: MaskReader) -> None:
         self._tree, self._pooling, self._masks = tree, pooling, masks
-        self._sinks: dict[tuple[nn.Module, int], Sinks] = {}
-        self._watched = 0
+        self._sinks: dict[tuple[nn.Module, int, Path], Sinks] = {}
+        self._watched, self._pads_itself = 0, False
         self._left_out: dict[str, Sinks] = {}
         self._kept: dict[str, Sinks] = {}
+        self._scattered: dict[str, Sinks] = {}
+        self._padded_inside: list[str] = []
         self.padded: list[str] = []
         self.unmasked: list[str] = []
         self.padding: Tensor | None = None
@@ -58,14 +72,23 @@ class Tokens:
         calls: dict[nn.Module, int] = {}
         thread = get_ident()
 
-        def look(module: nn.Module, _: Any, output: Any) -> None:
-            if get_ident() == thread:
-                call = calls[module] = calls.get(module, -1) + 1
-                sinks = self._find(names[module], tensor_of(output), examples)
-                if sinks is not None and sinks.places:
-                    self._sinks[module, call] = sinks
+        def watch(module: nn.Module, _: Any, output: Any) -> None:
+            if get_ident() != thread:
+                return
+            call = calls[module] = calls.get(module, -1) + 1
+            for path, value in islice(entries(output), MAX_TENSORS):
+                sinks = self._find(names[module], usable(value), examples)
+                if sinks is not None and sinks != Sinks():
+                    self._sinks[module, call, path] = sinks
 
-        undo.enter(hooked(self._tree, look))
+        def before(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
+            if get_ident() == thread and isinstance(module, ATTENTION):
+                # Tokens of another text, such as the encoder's, may be padded, too.
+                is_own = len(args) < 2 or args[0] is args[1]
+                padded = is_own and any(map(_is_padding, given.items()))
+                self._pads_itself = self._pads_itself or padded
+
+        undo.enter(hooked(self._tree, watch, before))
 
     def decide(self, layers: Sequence[Layer]) -> None:
         """Which tokens the pooling takes of these layers, after the probe."""
@@ -76,7 +99,11 @@ class Tokens:
             if choice in ("auto", "mean", "cls", "last"):
                 self.padded += [layer.name] if fits else []
                 self.unmasked += [layer.name] if fits is False else []
-            own = self._sinks.get((layer.module, layer.call), Sinks())
+            if self._pads_itself and not callable(choice) and self._is_of_tokens(layer):
+                self._padded_inside.append(layer.name)
+            own = self._sinks_of(layer)
+            if own.elsewhere and fits and choice in ("auto", "mean"):
+                self._scattered[layer.name] = Sinks(ratio=own.elsewhere)
             if choice == "auto" and fits:
                 decoder = is_of_decoder(layer.name)
                 sinks = joined([own, of_model.get(decoder, Sinks())])
@@ -106,7 +133,20 @@ class Tokens:
             notes.append(_left_out_note(model, self._left_out))
         if self._kept:
             notes.append(_kept_note(model, self._kept))
+        if self._scattered:
+            notes.append(_scattered_note(model, self._scattered))
+        if self._padded_inside:
+            notes.append(_inside_note(model, self._padded_inside))
         return notes
+
+    def _sinks_of(self, layer: Layer) -> Sinks:
+        key = layer.module, layer.call, layer.output.path
+        return self._sinks.get(key, Sinks())
+
+    def _is_of_tokens(self, layer: Layer) -> bool:
+        """Whether a layer has tokens, and no mask is known."""
+        is_known = bool(self._pooling.masks or self._masks.unused)
+        return not is_known and len(_example_shape(layer)) == 2
 
     def _find(self, name: str, found: Any, examples: int) -> Sinks | None:
         if not isinstance(found, Tensor) or found.ndim != 3:
@@ -132,9 +172,7 @@ class Tokens:
             return {}
         return {
             decoder: joined(
-                self._sinks.get((x.module, x.call), Sinks())
-                for x in blocks
-                if is_of_decoder(x.name) == decoder
+                self._sinks_of(x) for x in blocks if is_of_decoder(x.name) == decoder
             )
             for decoder in (False, True)
         }
@@ -149,7 +187,21 @@ class Tokens:
             return True
         # Maps of attention have tokens too, images have none.
         has_tokens = len(rest) == 2 or any(x.shape[1] in rest for x in masks)
-        return False if has_tokens else None
+        return False if has_tokens and not _is_of_images(layer.name) else None
+
+
+def _is_padding(given: tuple[str, Any]) -> bool:
+    """Whether this argument is a mask with some padding."""
+    name, mask = given
+    is_mask = name.endswith("key_padding_mask") and isinstance(mask, Tensor)
+    if not is_mask or name.startswith("memory"):
+        return False
+    return bool(mask.any() if mask.dtype is torch.bool else (mask < 0).any())
+
+
+def _is_of_images(name: str) -> bool:
+    """Whether a layer is in the part of a model that sees images alone."""
+    return any(map(OF_IMAGES.fullmatch, name.split(".")))
 
 
 def left_out_of(models: Iterable[Tokens]) -> list[dict[str, list[int]]] | None:
@@ -171,7 +223,9 @@ def _is_drowned(choice: Any, sinks: Sinks, *, has_mask: bool) -> bool:
     """Whether a choice other than leaving out gives mostly these tokens."""
     if choice == "cls":
         return 0 in sinks.places
-    return choice == "mean" or (has_mask and choice not in ("auto", "last"))
+    if choice == "last":
+        return -1 in sinks.places
+    return choice == "mean" or (has_mask and choice != "auto")
 
 
 def _unused_note(model: str, name: str, shape: tuple[int, ...]) -> Note:
@@ -209,17 +263,46 @@ def _kept_note(model: str, layers: dict[str, Sinks]) -> Note:
     )
 
 
+def _scattered_note(model: str, layers: dict[str, Sinks]) -> Note:
+    ratio = joined(layers.values()).ratio
+    return Note(
+        f"{model}: single tokens, at other places in each text, are up to {ratio:.0f} "
+        f"times as long as the others in {_some(list(layers))}, and outweigh them in "
+        "the mean over tokens. Compare other tokens with pool='last', or pass a "
+        "function as `pool`.",
+        grave=True,
+    )
+
+
+def _inside_note(model: str, layers: list[str]) -> Note:
+    return Note(
+        f"{model} makes a mask of padding itself, so padding is in the numbers of "
+        f"{_some(layers)}. To leave it out, yield a mask as 'attention_mask' (1 for "
+        "tokens) in batches that are dicts, or pass a function as `pool`.",
+        grave=True,
+    )
+
+
+def _some(names: list[str]) -> str:
+    return first_few(names) + (f" ({len(names)} layers)" if names[1:] else "")
+
+
 def _long_tokens(layers: dict[str, Sinks]) -> tuple[str, str, str]:
     """Which tokens are too long in which layers, and two verbs that go with it."""
-    every, names = joined(layers.values()), list(layers)
-    if every.places == (0,):
-        subject, *verbs = "the first token is", "outweighs", "it is"
-    elif len(every.places) == 1:
-        subject, *verbs = f"token {every.places[0] + 1} is", "outweighs", "it is"
+    every = joined(layers.values())
+    if len(every.places) == 1:
+        subject, *verbs = f"{_place(*every.places)} is", "outweighs", "it is"
     else:
-        numbers = [str(place + 1) for place in every.places]
+        numbers = [str(x + 1) for x in every.places if x >= 0]
+        numbers += [f"{-x} from the end" for x in every.places if x < 0]
         listed = ", ".join(numbers[:SHOWN]) + (", ..." if numbers[SHOWN:] else "")
         subject, *verbs = f"tokens {listed} are", "outweigh", "they are"
-    where = first_few(names) + (f" ({len(names)} layers)" if names[1:] else "")
     times = f"up to {every.ratio:.0f} times as long as the others"
-    return f"{subject} {times} in {where}", verbs[0], verbs[1]
+    return f"{subject} {times} in {_some(list(layers))}", verbs[0], verbs[1]
+
+
+def _place(place: int) -> str:
+    """One token in words."""
+    ends = {0: "the first token", -1: "the last token"}
+    counted_on = f"token {place + 1}" if place > 0 else f"token {-place} from the end"
+    return ends.get(place, counted_on)

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from cka_notebook._messages import is_out_of_memory
+from cka_notebook._models.nodes import expects_tokens_first
 from cka_notebook._models.offloading import execution_device
 from cka_notebook._undo import Undo, unhook
 
 from .arguments import Signature, inner_model
 from .counting import ExampleCounter, Examples
-from .examples import chosen_examples, input_axis, no_examples
+from .examples import chosen_examples, input_axis, size_of
+from .lines import no_examples
 from .masks import MaskReader
 from .nested import as_mapping, move, private, tensors
 from .remedies import remedies
@@ -68,7 +70,10 @@ class Caller:
         self.axis = input_axis(model)
         self.masks = MaskReader(inner_model(model))
         self._signature = Signature(model, label)
-        self._counter = ExampleCounter(label, self.axis, examples)
+        # Inside of other models, too, these have the examples on the second axis.
+        is_turned = self.axis or any(map(expects_tokens_first, model.modules()))
+        self.axes = (self.axis, 1 - self.axis) if is_turned else (self.axis,)
+        self._counter = ExampleCounter(label, self.axes, examples)
         self.grouped = False
         # Their arguments are not ours: a user's `forward` or a PEFT wrapper calls them.
         self._called_by_others = {inner_model(model)} - {model}
@@ -144,7 +149,7 @@ class Caller:
                 value,
                 rows,
                 examples=call.examples,
-                axis=self.axis,
+                axes=self.axes,
                 grouped=self.grouped,
             )
 
@@ -155,10 +160,14 @@ class Caller:
 
     def remedies(self, error: Exception, call: Call) -> Iterator[str]:
         """Sentences that help with an error of this call."""
-        inputs, is_custom = (call.args, call.kwargs), self.forward is not None
-        if not is_custom:
+        inputs = [*call.args, *call.kwargs.values()]
+        form = None if self.forward is not None else self._signature.form
+        if form is not None:
             yield from self._signature.remedies(call.kwargs)
-        yield from remedies(error, self.model, self.label, inputs, is_custom=is_custom)
+        accepts = self._signature.accepts
+        yield from remedies(
+            error, self.model, self.label, inputs, form, accepts=accepts
+        )
 
     @property
     def note(self) -> str | None:
@@ -183,7 +192,7 @@ class Caller:
     def may_group(self, call: Call) -> bool:
         """Whether an input may have several rows for each example."""
         values = (*call.args, *call.kwargs.values())
-        sizes = [t.shape[self.axis] for t in tensors(values) if t.ndim > self.axis]
+        sizes = [size_of(tensor, self.axis) for tensor in tensors(values)]
         return any(x > call.examples and x % call.examples == 0 for x in sizes)
 
     def _report_masks(self, on_masks: Callable[..., None] | None, undo: Undo) -> None:
@@ -204,7 +213,9 @@ class Caller:
 def shape_of(call: Call) -> tuple[int, ...]:
     """Shape of one example of a call's first input; empty without a tensor."""
     first = next(tensors((call.args, call.kwargs)), None)
-    return tuple(first.shape[1:]) if first is not None else ()
+    if first is None or first.is_nested:
+        return ()
+    return tuple(first.shape[1:])
 
 
 def model_device(model: nn.Module, label: str) -> torch.device:
@@ -225,4 +236,5 @@ def model_device(model: nn.Module, label: str) -> torch.device:
             "model.load_state_dict(...)."
         )
         raise ValueError(msg)
-    return weights[0].device if weights else torch.get_default_device()
+    default = weights[0].device if weights else torch.get_default_device()
+    return torch.device("cpu") if default.type == "meta" else default

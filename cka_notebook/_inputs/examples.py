@@ -12,7 +12,16 @@ from torch.nn.utils.rnn import (
     pad_packed_sequence,
 )
 
-from .nested import as_mapping, attributes, describe, list_length, mapped, tensors
+from .nested import (
+    as_mapping,
+    attributes,
+    list_length,
+    mapped,
+    tensors,
+)
+
+MIN_LIST = 4
+"""Shorter lists are taken for several inputs, rather than for examples."""
 
 
 def input_axis(model: nn.Module) -> int:
@@ -50,7 +59,7 @@ def sizes_of(values: Any, axis: int) -> dict[str, int]:
         >>> sizes_of({"ids": np.zeros((8, 5)), "words": [{"a": 1}] * 8}, 0)
         {'ids': 8, 'words': 8}
     """
-    if is_list_of_images(values):
+    if is_list_of_images(values) or is_list_of_dicts(values):
         return {"the list": len(values)}
     found = dict(_sizes(values, axis, ""))
     # Sizes of 1 are broadcast, such as one time step for all examples.
@@ -75,8 +84,18 @@ def index_sizes(values: Any) -> dict[str, int]:
     return found
 
 
+def list_sizes(values: Any) -> dict[str, int]:
+    """Lengths of lists of tensors, each of which may be an example, such as a bag."""
+    return dict(_list_sizes(values, ""))
+
+
 def chosen_examples(
-    value: Any, rows: Sequence[int], *, examples: int, axis: int, grouped: bool = False
+    value: Any,
+    rows: Sequence[int],
+    *,
+    examples: int,
+    axes: Sequence[int],
+    grouped: bool = False,
 ) -> Any:
     """A nested value with copies of these examples of everything that has all of them.
 
@@ -84,23 +103,35 @@ def chosen_examples(
         value: Tensors, lists, arrays and packed sequences, nested in any way.
         rows: Which examples, in this order.
         examples: How many there are.
-        axis: Batch axis of the tensors.
+        axes: Batch axis of the tensors, and another one for those that do not have it.
         grouped: Whether tensors may have several rows for each example.
+
+    Raises:
+        ValueError: If a list could be one of the examples or one of inputs.
     """
 
     def pick(tensor: Tensor) -> Tensor:
-        each = _rows_each(tensor, examples, axis, grouped)
+        axis, each = _rows_each(tensor, examples, axes, grouped)
         if not each:
             return tensor
+        if tensor.is_nested:
+            items = [tensor.unbind()[row] for row in rows]
+            return torch.nested.as_nested_tensor(items, layout=tensor.layout)
         places = [row * each + i for row in rows for i in range(each)]
-        index = torch.tensor(places, device="cpu")
-        return tensor.index_select(axis, index.to(tensor.device))
+        index = torch.tensor(places, device="cpu").to(tensor.device)
+        picked = tensor.index_select(axis, index)
+        return picked.coalesce() if tensor.layout == torch.sparse_coo else picked
 
     def pick_items(items: Any) -> Any:
         if isinstance(items, PackedSequence):
             return _pick_packed(items, rows, examples)
-        inside = (_rows_each(x, examples, axis, grouped) for x in tensors(items))
-        if len(items) != examples or any(inside):
+        if len(items) != examples:
+            return None
+        found = [_rows_each(x, examples, axes, grouped)[1] for x in tensors(items)]
+        if any(found) and not (is_list_of_dicts(items) or is_ragged(items)):
+            if all(found) and examples > MIN_LIST and _are_alike(items):
+                msg = f"Each of {examples} tensors has {examples} rows."
+                raise ValueError(msg)
             return None
         if isinstance(items, np.ndarray):
             return items[list(rows)]
@@ -109,11 +140,30 @@ def chosen_examples(
     return mapped(value, pick, pick_items)
 
 
-def _rows_each(tensor: Tensor, examples: int, axis: int, grouped: bool) -> int:
-    """Rows of a tensor for each example; 0 where rows are no examples."""
-    size = tensor.shape[axis] if tensor.ndim > axis else 0
-    whole = size == examples or (grouped and size % examples == 0)
-    return size // examples if whole else 0
+def _rows_each(
+    tensor: Tensor, examples: int, axes: Sequence[int], grouped: bool
+) -> tuple[int, int]:
+    """The batch axis of a tensor and its rows for each example, 0 if there are none."""
+    sizes = [size_of(tensor, axis) for axis in axes]
+    if examples in sizes:
+        return axes[sizes.index(examples)], 1
+    whole = grouped and sizes[0] % examples == 0
+    return axes[0], sizes[0] // examples if whole else 0
+
+
+def size_of(tensor: Tensor | np.ndarray, axis: int) -> int:
+    """Size of an axis; 0 if there is none."""
+    if isinstance(tensor, Tensor) and tensor.is_nested:
+        return 0 if axis else tensor.size(0)
+    return tensor.shape[axis] if tensor.ndim > axis else 0
+
+
+def _are_alike(items: Any) -> bool:
+    """Whether these are tensors of one type and shape, with features."""
+    is_list = isinstance(items, list | tuple)
+    if not is_list or not all(isinstance(x, Tensor) and x.ndim > 1 for x in items):
+        return False
+    return len({(x.dtype, x.shape) for x in items}) == 1
 
 
 def _pick_packed(
@@ -132,19 +182,31 @@ def is_list_of_images(value: Any) -> bool:
     return is_list and all(map(_is_image, value))
 
 
-def no_examples(label: str, batch: Any, number: int) -> TypeError:
-    """The error for a batch in which no examples are found.
+def is_list_of_dicts(value: Any) -> bool:
+    """Whether this is a list of examples that were not collated: dicts of one kind."""
+    if not isinstance(value, list | tuple) or len(value) < MIN_LIST:
+        return False
+    items = [as_mapping(item) for item in value]
+    are_dicts = all(isinstance(item, Mapping) for item in items)
+    return are_dicts and all(set(item) == set(items[0]) for item in items)
 
-    Args:
-        label: What messages call the model.
-        batch: What the loader yielded.
-        number: Which batch it is, from 1.
+
+def is_ragged(value: Any) -> bool:
+    """Whether this is a list of examples of many sizes, rather than one of inputs.
+
+    Bags have other numbers of rows of the same features; signals and images have as
+    many channels, and other lengths.
     """
-    return TypeError(
-        f"Expected a batch that contains a tensor of examples for {label}, got "
-        f"{describe(batch)} in batch {number}. Yield a tensor, (inputs, labels) or a "
-        "dict of tensors, or pass forward=lambda model, batch: ..."
-    )
+    if not isinstance(value, list | tuple) or len(value) < MIN_LIST:
+        return False
+    if not all(isinstance(x, Tensor) and x.ndim > 1 for x in value):
+        return False
+    shapes = {tuple(x.shape) for x in value}
+    if len(shapes) == 1 or len({(x.dtype, x.ndim) for x in value}) > 1:
+        return False
+    same_features = len({shape[1:] for shape in shapes}) == 1
+    same_channels = len({shape[0] for shape in shapes}) == 1 and value[0].ndim == 3
+    return same_features or same_channels
 
 
 def _sizes(value: Any, axis: int, name: str) -> Iterator[tuple[str, int]]:
@@ -153,13 +215,22 @@ def _sizes(value: Any, axis: int, name: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, PackedSequence):
         yield name or "the input", int(value.batch_sizes[0])
     elif isinstance(value, Tensor | np.ndarray):
-        if value.ndim > axis:
-            yield name or "the input", value.shape[axis]
+        if value.ndim > axis and not (axis and getattr(value, "is_nested", False)):
+            yield name or "the input", size_of(value, axis)
     elif name and _has_item_per_example(value):
         yield name, len(value)
     else:
         for key, item in _parts(value, name):
             yield from _sizes(item, axis, key)
+
+
+def _list_sizes(value: Any, name: str) -> Iterator[tuple[str, int]]:
+    value = as_mapping(value)
+    is_long = isinstance(value, list | tuple) and len(value) >= MIN_LIST
+    if is_long and all(isinstance(item, Tensor) for item in value):
+        yield f"{name or 'the list'} (its length)", len(value)
+    for key, item in _parts(value, name):
+        yield from _list_sizes(item, key)
 
 
 def _named_tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -186,8 +257,8 @@ def _has_item_per_example(value: Any) -> bool:
     if not isinstance(value, list | tuple) or len(value) < 2:
         return is_list_of_images(value)
     if all(isinstance(item, Tensor) and item.ndim for item in value):
-        is_ragged = len({item.shape[0] for item in value}) > 1
-        return is_ragged or is_list_of_images(value)
+        is_of_sizes = len({size_of(item, 0) for item in value}) > 1
+        return is_of_sizes or is_ragged(value) or is_list_of_images(value)
     return all(isinstance(as_mapping(item), Mapping) for item in value)
 
 

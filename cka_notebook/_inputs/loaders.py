@@ -5,15 +5,38 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
-from cka_notebook._messages import counted
+from cka_notebook._messages import counted, with_article
 
 from .nested import tensors
 
 SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 """Samplers that draw examples in random order."""
+
+
+SIZES = (
+    "The loader cannot make one tensor of examples of different sizes. Resize or pad "
+    "them, or pass it a collate_fn."
+)
+
+COLLATE_ERRORS = {
+    "stack expects each tensor to be equal size": SIZES,
+    "each element in list of batch should be of equal size": SIZES,
+    "batch must contain tensors, numpy arrays, numbers, dicts or lists": (
+        "The loader makes tensors of numbers and arrays only. Convert examples in the "
+        "dataset, for instance images with a transform, leave out those that are None, "
+        "or pass it a collate_fn."
+    ),
+}
+"""Words in torch's errors about examples that make no batch, with what helps."""
 
 
 def check_loaders(
@@ -29,14 +52,23 @@ def check_loaders(
         ValueError: If `max_batches` is below 1, or if two loaders that should be paired
             differ in length or shuffle.
     """
-    if max_batches is not None and max_batches < 1:
-        msg = f"Expected `max_batches` to be at least 1, got {max_batches!r}."
-        raise ValueError(msg)
+    _check_number(max_batches)
     _check_loader(loader, "loader")
     if loader2 is not None:
         _check_loader(loader2, "loader2")
         if paired:
             _check_pair(loader, loader2)
+
+
+def _check_number(max_batches: Any) -> None:
+    if max_batches is None:
+        return
+    if isinstance(max_batches, bool) or not hasattr(max_batches, "__index__"):
+        msg = f"Expected `max_batches` to be an integer or None, got {max_batches!r}."
+        raise TypeError(msg)
+    if max_batches < 1:
+        msg = f"Expected `max_batches` to be at least 1, got {max_batches!r}."
+        raise ValueError(msg)
 
 
 def _check_pair(loader: Iterable[Any], loader2: Iterable[Any]) -> None:
@@ -62,10 +94,26 @@ def batches(
     loader: Iterable[Any], loader2: Iterable[Any] | None, paired: bool
 ) -> Iterator[tuple[Any, Any]]:
     """Pairs of batches; each loader is iterated once."""
-    first = iter(loader)
+    first = _named(iter(loader), "loader")
     if loader2 is None:
         return ((batch, batch) for batch in first)
-    return _pairs(first, iter(loader2), paired)
+    return _pairs(first, _named(iter(loader2), "loader2"), paired)
+
+
+def _named(iterator: Iterator[Any], argument: str) -> Iterator[Any]:
+    """The same batches; errors get a note that says whose they are, and what helps."""
+    for number in itertools.count(1):
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            error.add_note(f"`{argument}` raised this in batch {number}.")
+            for words, remedy in COLLATE_ERRORS.items():
+                if words in str(error):
+                    error.add_note(remedy)
+            raise
+        yield batch
 
 
 def _pairs(
@@ -131,10 +179,13 @@ def length(loader: Iterable[Any]) -> int | None:
 
 def _check_loader(loader: Any, argument: str) -> None:
     """Raise TypeError if ``loader`` cannot be iterated, or is one batch."""
-    if isinstance(loader, Tensor | Mapping | str) or not isinstance(loader, Iterable):
+    is_one = isinstance(loader, Tensor | Mapping | str | np.ndarray)
+    if is_one or not isinstance(loader, Iterable):
+        is_data = isinstance(loader, Dataset)
+        made = "DataLoader(dataset, batch_size=64)" if is_data else "a DataLoader"
         msg = (
-            f"Expected `{argument}` to yield batches, got a {type(loader).__name__}. "
-            "Pass a DataLoader, or a list of batches."
+            f"Expected `{argument}` to yield batches, got "
+            f"{with_article(type(loader).__name__)}. Pass {made}, or a list of batches."
         )
         raise TypeError(msg)
 
@@ -143,7 +194,7 @@ def is_empty(batch: Any) -> bool:
     """Whether it is certain that a batch has no example."""
     found = list(tensors(batch))
     if found:
-        return all(x.ndim and not len(x) for x in found)
+        return all(not x.is_nested and x.ndim and not len(x) for x in found)
     items = list(batch.values()) if isinstance(batch, Mapping) else batch
     is_list = isinstance(items, list | tuple)
     return is_list and all(isinstance(x, list | tuple) and not x for x in items)

@@ -74,6 +74,8 @@ class MaskReader:
 
     def __init__(self, model: nn.Module) -> None:
         self._meanings: dict[str, Meaning] = {}
+        self._unnamed: dict[str, bool] = {}
+        self._of_pairs: dict[str, bool] = {}
         # Models of transformers: True is a token in all of them.
         self._is_fixed = hasattr(model, "main_input_name")
         self._frames = _frame_counter(model)
@@ -87,9 +89,10 @@ class MaskReader:
             more: The batch. Its masks count even if the model does not take them.
         """
         given = {**_known(more), **arguments}
+        names = [*self._named(given), *self._others(given)]
         read = {
             name: mask
-            for name in _ordered(given)
+            for name in names
             if (mask := self._translated(name, given[name], arguments)) is not None
         }
         inputs = next((x for name, x in read.items() if not _of_decoder(name)), None)
@@ -117,10 +120,37 @@ class MaskReader:
             return None
         return torch.arange(frames, device=mask.device) < counts[:, None]
 
+    def _named(self, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """Names of masks of padding, known ones first."""
+        names = [name for name in KNOWN if name in arguments]
+        names += [name for name in arguments if "mask" in name and name not in KNOWN]
+        for name in names:
+            mask = arguments[name]
+            if isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING:
+                if name not in self._of_pairs:
+                    found = _is_the_same_for_all(name, mask, arguments)
+                    self._of_pairs[name] = found
+                if not self._of_pairs[name]:
+                    yield name
+
+    def _others(self, arguments: Mapping[str, Any]) -> Iterator[str]:
+        """Names of masks that do not say so.
+
+        Their first values decide; what holds no padding then is no mask.
+        """
+        for name, value in arguments.items():
+            if isinstance(value, Tensor) and "mask" not in name and value.ndim:
+                if name not in self._unnamed:
+                    self._unnamed[name] = _is_unnamed(name, value, arguments)
+                if self._unnamed[name]:
+                    yield name
+
     def _translated(
         self, name: str, mask: Tensor, arguments: Mapping[str, Any]
     ) -> Tensor | None:
         """This mask as (n, tokens), or None if it is not used."""
+        if mask.ndim == 3 and mask.shape[2] == 1 < mask.shape[1]:
+            mask = mask[..., 0]
         meaning = self._meanings.get(name)
         if meaning is None:
             inputs = _masked_inputs(mask, arguments)
@@ -145,16 +175,26 @@ def _known(batch: Any) -> dict[str, Tensor]:
     return {k: v for k, v in batch.items() if k in KNOWN and isinstance(v, Tensor)}
 
 
-def _ordered(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Names of masks of padding, known ones first."""
-    names = [name for name in KNOWN if name in arguments]
-    names += [name for name in arguments if "mask" in name and name not in KNOWN]
-    for name in names:
-        mask = arguments[name]
-        if isinstance(mask, Tensor) and mask.ndim > 1 and name not in NO_PADDING:
-            is_square = mask.shape[-2] == mask.shape[-1]
-            if not (is_square and name in ATTENTION):
-                yield name
+def _is_the_same_for_all(name: str, mask: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Whether a mask says which token attends to which, in every text."""
+    size = mask.shape[-1]
+    if mask.shape[-2] != size:
+        return False
+    first = mask.reshape(-1, size, size)[0]
+    if not bool((mask == first).all()):
+        return False
+    if name in ATTENTION and (mask.ndim > 2 or not _masked_inputs(mask, arguments)):
+        return True
+    marked = first < 0 if bool((first < 0).any()) else first > 0
+    return any(torch.equal(x, x.new_ones(x.shape).tril()) for x in (marked, ~marked))
+
+
+def _is_unnamed(name: str, value: Tensor, arguments: Mapping[str, Any]) -> bool:
+    """Whether a tensor marks padding, although its name does not say so."""
+    is_flag = value.dtype is torch.bool and value.ndim == 2 and value.numel() > 0
+    if not is_flag or _is_uniform(value) or not _masked_inputs(value, arguments):
+        return False
+    return _is_padding(value) and not _is_the_same_for_all(name, value, arguments)
 
 
 def _of_decoder(name: str) -> bool:
@@ -180,7 +220,7 @@ def _meaning(
         return "additive" if is_added else "unknown"
     if known == "padding" and mask.is_floating_point():
         return "unknown"
-    if known is not None and (is_fixed or mask.dtype is not torch.bool):
+    if known is not None and is_fixed:
         return known
     if not _is_padding(mask):
         return known or "unknown"
@@ -203,7 +243,7 @@ def _is_padding(mask: Tensor) -> bool:
 def _by_values(mask: Tensor, inputs: list[Tensor]) -> Meaning | None:
     """What a mask marks, as padding holds one value; None if that is unclear."""
     rows = _by_key(mask > 0)
-    for x in inputs:
+    for x in [] if _is_uniform(mask) else inputs:
         marked, others = _is_constant(x[rows]), _is_constant(x[~rows])
         if marked != others:
             return "padding" if marked else "token"
@@ -224,17 +264,29 @@ def _is_constant(values: Tensor) -> bool:
 
 
 def _masked_inputs(mask: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
-    """Inputs (n, tokens, ...) that have the tokens of a mask."""
+    """Inputs, as (n, tokens, ...), that have the tokens of a mask."""
     n, tokens = mask.shape[0], mask.shape[-1]
     found = []
-    for name, value in arguments.items():
-        if not isinstance(value, Tensor) or "mask" in name or value.ndim < 2:
-            continue
-        if value.shape[:2] == (n, tokens):
-            found.append(value)
-        elif value.shape[0] == n and value.shape[-1] == tokens:
-            found.append(value.movedim(-1, 1))
-    return found
+    for value in _inputs(arguments):
+        axes = [a for a in _token_axes(value, n) if value.shape[a] == tokens]
+        found += [value.movedim(axis, 1 if axis else 0) for axis in axes[:1]]
+    return [x if x.shape[0] == n else x.transpose(0, 1) for x in found]
+
+
+def _inputs(arguments: Mapping[str, Any]) -> list[Tensor]:
+    """What masks may be of."""
+    return [
+        value
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and not value.is_nested and value.ndim > 1
+        if "mask" not in name and value.dtype is not torch.bool
+    ]
+
+
+def _token_axes(x: Tensor, n: int) -> list[int]:
+    """Axes of an input that may be of tokens: after the examples, or before them."""
+    axes = list(dict.fromkeys([1, x.ndim - 1])) if x.shape[0] == n else []
+    return axes + ([0] if x.shape[1] == n != x.shape[0] else [])
 
 
 def _tokens(mask: Tensor, meaning: Meaning) -> Tensor:

@@ -2,14 +2,33 @@
 
 import copy
 import dataclasses
+from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import ModuleType
+from functools import partial
+from itertools import islice
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from cka_notebook._messages import with_article
+
+CODE = (type, ModuleType, nn.Module, FunctionType, MethodType, BuiltinFunctionType)
+"""What has attributes, and is no data. Batches of graphs may be callable."""
+
+CONTAINERS = (list, dict, set, deque, bytearray, UserDict, UserList)
+"""What is copied whatever it holds, beside arrays and dataclasses."""
+
+MAX_OBJECTS = 1000
+"""Objects without numbers, such as tokenizers, are searched no further than this."""
 
 
 def move(value: Any, device: torch.device) -> Any:
@@ -32,10 +51,10 @@ def move(value: Any, device: torch.device) -> Any:
 def private(value: Any) -> Any:
     """A copy of a nested value, for code that may change what it is given.
 
-    Tensors and arrays are copied, and so is whatever holds them: dicts, lists, tuples,
-    dataclasses, and other objects by their attributes. Anything else is shared, since
-    a batch may also hold images, tokenizers or open files. What occurs twice in the
-    value occurs twice in the copy.
+    Tensors, arrays and containers are copied, and so are dataclasses, and other objects
+    that hold tensors or arrays, by their attributes. Anything else is shared, since a
+    batch may also hold images, tokenizers or open files. What occurs twice in the value
+    occurs twice in the copy.
     """
     return _private(value, {})
 
@@ -56,13 +75,17 @@ def tensors(value: Any) -> Iterator[Tensor]:
 def describe(value: Any) -> str:
     """A short description of a value, for messages."""
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        nested = value.is_nested and value.layout == torch.strided  # has no shape
+        return f"a tensor of shape {'(n, ...)' if nested else tuple(value.shape)}"
     if isinstance(value, Mapping):
-        return f"a {type(value).__name__} with keys {list(value)}"
+        keys = f" with keys {list(value)}"
+        return with_article(type(value).__name__) + keys if value else "an empty dict"
+    if isinstance(value, list | tuple) and not value:
+        return f"an empty {type(value).__name__}"
     if isinstance(value, list | tuple):
         kinds = ", ".join(type(item).__name__ for item in value[:4])
         return f"a {type(value).__name__} of {len(value)} ({kinds})"
-    return f"a {type(value).__name__}"
+    return with_article(type(value).__name__)
 
 
 def as_mapping(batch: Any) -> Any:
@@ -77,7 +100,7 @@ def as_mapping(batch: Any) -> Any:
 
 def attributes(value: Any) -> dict[str, Any]:
     """Attributes of an object, those in slots included; none of a module or class."""
-    if callable(value) or isinstance(value, ModuleType):
+    if isinstance(value, (*CODE, partial)):
         return {}
     slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
     names = [n for own in slots for n in ([own] if isinstance(own, str) else own)]
@@ -126,10 +149,17 @@ def _private(value: Any, copies: dict[int, Any]) -> Any:
         # Its own elements only: the base of a view may be a whole data set.
         copies[id(value)] = value.detach().clone().requires_grad_(value.requires_grad)
     elif isinstance(value, np.ndarray):
-        copies[id(value)] = value.copy()
-    elif isinstance(value, list | dict) or _holds_numbers(value, set()):
+        copies[id(value)] = new = value.copy()
+        for index in np.ndindex(value.shape) if value.dtype == object else ():
+            new[index] = _private(value[index], copies)
+    elif _is_container(value) or _holds_numbers(value, set()):
         _copy_object(value, copies)
     return copies.get(id(value), value)
+
+
+def _is_container(value: Any) -> bool:
+    is_data = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    return is_data or isinstance(value, CONTAINERS)
 
 
 def _copy_object(value: Any, copies: dict[int, Any]) -> None:
@@ -139,8 +169,9 @@ def _copy_object(value: Any, copies: dict[int, Any]) -> None:
     except Exception:  # its class does not allow it
         return
     copies[id(value)] = new  # before its parts, which may refer to it
-    if isinstance(new, list):
-        new[:] = [_private(item, copies) for item in value]
+    if isinstance(new, list | deque):
+        for place, item in enumerate(value):
+            new[place] = _private(item, copies)
     if isinstance(new, dict):
         for key, item in value.items():
             new[key] = _private(item, copies)
@@ -153,12 +184,12 @@ def _holds_numbers(value: Any, seen: set[int]) -> bool:
     """Whether there is a tensor or array at any depth of an object."""
     if isinstance(value, Tensor | np.ndarray):
         return True
-    if id(value) in seen or callable(value):
+    if id(value) in seen or len(seen) > MAX_OBJECTS or isinstance(value, str | bytes):
         return False
     seen.add(id(value))
     items = [*attributes(value).values()]
-    items += value.values() if isinstance(value, dict) else ()
-    items += value if isinstance(value, list | tuple) else ()
+    items += islice(value.values(), MAX_OBJECTS) if isinstance(value, dict) else ()
+    items += value[:MAX_OBJECTS] if isinstance(value, list | tuple) else ()
     return any(_holds_numbers(item, seen) for item in items)
 
 

@@ -48,6 +48,13 @@ class Pooling:
         self, pool: Pools = "auto", resampled: Resampled = lambda *_: None
     ) -> None:
         self._choices = dict(pool) if isinstance(pool, Mapping) else {"*": pool}
+        keys: list[object] = list(self._choices)
+        for pattern in keys:
+            if not isinstance(pattern, str):
+                msg = (
+                    f"Expected `pool` to have names or globs as keys, got {pattern!r}."
+                )
+                raise TypeError(msg)
         for choice in self._choices.values():
             if not callable(choice) and choice not in POOLS:
                 known = ", ".join(repr(name) for name in POOLS)
@@ -126,7 +133,7 @@ class Pooling:
         self, choice: Pool, decoder: bool, left_out: tuple[int, ...]
     ) -> Callable[[Tensor], Tensor]:
         if callable(choice):
-            return _checked(choice)
+            return _checked(_explained(choice))
 
         def make(x: Tensor) -> Tensor:
             mask = self._mask_for(x.shape, decoder)
@@ -196,6 +203,25 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     # `where` instead of a product: padding may contain NaN or Inf.
     kept = torch.where(weights, x.to(working_dtype(x.dtype)), 0.0)
     return kept.sum(1) / weights.sum(1).clamp_min(1)
+
+
+def _explained(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
+    """The same function; its errors say that they are no model's."""
+
+    def call(x: Tensor) -> Any:
+        try:
+            features: Any = pool(x)
+        except Exception as error:
+            shape = tuple(x.shape)
+            error.add_note(f"`pool` raised this for activations of shape {shape}.")
+            raise
+        if isinstance(features, Tensor) and not features.is_floating_point():
+            got = features.dtype
+            msg = f"Expected `pool` to return floating-point features, got {got}."
+            raise TypeError(msg)
+        return features
+
+    return call
 
 
 def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

@@ -2,16 +2,18 @@
 
 import re
 
+from torch import nn
+
 from .blocks import PASSIVE
-from .nodes import Layer, is_adapted, is_leaf
-from .parts import Part, above
+from .nodes import Layer, is_adapted
+from .parts import Part, above, is_innermost
 
 AUTO_LIMIT = 64
 """Maximum number of layers that `auto` chooses: a larger map is hard to read."""
 
 POSITIONS = re.compile(
     r"(^|_)(pos|position|positions|positional|rotary|rope|wpe)(\d|_?emb|_?enc|_|$)"
-    r"|Position(?!wise)|Rotary|Sinusoid|RoPE"
+    r"|(^|_)rel(ative)?_(pos|bias|emb|att)|Position(?!wise)|Rotary|Sinusoid|RoPE"
 )
 """Names and classes of tables of positions, which are no stem."""
 
@@ -38,13 +40,16 @@ def is_position_table(part: Part) -> bool:
 
 
 def _with_weights(parts: list[Part], layers: list[Layer]) -> list[Layer]:
-    """Leaves with weights; PEFT's adapted layers without their parts."""
+    """Leaves with weights; PEFT's adapted layers without their parts.
+
+    What runs without calling its parts, such as an exported model, is a leaf, too.
+    """
     adapted = {x.position for x in layers if is_adapted(x.module)}
     return [
         layer
         for layer in layers
         if parts[layer.position].has_weights
-        and (layer.position in adapted or is_leaf(layer.module))
+        and (layer.position in adapted or is_innermost(parts, layer.position))
         and adapted.isdisjoint(above(parts, layer.position) if adapted else ())
     ]
 
@@ -94,13 +99,14 @@ class _Surroundings:
     ) -> list[Layer]:
         """Which of the outer layers between two blocks to keep."""
         if before is None:
-            return self._stem([x for x in outer if not self._in_stage(x)] or outer)
+            outside = [x for x in outer if not self._in_stage(x)]
+            return self._stem(outside or outer, after)
         if after is None:
             return self._last(outer)
         last = [x for x in outer if self._shared(x, before) > self._shared(x, after)]
         rest = [x for x in outer if x not in last]
         stems = [x for x in rest if self._parts[x.position].has_weights]
-        return [*self._last(last), *self._stem(stems)]
+        return [*self._last(last), *self._stem(stems, after)]
 
     def _last(self, outer: list[Layer]) -> list[Layer]:
         """All norms, pools and heads of these, but one of each stage."""
@@ -113,11 +119,22 @@ class _Surroundings:
         outer = self._around.intersection(above(self._parts, layer.position))
         return any(self._parts[place].key[-1:].isdigit() for place in outer)
 
-    def _stem(self, outer: list[Layer]) -> list[Layer]:
-        """The embedding, or else the last layer, but no table of positions."""
-        found = [x for x in outer if not is_position_table(self._parts[x.position])]
+    def _stem(self, outer: list[Layer], after: Layer | None) -> list[Layer]:
+        """The embedding, or else the last layer, but no table of positions.
+
+        Of several embeddings, that of the tokens: the block has its shape, tables of
+        segments or speakers are smaller, and those of times are one vector each.
+        """
+        shape = () if after is None else after.output.shape
+        deep = [x for x in outer if len(x.output.shape) > 2 or len(shape) < 3] or outer
+        found = [x for x in deep if not is_position_table(self._parts[x.position])]
+        # Patches may be embedded together with their positions.
+        found = found or [x for x in deep if self._parts[x.position].kernels]
         embeddings = [x for x in found if self._is_embedding(x)]
-        return (embeddings or found)[-1:]
+        alike = [x for x in embeddings if x.output.shape == shape] or embeddings
+        largest = max(map(_rows_of_table, alike), default=0)
+        kept = [x for x in alike if _rows_of_table(x) in (0, largest)]
+        return (kept or found)[-1:]
 
     def _is_embedding(self, layer: Layer) -> bool:
         name = f"{self._parts[layer.position].key} {type(layer.module).__name__}"
@@ -130,5 +147,12 @@ class _Surroundings:
 
     def _may_be_last(self, layer: Layer) -> bool:
         """Whether this can be the norm, pool or head after a stack of blocks."""
-        is_pool = "pool" in type(layer.module).__name__.lower()
-        return is_pool or self._parts[layer.position].has_weights
+        part = self._parts[layer.position]
+        named = re.search("pool|norm", type(layer.module).__name__.lower())
+        return bool(named or part.has_weights) and not is_position_table(part)
+
+
+def _rows_of_table(layer: Layer) -> int:
+    """How many entries a table of embeddings has; 0 of other layers."""
+    module = layer.module
+    return module.num_embeddings if isinstance(module, nn.Embedding) else 0

@@ -7,11 +7,13 @@ other blocks, or a helper, most instances of which lie inside other blocks.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from math import prod
 from typing import Any
 
 from torch import nn
 
-from .nodes import Layer, is_adapted, is_leaf
+from .nodes import Layer, Output, is_adapted, is_leaf
 from .parts import Part, above
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -65,19 +67,41 @@ class _Candidates:
         while (kind := self._unfit(chosen)) is not None:
             kinds.discard(kind)
             chosen = self._outermost(kinds)
-        return set(self._without_stem(chosen)) if self._are_enough(chosen) else set()
+        levels = self._levels()
+        inside = {x for place in levels for x in range(place, self.parts[place].end)}
+        chosen = [place for place in chosen if place not in inside]
+        if self._are_enough([*levels, *chosen]):
+            return {*levels, *(self._large(chosen) if chosen else ())}
+        return set()
 
-    def _without_stem(self, chosen: list[int]) -> list[int]:
-        """Blocks without the layers of a stem, small ones before all large blocks."""
-        first = next((i for i, x in enumerate(chosen) if self._is_large(x)), 0)
-        later = {self.kinds[place] for place in chosen[first:]}
-        beside = {self._pattern(place) for place in chosen[first:]}
-        before = [
+    def _levels(self) -> list[int]:
+        """The levels of a U-Net: stages that go down and up again in resolution."""
+        large = self._large_classes()
+        found: list[int] = []
+        for place in self.live:
+            end = self.parts[found[-1]].end if found else 0
+            module = self.parts[place].module
+            if place >= end and _may_repeat(module) and self._repeats(place, large):
+                found.append(place)
+        return found if self._is_u_shaped(found) else []
+
+    def _is_u_shaped(self, places: list[int]) -> bool:
+        """Whether sizes shrink, and end where they began, in the order of calls."""
+        calls = [x for place in places for x in self.parts[place].node.outputs or ()]
+        calls = [x for x in calls if len(x.shape) > 3 and None not in x.shape[2:]]
+        sizes = [prod(filter(None, x.shape[2:])) for x in sorted(calls, key=_order)]
+        return len(sizes) > 2 and min(sizes) < sizes[0] <= sizes[-1]
+
+    def _large(self, chosen: list[int]) -> list[int]:
+        """Blocks without the small layers of a stem, neck or head, if any are large."""
+        large = [place for place in chosen if self._is_large(place)]
+        kinds = {self.kinds[place] for place in large}
+        beside = {self._pattern(place) for place in large}
+        return [
             place
-            for place in chosen[:first]
-            if self.kinds[place] in later or self._pattern(place) in beside
-        ]
-        return before + chosen[first:]
+            for place in chosen
+            if self.kinds[place] in kinds or self._pattern(place) in beside
+        ] or chosen
 
     def odd_ones(self, blocks: set[int]) -> set[int]:
         """Places of single modules that stand in a list, or in lists, of blocks."""
@@ -105,7 +129,7 @@ class _Candidates:
         """Whether modules of one kind are called often enough, or are numbered."""
         calls = sum(_calls(self.parts[place]) for place in places)
         return calls >= REPEATS or (
-            len(places) > 1
+            calls > 1
             and all(re.search(r"\d", self.parts[place].key) for place in places)
         )
 
@@ -159,25 +183,30 @@ class _Candidates:
         return count
 
     def _are_enough(self, chosen: list[int]) -> bool:
-        """Whether two modules alone are so much of the model that they are its blocks.
+        """Whether two calls alone are so much of what runs that they are its blocks.
 
         Two gates beside a stack of convolutions are not.
         """
-        if len(chosen) != 2:
+        if sum(_calls(self.parts[place]) for place in chosen) > 2:
             return True
         listed = all(self.parts[place].key.isdigit() for place in chosen)
         inside = sum(self.parts[place].kernels for place in chosen)
-        calls = sum(_calls(self.parts[place]) for place in chosen)
         share = 3 if listed else 2
-        return calls > 2 or share * inside >= self.parts[0].kernels
+        return share * inside >= self._kernels()
+
+    def _kernels(self) -> int:
+        """Number of kernels in modules that run: a tower may have no input."""
+        total = end = 0
+        for place, after in pairwise([*self.live, len(self.parts)]):
+            part = self.parts[place]
+            is_innermost = part.end <= after or is_adapted(part.module)
+            if is_innermost and place >= end:
+                total, end = total + part.kernels, part.end
+        return total
 
     def _stages(self) -> set[Kind]:
         """The classes whose instances repeat another kind of block."""
-        large = {
-            type(self.parts[place].module)
-            for place in self.kinds
-            if self._is_large(place) and place not in self.units
-        }
+        large = self._large_classes()
         own = {x: kind for x, kind in self.kinds.items() if x not in self.units}
         groups = _by_kind(own, own)
         varied = {kind for kind, places in groups.items() if self._vary(places, large)}
@@ -189,6 +218,14 @@ class _Candidates:
         blocks = large - stages
         mixed = (kind for kind in stages if self._joins_blocks(groups[kind], blocks))
         return stages - set(mixed)
+
+    def _large_classes(self) -> set[type]:
+        """The classes of large modules that repeat."""
+        return {
+            type(self.parts[place].module)
+            for place in self.kinds
+            if self._is_large(place) and place not in self.units
+        }
 
     def _joins_blocks(self, places: list[int], blocks: set[Kind]) -> bool:
         """Whether modules stand beside blocks of another class, as stages never do."""
@@ -211,10 +248,10 @@ class _Candidates:
             child
             for child in self.parts[place].children
             if type(self.parts[child].module) in large
-            and re.fullmatch(r"\D*\d+", self.parts[child].key)
+            and self.parts[child].key[-1:].isdigit()
         ]
 
-    def _repeats(self, place: int, large: set[type], varied: bool) -> bool:
+    def _repeats(self, place: int, large: set[type], varied: bool = False) -> bool:
         """Whether a module is a list of blocks with no more than resampling around."""
         found = set(self._numbered(place, large) if varied else ())
         for child in self.parts[place].children:
@@ -233,7 +270,8 @@ class _Candidates:
         is_list = isinstance(part.module, nn.Sequential | nn.ModuleList)
         if not is_list or PARALLEL.search(part.key):
             return False
-        kinds = [type(self.parts[x].module) for x in _members(self.parts, place)]
+        members = [self.parts[x] for x in _members(self.parts, place)]
+        kinds = [type(x.module) for x in members if re.search(r"\d", x.key)]
         known = Counter(kind for kind in kinds if kind in large)
         return bool(known) and (len(set(kinds)) == 1 or max(known.values()) > 1)
 
@@ -299,7 +337,13 @@ def _siblings(parts: list[Part], live: list[int]) -> set[int]:
     for place in live:
         if type(parts[place].module) in CONTAINERS:
             families.setdefault(parts[place].parent, []).append(place)
-    large = [places for places in families.values() if len(places) >= REPEATS]
+    total = parts[0].kernels
+    large = [
+        places
+        for places in families.values()
+        if len(places) >= REPEATS
+        and 2 * sum(parts[place].kernels for place in places) >= total
+    ]
     return set(large[0]) if large else set()
 
 
@@ -307,6 +351,10 @@ def _may_repeat(module: nn.Module) -> bool:
     """Whether a module can be a block: it has children and is no plain container."""
     simple = is_leaf(module) or is_adapted(module)
     return not simple and type(module) not in CONTAINERS
+
+
+def _order(output: Output) -> int:
+    return output.order
 
 
 def _calls(part: Part) -> int:

@@ -5,11 +5,15 @@ supply rows, so the same choice means the same layers whichever of them is asked
 """
 
 import fnmatch
+import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cka_notebook._messages import counted, did_you_mean, first_few
+
+from .nodes import entry_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +30,19 @@ WRAPPERS = ("module", "_orig_mod")
 KINDS = "names, indices, globs, compiled regular expressions"
 
 
+class _UnmatchedError(ValueError):
+    """One item of a choice that matches nothing.
+
+    Args:
+        text: What is wrong.
+        help_: What could be chosen instead.
+    """
+
+    def __init__(self, text: str, help_: str) -> None:
+        super().__init__(f"{text} {help_}")
+        self.text, self.help = text, help_
+
+
 class Row(NamedTuple):
     """One call of a module, or a module that was never called.
 
@@ -37,6 +54,8 @@ class Row(NamedTuple):
         is_listed: Whether indices, patterns, classes and predicates find it; other rows
             are chosen by name only (a shared module's second name, the whole model).
         module: The module, None if the model is not available.
+        entries: What its output consists of, each with the reason why it cannot be
+            compared, or None: empty if it is one tensor, None if that is unknown.
     """
 
     name: str
@@ -45,6 +64,7 @@ class Row(NamedTuple):
     reason: str | None = None
     is_listed: bool = True
     module: Any = None
+    entries: Mapping[str, str | None] | None = None
 
 
 class Rows:
@@ -98,6 +118,19 @@ class Rows:
         row = self._by_name.get(name)
         return [row] if row is not None else self._by_module.get(name, [])
 
+    def owner(self, text: str) -> tuple[list[Row], str]:
+        """The rows before a colon in a text, and the entry behind it; [] if none.
+
+        Modules may have colons in their names, and keys of an output, too.
+        """
+        found: tuple[list[Row], str] = [], ""
+        for place, mark in enumerate(text):
+            rows = self.named(text[:place]) if mark == ":" else []
+            if any(text[place + 1 :] in (row.entries or ()) for row in rows):
+                return rows, text[place + 1 :]
+            found = (rows, text[place + 1 :]) if rows else found
+        return found
+
     def has_module(self, name: str) -> bool:
         """Whether there is a module of this name."""
         return name in self._by_module
@@ -125,7 +158,7 @@ def choose(rows: Rows, choices: Choices) -> list[str]:
         rows: What there is to choose from.
         choices: A preset, name, index, glob, compiled regular expression or module
             class, a list of these, or a predicate ``(name, module) -> bool``; None
-            means ``"auto"``.
+            means ``"auto"``. The name "a:b" is the entry "b" of what "a" returns.
 
     Raises:
         ValueError: If a choice matches nothing, with the nearest names.
@@ -172,7 +205,27 @@ def _names(rows: Rows, choices: Any) -> list[str]:
         return [row.name for row in found]
     items = list(_items(choices))
     _check_texts(rows, [item for item in items if isinstance(item, str)])
-    return [name for item in items for name in _expand(rows, item)]
+    names = _expand_all(rows, items)
+    if isinstance(choices, set | frozenset):  # which has no order of its own
+        names.sort(key={name: i for i, name in enumerate(rows.names)}.get)  # type: ignore[arg-type]
+    return names
+
+
+def _expand_all(rows: Rows, items: list[Any]) -> list[str]:
+    """Names of the layers that all items mean; one error for all that match nothing."""
+    names: list[str] = []
+    problems: list[_UnmatchedError] = []
+    for item in items:
+        try:
+            names += _expand(rows, item)
+        except _UnmatchedError as error:
+            problems.append(error)
+    if problems:
+        texts = [error.text for error in problems]
+        raise ValueError(
+            " ".join(dict.fromkeys([*texts, *(error.help for error in problems)]))
+        )
+    return names
 
 
 def _items(choices: Any) -> Iterable[Any]:
@@ -183,7 +236,16 @@ def _items(choices: Any) -> Iterable[Any]:
         return [choices]
     if callable(choices):
         return []
-    return choices if isinstance(choices, Iterable) else [choices]
+    items = choices if isinstance(choices, Iterable) else [choices]
+    return map(_plain, items)
+
+
+def _plain(item: Any) -> Any:
+    """An integer of any kind as Python's."""
+    try:
+        return item if isinstance(item, bool) else operator.index(item)
+    except TypeError:
+        return item
 
 
 def _is_predicate(choices: Any) -> bool:
@@ -223,17 +285,18 @@ def _is_known(rows: Rows, text: str) -> bool:
     text = _unwrapped(rows, text)
     is_glob = any(mark in text for mark in "*?[")
     may_be_call = not rows.is_probed and _may_be_a_call(rows, text)
-    return is_glob or may_be_call or bool(rows.named(text))
+    is_layer = bool(rows.named(text) or _entries(rows, text))
+    return is_glob or may_be_call or is_layer
 
 
 def _unwrapped(rows: Rows, text: str) -> str:
     """A name without the prefixes of torch's wrappers, which the tree leaves out."""
-    if rows.named(text):
+    if rows.named(text) or rows.owner(text)[0]:
         return text
     parts = text.split(".")
     while parts[0] in WRAPPERS and len(parts) > 1:
         parts = parts[1:]
-        if rows.named(".".join(parts)):
+        if rows.named(".".join(parts)) or rows.owner(".".join(parts))[0]:
             break
     return ".".join(parts)
 
@@ -243,13 +306,48 @@ def _by_text(rows: Rows, text: str) -> list[str]:
     exact = rows.named(text)
     if exact:
         return _comparable(rows, text, exact)
+    entries = _entries(rows, text)
+    if entries:
+        return _comparable(rows, text, entries)
     if any(mark in text for mark in "*?["):
-        found = [name for name in rows.names if fnmatch.fnmatchcase(name, text)]
+        found = _globbed(rows, text)
         # Calls are known only after a probe; until then, the text stands for them.
         return _matched(rows, text, found) or [text]
     if not rows.is_probed and _may_be_a_call(rows, text):
         return [text]
     raise ValueError(unknown_layer(rows, text))
+
+
+def _globbed(rows: Rows, glob: str) -> list[str]:
+    """Names of the layers that a glob means; of entries only if it means no layer."""
+    found = [name for name in rows.names if fnmatch.fnmatchcase(name, glob)]
+    return found or [
+        name
+        for row in rows.listed
+        for name, reason in _named_entries(row)
+        if reason is None and fnmatch.fnmatchcase(name, glob)
+    ]
+
+
+def _named_entries(row: Row) -> Iterable[tuple[str, str | None]]:
+    """Names of the entries of a layer's output, with the reasons against them."""
+    entries = (row.entries or {}).items()
+    return [(entry_name(row.name, key), reason) for key, reason in entries]
+
+
+def _entries(rows: Rows, text: str) -> list[Row]:
+    """The entry of a layer's output that a text such as "layer:entry" names.
+
+    Of a module that is called several times, one a call. Before a probe, outputs are
+    unknown, and the text stands for what may be one of their entries.
+    """
+    owners, key = rows.owner(text)
+    known = [(row, row.entries or {}) for row in owners]
+    return [
+        row._replace(name=entry_name(row.name, key), reason=entries.get(key))
+        for row, entries in known
+        if not rows.is_probed or key in entries
+    ]
 
 
 def _may_be_a_call(rows: Rows, text: str) -> bool:
@@ -264,9 +362,9 @@ def _comparable(rows: Rows, name: str, found: list[Row]) -> list[str]:
     if not names:
         msg = (
             f"`{rows.argument}` contains {name!r}, but this layer of {rows.title} "
-            f"cannot be compared: {found[0].reason}. {_help(rows, name)}"
+            f"cannot be compared: {found[0].reason}."
         )
-        raise ValueError(msg)
+        raise _UnmatchedError(msg, _help(rows, name))
     return names
 
 
@@ -277,14 +375,14 @@ def _by_index(rows: Rows, index: int) -> list[str]:
     if not rows.is_probed:
         return []
     msg = f"`{rows.argument}` index {index} is out of range for {rows.title}."
-    raise ValueError(f"{msg} {_help(rows)}")
+    raise _UnmatchedError(msg, _help(rows))
 
 
 def _matched(rows: Rows, pattern: str, names: list[str]) -> list[str]:
     """These names; an error if there are none, though all calls are known."""
     if not names and rows.is_probed:
         msg = f"`{rows.argument}` {pattern!r} matches no layer of {rows.title}."
-        raise ValueError(f"{msg} {_help(rows)}")
+        raise _UnmatchedError(msg, _help(rows))
     return names
 
 
@@ -310,7 +408,7 @@ def _check_modules(rows: Rows, choice: Any) -> None:
 def _described(rows: Rows, choice: Any) -> str:
     """A wrong item in words; a module with the name to pass instead."""
     if not _is_module(choice):
-        return repr(choice)
+        return reprlib.repr(choice)
     kind = f"a {type(choice).__name__}"
     if not rows.has_modules:
         return f"{kind} (pass its name)"
@@ -322,17 +420,34 @@ def _described(rows: Rows, choice: Any) -> str:
 
 def unknown_layer(rows: Rows, *names: str) -> str:
     """The message for names that do not exist."""
-    hints = [did_you_mean(name, rows.known_names) for name in names]
+    hints = [_hint(rows, name) for name in names]
     many = len(names) > 1
     if many:
         hints = [
-            f"{hint} (for {name!r})" if hint else ""
+            f"{hint} (for {name!r})" if hint.endswith("?") else hint
             for name, hint in zip(names, hints, strict=True)
         ]
     return (
         f"`{rows.argument}` contains {', '.join(map(repr, names))}, but {rows.title} "
         f"has no such layer{'s' if many else ''}.{''.join(hints)} {rows.all_names}"
     ).rstrip()
+
+
+def _hint(rows: Rows, name: str) -> str:
+    """What a name that does not exist may mean, or nothing."""
+    module, _, own = name.rpartition(".")
+    if rows.has_module(module) and own in ("weight", "bias"):
+        return f" {name!r} is a parameter of layer {module!r}."
+    owners, _ = rows.owner(name)
+    entries = owners[0].entries if owners else None
+    if entries is None:
+        return did_you_mean(name, rows.known_names)
+    if not entries:
+        return f" The output of {owners[0].name!r} is one tensor."
+    return (
+        f" The output of {owners[0].name!r} has the entries "
+        f"{', '.join(map(repr, entries))}."
+    )
 
 
 def _help(rows: Rows, container: str = "") -> str:

@@ -1,10 +1,11 @@
 """The layer tree as columns, one row a module or call, for the page."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cka_notebook._messages import Reason, code_of
 
-from .nodes import Node, Output, call_name
+from .nodes import Layer, Node, Output, call_name
 from .parameters import Parameters, parameters_of
 
 FACTS = ("own", "trainable", "weights", "output", "nbytes", "calls")
@@ -24,13 +25,18 @@ class _Row(NamedTuple):
 
 
 def columns_of(
-    nodes: list[Node], presets: dict[str, list[str]], *, is_root_listed: bool
+    nodes: list[Node],
+    presets: dict[str, list[str]],
+    entries: Sequence[Layer] = (),
+    *,
+    is_root_listed: bool,
 ) -> dict[str, Any]:
     """The columns of a tree.
 
     Args:
         nodes: Its modules, in order of definition.
         presets: Names of the layers of each preset.
+        entries: Entries of outputs that the user has chosen.
         is_root_listed: Whether the model itself is one of its layers.
     """
     rows: list[_Row] = []
@@ -38,6 +44,11 @@ def columns_of(
         rows.append(_row(node, weights, is_root_listed=is_root_listed))
         if node.alias is None and node.outputs and len(node.outputs) > 1:
             rows += _calls(node, weights)
+        rows += [
+            _entry(layer, node, weights)
+            for layer in entries
+            if layer.position == node.position
+        ]
     index = {row.name: i for i, row in enumerate(rows)}
     return {
         "name": [row.name for row in rows],
@@ -80,6 +91,12 @@ def _calls(node: Node, weights: Parameters) -> list[_Row]:
         _Row(call_name(node, i), "call", node.depth + 1, weights, out, out.reason, 1)
         for i, out in enumerate(node.outputs or ())
     ]
+
+
+def _entry(layer: Layer, node: Node, weights: Parameters) -> _Row:
+    """A row for an entry of a module's output."""
+    depth, output = node.depth + 1, layer.output
+    return _Row(layer.name, "entry", depth, weights, output, output.reason, 1)
 
 
 def _facts(rows: list[_Row]) -> dict[str, Any]:

@@ -20,13 +20,14 @@ from .nodes import (
     Layer,
     Node,
     Output,
+    entries_of,
+    entry_key,
     expects_tokens_first,
-    is_leaf,
     layers_of,
     nodes_of,
     unwrap,
 )
-from .parts import Part, parts_of
+from .parts import Part, is_innermost, parts_of
 
 Outputs = dict[str, list[Output] | None]
 """What the calls of each module returned, by its name; None before a probe."""
@@ -80,6 +81,7 @@ class LayerTree:
         self._layers: list[Layer] | None = None
         self._parts: list[Part] | None = None
         self._presets: dict[str, list[Layer]] = {}
+        self._entries: dict[str, Layer] = {}
 
     @property
     def layers(self) -> list[Layer]:
@@ -158,12 +160,21 @@ class LayerTree:
                     layer.output.reason,
                     is_listed=layer.name in listed,
                     module=layer.module,
+                    entries=_entries_of(layer) if self.probed else None,
                 )
 
     def find(self, names: Iterable[str]) -> list[Layer]:
-        """The layers of these names, which `choose` has returned."""
+        """The layers of these names, which `choose` has returned.
+
+        Entries of outputs are in the tree of the page from then on.
+        """
         layers = {x.name: x for node in self.nodes for x in layers_of(node)}
-        return [layers[name] for name in names]
+        # Of two readings of "a:b:c", the one with the shorter name of a layer counts.
+        owners = sorted(layers.values(), key=lambda layer: -len(layer.name))
+        entries = {x.name: x for layer in owners for x in entries_of(layer)}
+        found = [layers[x] if x in layers else entries[x] for x in names]
+        self._entries |= {x.name: x for x in found if x.is_entry}
+        return found
 
     def preset(self, preset: str) -> list[str]:
         """Names of the layers of one of the presets, in execution order."""
@@ -178,7 +189,7 @@ class LayerTree:
         if preset == "all":
             return self.layers
         if preset == "leaves":
-            return [layer for layer in self.layers if is_leaf(layer.module)]
+            return [x for x in self.layers if is_innermost(self.parts, x.position)]
         if preset == "blocks":
             return find_blocks(self.parts, self.layers) or self._of_preset("auto")
         chosen = self._unthinned()
@@ -233,7 +244,17 @@ class LayerTree:
         """The tree as columns, one row a module or call, for the page."""
         is_root_listed = any(layer.module is self.model for layer in self.layers)
         presets = {preset: self.preset(preset) for preset in PRESETS}
-        return columns_of(self.nodes, presets, is_root_listed=is_root_listed)
+        return columns_of(
+            self.nodes,
+            presets,
+            list(self._entries.values()),
+            is_root_listed=is_root_listed,
+        )
+
+
+def _entries_of(layer: Layer) -> dict[str, str | None]:
+    """What a layer's output consists of, with the reasons against comparing it."""
+    return {entry_key(x.path): x.reason for x in layer.output.entries}
 
 
 def _has_examples_first(node: Node) -> bool:

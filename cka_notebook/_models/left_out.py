@@ -53,13 +53,15 @@ def _plain_list_note(path: str, value: Any, count: int) -> str:
     )
 
 
-def _hidden(value: Any, known: set[int]) -> list[nn.Module]:
+def _hidden(value: Any, known: set[int], depth: int = 3) -> list[nn.Module]:
     """Modules with weights in a list or dict that are not registered anywhere."""
     if not isinstance(value, list | tuple | dict):
         return []
     members = value.values() if isinstance(value, dict) else value
+    lists = [x for x in members if isinstance(x, list | tuple | dict)] if depth else []
+    inner = [x for each in lists for x in _hidden(each, known, depth - 1)]
     modules = [x for x in members if isinstance(x, nn.Module) and id(x) not in known]
-    return [x for x in modules if next(x.parameters(), None) is not None]
+    return [x for x in modules if next(x.parameters(), None) is not None] + inner
 
 
 def _never_called(parts: list[Part]) -> Iterator[str]:

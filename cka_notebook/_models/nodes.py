@@ -1,7 +1,7 @@
 """The modules of a model, and their calls, which are the layers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -29,6 +29,7 @@ class Output:
         kind: Its type and device, such as "float32 on cpu".
         nbytes: Bytes of one example.
         path: Where its tensor is in what the module returned.
+        entries: All tensors of a container that the module returned, this one, too.
     """
 
     order: int
@@ -40,6 +41,7 @@ class Output:
     nbytes: int = 0
     groups_first: bool = False
     path: Path = ()
+    entries: "tuple[Output, ...]" = ()
 
     @property
     def features(self) -> int:
@@ -49,10 +51,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One call of a module.
+    """One call of a module, or one entry of what it returned.
 
     Attributes:
         position: Place of its module among all modules of the tree.
+        is_entry: Whether the user has named the tensor of the output to compare.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Layer:
     call: int
     output: Output
     position: int
+    is_entry: bool = False
 
 
 @dataclass(slots=True)
@@ -94,7 +98,9 @@ def unwrap(module: nn.Module) -> nn.Module:
     """The module inside `torch.compile`, DataParallel or DistributedDataParallel."""
     while True:
         parts = module.__dict__.get("_modules", {})
-        inner = parts["_orig_mod"] if "_orig_mod" in parts else None  # noqa: SIM401 a scripted module's parts know no get
+        # torch.compile's wrapper has one part; a scripted module's parts know no get.
+        is_compiled = "_orig_mod" in parts and len(parts) == 1
+        inner = parts["_orig_mod"] if is_compiled else None
         if inner is None and isinstance(module, DataParallel | DistributedDataParallel):
             inner = module.module
         if inner is None:
@@ -174,6 +180,23 @@ def layers_of(node: Node) -> Iterator[Layer]:
     for call, output in enumerate(node.outputs):
         name = call_name(node, call) if several else node.title
         yield Layer(name, node.module, call, output, place)
+
+
+def entries_of(layer: Layer) -> Iterator[Layer]:
+    """Each tensor of a layer's output as a layer of its own: "encoder:pooled"."""
+    for output in layer.output.entries:
+        name = entry_name(layer.name, entry_key(output.path))
+        yield replace(layer, name=name, output=output, is_entry=True)
+
+
+def entry_key(path: Path) -> str:
+    """How users write where a tensor is in an output: "1.0" for ``output[1][0]``."""
+    return ".".join(map(str, path))
+
+
+def entry_name(layer: str, key: str) -> str:
+    """Name of one entry of a layer's output."""
+    return f"{layer}:{key}"
 
 
 def call_name(node: Node, call: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .nodes import Node, is_adapted
+from .nodes import WEIGHTS, Node, is_adapted, is_leaf
 
 
 @dataclass(slots=True)
@@ -64,6 +64,21 @@ def above(parts: list[Part], place: int) -> Iterable[int]:
     while place > 0:
         yield place
         place = parts[place].parent
+
+
+def is_innermost(parts: list[Part], place: int) -> bool:
+    """Whether a module is a leaf, or uses all weights inside it by itself.
+
+    So does a module that was exported, or a block of which only activations are
+    modules.
+    """
+    part = parts[place]
+    computes_weights = not set(WEIGHTS).isdisjoint(part.node.name.split("."))
+    if is_leaf(part.module) or computes_weights:
+        return is_leaf(part.module)
+    inside = parts[place + 1 : part.end]
+    counted = [x.node for x in inside if x.has_weights or not part.has_weights]
+    return all(node.outputs == [] and node.alias is None for node in counted)
 
 
 def _linked(nodes: list[Node]) -> list[Part]:

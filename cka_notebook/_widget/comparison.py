@@ -14,11 +14,13 @@ from typing import Any, Protocol
 from torch import nn
 
 from cka_notebook._engine.added_layers import PausedRun
-from cka_notebook._engine.cka import CKA, Callback, check_callback, check_tolerance
+from cka_notebook._engine.checkpoint import layers_of
+from cka_notebook._engine.checks import check_callback, check_tolerance
+from cka_notebook._engine.cka import CKA, Callback
 from cka_notebook._engine.estimate import Estimate, free_bytes, size
 from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
-from cka_notebook._inputs.loaders import batch_size, length
+from cka_notebook._inputs.loaders import batch_size, check_loaders, length
 from cka_notebook._messages import counted
 from cka_notebook._models.choice import Rows, choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
@@ -117,6 +119,8 @@ class Live:
         # The session calls it, because its errors are shown and do not end the run.
         self.callback: Callback | None = self._run_options.pop("callback", None)
         check_callback(self.callback)
+        paired = self._run_options.get("paired", True)
+        check_loaders(loader, loader2, paired, self._run_options.get("max_batches"))
         self._options = {k: v for k, v in options.items() if k not in RUN_OPTIONS}
         self._cka: CKA | None = CKA(model1, model2, **self._options)
         self._models = _Models(model1, model2 if model2 is not None else model1)
@@ -131,6 +135,7 @@ class Live:
             "layers1": self._cka.specs[0].choices,
             "layers2": self._cka.specs[1].choices,
         }
+        self._has_run = False
         self._trees: dict[str, Columns] = {}
         self._rows: dict[Side, Rows] = {}
         self._outputs: dict[Side, Outputs] = {}
@@ -185,9 +190,19 @@ class Live:
         if self._cka is None:
             msg = "Call prepare() before steps()."
             raise RuntimeError(msg)
+        options = dict(self._run_options)
+        if self._has_run and paused is None and self._is_of_others(choices):
+            del options["checkpoint"]
+        self._has_run = True
         return self._cka._steps(  # noqa: SLF001 the explorer is the engine's other loop
-            self._loader, self._loader2, **self._run_options, **choices, paused=paused
+            self._loader, self._loader2, **options, **choices, paused=paused
         )
+
+    def _is_of_others(self, choices: Mapping[Side, Any]) -> bool:
+        """Whether the checkpoint holds other layers, of an earlier run here."""
+        path = self._run_options.get("checkpoint")
+        layers = None if path is None else layers_of(path)
+        return layers is not None and layers != (choices["layers1"], choices["layers2"])
 
     def too_large(self, estimate: Estimate) -> str | None:
         """A message if the Gram matrices of a batch may not fit into memory."""

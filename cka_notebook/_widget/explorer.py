@@ -15,7 +15,7 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from cka_notebook import _figures, metrics
-from cka_notebook._engine.cka import check_tolerance
+from cka_notebook._engine.checks import check_tolerance
 from cka_notebook._messages import metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
@@ -83,7 +83,8 @@ class CKAExplorer(anywidget.AnyWidget):
             ``callback`` of its `compare`. ``model1_name`` and ``model2_name`` default
             to the names of the caller's variables. The callback is called in the thread
             of the run. StopIteration ends the run; the first other exception is shown,
-            and the run continues.
+            and the run continues. A checkpoint keeps the layers of the run that wrote
+            it: later runs of others leave it as it is.
 
     Raises:
         TypeError: If an option is unknown or of the wrong kind.

@@ -32,7 +32,7 @@ def columns_of(title: str, layers: list[str]) -> Columns:
     return {
         "name": names,
         "type": [title, *("layer" if n in order else "" for n in names[1:])],
-        "depth": [0, *(name.count(".") + 1 for name in names[1:])],
+        "depth": [0, *(len(_path(name)) for name in names[1:])],
         "params": [0] * len(names),
         "shape": [None] * len(names),
         "reason": [None if name in order else MISSING for name in names],
@@ -84,9 +84,16 @@ def _spanned_by(layers: list[str]) -> list[str]:
     """Names of the layers and of what contains them, parents before their children."""
     names = {"": None}
     for layer in layers:
-        parts = layer.split(".")
-        names |= {".".join(parts[: i + 1]): None for i in range(len(parts))}
+        names |= dict.fromkeys(_path(layer))
     return sorted(names, key=_in_order_of(list(names)))
+
+
+def _path(name: str) -> list[str]:
+    """Names of what contains a layer, and its own; "a.b:1.0" is an entry of "a.b"."""
+    module, is_entry, _ = name.partition(":")
+    parts = module.split(".")
+    path = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    return [*path, name] if is_entry else path
 
 
 def _module_name(layer: str) -> str:
@@ -100,8 +107,7 @@ def _in_order_of(names: list[str]) -> Callable[[str], list[int]]:
     place = {name: i for i, name in enumerate(names)}
 
     def key(name: str) -> list[int]:
-        parts = name.split(".") if name else []
-        return [place[".".join(parts[: i + 1])] for i in range(len(parts))]
+        return [place[part] for part in _path(name)] if name else []
 
     return key
 

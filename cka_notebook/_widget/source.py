@@ -1,6 +1,7 @@
 """The call that repeats a comparison, as Python source."""
 
 import builtins
+import enum
 import functools
 import json
 import math
@@ -10,6 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+
+TORCH = {
+    "torch": torch,
+    "torch.nn.functional": torch.nn.functional,
+    "torch.nn": torch.nn,
+    "torch.Tensor": torch.Tensor,
+}
+"""Where functions of torch are looked up."""
 
 DEFAULTS = {"metric": "cka", "stop_when_stable": None}
 """Values of options that are left out."""
@@ -95,7 +104,8 @@ def _text(value: Any, name: str, unknown: list[str]) -> str:
         return f"[{', '.join(map(inner, value))}]"
     if isinstance(value, tuple):
         return f"({', '.join(map(inner, value))}{',' if len(value) == 1 else ''})"
-    text = _name_of(value) if callable(value) else _constant(value)
+    is_named = callable(value) or isinstance(value, enum.Enum)
+    text = _name_of(value) if is_named else _constant(value)
     if text is None:
         text = f"{name}{len(unknown) + 1}" if unknown else name
         unknown.append(text)
@@ -121,10 +131,22 @@ def _constant(value: Any) -> str | None:
 
 
 def _name_of(value: Any) -> str | None:
-    """The name of a function or class; None of a lambda, a method or an object."""
+    """The name of a function, class or member of an enumeration.
+
+    None of a lambda, of a function inside another, a bound method or an object.
+    """
+    if isinstance(value, enum.Enum):
+        kind = _name_of(type(value))
+        return f"{kind}.{value.name}" if kind and _is_name(value.name) else None
     name = getattr(value, "__name__", "")
-    for module in (torch, torch.nn.functional, torch.nn):
-        if name and getattr(module, name, None) is value:
-            return f"{module.__name__}.{name}"
+    for title, owner in TORCH.items():
+        if name and getattr(owner, name, None) is value:
+            return f"{title}.{name}"
+    full = getattr(value, "__qualname__", name)
     is_method = getattr(value, "__self__", builtins) is not builtins
-    return name if name.isidentifier() and not is_method else None
+    return full if _is_name(full) and not is_method else None
+
+
+def _is_name(text: str | None) -> bool:
+    """Whether this is a name, or attributes of one."""
+    return bool(text) and all(part.isidentifier() for part in str(text).split("."))

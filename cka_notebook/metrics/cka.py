@@ -109,7 +109,7 @@ class MinibatchCKA:
         return type(self)(**sums, batches=self.batches + other.batches)
 
     def compute(self) -> Tensor:
-        """CKA, ``(L1, L2)`` float64; NaN where a layer has no variance."""
+        """CKA, ``(L1, L2)`` float64; NaN where a layer has no variance or overflows."""
         return self.xy / self._norm()
 
     def stderr(self) -> Tensor:
@@ -147,7 +147,12 @@ class MinibatchCKA:
         return type(self)(**moved, batches=self.batches)
 
     def _norm(self) -> Tensor:
-        return (self.xx[:, None] * self.yy).sqrt()
+        square = self.xx[:, None] * self.yy
+        norm = square.sqrt()
+        outside = (square == 0) | square.isinf()
+        norm = torch.where(outside, self.xx.sqrt()[:, None] * self.yy.sqrt(), norm)
+        # Sums that have left float64 themselves would give 0 or infinity.
+        return torch.where((norm > 0) & norm.isfinite(), norm, torch.nan)
 
     def _spread_of_norms(self) -> Tensor:
         xx, yy = self.xx[:, None], self.yy

@@ -5,10 +5,13 @@ import random
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from support import zoo
+from support.configs import SMALL
 from support.reference import assert_right, compare
 from torch import nn
 
+from cka_notebook._capture.hooks import Hook
 from cka_notebook._capture.rewinding import MAX_BYTES, Rewinder, rewound, seeded
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
@@ -195,3 +198,54 @@ def test_seeded_streams_come_back_after_an_error():
     with pytest.raises(KeyError), seeded(1, []):
         raise KeyError
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Hooking(nn.Module):
+    """Gives a part of itself a hook in its first pass, as transformers' models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(10, 8), nn.Linear(8, 3)
+        self.is_hooked = False
+
+    def forward(self, x):
+        if not self.is_hooked:
+            self.body.register_forward_hook(lambda *given: given[2] + 1)
+            self.head.register_forward_pre_hook(lambda _, given: (given[0] * 2,))
+            self.is_hooked = True
+        return self.head(self.body(x))
+
+
+def test_hooks_that_a_model_gives_itself_are_there_once():
+    model, other = Hooking(), Hooking()
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(8, 10)
+    rewinder = Rewinder(model)
+    for _ in range(3):
+        model(x)
+        rewinder.rewind()
+        assert not model.body._forward_hooks
+        assert not model.head._forward_pre_hooks
+    assert torch.equal(model(x), other(x))
+    compare(model, batches=[x])
+    assert torch.equal(model(x), other(x))
+
+
+def test_hooks_of_another_run_stay():
+    model = Hooking()
+    rewinder = Rewinder(model)
+    hook = Hook(lambda *_: None)
+    model.body.register_forward_hook(hook)
+    model(torch.randn(8, 10))
+    rewinder.rewind()
+    assert list(model.body._forward_hooks.values()) == [hook]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_hidden_states_of_transformers_are_right_after_a_run(first):
+    config = hf.LlamaConfig(**SMALL, output_hidden_states=True)
+    model = hf.LlamaModel(config).eval()
+    ids = torch.randint(0, 100, (8, 5))
+    count = len(model(ids).hidden_states) if first else SMALL["num_hidden_layers"] + 1
+    compare(model, batches=[{"input_ids": ids}])
+    assert len(model(ids).hidden_states) == count

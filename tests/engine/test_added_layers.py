@@ -177,3 +177,25 @@ def test_parts_of_a_map_are_put_together_and_later_ones_win():
     whole = combined((["b", "a"], ["x", "y", "z"]), (first, second), (0, 1))
     expected = torch.tensor([[1.0, 2.0, 2.0], [1.0, 1.0, torch.nan]])
     assert torch.equal(whole.nan_to_num(9), expected.nan_to_num(9))
+
+
+def test_layers_added_after_a_run_leave_its_checkpoint_as_it_is(tmp_path):
+    batches, path = list(torch.randn(5, 12, 6)), tmp_path / "run"
+    models = ThreeLinear(8), ThreeLinear(9)
+    explorer = CKAExplorer(*models, batches, autostart=False, checkpoint=path)
+    explorer.models, explorer.batches = models, batches
+    few, every = ["first", "third"], ["first", "second", "third"]
+    ran(explorer, few, few)
+    saved = path.read_bytes()
+    for wanted in ((every, few), (every, every), (["second"], ["second"]), (few, few)):
+        result = ran(explorer, *wanted)
+        assert explorer.status == "done"
+        assert result.examples == 60
+        whole = expected(explorer, *wanted)
+        torch.testing.assert_close(result.matrix, whole.matrix, rtol=0, atol=1e-5)
+        assert path.read_bytes() == saved
+    explorer.close()
+    again = CKAExplorer(*models, batches, autostart=False, checkpoint=path)
+    with pytest.raises(ValueError, match=r"checkpoint .* its layers1 is"):
+        ran(again, every, few)
+    again.close()

@@ -1,10 +1,12 @@
 """Errors of comparisons: what was expected, what was given, what to do."""
 
+import numpy as np
 import pytest
 import torch
 from support import zoo
 from support.reference import compare
 from torch import nn
+from torch.utils.data import DataLoader
 
 from cka_notebook import CKA
 
@@ -52,6 +54,76 @@ def test_an_unknown_option_is_an_error_at_construction(options, error, message):
         CKA(zoo.mlp(), **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
+def test_types_that_autocast_does_not_cast_to_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"`autocast` to be a dtype such as torch.bf"):
+        CKA(zoo.mlp(), autocast=dtype)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (nn.Flatten, r"Make an instance first: Flatten\(...\)"),
+        (zoo.mlp().state_dict(), r"model.load_state_dict"),
+        ([zoo.mlp(), zoo.mlp()], r"each model by itself: CKA\(model1, model2\)"),
+        (DataLoader([1]), r"Batches go to compare: CKA\(model1, model2\).compare"),
+    ],
+)
+def test_what_was_passed_as_a_model_is_told_what_to_do(wrong, words):
+    with pytest.raises(TypeError, match=words):
+        CKA(zoo.mlp(), wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [(["0"], "Layers go to model1_layers"), (zoo.mlp(), "run it for each pair")],
+)
+def test_other_things_in_the_place_of_a_name_are_told_where_they_go(wrong, words):
+    with pytest.raises(TypeError, match=f"`model1_name` to be a string.*{words}"):
+        CKA(zoo.mlp(), zoo.mlp(), wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"max_batches": 2.5}, "`max_batches` to be an integer or None, got 2.5"),
+        ({"max_batches": "2"}, "`max_batches` to be an integer or None, got '2'"),
+        ({"max_batches": True}, "`max_batches` to be an integer or None, got True"),
+        ({"stop_when_stable": "0.1"}, "to be a standard error above 0, got '0.1'"),
+        ({"callback": lambda x: x}, r"\(batch, total, matrix\), or .* takes \(x\)"),
+    ],
+)
+def test_options_of_a_run_of_the_wrong_kind_are_refused_at_once(option, words):
+    with pytest.raises(TypeError, match=words):
+        CKA(zoo.mlp()).compare(zoo.batches_of(), progress=False, **option)
+
+
+def test_an_integer_of_numpy_is_a_number_of_batches():
+    result = compare(zoo.mlp(), batches=zoo.batches_of(), max_batches=np.int64(2))
+    assert result.batches == 2
+
+
+def test_a_function_that_calls_another_model_is_an_error_that_says_so():
+    model = zoo.mlp()
+    for forward in (lambda _, batch: model(batch), lambda *_: None):
+        with pytest.raises(
+            ValueError, match=r"`forward` to call model2 \(Sequential\)"
+        ):
+            compare(model, zoo.mlp(), zoo.batches_of(), forward=(None, forward))
+
+
+def test_errors_of_a_user_s_function_name_it():
+    batches = zoo.batches_of(2)
+    with pytest.raises(RuntimeError) as caught:
+        compare(zoo.mlp(), zoo.mlp(), batches, forward=(None, lambda m, x: m(x[:, :2])))
+    assert caught.value.__notes__[0] == (
+        "`forward` was called with model2 (Sequential): a tensor of shape (16, 10)."
+    )
+    with pytest.raises(KeyError) as caught:
+        compare(zoo.mlp(), batches=batches, examples=lambda _: {}["x"])
+    assert caught.value.__notes__ == ["`examples` raised this for model1 (Sequential)."]
+
+
 @pytest.mark.parametrize("wrong", [None, "resnet18", torch.randn(3)])
 def test_anything_but_a_model_is_refused(wrong):
     with pytest.raises(TypeError, match=r"`model1` to be a torch.nn.Module, got"):
@@ -91,7 +163,7 @@ def test_out_of_memory_is_explained():
         compare(model, batches=batches)
     handle.remove()
     text = str(caught.value)
-    assert "16 examples" in text
+    assert "examples. Lower batch_size" in text
     assert "Lower batch_size" in text
     assert "Tried to allocate 2 GiB" in str(caught.value.__cause__)
 
@@ -125,6 +197,15 @@ def test_an_error_in_a_model_names_the_model_and_its_inputs():
         ),
         ({"forward": (None,)}, r"a pair of such functions, got \(None,\)"),
         ({"autocast": True}, "`autocast` to be a dtype such as .*, got True"),
+        ({"autocast": "bfloat16"}, "`autocast` to be a dtype .*, got 'bfloat16'"),
+        ({"forward": lambda batch: batch}, r"of \(model, batch\), got .*\(batch\)"),
+        ({"forward": (None, lambda *, a: a)}, r"takes \(\*, a\)"),
+        (
+            {"examples": lambda: 3},
+            r"`examples` to be a function of a batch, got .*\(\)",
+        ),
+        ({"device": DataLoader([1])}, r"`device`, got a DataLoader. Batches go to"),
+        ({"model1_layers": DataLoader([1])}, r"got a DataLoader. Batches go to"),
     ],
 )
 def test_options_of_the_wrong_kind_are_refused_at_once(option, message):

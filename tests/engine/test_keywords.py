@@ -54,6 +54,65 @@ def test_methods_of_other_tools_say_what_there_is():
     assert copy.copy(cka).name1 == cka.name1
 
 
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [
+        ("model_1", "model1"),
+        ("net2", "model2"),
+        ("first_model", "model1"),
+        ("second_layers", "model2_layers"),
+        ("layers_b", "model2_layers"),
+        ("model_a_name", "model1_name"),
+        ("name1", "model1_name"),
+        ("use_gpu", "device"),
+        ("dtype", "autocast"),
+        ("f_extract", "forward"),
+        ("pooling", "pool"),
+    ],
+)
+def test_names_of_other_tools_are_translated(given, own):
+    text = message(lambda: CKA(zoo.mlp(), **{given: None}))
+    assert f"{given!r} is called {own!r} here." in text
+
+
+def test_arguments_of_the_other_call_are_told_where_they_go():
+    text = message(lambda: CKA(zoo.mlp(), verbose=True, max_batches=3))
+    assert "'verbose' is an argument of CKA.compare, as 'progress'." in text
+    assert "'max_batches' is an argument of CKA.compare." in text
+    cka = CKA(zoo.mlp())
+    text = message(lambda: cka.compare([], device="cpu", num_batches=2))
+    assert "'device' is an argument of CKA." in text
+    assert "'num_batches' is called 'max_batches' here." in text
+
+
+@pytest.mark.parametrize("name", ["batch_size", "epochs", "kernel", "hook_layer_types"])
+def test_arguments_that_there_are_not_here_are_explained(name):
+    text = message(lambda: CKA(zoo.mlp(), **{name: 1}))
+    assert re.search(rf"'{name}' (is set in|is not needed|cannot be chosen)", text)
+
+
+def test_each_of_several_suggestions_names_its_word():
+    text = message(lambda: CKA(zoo.mlp(), model1_leyers=[], metrc="cka"))
+    assert "For 'model1_leyers': Did you mean 'model1_layers'" in text
+    assert "For 'metrc': Did you mean 'metric'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("compute", "compare(loader) does it"),
+        ("heatmap", "plot_cka_heatmap(result)"),
+        ("hsic_matrix", "has `matrix`"),
+        ("matrix", "What compare() returns has 'matrix'."),
+        ("save", "What compare() returns has 'save'."),
+        ("reset", "each compare() starts anew"),
+    ],
+)
+def test_what_other_tools_or_the_result_have_is_told_of(name, words):
+    cka = CKA(zoo.mlp())
+    assert words in message(lambda: getattr(cka, name))
+
+
 def test_signatures_are_still_seen():
     assert list(inspect.signature(CKA).parameters)[:3] == [
         "model1", "model2", "model1_name"

@@ -79,3 +79,22 @@ def test_a_run_of_tiny_layers_resumes_to_the_same_bits(tmp_path):
     resumed = compare(*models, batches, checkpoint=path, **options)
     assert resumed.batches == 6
     assert torch.equal(resumed.matrix.nan_to_num(), whole.matrix.nan_to_num())
+
+
+@pytest.mark.parametrize("scale", [1e150, 1e-150])
+def test_numbers_that_leave_float64_are_undefined_and_no_zeros(scale):
+    models = [Branches(Scale(scale)).double() for _ in range(2)]
+    batches = [torch.randn(32, 10, dtype=torch.float64) for _ in range(3)]
+    layers = {"model1_layers": ["branches.0"], "model2_layers": ["linear"]}
+    result = compare(*models, batches, **layers)
+    assert result.matrix.isnan().all()
+    assert result.stderr.isnan().all()
+    assert list(result.undefined1) == ["branches.0"]
+
+
+def test_pairs_whose_product_leaves_float64_are_defined():
+    models = [Branches(Scale(1e-60), Scale(1e60)).double() for _ in range(2)]
+    batches = [torch.randn(32, 10, dtype=torch.float64) for _ in range(3)]
+    layers = {"model1_layers": ["branches.*"], "model2_layers": ["branches.*"]}
+    result = compare(*models, batches, **layers)
+    assert (result.matrix - expected(models, batches)).abs().max() < 1e-9

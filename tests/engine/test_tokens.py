@@ -1,45 +1,15 @@
-"""Padding and tokens that drown the others, in whole comparisons."""
+"""Padding, in whole comparisons."""
 
 import pytest
 import torch
 import transformers as hf
 from support import zoo
-from support.configs import t5_config
 from support.reference import FLOAT32, activations, compare, minibatch_matrix
 from support.texts import LENGTHS, padded, words
 from torch import nn
 
 from cka_notebook import CKA
 from cka_notebook._messages import is_grave
-
-LAYERS = ["embed_tokens", "layers.0", "layers.1", "layers.2", "layers.3", "norm"]
-SHOWN_LAYERS = "'embed_tokens', 'layers.0', 'layers.1', ... (6 layers)"
-
-
-def llama(seed, times=100.0):
-    """A random Llama whose first token is many times as long as all others."""
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4}
-    model = hf.LlamaModel(
-        hf.LlamaConfig(vocab_size=1000, num_attention_heads=4, **sizes)
-    )
-    with torch.no_grad():
-        model.embed_tokens.weight[1] *= times
-    return model
-
-
-def texts(batches=4, n=32, length=47, left=False):
-    made = torch.Generator().manual_seed(0)
-    for _ in range(batches):
-        lengths = torch.randint(8, length + 1, (n, 1), generator=made)
-        mask = (torch.arange(length) < lengths).long()
-        ids = torch.randint(2, 1000, (n, length), generator=made)
-        ids[:, 0] = 1
-        if left:
-            rows = zip(ids, lengths.flatten().tolist(), strict=True)
-            ids = torch.stack([row.roll(length - size) for row, size in rows])
-            mask = mask.flip(1)
-        yield {"input_ids": ids * mask, "attention_mask": mask}
 
 
 def with_keywords(model, batch):
@@ -50,103 +20,8 @@ def noted(result, *parts):
     return [note for note in result.notes if all(part in note for part in parts)]
 
 
-@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-def test_unrelated_models_with_a_long_first_token_are_not_alike(left):
-    result = compare(llama(0), llama(1), list(texts(left=left)))
-    assert list(result.layers1) == LAYERS
-    assert result.matrix.max() < 0.25
-    places = {layer: [0] for layer in LAYERS}
-    assert result.provenance["tokens_left_out"] == {"model1": places, "model2": places}
-    for name in ("A", "B"):
-        (note,) = noted(result, f"LlamaModel {name}: the first token is up to")
-        assert f"times as long as the others in {SHOWN_LAYERS}" in note
-        assert not is_grave(note)
-    assert not noted(result, "text length")
-
-
-def test_the_mean_is_over_the_other_tokens():
-    batches, models = list(texts(3)), (llama(0), llama(1))
-    result = compare(*models, batches)
-    features = [activations(model, batches, LAYERS, with_keywords) for model in models]
-    for rows in features:
-        for name in LAYERS:
-            for i, batch in enumerate(batches):
-                mask = batch["attention_mask"].clone()
-                mask[:, 0] = 0
-                x = rows[name][i].view(*mask.shape, -1)
-                rows[name][i] = (x * mask[..., None]).sum(1) / mask.sum(1)[:, None]
-    expected = minibatch_matrix(*features)
-    torch.testing.assert_close(result.matrix, expected, rtol=0, atol=FLOAT32)
-
-
-@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-def test_a_mean_of_all_tokens_is_said_to_be_text_length(left):
-    result = compare(llama(0), llama(1), list(texts(left=left)), pool="mean")
-    assert result.matrix[0, 0] > 0.99
-    assert result.provenance["tokens_left_out"] == {"model1": {}, "model2": {}}
-    assert len(noted(result, "the first token is up to", "outweighs")) == 2
-    grave = noted(result, "'embed_tokens'", "mostly text length", "up to 1.00")
-    assert len(grave) == 2
-    assert all(map(is_grave, grave))
-
-
-@pytest.mark.parametrize(
-    ("pool", "is_told"),
-    [("cls", True), ("flatten", True), (lambda x: x.amax(1), True), ("last", False)],
-    ids=["cls", "flatten", "callable", "last"],
-)
-def test_other_pools_get_the_note_alone(pool, is_told):
-    result = compare(llama(0), llama(1), list(texts(2)), pool=pool)
-    assert bool(noted(result, "the first token", "outweighs")) == is_told
-    assert result.provenance["tokens_left_out"] == {"model1": {}, "model2": {}}
-
-
-def test_ordinary_models_keep_all_tokens_and_get_no_note():
-    result = compare(llama(0, times=1.0), llama(1, times=1.0), list(texts(2)))
-    assert result.provenance["tokens_left_out"] == {"model1": {}, "model2": {}}
-    assert not noted(result, "token is")
-
-
-def test_what_is_left_out_does_not_depend_on_the_layers_that_are_chosen():
-    batches, models = list(texts(2)), (llama(0), llama(1))
-    whole = compare(*models, batches)
-    some = compare(*models, batches, model1_layers=["norm"], model2_layers=["norm"])
-    assert float(some.matrix) == pytest.approx(float(whole.matrix[-1, -1]), abs=1e-6)
-
-
-@pytest.mark.slow
-def test_a_resumed_run_leaves_out_the_same_tokens(tmp_path):
-    models, path = (llama(0), llama(1)), tmp_path / "run"
-    options = {"progress": False}
-    whole = compare(*models, list(texts()), pool="mean")
-    CKA(*models, pool="mean").compare(
-        list(texts()), max_batches=2, checkpoint=path, **options
-    )
-    resumed = CKA(*models, pool="mean").compare(
-        list(texts()), checkpoint=path, **options
-    )
-    assert torch.equal(resumed.matrix, whole.matrix)
-    assert resumed.notes == whole.notes
-    auto = tmp_path / "auto"
-    CKA(*models).compare(list(texts()), max_batches=2, checkpoint=auto, **options)
-    resumed = CKA(*models).compare(list(texts()), checkpoint=auto, **options)
-    assert torch.equal(resumed.matrix, compare(*models, list(texts())).matrix)
-
-
-def test_a_decoder_s_long_tokens_are_left_out_of_the_decoder_alone():
-    torch.manual_seed(0)
-    model = hf.T5Model(t5_config())
-    with torch.no_grad():
-        model.shared.weight[0] *= 100
-    batches = [padded(words(seed=seed), LENGTHS) for seed in range(2)]
-    for seed, batch in enumerate(batches):
-        decoder = padded(words(length=7, seed=seed + 9), LENGTHS - 2)
-        decoder["input_ids"][:, 0] = 0
-        batch |= {f"decoder_{key}": value for key, value in decoder.items()}
-    left_out = compare(model, batches=batches).provenance["tokens_left_out"]["model1"]
-    assert left_out
-    assert all(name.startswith("decoder.") for name in left_out)
-    assert left_out["decoder.block.0"] == [0]
+def padded_words(count):
+    return [padded(words(seed=seed), LENGTHS) for seed in range(count)]
 
 
 class Encoder(nn.Module):
@@ -328,8 +203,49 @@ def test_blocks_of_an_encoder_are_rows_although_it_would_nest_their_tensors():
     assert all(model.encoder.use_nested_tensor for model in models)
 
 
-def padded_words(count):
-    return [padded(words(seed=seed), LENGTHS) for seed in range(count)]
+def test_a_mask_that_a_model_makes_itself_is_named():
+    batches = [b["input_ids"] * b["attention_mask"] for b in padded_words(2)]
+    layers = ["encoder.layers.0", "encoder.layers.1"]
+    options = {"model1_layers": layers, "model2_layers": layers}
+    result = compare(Nested(), Nested(), batches, **options)
+    (note,) = noted(result, "Nested A makes a mask of padding itself", "layers.0'")
+    assert is_grave(note)
+    full = [b["input_ids"] for b in padded_words(2)]
+    assert not noted(compare(Nested(), Nested(), full, **options), "mask")
+    whole = [{"ids": i, **b} for i, b in zip(batches, padded_words(2), strict=True)]
+    result = compare(Nested(), Nested(), whole, **options)
+    assert result.provenance["padding_left_out"]["model1"] == layers
+    assert not noted(result, "mask")
+
+
+def test_a_mask_of_text_does_not_concern_images():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.vision_model = nn.Sequential(nn.Linear(6, 16), nn.Tanh())
+            self.text, self.joint = nn.Embedding(100, 16), nn.Linear(16, 16)
+
+        def forward(self, input_ids, patches, attention_mask):  # noqa: ARG002
+            parts = [self.vision_model(patches), self.text(input_ids)]
+            return self.joint(torch.cat(parts, 1))
+
+    batches = [{**b, "patches": torch.randn(8, 4, 6)} for b in padded_words(2)]
+    layers = ["vision_model.0", "text"]
+    options = {"model1_layers": layers, "model2_layers": layers}
+    assert not noted(compare(Both(), Both(), batches, **options), "does not fit")
+    result = compare(Both(), Both(), batches, model1_layers=["joint"])
+    assert noted(result, "does not fit the output of 'joint'")
+
+
+def test_a_resumed_run_remembers_the_padding_of_earlier_batches(tmp_path):
+    options = {"model1_layers": ["pairs"], "model2_layers": ["pairs"]}
+    batches, models = list(encoder_batches("key_padding_mask")), (Encoder(), Encoder())
+    for batch in batches[1:]:
+        batch["key_padding_mask"][:] = False
+    run = {"checkpoint": tmp_path / "run", "progress": False}
+    CKA(*models, **options).compare(batches, max_batches=1, **run)
+    resumed = CKA(*models, **options).compare(batches, **run)
+    assert len(noted(resumed, "does not fit the output of 'pairs'")) == 2
 
 
 def test_images_have_neither_masks_nor_tokens():

@@ -329,3 +329,50 @@ def test_a_packed_sequence_is_one_input_of_as_many_examples_as_texts():
     assert_right(result, model1, model2, batches)
     with_labels = [(batch, torch.arange(8)) for batch in batches]
     assert compare(model1, model2, with_labels, **head).examples == 24
+
+
+@pytest.mark.parametrize("count", [0, -1, True])
+def test_examples_must_return_a_number_of_examples(count):
+    with pytest.raises(ValueError, match=rf"`examples` to return .*, got {count} for"):
+        compare(zoo.mlp(), batches=zoo.batches_of(1), examples=lambda _: count)
+
+
+def test_examples_may_take_the_batch_apart():
+    batches = [{"input": x, "meta": ["a"]} for x in zoo.batches_of(2)]
+    result = compare(
+        zoo.mlp(), batches=batches, examples=lambda b: b["meta"].clear() or 16
+    )
+    assert result.examples == 32
+    assert all(batch["meta"] == ["a"] for batch in batches)
+
+
+class Pooled(nn.Module):
+    """Sums up the nodes of each graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x, graph):
+        count = int(graph.max()) + 1
+        return self.head(x.new_zeros(count, 5).index_add(0, graph, x))
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict])
+def test_graphs_are_counted_where_all_inputs_have_a_row_for_each_node(kind):
+    batches = []
+    for _ in range(3):
+        graph = torch.arange(12).repeat_interleave(torch.randint(1, 5, (12,)))
+        pair = [torch.randn(len(graph), 5), graph]
+        batches.append(dict(zip(("x", "graph"), pair, strict=True)))
+    if kind is not dict:
+        batches = [kind(batch.values()) for batch in batches]
+    result = compare(Pooled(), batches=batches)
+    assert result.layers1 == ("head",)
+    assert result.examples == 36
+
+
+def test_sorted_labels_are_no_number_of_groups():
+    labels = torch.arange(16) // 4
+    batches = [(torch.randn(16, 10), labels) for _ in range(2)]
+    assert compare(zoo.mlp(), batches=batches).examples == 32

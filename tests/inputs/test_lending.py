@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections import OrderedDict, UserDict, namedtuple
+from collections import OrderedDict, UserDict, UserList, deque, namedtuple
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,6 +130,94 @@ def test_forward_may_change_what_is_inside_of_objects(kind):
     result = compare(zoo.mlp(), zoo.mlp(), batches, **options)
     assert str(batches) == str(before)
     assert result.examples == 48
+
+
+class Graph:
+    """Like the batches of graph libraries: callable, and all is in a store."""
+
+    def __init__(self, **items):
+        vars(self)["_store"] = items
+
+    def __call__(self, *names):
+        return ((name, self._store[name]) for name in names)
+
+    def __getattr__(self, name):
+        if name not in vars(self).get("_store", ()):
+            raise AttributeError(name)
+        return self._store[name]
+
+    def __setattr__(self, name, value):
+        self._store[name] = value
+
+    def keys(self):
+        return self._store.keys()
+
+    def __getitem__(self, name):
+        return self._store[name]
+
+
+def test_a_batch_that_may_be_called_is_copied_too():
+    def forward(model, batch):
+        sub(batch.x)
+        batch.x, batch.meta = batch.x * 3, batch.meta.clear()
+        return model(batch.x)
+
+    batches = [Graph(x=x, meta=["a"]) for x in zoo.batches_of(3)]
+    before = [x.clone() for x in zoo.batches_of(3)]
+    model1, model2 = zoo.mlp(), zoo.mlp()
+    result = compare(model1, model2, batches, forward=forward)
+    assert all(batch.meta == ["a"] for batch in batches)
+    assert all(torch.equal(b.x, x) for b, x in zip(batches, before, strict=True))
+    assert_right(
+        result, model1, model2, before,
+        call=lambda model, x: forward(model, Graph(x=x.clone(), meta=[])),
+    )  # fmt: skip
+
+
+def objects(*items):
+    made = np.empty(len(items), dtype=object)
+    made[:] = items
+    return made
+
+
+@pytest.mark.parametrize(
+    ("entry", "change"),
+    [
+        ({1}, lambda entry: entry.add(2)),
+        (deque([[1], 2]), lambda entry: entry[0].append(entry.pop())),
+        (UserList([[1], 2]), lambda entry: entry[0].append(entry.pop())),
+        (bytearray(b"a"), lambda entry: entry.append(1)),
+        (objects([1], {"a": [2]}), lambda entry: entry[1].pop("a").clear()),
+        (torch.eye(3).to_sparse().coalesce(), lambda entry: entry.values().zero_()),
+        (torch.eye(3).to_sparse_csr(), lambda entry: entry.values().zero_()),
+        (torch.nested.nested_tensor([torch.ones(2)] * 16), lambda entry: entry.mul_(0)),
+        (torch.zeros(1).expand(3), lambda entry: entry.add_(1)),
+    ],
+    ids=[
+        "set", "deque", "UserList", "bytearray", "objects", "COO", "CSR", "nested",
+        "expanded",
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_tensor_is_as_it_was(entry, change):
+    def forward(model, batch):
+        change(batch["entry"])
+        return model(batch["x"])
+
+    before = str(entry)
+    batches = [{"x": x, "entry": entry} for x in zoo.batches_of(2)]
+    result = compare(zoo.mlp(), zoo.mlp(), batches, forward=forward)
+    assert str(entry) == before
+    assert not result.matrix.isnan().any()
+
+
+def test_hooks_of_the_user_may_change_the_inputs():
+    model1, model2 = zoo.mlp(), zoo.mlp()
+    model1.register_forward_pre_hook(lambda _, args: sub(args[0]))
+    model1.register_forward_hook(lambda _, args, __: args[0].zero_())
+    batches, before = zoo.batches_of(3), zoo.batches_of(3)
+    result = compare(model1, model2, batches)
+    assert str(batches) == str(before)
+    assert_right(result, model1, model2, before, call=lambda m, x: m(x.clone()))
 
 
 class Slots:

@@ -7,6 +7,7 @@ from support import zoo
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
@@ -190,3 +191,46 @@ def test_max_batches_may_be_any_integer(most, tmp_path):
     batches = zoo.batches_of(3)
     assert cka.compare(batches, max_batches=most, progress=False, checkpoint=path)
     cka.result.save(tmp_path / "result")
+
+
+class Examples(Dataset):
+    """Ten examples, made by a function of their number."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return self.make(index)
+
+
+def broken(index):
+    if index == 7:
+        raise OSError("truncated image")
+    return torch.randn(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda i: torch.zeros(3, 4 + i), "Resize or pad them, or pass it a collate"),
+        (lambda i: [0] * (i + 1), "Resize or pad them, or pass it a collate_fn"),
+        (lambda _: None, "leave out those that are None"),
+        (lambda _: object(), "for instance images with a transform"),
+        (broken, "`loader2` raised this in batch 2."),
+    ],
+)
+def test_errors_of_a_loader_name_it_and_tell_what_helps(make, words):
+    good = DataLoader(Examples(lambda _: torch.randn(3)), batch_size=4)
+    bad = DataLoader(Examples(make), batch_size=4)
+    with pytest.raises(Exception, match=r".") as caught:
+        list(batches(good, bad, paired=True))
+    assert "`loader2` raised this in batch" in caught.value.__notes__[0]
+    assert words in " ".join(caught.value.__notes__)
+
+
+def test_a_data_set_is_no_loader():
+    with pytest.raises(TypeError, match=r"Examples. Pass DataLoader\(dataset, batch"):
+        check_loaders(Examples(broken), None, paired=True, max_batches=None)

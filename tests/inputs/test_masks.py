@@ -114,6 +114,68 @@ def test_an_empty_text_turns_no_mask():
     assert reader.unused == {"attention_mask": (4, 6)}
 
 
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.uint8])
+def test_inverted_masks_of_numbers_are_turned_or_named_too(dtype):
+    mask = (~RIGHT).to(dtype)
+    assert is_(inputs_mask("attention_mask", mask, texts(RIGHT)), RIGHT)
+    reader, masks = read(ids=IDS, attention_mask=mask)
+    assert masks.inputs is None
+    assert reader.unused == {"attention_mask": (4, 6)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
+def test_a_mask_of_tokens_alone_is_one_whatever_the_texts_are(dtype):
+    mask, ids = torch.ones(4, 6, dtype=dtype), torch.full((4, 6), 7)
+    assert is_(inputs_mask("attention_mask", mask, ids), mask > 0)
+
+
+def test_a_mask_may_have_an_axis_of_one_feature():
+    assert is_(inputs_mask("mask", RIGHT[..., None].float(), texts(RIGHT)), RIGHT)
+    assert is_(inputs_mask("attention_mask", RIGHT[..., None]), RIGHT)
+
+
+@pytest.mark.parametrize("name", ["padding", "is_pad", "valid", "m"])
+@pytest.mark.parametrize("kept", [RIGHT, LEFT], ids=["right", "left"])
+def test_flags_that_mark_padding_are_masks_whatever_their_name(name, kept):
+    assert is_(inputs_mask(name, kept, texts(kept)), kept)
+    assert is_(inputs_mask(name, ~kept, texts(kept)), kept)
+
+
+def test_flags_that_mark_no_padding_are_none():
+    for flags in (IDS % 5 > 2, torch.ones_like(RIGHT), RIGHT[:, :4], RIGHT[:, 0]):
+        reader, masks = read(ids=IDS, flags=flags)
+        assert masks == (None, None)
+        assert not reader.unused
+
+
+SQUARE = torch.arange(100, 136).reshape(6, 6)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "mask", "attn_mask", "causal"])
+@pytest.mark.parametrize(
+    "mask", [CAUSAL, ~CAUSAL, CAUSAL.float(), added(CAUSAL), CAUSAL[None, None]]
+)
+def test_causal_masks_are_no_padding_even_of_as_many_texts_as_tokens(name, mask):
+    reader, masks = read(ids=SQUARE, **{name: mask})
+    assert masks == (None, None)
+    assert not reader.unused
+
+
+def test_square_masks_of_padding_are_not_mistaken_for_causal_ones():
+    kept = torch.arange(6) < torch.tensor([[6], [2], [5], [1], [3], [6]])
+    ids = torch.where(kept, SQUARE, 0)
+    for name in ("mask", "attention_mask", "attn_mask"):
+        assert is_(inputs_mask(name, kept, ids), kept)
+
+
+def test_masks_of_pairs_that_block_padding_are_used_or_named():
+    pairs = (RIGHT[:, None] & CAUSAL).expand(4, 6, 6)
+    reader, masks = read(ids=IDS, attn_mask=~pairs)
+    assert masks.inputs is None
+    assert reader.unused == {"attn_mask": (4, 6, 6)}
+    assert is_(inputs_mask("attn_mask", added(pairs), IDS), RIGHT)
+
+
 def test_models_of_transformers_take_true_as_a_token_whatever_the_texts_are():
     model = hf.BertModel(hf.BertConfig(**SMALL))
     _, masks = read(model, input_ids=texts(~RIGHT), attention_mask=RIGHT)

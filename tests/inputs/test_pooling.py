@@ -4,7 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from support import zoo
+from support.reference import compare
 
+from cka_notebook import CKA
 from cka_notebook._inputs.pooling import Pooling
 
 TOKENS = torch.randn(6, 5, 4)
@@ -226,3 +229,25 @@ def test_whether_padding_was_left_out_is_known():
     pooling.begin(MASK, None)
     pooling.features("a")(TOKENS)
     assert pooling.masked
+
+
+@pytest.mark.parametrize(
+    "pool", [lambda x: x.mean(5), lambda x: x.other, lambda x, n: (x, n)]
+)
+def test_errors_of_a_function_to_pool_with_are_not_the_model_s(pool):
+    with pytest.raises(Exception, match=r".") as caught:
+        compare(zoo.mlp(), batches=zoo.batches_of(), pool=pool)
+    assert caught.value.__notes__ == [
+        "`pool` raised this for activations of shape (16, 16).",
+        "Inputs of model1 (Sequential): a tensor of shape (16, 10).",
+    ]
+
+
+def test_features_that_are_integers_are_refused():
+    with pytest.raises(TypeError, match=r"floating-point features, got torch.int64"):
+        compare(zoo.mlp(), batches=zoo.batches_of(), pool=lambda x: x.long())
+
+
+def test_keys_that_are_no_names_are_refused():
+    with pytest.raises(TypeError, match="names or globs as keys, got 0"):
+        CKA(zoo.mlp(), pool={0: "mean"})

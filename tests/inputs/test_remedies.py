@@ -33,6 +33,77 @@ def test_types_of_inputs_and_weights_are_both_named(dtype, make):
     assert "autocast=" in text
 
 
+def line_of(text):
+    """The forward= that an error proposes, as a function."""
+    return eval(re.search(r"(lambda model, batch: .*?\))(, or|;|\.( |\n|$))", text)[1])
+
+
+def images(dtype):
+    return (torch.rand(8, 3, 5, 5) * 9).to(dtype)
+
+
+CASTS = {
+    "half model": (nn.Conv2d(3, 4, 3).half(), images(torch.float32)),
+    "bfloat16 model": (zoo.mlp().bfloat16(), torch.randn(8, 10)),
+    "double model": (zoo.mlp().double(), (torch.randn(8, 10), torch.arange(8))),
+    "double loader": (zoo.mlp(), {"x": torch.randn(8, 10).double()}),
+    "bytes": (nn.Conv2d(3, 4, 3), [images(torch.uint8), torch.arange(8)]),
+    "bools": (zoo.mlp(), torch.randn(8, 10) > 0),
+    "tokens": (
+        nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)),
+        (torch.ones(8, 5), torch.arange(8)),
+    ),
+    "bags": (nn.Sequential(nn.EmbeddingBag(9, 4)), {"ids": torch.ones(8, 5).double()}),
+}
+
+
+@pytest.mark.parametrize("kind", CASTS)
+def test_the_line_that_casts_inputs_works(kind):
+    model, batch = CASTS[kind]
+    forward = line_of(error_of(model, batch))
+    assert compare(model, batches=[batch], forward=forward).examples == 8
+
+
+def test_autocast_is_proposed_where_it_works_and_refused_where_it_does_not():
+    mixed = nn.Sequential(nn.Linear(10, 8), nn.Linear(8, 4).half())
+    for model in (mixed, zoo.mlp().half(), zoo.mlp().bfloat16()):
+        text = error_of(model, torch.randn(8, 10))
+        name = re.search(r"autocast=torch\.(b?float16)", text)[1]
+        autocast = getattr(torch, name)
+        batches = [torch.randn(8, 10)]
+        assert compare(model, batches=batches, autocast=autocast).examples == 8
+    text = error_of(zoo.mlp(), torch.randn(8, 10).double())
+    assert "autocast= leaves float64 as it is" in text
+    with pytest.raises(RuntimeError):
+        compare(zoo.mlp(), batches=[X.double()], autocast=torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_a_model_of_several_types_is_told_of(kind):
+    model = nn.Sequential(nn.Linear(10, 8), nn.LayerNorm(8).to(kind))
+    assert "convert the model with .float()" in error_of(model, X)
+
+
+def test_inputs_of_other_types_beside_right_ones_are_cast_alone():
+    text = error_of(Cond(), {"x": X, "t": X.double()})
+    assert "model(x=batch['x'], t=batch['t'].to(torch.float32))" in text
+
+
+def test_types_that_no_cast_helps_are_told_of():
+    assert "torch.view_as_real" in error_of(zoo.mlp(), X + 1j)
+    model = nn.Linear(10, 4).to(torch.float8_e4m3fn)
+    assert "Convert the model, for instance with .to(torch.bfloat16)" in error_of(
+        model, X
+    )
+
+
+def test_an_index_above_an_embedding_is_explained():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten())
+    text = error_of(model, torch.full((8, 5), 30))
+    assert "fewer rows than an index in its inputs needs, which go up to 30" in text
+    assert "in another way" not in text
+
+
 def test_the_model_that_was_called_is_the_one_that_is_blamed():
     half = zoo.mlp().half()
     with pytest.raises(RuntimeError) as caught:
@@ -48,6 +119,41 @@ class Energy(nn.Module):
     def forward(self, x):
         x = x.requires_grad_()
         return torch.autograd.grad(self.inner(x).square().sum(), x)[0]
+
+
+class Backward(Energy):
+    def forward(self, x):
+        x.requires_grad_()
+        self.inner(x).square().sum().backward()
+        return x.grad
+
+
+class Retaining(Energy):
+    def forward(self, x):
+        hidden = self.inner(x)
+        hidden.retain_grad()
+        return hidden
+
+
+class Checking(Energy):
+    def forward(self, x):
+        if not torch.is_grad_enabled():
+            raise RuntimeError("Run this model with gradients enabled.")
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("kind", [Energy, Backward, Retaining, Checking])
+@pytest.mark.parametrize("batch", [torch.randn(8, 10), (torch.randn(8, 10), 1)])
+def test_the_line_that_lets_a_model_have_gradients_works(kind, batch):
+    text = error_of(kind(), batch)
+    assert "model1" in text
+    forward = line_of(text)
+    assert compare(kind(), batches=[batch], forward=forward).examples == 8
+
+
+def test_gradients_inside_of_a_user_s_function_are_explained_there():
+    text = error_of(Energy(), X, forward=lambda model, batch: model(batch))
+    assert "in your forward= under torch.enable_grad()" in text
 
 
 def test_gradients_inside_of_a_forward_pass_have_a_remedy_that_works():
@@ -79,6 +185,42 @@ class Nested(Keywords):
         return self.head(inputs["x"] + inputs["y"])
 
 
+class Cond(Keywords):
+    def forward(self, x, t):
+        return self.head(x + t)
+
+
+class KeywordsOnly(Keywords):
+    def forward(self, *, x, t):
+        return self.head(x + t)
+
+
+class First(Keywords):
+    def forward(self, x, /, t):
+        return self.head(x + t)
+
+
+class Inner(Keywords):
+    def forward(self, data):
+        return self.head(data["a"]["b"])
+
+
+class Unpacking(Keywords):
+    def forward(self, inputs):
+        first, second = inputs
+        return self.head(first + second)
+
+
+class Summing(Keywords):
+    def forward(self, inputs):
+        return self.head(inputs[0] + inputs[1].mean(1, keepdim=True))
+
+
+class Star(Keywords):
+    def forward(self, *inputs):
+        return self.head(inputs[0] + inputs[1])
+
+
 class Two(Keywords):
     def forward(self, x, t):
         return self.head(x + t[:, None])
@@ -92,9 +234,10 @@ def test_one_input_that_is_given_by_name_only_is_given_so():
         assert compare(Keywords(), batches=[batch]).examples == 8
 
 
-def line_in(text):
-    """The forward= that an error proposes."""
-    return re.search(r"forward=(lambda model, batch: model\([^()]*\))", text)[1]
+def line_in(text, last=False):
+    """The forward= that an error proposes, or the call that it proposes last."""
+    lines = re.findall(r"(?:forward=lambda model, batch: |or )(model\([^()]*\))", text)
+    return f"lambda model, batch: {lines[-1 if last else 0]}"
 
 
 @pytest.mark.parametrize(
@@ -102,6 +245,15 @@ def line_in(text):
     [
         (TwoKeywords(), (X, X)),
         (Nested(), {"x": X, "y": X}),
+        (Cond(), {"a": X, "b": X}),
+        (Cond(), {"x": X, "other": X}),
+        (Cond(), ({"a": X, "b": X}, torch.arange(8))),
+        (KeywordsOnly(), (X, X)),
+        (KeywordsOnly(), {"a": X, "b": X}),
+        (KeywordsOnly(), ((X, X), torch.arange(8))),
+        (Inner(), {"a": {"b": X}}),
+        (Unpacking(), [X, X]),
+        (Summing(), (X, torch.randn(8, 3))),
     ],
 )
 def test_other_arguments_have_a_line_that_works(model, batch):
@@ -109,10 +261,79 @@ def test_other_arguments_have_a_line_that_works(model, batch):
     assert compare(model, batches=[batch], forward=eval(line)).examples == 8
 
 
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        (zoo.mlp(), ((X, X), torch.arange(8))),
+        (zoo.mlp(), {"inputs": {"x": X}}),
+        (zoo.mlp(), (["name"] * 8, X)),
+        (zoo.mlp(), (torch.arange(8), X)),
+        (Star(), (X, X)),
+        (zoo.mlp(), (None, X)),
+    ],
+)
+def test_another_tensor_of_the_batch_is_proposed_by_a_line_that_works(model, batch):
+    line = line_in(error_of(model, batch), last=True)
+    assert compare(model, batches=[batch], forward=eval(line)).examples == 8
+
+
+def test_arguments_by_position_only_are_taken_from_a_dict():
+    assert compare(First(), batches=[{"x": X, "t": X}]).examples == 8
+
+
+def test_a_dict_that_lacks_an_input_has_a_gap_in_the_line():
+    assert "model(batch['image'], t=...)" in error_of(Cond(), {"image": X})
+    assert "model(batch['x'], t=...)" in error_of(Cond(), {"x": X})
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (X.numpy(), "torch.as_tensor makes tensors of arrays"),
+        (["a text"] * 8, "Texts have to be tokenized first"),
+        ({"text": ["a"] * 8, "label": torch.ones(8)}, "Texts have to be tokenized"),
+        ([{"x": X[0]}] * 8, "default_collate makes a batch"),
+        ({}, "got 1 batch without any"),
+        ([], "got 1 batch without any"),
+        (3, "got an int in batch 1"),
+    ],
+)
+def test_what_is_no_batch_of_tensors_is_told_what_makes_one(batch, words):
+    assert words in error_of(zoo.mlp(), batch)
+
+
+def test_a_list_of_images_for_a_model_of_one_tensor_is_told_what_helps():
+    text = error_of(nn.Conv2d(3, 4, 3), [torch.zeros(3, 8 + i, 8) for i in range(8)])
+    assert "instead of a list of images, make it in a collate_fn" in text
+    assert "batch[0]" not in text
+
+
+def test_a_container_without_forward_is_told_what_helps():
+    text = error_of(nn.ModuleList([nn.Linear(10, 3)]), X)
+    assert "model1 (ModuleList) has no forward of its own. Pass forward=" in text
+
+
+def test_tensors_on_another_device_are_told_where_they_belong():
+    class Elsewhere(Keywords):
+        def forward(self, x):
+            return self.head(x) + torch.ones(4, device="meta")
+
+    assert "register_buffer" in error_of(Elsewhere(), X)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_model_that_asks_for_a_gpu_is_told_of():
+    class Gpu(Keywords):
+        def forward(self, x):
+            return self.head(x.cuda())
+
+    assert "asks for a GPU in its forward pass" in error_of(Gpu(), X)
+
+
 def test_an_input_that_is_missing_is_a_gap_in_the_line():
     text = error_of(Two(), X)
     assert "got a tensor of shape (8, 10) in batch 1; missing: 't'" in text
-    assert "forward=lambda model, batch: model(batch[0], t=...)" in text
+    assert "forward=lambda model, batch: model(batch, t=...)" in text
 
 
 def test_a_list_that_goes_in_as_a_whole_has_a_remedy():
@@ -129,6 +350,35 @@ def test_labels_in_the_place_of_another_argument_are_spoken_of():
         result = compare(Two(), batches=[(X, torch.arange(8))] * 2)
     assert any("If that contains labels" in note for note in result.notes)
     assert not compare(Two(), batches=[(X, torch.rand(8))] * 2).notes
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.arange(8)[:, None], torch.eye(8), torch.ones(8, 1)]
+)
+def test_labels_of_other_shapes_are_spoken_of_too(labels):
+    class Sum(Keywords):
+        def forward(self, x, t):
+            return self.head(x + t.sum(1, keepdim=True))
+
+    with pytest.warns(UserWarning, match="gets the second item of each batch as 't'"):
+        compare(Sum(), batches=[(X, labels)] * 2)
+
+
+def test_labels_as_the_last_of_three_inputs_are_spoken_of():
+    class Three(Keywords):
+        def forward(self, x, t, context):
+            return self.head(x + t + context[:, None])
+
+    with pytest.warns(UserWarning, match="the last item of each batch as 'context'"):
+        compare(Three(), batches=[(X, X, torch.arange(8))] * 2)
+
+
+def test_small_integers_under_names_that_tell_are_no_labels():
+    class Lengths(Keywords):
+        def forward(self, x, lengths):
+            return self.head(x * lengths[:, None])
+
+    assert not compare(Lengths(), batches=[(X, torch.arange(8) + 1)] * 2).notes
 
 
 def test_a_decoder_without_inputs_is_told_of():
@@ -160,6 +410,20 @@ def test_a_device_that_is_not_there_is_an_error_with_the_remedy():
         CKA(zoo.mlp(), device="cuda")
     with pytest.raises(ValueError, match=r"got 'cuda:3', and torch .* sees no d"):
         check_device(torch.device("cuda:3"))
+
+
+@pytest.mark.parametrize(
+    "name", ["gpu", "GPU", "Cuda", "cuda:x", "", "0", "auto", 1.5, ["cpu"], -1]
+)
+def test_a_device_that_torch_does_not_know_is_an_error_with_those_that_it_does(name):
+    with pytest.raises(ValueError, match="to be a device of torch, such as 'cpu'"):
+        CKA(zoo.mlp(), device=name)
+
+
+@pytest.mark.parametrize("name", ["xla", "hpu", "vulkan", "mps", "xpu"])
+def test_other_kinds_of_devices_that_are_not_there_are_an_error(name):
+    with pytest.raises(ValueError, match=r"got '\w+', and torch .* sees no device"):
+        check_device(torch.device(name))
 
 
 def test_devices_that_are_always_there_are_taken():

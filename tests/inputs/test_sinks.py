@@ -54,3 +54,48 @@ def test_left_out_tokens_are_counted_from_the_first_one_of_each_text():
     assert without(left, (0,)).tolist()[2] == [False] * 7 + [True] * 2
     assert without(MASK, (0, 2)).tolist()[2] == [False, True] + [False] * 7
     assert without(MASK[2:, :1], (0,)).sum() == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+def test_places_at_the_end_are_counted_backwards(scale):
+    x = X.clone()
+    for row, length in enumerate((9, 6, 3)):
+        x[row, [0, length - 1]] *= 40
+        x[row, length:] = torch.nan
+    assert find_sinks(x * scale, MASK).places == (0, -1)
+    assert without(MASK, (0, -1)).sum(1).tolist() == [7, 4, 1]
+    assert without(MASK.flip(1), (-1,)).tolist()[1] == [False] * 3 + [True] * 5 + [
+        False
+    ]
+
+
+def test_in_texts_of_one_length_each_place_is_found_once():
+    x = X.clone()
+    x[:, [0, 8]] *= 40
+    assert find_sinks(x, torch.ones(3, 9)).places == (0, 8)
+
+
+def test_long_tokens_at_other_places_in_each_text_are_seen():
+    x = X.clone()
+    for row, place in enumerate((4, 2, 1)):
+        x[row, place] *= 40
+    found = find_sinks(x, MASK)
+    assert found.places == ()
+    assert 30 < found.elsewhere < 60
+    x[:, 0] *= 40
+    found = find_sinks(x, MASK)
+    assert found.places == (0,)
+    assert found.elsewhere > 30
+
+
+def test_long_tokens_of_few_texts_are_outliers():
+    x = torch.randn(9, 9, 16, generator=GENERATOR)
+    x[:3, 2] *= 100
+    assert find_sinks(x, torch.ones(9, 9)) == Sinks()
+    x[3, 2] *= 100
+    assert find_sinks(x, torch.ones(9, 9)).elsewhere > 50
+
+
+def test_places_are_joined_from_both_ends():
+    found = joined([Sinks((-1, 1), 9.0), Sinks((0, -2), 6.0, 8.0)])
+    assert found == Sinks((0, 1, -1, -2), 9.0, 8.0)

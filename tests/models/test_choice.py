@@ -5,6 +5,7 @@ import json
 import re
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from support import TESTS, zoo
@@ -318,3 +319,36 @@ def test_all_unknown_names_are_in_one_error(use):
     assert "contains 'stm', 'hed', but" in text
     assert "'stem'? (for 'stm')" in text
     assert "'head'? (for 'hed')" in text
+
+
+def test_all_items_that_match_nothing_are_in_one_error():
+    tree = probed(zoo.mlp(), torch.randn(4, 10))
+    with pytest.raises(ValueError, match="matches no layer") as caught:
+        tree.choose([9, "x*", re.compile("zz"), nn.Conv2d, 0])
+    text = str(caught.value)
+    assert all(word in text for word in ("index 9", "'x*'", "'zz'", "'Conv2d'"))
+    assert text.count("layers to choose from") == 1
+
+
+def test_names_of_parameters_are_told_which_layer_they_are_of():
+    with pytest.raises(ValueError, match="no such layers") as caught:
+        check(rows("body.0", "head"), ["body.0.weight", "head.bias"])
+    assert "'body.0.weight' is a parameter of layer 'body.0'." in str(caught.value)
+    assert "'head.bias' is a parameter of layer 'head'." in str(caught.value)
+
+
+def test_a_set_is_in_execution_order():
+    names = [f"layer{i}" for i in range(20)]
+    assert choose(rows(*names), set(names[::2])) == names[::2]
+
+
+def test_integers_of_numpy_are_indices():
+    found = rows("a", "b", "c")
+    assert choose(found, [np.int64(2), np.uint8(0)]) == ["c", "a"]
+    assert choose(found, np.arange(2)) == ["a", "b"]
+
+
+def test_what_is_long_is_not_printed_as_a_whole():
+    with pytest.raises(TypeError, match="to contain names") as caught:
+        check(rows("a"), [["x" * 50] * 1000])
+    assert len(str(caught.value)) < 500

@@ -132,3 +132,72 @@ def test_nothing_is_said_of_layers_that_were_chosen_by_name():
     assert with_note.notes != []
     chosen = compare(Chain(linear()), batches=zoo.batches_of(), model1_layers="all")
     assert chosen.notes == []
+
+
+def test_modules_in_nested_lists_are_counted_too():
+    inner = nn.Module()
+    inner.steps = [[nn.Linear(10, 10)], {"a": (nn.Linear(10, 10),)}, "text"]
+    inner.steps.append(inner.steps)
+    inner.forward = lambda x: inner.steps[1]["a"][0](inner.steps[0][0](x))
+    (note,) = notes(nn.Sequential(inner, nn.Linear(10, 3)))
+    assert "modules with weights are not compared: '0.steps' is a plain list" in note
+
+
+class OwnWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 10))
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(x @ self.weight)
+
+
+class WeightsOfOthers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.act = nn.Linear(10, 10), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(nn.functional.linear(x, self.linear.weight))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.own = nn.MultiheadAttention(10, 2, batch_first=True)
+
+    def forward(self, x):
+        x = x[:, None]
+        return self.own(x, x, x)[0].squeeze(1)
+
+
+def exported():
+    batch = {0: torch.export.Dim("batch", min=2)}
+    inner = nn.Sequential(nn.Linear(10, 10), nn.ReLU())
+    given = torch.randn(4, 10)
+    return torch.export.export(inner, (given,), dynamic_shapes=(batch,)).module()
+
+
+INNERMOST = {
+    "own weights": (OwnWeights, "1"),
+    "weights of others": (WeightsOfOthers, "1"),
+    "attention": (Attention, "1.own"),
+    "exported": (exported, "1"),
+}
+
+
+@pytest.mark.parametrize("kind", INNERMOST)
+@pytest.mark.parametrize("choice", ["auto", "leaves"])
+def test_what_uses_the_weights_inside_it_by_itself_is_a_layer(kind, choice):
+    make, name = INNERMOST[kind]
+    model = nn.Sequential(nn.Linear(10, 10), make(), nn.Linear(10, 3))
+    result = compare(model, batches=zoo.batches_of(2), model1_layers=choice)
+    assert {"0", name, "2"} <= set(result.layers1)
+
+
+def test_what_only_calls_its_parts_is_no_leaf():
+    model = nn.Sequential(nn.Linear(10, 10), nn.Sequential(nn.ReLU(), nn.Linear(10, 3)))
+    tree = probed(model, torch.randn(8, 10))
+    assert tree.choose("leaves") == ["0", "1.0", "1.1"]
+    assert tree.choose("auto") == ["0", "1.1"]

@@ -133,3 +133,9 @@ def test_a_model_without_children_is_chosen_by_its_class_or_an_empty_name(choice
 def test_the_root_of_a_larger_model_may_be_chosen_by_name():
     tree = probed(zoo.mlp(), torch.randn(8, 10))
     assert tree.choose([""]) == tree.choose("Sequential") == ["Sequential"]
+
+
+def test_a_part_that_is_called_like_that_of_a_wrapper_is_a_part():
+    model = nn.Module()
+    model._orig_mod, model.head = nn.Linear(3, 4), nn.Linear(4, 2)
+    assert unwrap(model) is model

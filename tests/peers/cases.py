@@ -2,82 +2,19 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from benchmark.models import ResNet
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from . import models
-from .contenders import Answer, Contender, Question
-from .exact import Exact, batch_second, first_tensor, observe
-from .verdicts import RIGHT, Verdict, judge
-
-Pick = Callable[[Any], Tensor | None]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table.
-
-    Attributes:
-        title: The row's name in the table.
-        ask: Makes the models and the loader.
-        pick: Extracts the activations, examples first, from a module's output.
-        call: How a batch should be passed to a model.
-        wanted: Layers that the rows must include.
-        raw: Whether to keep simtorch's factor of batches / layers.
-        judge: Replaces the default judgment by the cells of one comparison.
-    """
-
-    title: str
-    ask: Callable[[], Question]
-    pick: Pick = first_tensor
-    call: Callable[[nn.Module, Any], object] = lambda model, batch: model(batch[0])
-    wanted: tuple[str, ...] = ()
-    raw: bool = False
-    judge: Callable[[Contender, Question], Verdict] | None = None
-
-    def run(self, contender: Contender, estimator: str = "unbiased") -> Verdict:
-        """The verdict on one contender; its exceptions propagate."""
-        torch.manual_seed(0)
-        question = self.ask()
-        if self.judge is not None:
-            return self.judge(contender, question)
-        exact = self.exact(question)
-        answer = contender(question)
-        if estimator == "biased" and not self.raw:
-            _undo_simtorch(answer, question)
-        return judge(answer, exact, estimator, self.wanted)
-
-    def exact(self, question: Question) -> Exact:
-        """The exact values, from copies of the models."""
-        pair = copy.deepcopy((question.model1, question.model2))
-        return observe(pair, question.loader, self.call, self.pick)
-
-
-def _undo_simtorch(answer: Answer, question: Question) -> None:
-    """Undo release 0.2.1's division by the number of layers instead of batches."""
-    answer.matrix = answer.matrix * len(answer.rows) / len(list(question.loader))
-
-
-def loader(x: Tensor, **options: Any) -> DataLoader:
-    """Batches of 16 examples, as ``[inputs]``."""
-    return DataLoader(TensorDataset(x), **{"batch_size": 16, **options})
-
-
-def vectors(
-    make: Callable[[], nn.Module], layers: list[str] | None = None, **options: Any
-) -> Callable[[], Question]:
-    """Two models of the same kind on 64 random vectors."""
-
-    def ask() -> Question:
-        data = loader(torch.randn(64, 10), **options)
-        return Question(make().eval(), make().eval(), data, layers, layers)
-
-    return ask
+from .case import Case, Rows, keywords, loader, sequences, vectors
+from .contenders import Contender, Question
+from .exact import batch_second
+from .situations import SITUATIONS
+from .verdicts import RIGHT, Verdict
 
 
 def one_far_away() -> Question:
@@ -125,18 +62,6 @@ def bare_tensors() -> Question:
     pair = [nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh()).eval() for _ in range(2)]
     data = DataLoader(Rows(torch.randn(64, 3, 8, 8)), batch_size=16)
     return Question(*pair, data, ["0", "1"], ["0", "1"])
-
-
-def sequences(
-    make: Callable[[], nn.Module], layers: list[str], width: int = 10
-) -> Callable[[], Question]:
-    """Batches of 16 sequences of 7 steps."""
-
-    def ask() -> Question:
-        data = loader(torch.randn(64, 7, width))
-        return Question(make().eval(), make().eval(), data, layers, layers)
-
-    return ask
 
 
 def masked() -> Question:
@@ -233,19 +158,6 @@ def noise(contender: Contender, question: Question) -> Verdict:
     return RIGHT if ratio < 1.5 else Verdict("wrong", f"{ratio:.1f} x the noise")
 
 
-class Rows(Dataset):
-    """A data set over anything that can be indexed."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.rows[index]
-
-
 class Stream(IterableDataset):
     """A data set of unknown length."""
 
@@ -254,10 +166,6 @@ class Stream(IterableDataset):
 
     def __iter__(self) -> Iterator[list[Tensor]]:
         return ([row] for row in self.x)
-
-
-def keywords(model: nn.Module, batch: dict[str, Tensor]) -> object:
-    return model(**batch)
 
 
 def whole(model: nn.Module, batch: Tensor) -> object:
@@ -350,4 +258,4 @@ LOADERS = {
     "found": Case("The model afterwards", frozen, judge=left_as_found),
 }
 
-CASES: dict[str, Case] = NUMBERS | STRUCTURES | LOADERS
+CASES: dict[str, Case] = NUMBERS | STRUCTURES | LOADERS | SITUATIONS

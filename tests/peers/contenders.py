@@ -4,9 +4,8 @@ Each returns an `Answer`: its matrix, with the names of rows and columns.
 """
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,11 +27,12 @@ class Question:
 
 @dataclass
 class Answer:
-    """A matrix with the names of its rows and columns."""
+    """A matrix with the names of its rows and columns, and what was said of it."""
 
     rows: list[str]
     columns: list[str]
     matrix: Tensor
+    notes: list[str] = field(default_factory=list)
 
 
 Contender = Callable[[Question], Answer]
@@ -48,9 +48,7 @@ def ours(question: Question) -> Answer:
         model1_layers=question.layers1,
         model2_layers=question.layers2,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = cka.compare(question.loader, progress=False)
+    result = cka.compare(question.loader, progress=False)
     return Answer(list(result.layers1), list(result.layers2), result.matrix)
 
 

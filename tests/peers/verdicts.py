@@ -55,7 +55,11 @@ class Cell:
 
 
 def judge(
-    answer: Answer, exact: Exact, estimator: str, wanted: Iterable[str]
+    answer: Answer,
+    exact: Exact,
+    estimator: str,
+    wanted: Iterable[str],
+    odd: Iterable[str] = (),
 ) -> Verdict:
     """Compare every cell with the exact value for the layers that it names.
 
@@ -63,12 +67,19 @@ def judge(
         answer: A contender's answer.
         exact: The exact values.
         estimator: ``"unbiased"`` or ``"biased"``, as the contender documents.
-        wanted: Layers that the rows must include.
+        wanted: Layers that the rows must include, or of which something must be said.
+        odd: Layers whose rows are not the examples: they may be NaN, or missing if
+            something is said of them.
     """
     shape = list(answer.matrix.shape)
     if shape != [len(answer.rows), len(answer.columns)] or 0 in shape:
         return Verdict("wrong", f"a matrix of {' x '.join(map(str, shape))}")
     cells = list(_cells(answer, exact, estimator))
+    for name in odd:
+        problem = _odd(name, answer, exact, cells)
+        if problem is not None:
+            return problem
+    cells = [cell for cell in cells if not _is_refused(cell, odd)]
     for cell in cells:
         if cell.ghost:
             return Verdict("wrong", f"{cell.value:.2f} for a layer that never ran")
@@ -77,8 +88,32 @@ def judge(
     worst, used = _closest(cells)
     if worst > TOLERANCE:
         return Verdict("wrong", _number(worst))
-    missing = [name for name in wanted if name not in used]
+    missing = [name for name in wanted if name not in used and not told(answer, name)]
     return Verdict("wrong", f"no row for {', '.join(missing)}") if missing else RIGHT
+
+
+def told(answer: Answer, name: str) -> bool:
+    """Whether something was said of a layer."""
+    return any(repr(name) in note for note in answer.notes)
+
+
+def _odd(name: str, answer: Answer, exact: Exact, cells: list[Cell]) -> Verdict | None:
+    """What is wrong with a layer whose rows are not the examples, if anything."""
+    rows = [row for row in answer.rows if row.split("#")[0] == name]
+    if not rows and not told(answer, name):
+        return Verdict("wrong", f"no word on {name}")
+    numbers = [
+        cell.value for cell in cells if cell.row in rows and cell.value == cell.value
+    ]
+    if numbers and not _calls(name, exact.grams1):
+        return Verdict("wrong", f"{numbers[0]:.2f} for rows that are no examples")
+    return None
+
+
+def _is_refused(cell: Cell, odd: Iterable[str]) -> bool:
+    """Whether this is NaN because of a layer whose rows are not the examples."""
+    names = {name.split("#")[0] for name in (cell.row, cell.column)}
+    return math.isnan(cell.value) and not names.isdisjoint(odd)
 
 
 def crash(error: BaseException) -> Verdict:

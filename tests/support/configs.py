@@ -21,5 +21,6 @@ def t5_config():
     return hf.T5Config(vocab_size=100, **sizes, decoder_start_token_id=0)
 
 
-def llama_config():
-    return hf.LlamaConfig(**SMALL, num_key_value_heads=2)
+def llama_config(layers=3):
+    sizes = SMALL | {"num_hidden_layers": layers}
+    return hf.LlamaConfig(**sizes, num_key_value_heads=2)

@@ -236,3 +236,15 @@ def test_the_model_is_left_without_hooks_after_every_exit():
     explorer.stop()
     explorer.wait(60)
     assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("loader", "options", "words"),
+    [
+        (torch.randn(8, 6), {}, "`loader` to yield batches, got a Tensor"),
+        (None, {"max_batches": "3"}, "`max_batches` to be an integer or None, got '3'"),
+    ],
+)
+def test_what_no_run_could_take_is_refused_at_once(loader, options, words):
+    with pytest.raises(TypeError, match=words):
+        CKAExplorer(net(), net(), batches() if loader is None else loader, **options)

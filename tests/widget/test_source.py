@@ -1,6 +1,7 @@
 """The Python call that repeats a comparison."""
 
 import ast
+import enum
 import functools
 import math
 import re
@@ -125,6 +126,24 @@ def test_other_objects_are_named_too():
     assert (
         "    a=a,  # to fill in: a\n    b=[1, 'x', b'y'],\n    c=(None,),\n" in before
     )
+
+
+class Kind(enum.Enum):
+    FIRST = 1
+
+    @staticmethod
+    def pool(x):
+        return x
+
+
+def test_members_of_classes_are_written_with_their_class():
+    def inner(x):
+        return x
+
+    options = {"a": Kind.FIRST, "b": Kind.pool, "c": torch.Tensor.sin, "d": inner}
+    [before, *_] = call_around_layers(["m"], options, [], {})
+    assert "    a=Kind.FIRST,\n    b=Kind.pool,\n    c=torch.Tensor.sin,\n" in before
+    assert "    d=d,  # to fill in: d\n" in before
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ export function treeRow(tree: Tree, line: TreeLine, row: RowState): HTMLElement 
     props,
     h("span", twist, isFoldable && icon("open")),
     h("span", { class: `cka-box cka-${row.state}`, "data-part": "box" }),
-    h("span", { class: "cka-name" }, shortName(words.name, node)),
+    h("span", { class: "cka-name" }, shortName(words, node)),
     columnsOf(words, row.state === "disabled"),
   );
   element.style.setProperty("--depth", String(node.depth));
@@ -134,8 +134,9 @@ function joined(parts: readonly (string | false | null)[]): string {
 }
 
 /** The last part of a dotted name: the lines above have the rest. */
-function shortName(name: string, node: TreeNode): string {
-  const end = node.kind === "run" ? name.indexOf("[") : name.length;
+function shortName({ name, type }: Words, node: TreeNode): string {
+  const mark = node.kind === "run" ? "[" : type === "entry" ? ":" : "";
+  const end = mark ? name.indexOf(mark) : name.length;
   const dot = name.lastIndexOf(".", end - 1);
   return node.depth > 0 && dot >= 0 ? name.slice(dot + 1) : name;
 }

@@ -298,3 +298,19 @@ test("a narrow row keeps its name, then parameters, then its shape", () => {
     "cka-type",
   ]);
 });
+
+test("an entry of an output keeps the name of its layer", () => {
+  const columns = columnsFrom(
+    [
+      { name: "", type: "Net" },
+      { name: "body", type: "Body" },
+      { name: "body.rnn", type: "LSTM" },
+      { name: "body.rnn:1.0", type: "entry" },
+    ],
+    { all: [3] },
+  );
+  show(columns, "all");
+  search("rnn:");
+  const shown = rows().map((row) => row.querySelector(".cka-name")?.textContent);
+  expect(shown).toContain("rnn:1.0");
+});
