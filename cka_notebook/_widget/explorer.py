@@ -136,6 +136,7 @@ class CKAExplorer(anywidget.AnyWidget):
     _figure = traitlets.Dict().tag(sync=True)
     _axes = traitlets.Dict(None, allow_none=True).tag(sync=True)
     _estimate = traitlets.Unicode().tag(sync=True)
+    _queued = traitlets.Bool(False).tag(sync=True)
     _code = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _message = traitlets.Dict({"kind": "", "text": ""}).tag(sync=True)
     _snapshot = traitlets.Dict(None, allow_none=True).tag(sync=True)

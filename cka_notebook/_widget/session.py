@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
-QUEUED = "The new layers are computed after this run."
-READ_ONCE = (
-    "This loader can be iterated only once, so this run continues without the new "
-    "layers. Pause and resume to compute all layers over the remaining batches."
-)
-
 Put = Callable[[Mapping[str, Any]], None]
 
 
@@ -70,7 +64,6 @@ class Session:
         self._was_shown = False
         self._result: CKAResult | None = None
         self._completed: CKAResult | None = None
-        self._says_queued = False
         self._progress = Progress()
         self._lock = threading.Lock()
         self._uses_models = self._is_closed = False
@@ -88,6 +81,7 @@ class Session:
                 "loader": comparison.loader_text,
                 "self": comparison.same,
                 "computes": not self.is_saved,
+                "read_once": comparison.one_shot,
                 "is_difference": comparison.is_difference,
             },
             "_code": comparison.code(self.metric, self.tolerance),
@@ -143,13 +137,11 @@ class Session:
         worker = self.runs.live
         if worker is None or worker.only_probe or worker.state is None:
             return  # The next epoch, or the one that has not begun, looks itself.
-        queued = set(self.runs.stale)
         if set(layers) <= set(self.computing.get(side, ())):
             self.runs.stale.discard(side)
         else:
             self.runs.stale.add(side)
-        if self.runs.stale != queued:
-            self._say_if_queued(worker)
+        self._put_queued()
 
     def metric_changed(self, metric: str) -> None:
         """Start a new epoch with another measure; in a pause, when it ends."""
@@ -226,6 +218,7 @@ class Session:
                 return no_states()
             self._uses_models = True
         self.runs.stale.clear()
+        self._put_queued()
         self.computing = {}  # Until the probe is done.
         self._epoch_choices = dict(self.chosen)
         return self._reuse.steps(self.metric, self.chosen)
@@ -303,7 +296,7 @@ class Session:
         self._reuse.forget_paused()
         self._release()
         self.runs.stale.clear()
-        self._say_if_queued(worker)
+        self._put_queued()
         if outcome == "error" and worker.error is not None:
             self.say("error", error_text(worker.error))
         if outcome == "error" or not worker.only_probe:
@@ -327,14 +320,9 @@ class Session:
             self.say("", "")
             self._reuse.forget_paused()
 
-    def _say_if_queued(self, worker: Worker) -> None:
-        """Say when new layers are computed; in a pause, they are when it ends."""
-        if self.runs.stale and not worker.is_pausing:
-            self.say("note", READ_ONCE if self.comparison.one_shot else QUEUED)
-            self._says_queued = True
-        elif self._says_queued and not self.runs.stale:
-            self.say("", "")
-            self._says_queued = False
+    def _put_queued(self) -> None:
+        """Tell the page whether layers are chosen that this epoch does not compute."""
+        self._put({"_queued": not self.runs.stale.isdisjoint(SIDES)})
 
     def _take_back(self, side: Side) -> None:
         """Choose again what the current epoch computes."""
