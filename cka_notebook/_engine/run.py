@@ -78,16 +78,9 @@ class Run:
         self._sizes: set[tuple[int, ...]] = set()
 
     def probe(self) -> None:
-        """Run the first examples of the first batch, which is put back."""
-        started = time.perf_counter()
+        """Run the first examples of the loader, whose batches are put back."""
         with self.random:
-            first = self._next()
-        if first is None:
-            raise empty_loader("loader")
-        self.loading_seconds = time.perf_counter() - started
-        self.batches = chain([first], self.batches)
-        with self.random:
-            calls = self._calls(first, 1)
+            first, calls = self._first()
         self.examples = calls[0].examples
         if self.checkpoint is not None:
             self.settings["first batch"] = digest_tensors(tensors(first))
@@ -205,6 +198,19 @@ class Run:
     def close(self) -> None:
         """Release the loader's iterator, and so its worker processes."""
         self.batches = iter(())
+
+    def _first(self) -> tuple[tuple[Any, Any], list[Call]]:
+        """The first batch with examples, and its calls; what was taken is put back."""
+        taken: list[tuple[Any, Any]] = []
+        started = time.perf_counter()
+        while (batch := self._next()) is not None:
+            self.loading_seconds = time.perf_counter() - started
+            taken.append(batch)
+            calls = self._calls(batch, len(taken))
+            if calls[0].examples:
+                self.batches = chain(taken, self.batches)
+                return batch, calls
+        raise empty_loader("loader", len(taken))
 
     def _next(self) -> tuple[Any, Any] | None:
         """The next batch, or None at the end."""

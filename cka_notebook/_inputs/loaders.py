@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from cka_notebook._messages import counted
+
 SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 """Samplers that draw examples in random order."""
 
@@ -135,8 +137,13 @@ def _check_loader(loader: Any, argument: str) -> None:
         raise TypeError(msg)
 
 
-def empty_loader(argument: str) -> ValueError:
-    """The error for a loader that yields nothing."""
+def empty_loader(argument: str, batches: int = 0) -> ValueError:
+    """The error for a loader that yields nothing, or batches without examples."""
+    if batches:
+        return ValueError(
+            f"Expected `{argument}` to yield batches of examples, got "
+            f"{counted(batches, 'batch')} without any."
+        )
     return ValueError(
         f"Expected `{argument}` to yield at least one batch, got none. It is empty or "
         "an exhausted generator: pass a DataLoader or a list, or a new generator for "

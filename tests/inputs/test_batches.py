@@ -233,6 +233,24 @@ def test_an_empty_loader_is_an_error():
         compare(zoo.mlp(), batches=[])
 
 
+@pytest.mark.parametrize("empty", [1, 3])
+def test_batches_without_examples_before_the_first_one_are_skipped(empty):
+    model, given = zoo.mlp(), zoo.batches_of(3)
+    nothing = [given[0][:0] for _ in range(empty)]
+    result = compare(model, batches=[*nothing, *given])
+    assert (result.batches, result.skipped) == (3, empty)
+    expected = compare(model, batches=given)
+    assert result.layers1 == expected.layers1
+    assert torch.equal(result.matrix, expected.matrix)
+    assert torch.equal(result.stderr, expected.stderr)
+
+
+def test_a_loader_of_batches_without_examples_is_an_error():
+    nothing = [zoo.batches_of(1)[0][:0]] * 3
+    with pytest.raises(ValueError, match="batches of examples, got 3 batches without"):
+        compare(zoo.mlp(), batches=nothing)
+
+
 def test_a_used_up_generator_is_an_error_with_the_remedy():
     stream, cka = iter(zoo.batches_of()), CKA(zoo.mlp())
     cka.compare(stream, progress=False)
