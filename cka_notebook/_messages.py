@@ -7,6 +7,9 @@ from typing import Literal, Self
 SHOWN = 3
 """Maximum number of names that a message lists."""
 
+MOST_LETTERS = 200
+"""Maximum length of a value in a message."""
+
 
 Code = Literal[
     "alias",  # the same module as an earlier row of the tree
@@ -98,6 +101,20 @@ def first_few(names: Sequence[str]) -> str:
     """
     listed = ", ".join(map(repr, names[:SHOWN]))
     return f"{listed}, ..." if len(names) > SHOWN else listed
+
+
+def shortened(value: object) -> str:
+    """A value in a message, whatever it is.
+
+    Example:
+        >>> shortened("ab"), shortened(10**9999), shortened([0] * 99)
+        ("'ab'", 'a value of type int', '[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...')
+    """
+    try:
+        text = repr(value)
+    except Exception:  # of a foreign class, or of too many digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= MOST_LETTERS else f"{text[:30]}..."
 
 
 def metric_title(metric: str) -> str:

@@ -1,5 +1,7 @@
 """The engine: compares two models over one loader, with a result after every batch."""
 
+import contextlib
+import math
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, closing
@@ -15,6 +17,7 @@ from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.loaders import check_loaders
 from cka_notebook._inputs.pooling import Pooling, Pools
 from cka_notebook._inputs.remedies import check_device
+from cka_notebook._messages import shortened
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.offloading import is_dispatched
@@ -268,7 +271,7 @@ class CKA:
         if loader2 is loader and paired:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
-        check_tolerance(stop_when_stable)
+        stop_when_stable = check_tolerance(stop_when_stable)
         with ExitStack() as stack:
             stack.enter_context(LEASE)
             for spec in self.specs:
@@ -328,14 +331,24 @@ def _call_back(callback: Callback | None, state: RunView) -> None:
             callback(state.done, state.total, state.matrix())
 
 
-def check_tolerance(stop_when_stable: float | None) -> None:
-    """Raise ValueError if this is not a standard error at which a run can stop."""
-    if stop_when_stable is not None and not stop_when_stable > 0:
-        msg = (
-            "Expected `stop_when_stable` to be a standard error above 0, got "
-            f"{stop_when_stable!r}."
-        )
-        raise ValueError(msg)
+def check_tolerance(stop_when_stable: object) -> float | None:
+    """A standard error at which a run can stop, as a float.
+
+    Raises:
+        ValueError: If it is no finite number above 0.
+    """
+    if stop_when_stable is None:
+        return None
+    is_wrong = isinstance(stop_when_stable, str | bytes | bool)
+    with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        number = float(stop_when_stable)  # type: ignore[arg-type]
+        if 0 < number < math.inf and not is_wrong:
+            return number
+    msg = (
+        "Expected `stop_when_stable` to be None or a standard error above 0, got "
+        f"{shortened(stop_when_stable)}."
+    )
+    raise ValueError(msg)
 
 
 def check_callback(callback: object) -> None:

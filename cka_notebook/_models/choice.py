@@ -23,6 +23,9 @@ PRESETS = ("auto", "blocks", "leaves", "all")
 WRAPPERS = ("module", "_orig_mod")
 """Attributes in which DistributedDataParallel and torch.compile keep a model."""
 
+MOST_HINTS = 10
+"""Number of wrong names for which similar ones are looked up, which takes time."""
+
 KINDS = "names, indices, globs, compiled regular expressions"
 
 
@@ -322,12 +325,12 @@ def _described(rows: Rows, choice: Any) -> str:
 
 def unknown_layer(rows: Rows, *names: str) -> str:
     """The message for names that do not exist."""
-    hints = [did_you_mean(name, rows.known_names) for name in names]
-    many = len(names) > 1
+    known, many = rows.known_names, len(names) > 1
+    hints = [did_you_mean(name, known) for name in names[:MOST_HINTS]]
     if many:
         hints = [
             f"{hint} (for {name!r})" if hint else ""
-            for name, hint in zip(names, hints, strict=True)
+            for name, hint in zip(names, hints, strict=False)
         ]
     return (
         f"`{rows.argument}` contains {', '.join(map(repr, names))}, but {rows.title} "

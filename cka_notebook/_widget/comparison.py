@@ -112,8 +112,8 @@ class Live:
         self._loader, self._loader2 = loader, loader2
         self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
         # It may change during a run, so the session checks it after each batch.
-        self.tolerance = self._run_options.pop("stop_when_stable", None)
-        check_tolerance(self.tolerance)
+        tolerance = self._run_options.pop("stop_when_stable", None)
+        self.tolerance = check_tolerance(tolerance)
         # The session calls it, because its errors are shown and do not end the run.
         self.callback: Callback | None = self._run_options.pop("callback", None)
         check_callback(self.callback)

@@ -5,6 +5,7 @@ function that it was given.
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from .worker import Outcome, Worker
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
+
+log = logging.getLogger(__name__)
 
 Put = Callable[[Mapping[str, Any]], None]
 
@@ -49,7 +52,7 @@ class Session:
     def __init__(self, comparison: Comparison, put: Put, send: Send) -> None:
         self.comparison = comparison
         self.runs = RunControl(self)
-        self.frames = Frames(send)
+        self.frames = Frames(send, self.failed)
         self.metric = comparison.metric
         self.chosen: dict[Side, Any] = {}
         self.computing: dict[Side, list[str]] = {}
@@ -64,6 +67,7 @@ class Session:
         self._was_shown = False
         self._result: CKAResult | None = None
         self._completed: CKAResult | None = None
+        self._failure = ""
         self._progress = Progress()
         self._lock = threading.Lock()
         self._uses_models = self._is_closed = False
@@ -177,6 +181,7 @@ class Session:
     def close(self) -> None:
         """Stop the run, and release the models as soon as it has stopped."""
         self.runs.stop()
+        self.frames.publisher.finish(timeout=0.0)
         with self._lock:
             self._is_closed = True
             if not self._uses_models:
@@ -184,7 +189,21 @@ class Session:
 
     def say(self, kind: str, text: str) -> None:
         """Show a text on the page: an ``"error"``, a ``"note"``, or nothing."""
+        if not text and self._failure:
+            kind, text = "error", self._failure
         self._put({"_message": {"kind": kind, "text": text}})
+
+    def failed(self, error: BaseException) -> None:
+        """Show an error that no caller can get, and log it, until the next run.
+
+        It comes from one of our threads, or from an observer of a trait. The run goes
+        on: its numbers do not depend on what is shown.
+        """
+        log.error("An error beside the run", exc_info=error)
+        text = f"Error beside the run: {type(error).__name__}: {error_text(error)}"
+        if text != self._failure:  # Or showing it has failed, too.
+            self._failure = text
+            self.say("error", text)
 
     def show_saved(self, result: "CKAResult") -> None:
         """Show a result that was not computed here."""
@@ -227,6 +246,7 @@ class Session:
         """A run was requested."""
         self._completed = None
         self._reuse.forget_paused()
+        self._failure = ""
         self.say("", "")
         self._put({"status": "running"})
         self.frames.publisher.start()
@@ -283,26 +303,37 @@ class Session:
 
     def ends(self, worker: Worker, outcome: Outcome) -> None:
         """The run is over: send the last frame, the message and the status."""
-        state, result = worker.state, worker.result
         if not worker.only_probe:
+            result = worker.result
             self._result = result if result is not None else self._completed
             if outcome == "done":
                 self._reuse.keep_complete(result)
-        if result is not None and state is not None:
-            self._show(worker, state, result, final=True)
-            self._progress = self.frames.progress(worker.seconds, state)
-        self.frames.publisher.finish()
-        worker.state = state = None
-        self._reuse.forget_paused()
-        self._release()
-        self.runs.stale.clear()
-        self._put_queued()
+        for step in (self._show_end, self._finish, self._release):
+            try:
+                step(worker)
+            except Exception as error:  # The other steps are due all the same.
+                self.failed(error)
         if outcome == "error" and worker.error is not None:
             self.say("error", error_text(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _release(self) -> None:
+    def _show_end(self, worker: Worker) -> None:
+        """Send the last frame."""
+        state, result = worker.state, worker.result
+        if result is not None and state is not None:
+            self._show(worker, state, result, final=True)
+            self._progress = self.frames.progress(worker.seconds, state)
+
+    def _finish(self, worker: Worker) -> None:
+        """Let go of the run."""
+        self.frames.publisher.finish()
+        worker.state = None
+        self._reuse.forget_paused()
+        self.runs.stale.clear()
+        self._put_queued()
+
+    def _release(self, _: Worker) -> None:
         """Release the models, permanently if the explorer has been closed."""
         with self._lock:
             self._uses_models = False
