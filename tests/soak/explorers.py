@@ -1,7 +1,7 @@
 """Runs many explorers, and reports what is left of them.
 
-``python -m tests.soak.explorers 500`` prints a line for every tenth of the way, and ends
-with an error if anything has grown.
+``python -m tests.soak.explorers 500`` prints a line for every tenth of the way, and
+ends with an error if anything has grown.
 """
 
 import gc
@@ -69,7 +69,7 @@ class Live(NamedTuple):
         kinds = CKAExplorer, nn.Module, Loader
         # Not isinstance, which asks proxies in other libraries for their class.
         counts = [sum(issubclass(type(x), kind) for x in every) for kind in kinds]
-        widgets = len(ipywidgets.widgets.widget._instances)  # noqa: SLF001 no other way
+        widgets = len(ipywidgets.widgets.widget._instances)
         comms = len(comm.get_comm_manager().comms)
         return cls(*counts, widgets, comms, _threads(), len(every), _megabytes())
 
@@ -99,7 +99,7 @@ def net() -> nn.Module:
 def end(explorer: CKAExplorer, way: str) -> None:
     """Let an explorer end, in one of `WAYS`."""
     explorer.run()
-    explorer._messages.receive({"kind": "ready", "page": "p", "views": 1})  # noqa: SLF001
+    explorer._messages.receive({"kind": "ready", "page": "p", "views": 1})
     if not way.endswith("in a run"):
         explorer.wait(60)
     if way.startswith("closed"):
@@ -109,8 +109,8 @@ def end(explorer: CKAExplorer, way: str) -> None:
 def explorers(count: int) -> Iterator[Live]:
     """Run so many explorers, and count after each tenth of them.
 
-    All are of one cell, whose next run closes what is left: superseded ones, and deleted
-    ones, which ipywidgets keeps until then.
+    All are of one cell, whose next run closes what is left: superseded ones, and
+    deleted ones, which ipywidgets keeps until then.
     """
     execution = iter(range(count + WARM))
     current = cell.current_execution

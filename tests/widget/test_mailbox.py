@@ -4,6 +4,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from soak import messages as messages_soak
 from support.doubles import make, until
 
 from cka_notebook._widget.mailbox import CHOICES, Mailbox, PageMessages
@@ -218,3 +219,9 @@ def test_the_thread_outlives_whatever_a_message_leads_to(fault):
     mailbox.put({"number": 2})
     until(lambda: len(handled) == 2)
     assert len(failed) == 1
+
+
+def test_random_messages_kill_nothing_and_change_nothing_without_the_right_form():
+    seen = messages_soak.run(150)
+    assert seen.total() == 150
+    assert min(seen["refused"], seen["obeyed"], seen["changed"]) > 0
