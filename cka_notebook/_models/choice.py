@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cka_notebook._messages import counted, did_you_mean, first_few
 
+from .patterns import matching
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -210,8 +212,18 @@ def _expand(rows: Rows, choice: Any) -> list[str]:
         _check_modules(rows, choice)
         found = [row.name for row in rows.listed if isinstance(row.module, choice)]
         return _matched(rows, choice.__name__, found)
-    found = [name for name in rows.names if choice.search(name)]
-    return _matched(rows, choice.pattern, found)
+    return _matched(rows, choice.pattern, _by_pattern(rows, choice))
+
+
+def _by_pattern(rows: Rows, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return matching(pattern, rows.names)
+    except TimeoutError as error:
+        msg = (
+            f"`{rows.argument}` {pattern.pattern!r} {error}. A repeat within a repeat "
+            "tries too many ways: write it without, or use a glob."
+        )
+        raise ValueError(msg) from None
 
 
 def _check_texts(rows: Rows, texts: list[str]) -> None:

@@ -153,7 +153,8 @@ def run(count: int, seed: int = 0) -> Counter[str]:
         after = state_of(explorer)
         changed = {name for name in WATCHED if before[name] != after[name]}
         if not (changed <= allowed(content) and is_right(explorer)):
-            msg = f"message {number} of seed {seed}, {content!r}, changed {changed}"
+            how = {name: (before[name], after[name]) for name in changed}
+            msg = f"message {number} of seed {seed}, {content!r}, changed {how}"
             raise AssertionError(msg)
         is_refused = explorer._message["kind"] == "error"
         seen["changed" if changed else "refused" if is_refused else "obeyed"] += 1
