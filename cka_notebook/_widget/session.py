@@ -63,6 +63,7 @@ class Session:
             comparison, lambda text: self.say("note", text), self.frames.restart
         )
         self._epoch_choices: dict[Side, Any] = {}
+        self._last_choice: dict[Side, Any] = {}
         self._catches_up = False
         self._was_shown = False
         self._result: CKAResult | None = None
@@ -130,7 +131,7 @@ class Session:
             self._take_back(side)
             return list(choices)
         names = self.comparison.choose(side, choices)
-        self.chosen[side] = choices
+        self.chosen[side] = self._last_choice[side] = choices
         return names
 
     def layers_changed(self, side: Side, layers: list[str]) -> None:
@@ -258,10 +259,7 @@ class Session:
         self._set_computing(state.layers1, state.layers2)
         self._put({**NO_SNAPSHOT, "_trees": self.comparison.trees()})
         for side in SIDES:
-            if self._is_current(side):
-                self._put({side: self.computing[side]})
-            elif not worker.only_probe:
-                worker.restart()  # Chosen during the probe, so nothing is lost.
+            self._settle(worker, side)
         estimate = "" if state.estimate is None else str(state.estimate)
         self._put({"_axes": axes(worker.epoch, state), "_estimate": estimate})
         if not worker.only_probe:
@@ -350,6 +348,17 @@ class Session:
         else:
             self.say("", "")
             self._reuse.forget_paused()
+
+    def _settle(self, worker: Worker, side: Side) -> None:
+        """Show the layers of the epoch that begins, unless others are chosen by now."""
+        last = self._last_choice.get(side)
+        if self._is_current(side):
+            self._put({side: self.computing[side]})
+        elif not worker.only_probe:
+            worker.restart()  # Chosen during the probe, so nothing is lost.
+        now = self._last_choice.get(side)
+        if now is not last:  # Chosen in this moment, and perhaps overwritten.
+            self._put({side: self.comparison.choose(side, now)})
 
     def _put_queued(self) -> None:
         """Tell the page whether layers are chosen that this epoch does not compute."""

@@ -185,6 +185,24 @@ def test_layers_chosen_during_the_probe_are_computed():
     assert explorer.layers1 == ["0"]
 
 
+@pytest.mark.parametrize("layers", [["0", "2"], ["1"]])
+def test_layers_chosen_just_when_a_run_begins_are_kept(monkeypatch, layers):
+    explorer, _ = make(Gate(batches(6), open_=True))
+    is_current = explorer._session._is_current
+
+    def choose_meanwhile(side):
+        was = is_current(side)
+        if side == "layers1":
+            monkeypatch.undo()
+            explorer.layers1 = layers
+        return was
+
+    monkeypatch.setattr(explorer._session, "_is_current", choose_meanwhile)
+    explorer.run()
+    explorer.wait(60)
+    assert explorer.layers1 == layers
+
+
 def test_layers_chosen_while_only_the_probe_runs_start_nothing():
     loader = Gate(batches(6))
     explorer, _ = make(loader, autostart=False)
