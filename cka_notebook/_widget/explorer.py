@@ -5,7 +5,6 @@ which `PageMessages` handles. ``protocol.ts`` is the other half of this file.
 """
 
 import contextlib
-import functools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from cka_notebook._page.runtime import (
     STATIC,
     Runtime,
     bokehjs_gz,
+    empty_figures,
     page_code,
     shared_runtime,
 )
@@ -441,13 +441,7 @@ def _as_trait_errors() -> Iterator[None]:
 def _page_traits() -> dict[str, Any]:
     """Traits that do not depend on what is compared."""
     key, runtime = uuid.uuid4().hex, shared_runtime()
-    return {"_key": key, "_runtime": runtime, "_figure": _figure()}
-
-
-@functools.cache
-def _figure() -> dict[str, Any]:
-    """The page's empty figures, the same for all explorers; they take time to make."""
-    return _figures.figure_json(_figures.explorer_figure())
+    return {"_key": key, "_runtime": runtime, "_figure": empty_figures()}
 
 
 def _names(*models: "nn.Module | None") -> dict[str, str]:
