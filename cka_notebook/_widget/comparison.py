@@ -139,9 +139,10 @@ class Live:
         """The layer trees as columns; between runs, those of the last run."""
         if self._cka is not None:
             tree1, tree2 = _trees_of(self._cka).values()
-            trees = {"model1": tree1, "model2": tree2}
-            if not self._trees or all(tree.probed for tree in trees.values()):
-                self._trees = {name: tree.columns() for name, tree in trees.items()}
+            if not self._trees or (tree1.probed and tree2.probed):
+                columns = tree1.columns()
+                both = columns, columns if self.same else tree2.columns()
+                self._trees = dict(zip(("model1", "model2"), both, strict=True))
         return self._trees
 
     def initial(self, side: Side) -> list[str]:
