@@ -10,8 +10,9 @@ from torch import nn
 
 from cka_notebook import CKA
 from cka_notebook._engine.added_layers import PausedRun
-from cka_notebook._grams import products
-from cka_notebook._page.readback import Readback
+from cka_notebook._grams import gpu_products
+from cka_notebook._grams.gpu_buffer import GpuBuffer
+from cka_notebook._grams.readback import Readback
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,14 +50,49 @@ def test_the_users_tf32_does_not_reach_the_gram_matrices():
     assert (ours.matrix - exact.matrix).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("shape", [(64, 1 << 16), (256, 1 << 17)])
-def test_the_product_that_a_gpu_chooses_is_exact(shape):
+@pytest.mark.parametrize("shape", [(64, 1 << 16), (256, 1 << 17), (300, 5001)])
+@pytest.mark.parametrize("name", ["plain", "split", "fused", "double"])
+def test_every_product_of_a_gpu_is_exact(shape, name):
     x = torch.randn(shape, device="cuda")
-    exact = x.double() @ x.double().T
-    made = torch.empty_like(exact, dtype=torch.float32)
-    products.lower_product(x, [made], first=True)
-    error = (made - exact).abs().fill_diagonal_(0).max() / exact.diagonal().min()
-    assert error < 1e-6
+    buffer = GpuBuffer(len(x), x.device, x.dtype, 1)
+    if name == "fused" and not gpu_products.has_fused(x.device):
+        pytest.skip("needs Triton")
+    sums = torch.zeros(2 * len(x), len(x), device="cuda")
+    for first in (True, False):
+        buffer._products[name](x, sums, first)
+    exact = 2 * x.double() @ x.double().T
+    error = (gpu_products.matrix_of(sums) - exact).abs().fill_diagonal_(0).max()
+    assert error / exact.diagonal().min() < 1e-6
+
+
+def test_a_gpu_multiplies_halves():
+    assert gpu_products.multiplies_halves(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_exact(dtype):
+    model1, model2 = mlp().cuda().to(dtype), mlp().cuda().to(dtype)
+    loader = [torch.randn(64, 10, device="cuda", dtype=dtype) for _ in range(3)]
+    names = ["1", "3"]
+    cka = CKA(model1, model2, model1_layers=names, model2_layers=names)
+    ours = cka.compare(loader, progress=False)
+    wide = CKA(
+        model1,
+        model2,
+        model1_layers=names,
+        model2_layers=names,
+        pool=lambda x: x.double(),
+    ).compare(loader, progress=False)
+    assert (ours.matrix - wide.matrix).abs().max() < 3e-6
+
+
+def test_models_under_inference_mode_are_compared():
+    model = mlp().cuda()
+    loader = [torch.randn(64, 10, device="cuda") for _ in range(4)]
+    exact = CKA(model, model1_layers=["1", "3"]).compare(loader, progress=False)
+    model.forward = torch.inference_mode()(model.forward)
+    ours = CKA(model, model1_layers=["1", "3"]).compare(loader, progress=False)
+    assert (ours.matrix - exact.matrix).abs().max() < 1e-6
 
 
 def test_numbers_come_from_a_gpu_without_waiting():
@@ -173,11 +209,6 @@ def spare_memory(nbytes):
 
 
 @pytest.mark.parametrize("spare", [320, 160])
-@pytest.mark.xfail(
-    strict=False,
-    reason="the retry after out of memory is made once, and while the traceback of "
-    "the first try still holds its memory",
-)
 def test_a_layer_is_reduced_with_what_memory_there_is(spare):
     n, features = 256, 1 << 19
     model = nn.Sequential(nn.ReLU(), nn.Flatten()).cuda()
@@ -208,18 +239,14 @@ def test_a_checkpoint_of_cpu_models_is_resumed_on_a_gpu(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.xfail(
-    strict=False,
-    reason="products are timed on the current device's stream, not that of the model",
-)
 def test_products_are_timed_on_the_device_of_the_model():
-    def slow(x):
+    def slow(x, *_):
         with torch.cuda.device(x.device):
             torch.cuda._sleep(50_000_000)
 
     x = torch.empty(1, device="cuda:1")
     with torch.cuda.device(0):
-        assert products._gpu_seconds(slow, x) > 0.01
+        assert gpu_products.gpu_seconds(slow, x, x) > 0.01
 
 
 @pytest.fixture
@@ -235,10 +262,6 @@ def precisions():
 
 
 @pytest.mark.usefixtures("precisions")
-@pytest.mark.xfail(
-    strict=False,
-    reason="a precision that is inherited is put back as if it had been set",
-)
 def test_a_precision_that_is_inherited_stays_inherited():
     torch.backends.fp32_precision = "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == "tf32"
@@ -249,11 +272,6 @@ def test_a_precision_that_is_inherited_stays_inherited():
     assert torch.backends.cuda.matmul.fp32_precision == "ieee"
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="the engine changes the new setting inside the user's code, and torch "
-    "refuses to read the old one then",
-)
 def test_code_inside_a_run_can_read_the_users_precision():
     seen = []
 

@@ -62,7 +62,7 @@ class Capture(Uncopied):
         self._fast_path = FastPath(self._rows, self._scatters, buffer, first)
         self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
-        self._reduces: dict[str, bool] = {}
+        self._is_reduced = False
         self._buffer, self._first = buffer, first
         self._clear(0)
 
@@ -90,8 +90,8 @@ class Capture(Uncopied):
         Call `GramBuffer.begin` first.
         """
         self._clear(examples)
-        self._reduces = {kind: reduces_float32(kind) for kind in ("cpu", "cuda")}
-        self._fast_path.begin(examples, self._index, reduced=self._reduces["cpu"])
+        self._is_reduced = reduces_float32("cpu")
+        self._fast_path.begin(examples, self._index, reduced=self._is_reduced)
         self._thread = get_ident()
 
     def finish(self) -> None:
@@ -162,8 +162,10 @@ class Capture(Uncopied):
         self, row: int, activations: Tensor, features: Features, output: Any
     ) -> int:
         """Index of the Gram matrix of these activations ``(n, ...)``."""
-        kind = activations.device.type
-        if self._reduces.get(kind) or torch.is_autocast_enabled(kind):
+        # On a GPU no product of ours depends on these settings.
+        if activations.is_cpu and (
+            self._is_reduced or torch.is_autocast_enabled("cpu")
+        ):
             with exact(activations.device):
                 return self._add(row, features(activations))
         made = features(activations)

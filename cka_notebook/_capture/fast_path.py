@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cka_notebook._grams.buffer import DeviceBuffer, GramBuffer
-from cka_notebook._grams.products import working_dtype
+from cka_notebook._grams.buffer import GramBuffer, Part, is_unshifted_type
 from cka_notebook._models.nodes import Layer
 
 from .shuffling import Scatter
@@ -26,7 +25,7 @@ class _Expected:
     number: int
     shape: torch.Size
     dtype: torch.dtype
-    part: DeviceBuffer
+    part: Part
     scatter: Scatter | None
     batch: int = 0
 
@@ -35,7 +34,7 @@ class FastPath:
     """Reduces outputs that need no inspection.
 
     Inspecting the output of a small layer takes longer than multiplying it. So once a
-    layer has returned its features as an ``(n, p)`` tensor on the CPU (`learn`), its
+    layer has returned its features as an ``(n, p)`` tensor (`learn`), its
     output is multiplied as it is in later batches (`take`), as long as
 
     - it is the only layer of its module, and that module's first call,
@@ -106,7 +105,7 @@ class FastPath:
             or not isinstance(output, Tensor)
             or output.shape != expected.shape
             or output.dtype is not expected.dtype
-            or not output.is_cpu
+            or output.device != expected.part.device
             or output.layout is not torch.strided
             or output.requires_grad
         ):
@@ -126,8 +125,7 @@ class FastPath:
             output: What it returned, which is also its features.
         """
         row = self._rows.get(module)
-        plain = output.ndim == 2 and output.is_cpu
-        if row is None or not plain or working_dtype(output.dtype) is not output.dtype:
+        if row is None or output.ndim != 2 or not is_unshifted_type(output):
             return
         self._learned[module] = _Expected(
             row,

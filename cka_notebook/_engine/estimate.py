@@ -69,8 +69,8 @@ class Estimate:
         layers: int,
         grid: tuple[int, int],
         examples: int,
-        *,
-        on_cpu: bool,
+        device: torch.device,
+        widest: int = 0,
     ) -> "Estimate":
         """The estimate of memory alone.
 
@@ -78,10 +78,11 @@ class Estimate:
             layers: Number of captured layers of all models.
             grid: Number of rows and columns of the matrix.
             examples: Examples in a batch.
-            on_cpu: Whether all models compute on CPUs.
+            device: Where the Gram matrices are.
+            widest: Features of the widest layer.
         """
         rows, columns = grid
-        grams = buffer_bytes(examples, layers, on_cpu=on_cpu)
+        grams = buffer_bytes(examples, layers, device, widest)
         sums = 5 * rows * columns + 2 * (rows + columns)
         return cls(layers, examples, grams + FLOAT64 * sums)
 

@@ -63,7 +63,7 @@ class Run:
         self.paired = paired
         self.sides = make_sides(plan.specs, plan, same_inputs=loader2 is None)
         self.models = list(dict.fromkeys(side.model for side in self.sides))
-        self.buffer = GramBuffer(0)
+        self.buffer, self.widest = GramBuffer(0), 0
         self.settings: dict[str, Any] = {}
         self.random = RandomStreams([model.device for model in self.models])
         self.checkpoint = Checkpoint(checkpoint) if checkpoint is not None else None
@@ -232,7 +232,9 @@ class Run:
             for model in self.models
         ]
         counts = list(map(len, layers))
-        self.buffer = GramBuffer(sum(counts))
+        every = chain.from_iterable(found.values() for found in layers)
+        self.widest = max((layer.output.features for layer in every), default=0)
+        self.buffer = GramBuffer(sum(counts), self.widest)
         for number, (model, found) in enumerate(zip(self.models, layers, strict=True)):
             first = sum(counts[:number])
             model.capture(list(found.values()), self.buffer, first)
@@ -262,10 +264,11 @@ class Run:
 
     def _estimate(self, state: RunState, layers: int) -> Estimate:
         """Expected memory and time; time only on CPUs, where calls are synchronous."""
-        on_cpu = all(model.device.type == "cpu" for model in self.models)
+        devices = [model.device for model in self.models]
+        device = next((x for x in devices if x.type != "cpu"), devices[0])
         grid = len(state.layers1), len(state.layers2)
-        memory = Estimate.of_memory(layers, grid, self.examples, on_cpu=on_cpu)
-        if not on_cpu:
+        memory = Estimate.of_memory(layers, grid, self.examples, device, self.widest)
+        if device.type != "cpu":
             return memory
         # Other processes load while this one computes.
         alone = not any(getattr(x, "num_workers", 0) for x in self.loaders)

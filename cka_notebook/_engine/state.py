@@ -12,7 +12,7 @@ from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
-from cka_notebook._grams.precision import exact
+from cka_notebook._grams.precision import undisturbed
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
 
@@ -321,7 +321,7 @@ class RunState:
             self._sums = self._sums.to(home)
         self.rows.add(rows, self.done)
         self.columns.add(columns, self.done)
-        with exact(home):
+        with undisturbed(home):
             xy, xx, yy = batch_products(rows, columns, home)
             self._sums.update(xy, xx, yy)
         if self.batches == 1:

@@ -5,21 +5,27 @@ from math import inf
 import torch
 from torch import Tensor
 
-from .packing import MAX_SQUARE, PackedGrams, packing
-from .precision import exact
+from .gpu_buffer import GpuBuffer, gpu_bytes
+from .gpu_products import HALF_TYPES
+from .packing import MAX_SQUARE, PackedGrams, on_device, packing
+from .precision import outside_inference_mode, undisturbed
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product, working_dtype
+from .readback import Readback
 
 SCRATCH_BYTES = 8 << 20
 """Features are shifted and multiplied in pieces of this size on a CPU."""
 
-SCRATCH_BYTES_GPU = 256 << 20
-"""The same on a GPU, where launches cost more than memory traffic. A split product
-takes about twice as much on top."""
-
 GROUP_BYTES = 4 << 20
 """Gram matrices are U-centered in groups of this size: larger groups gain nothing."""
 
-GROUP_BYTES_GPU = 64 << 20
+MIN_STEP = 256
+"""Features of a piece at least."""
+
+EARLY = 2
+"""Batches in which values may be read from a GPU, which waits for it."""
+
+MAX_READING = 64
+"""Groups whose numbers are on their way from a GPU at most."""
 
 PADDING = 16
 """Numbers between rows of the scratch buffer: rows a power of two apart share cache
@@ -49,15 +55,17 @@ class GramBuffer:
     Memory: one packed Gram matrix per layer, one group of unpacked ones on a GPU, and
     one piece of features. All of it is reused from batch to batch.
 
-    A shift of the features changes no U-centered Gram matrix, but on a CPU it takes
-    time. There, a layer is shifted by its mean in its first batch, and each batch
-    decides about the next one: no shift if float32 does not need one, else the first
-    example, or the mean if that example is far from it. Float32 needs a shift if kappa
-    is large: the mean of the Gram matrix's diagonal, in root mean squares of the
-    U-centered matrix. On a GPU the mean is always used.
+    A shift of the features changes no U-centered Gram matrix, but takes time. A layer
+    is shifted by its mean in its first batch, and each batch decides about the next
+    one: no shift if float32 does not need one, else the first example, or the mean if
+    that example is far from it. Float32 needs a shift if kappa is large: the mean of
+    the Gram matrix's diagonal, in root mean squares of the U-centered matrix. On CUDA
+    the numbers are read a batch or more later, so that nothing waits for the device.
+    On other GPUs, which cannot do so, the mean is always used.
 
     Args:
         capacity: The largest number of Gram matrices of one batch.
+        widest: Features of the widest layer, if known.
 
     Attributes:
         shifts: How the features of each layer will be shifted, by its number.
@@ -65,45 +73,52 @@ class GramBuffer:
         count: Gram matrices of this batch so far.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, widest: int = 0) -> None:
         self.examples = 0
         self.count = 0
         self.shifts: dict[int, Shift] = {}
-        self._capacity = capacity
-        self._parts: dict[tuple[torch.device, torch.dtype], DeviceBuffer] = {}
+        self._capacity, self._widest = capacity, widest
+        self._parts: dict[tuple[torch.device, torch.dtype], Part] = {}
+        self._batches = 0
+        self._reading: list[tuple[dict[int, Shift | None], Readback]] = []
 
     def begin(self, examples: int) -> None:
         """Expect the Gram matrices of a batch of ``examples`` examples."""
         if examples != self.examples:
-            self._parts = {}
+            self._parts, self._reading = {}, []
         self.examples = examples
         self.count = 0
+        self._batches += 1
+        self._learn_later()
         for part in self._parts.values():
             part.begin()
 
     def add(self, rows: Tensor, layer: int) -> int:
         """Reduce activations ``(n, p)``; returns the index of their Gram matrix."""
+        if torch.is_inference_mode_enabled():
+            with outside_inference_mode():
+                return self.add(rows, layer)
         index = self.count
         self.count += 1
         shift, raw = self.shifts.get(layer), None
-        if rows.is_cpu and shift in (None, "wide"):
+        if shift in (None, "wide") and rows.device.type in ("cpu", "cuda"):
             raw = _second_moment(rows)
-            if shift == "wide" or _exceeds_float32(rows, float(raw)):
+            if shift == "wide" or (
+                self._may_wait(rows.device) and _exceeds_float32(rows, float(raw))
+            ):
                 self.shifts[layer] = "wide"
                 rows, shift = rows.double(), None
                 raw = _second_moment(rows)
         part = self.part_for(rows)
-        try:
-            part.add(rows, index, layer, shift, raw)
-        except torch.OutOfMemoryError:
+        while not _has_added(part, rows, index, layer, shift, raw):
+            # Outside of the `except` clause, whose traceback would keep memory.
             part.shrink()
-            part.add(rows, index, layer, shift, raw)
         if len(part.waiting) == part.group_size:
             self._flush(part)
         return index
 
-    def add_unshifted(self, rows: Tensor, layer: int, part: "DeviceBuffer") -> int:
-        """`add` for a layer known to be unshifted, whose part is on a CPU.
+    def add_unshifted(self, rows: Tensor, layer: int, part: "Part") -> int:
+        """`add` for a layer known to be unshifted.
 
         As short as possible: for small layers, Python takes as long as the product.
         """
@@ -116,15 +131,21 @@ class GramBuffer:
         else:
             part.add_unshifted(rows, index, layer)
         if len(part.waiting) == part.group_size:
-            self._flush(part)
+            with outside_inference_mode():
+                self._flush(part)
         return index
 
-    def part_for(self, rows: Tensor) -> "DeviceBuffer":
+    def part_for(self, rows: Tensor) -> "Part":
         """The part for Gram matrices of these activations."""
         key = rows.device, working_dtype(rows.dtype)
         part = self._parts.get(key)
         if part is None:
-            part = self._parts[key] = DeviceBuffer(self.examples, *key, self._capacity)
+            of_batch = self.examples, *key, self._capacity
+            if rows.is_cpu:
+                part = CpuBuffer(*of_batch)
+            else:
+                part = GpuBuffer(*of_batch, self._widest)
+            self._parts[key] = part
         return part
 
     def finish(self) -> PackedGrams:
@@ -141,74 +162,103 @@ class GramBuffer:
         if len(packed) == 1:
             return packed[0]
         indices = [i for part in used for i in part.indices]
-        order = torch.tensor(indices, device="cpu").argsort()
-        return PackedGrams.concatenate(packed)[order.to(packed[0].z.device)]
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        home = packed[0].z.device
+        return PackedGrams.concatenate(packed)[on_device(tuple(order), home)]
 
     def release(self) -> None:
         """Free the memory."""
-        self._parts = {}
+        self._parts, self._reading = {}, []
 
-    def _flush(self, part: "DeviceBuffer") -> None:
+    def _may_wait(self, device: torch.device) -> bool:
+        """Whether a value may be read from a device: on a GPU only at first."""
+        return device.type == "cpu" or self._batches <= EARLY
+
+    def _flush(self, part: "Part") -> None:
         """U-center the group that is waiting, and learn how to shift its layers."""
         layers = part.waiting
         if not layers:
             return
-        with exact(part.device):
+        with undisturbed(part.device):
             packed, moment, raw = part.center()
-        if part.on_cpu:
-            self._learn_shifts(layers, packed, moment, raw)
+        if not part.learns:
+            return
+        kappa = raw / (packed.scale * packed.norm.sqrt())
+        shifts = {layer: self.shifts.get(layer) for layer in layers}
+        if not part.on_cpu:
+            self._reading.append((shifts, Readback(kappa, moment / packed.trace - 1)))
+            if self._may_wait(part.device):
+                self._learn_later(wait=True)
+            return
+        known = set(shifts.values()) == {"none"}
+        if known and (kappa < 2 * MAX_KAPPA * self.examples).all():
+            return
+        self._learn_shifts(shifts, kappa, moment / packed.trace - 1)
+
+    def _learn_later(self, *, wait: bool = False) -> None:
+        """Learn from the numbers of a GPU that have arrived.
+
+        Args:
+            wait: Whether to wait for them.
+        """
+        reading, self._reading = self._reading, []
+        for shifts, readback in reading:
+            if wait or readback.is_ready:
+                self._learn_shifts(shifts, *readback.values())
+            elif len(self._reading) < MAX_READING:
+                self._reading.append((shifts, readback))
 
     def _learn_shifts(
-        self, layers: list[int], packed: PackedGrams, moment: Tensor, raw: Tensor
+        self, shifts: dict[int, Shift | None], kappa: Tensor, offset: Tensor
     ) -> None:
-        """Decide how to shift these layers from the next batch on."""
-        n = self.examples
-        kappa = raw / (packed.scale * packed.norm.sqrt())
-        shifts = {self.shifts.get(layer) for layer in layers}
-        if shifts == {"none"} and (kappa < 2 * MAX_KAPPA * n).all():
-            return
-        offset = moment / packed.trace - 1
-        values = zip(layers, kappa.tolist(), offset.tolist(), strict=True)
-        for layer, k, distance in values:
-            shift = _next_shift(self.shifts.get(layer), k, MAX_KAPPA * n, distance)
-            if shift is not None:
+        """Decide how to shift layers from the next batch on.
+
+        Args:
+            shifts: How they were shifted. A layer about which an earlier batch has
+                decided since is left alone.
+            kappa: See the class.
+            offset: Squared distance of the shift from the mean, in variances.
+        """
+        limit = MAX_KAPPA * self.examples
+        values = zip(shifts.items(), kappa.tolist(), offset.tolist(), strict=True)
+        for (layer, before), k, distance in values:
+            shift = _next_shift(before, k, limit, distance)
+            if shift is not None and self.shifts.get(layer) == before:
                 self.shifts[layer] = shift
 
 
-class DeviceBuffer:
-    """The part of a `GramBuffer` for one device and dtype.
+class CpuBuffer:
+    """The part of a `GramBuffer` for the CPU and one dtype.
 
     Its last few Gram matrices wait to be U-centered as one group.
 
     Attributes:
-        device: Where it is.
-        on_cpu: Whether that is the CPU.
+        device: The CPU.
+        on_cpu: True.
+        learns: True: how to shift a layer.
         group_size: Number of matrices that are U-centered together.
         indices: Indices of its matrices among those of the batch.
         waiting: Layers of the matrices that are not yet U-centered.
-        squares: On a CPU, places of square matrices; empty if they are made in blocks.
+        squares: Places of square matrices; empty if they are made in blocks.
     """
+
+    on_cpu = learns = True
 
     def __init__(
         self, examples: int, device: torch.device, dtype: torch.dtype, capacity: int
     ) -> None:
         self.device, self._dtype = device, dtype
-        self.on_cpu = device.type == "cpu"
         self._examples = examples
         self._packing = packing(examples, device, dtype)
         length = self._packing.length
         nbytes = length * dtype.itemsize
-        self.group_size = _group_size(nbytes, capacity, on_cpu=self.on_cpu)
+        self.group_size = min(max(1, GROUP_BYTES // nbytes), capacity)
         self._z = torch.zeros(capacity, length, dtype=dtype, device=device)
         self.squares: list[Tensor] = []
-        self._unpacked: Tensor | None = None
-        if self.on_cpu and examples <= MAX_SQUARE:
+        if examples <= MAX_SQUARE:
             self.squares = list(self._z.view(capacity, examples, examples))
-        if not self.on_cpu and examples > MAX_SQUARE:
-            self._unpacked = self._z.new_empty(self.group_size, examples, examples)
         self._blocks: list[list[Tensor]] = []
-        scratch_bytes = SCRATCH_BYTES if self.on_cpu else SCRATCH_BYTES_GPU
-        self._step = max(256, scratch_bytes // (examples * dtype.itemsize))
+        self._step = max(MIN_STEP, SCRATCH_BYTES // (examples * dtype.itemsize))
         self._scratch = self._z.new_empty(0)
         self._pieces: dict[int, Tensor] = {}
         self._raw, self._mean = self._z.new_zeros(2, self.group_size).unbind()
@@ -244,7 +294,7 @@ class DeviceBuffer:
             self.add_unshifted(rows, index, layer)
             return
         slot, blocks = len(self.waiting), self._next_blocks()
-        if self.on_cpu and shift is not None:
+        if shift is not None:
             lower_gram(rows, blocks, self._piece_for(rows), shift)
         else:
             self._has_moments = True
@@ -271,19 +321,16 @@ class DeviceBuffer:
 
         Returns:
             The Gram matrices, and their traces before U-centering, ``(g,)``: of the
-            features as shifted, and, on a CPU, of the features as given.
+            features as shifted, and of the features as given.
         """
         count, stop = len(self.waiting), len(self.indices)
         z = self._z[stop - count : stop]
-        if self._unpacked is not None:
-            self._packing.pack(self._unpacked[:count], z)
         sums = self._row_sums[:count] if self._summed == count else None
         packed, moment = self._packing.center(z, self._mean[:count], sums)
         raw = moment
         if self._has_moments:
-            if self.on_cpu:
-                known = self._raw[:count]
-                raw = torch.where(known > 0, known, moment)
+            known = self._raw[:count]
+            raw = torch.where(known > 0, known, moment)
             self._raw.zero_()
             self._mean.zero_()
             self._has_moments = False
@@ -302,24 +349,22 @@ class DeviceBuffer:
             norm=torch.cat([group.norm for group in done]),
         )
 
+    @property
+    def can_shrink(self) -> bool:
+        """Whether it can work in smaller pieces."""
+        return self._step > MIN_STEP
+
     def shrink(self) -> None:
         """Work in pieces of half the size, after running out of memory."""
-        self._step = max(256, self._step // 2)
+        self._step = max(MIN_STEP, self._step // 2)
         self._scratch = self._scratch.new_empty(0)
         self._pieces = {}
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
     def _next_blocks(self) -> list[Tensor]:
         """Where the next Gram matrix goes."""
-        unpacked = self._unpacked
-        slot = len(self.indices if unpacked is None else self.waiting)
+        slot = len(self.indices)
         if slot == len(self._blocks):
-            self._blocks.append(
-                self._packing.blocks(self._z[slot])
-                if unpacked is None
-                else [unpacked[slot]]
-            )
+            self._blocks.append(self._packing.blocks(self._z[slot]))
         return self._blocks[slot]
 
     def _piece_for(self, rows: Tensor) -> Tensor:
@@ -337,14 +382,47 @@ class DeviceBuffer:
         return piece
 
 
-def buffer_bytes(examples: int, capacity: int, *, on_cpu: bool) -> int:
-    """Bytes of the float32 Gram matrices in a `GramBuffer`, packed and unpacked."""
+Part = CpuBuffer | GpuBuffer
+
+
+def _has_added(
+    part: Part,
+    rows: Tensor,
+    index: int,
+    layer: int,
+    shift: Shift | None,
+    raw: Tensor | None,
+) -> bool:
+    """Add to a part; False if there was no memory, but there may be for smaller pieces.
+
+    Raises:
+        torch.OutOfMemoryError: If the pieces cannot be smaller.
+    """
+    try:
+        part.add(rows, index, layer, shift, raw)
+    except torch.OutOfMemoryError:
+        if not part.can_shrink:
+            raise
+        return False
+    return True
+
+
+def buffer_bytes(
+    examples: int, capacity: int, device: torch.device, widest: int = 0
+) -> int:
+    """Bytes of a `GramBuffer` of float32 matrices, with the scratch memory of a GPU.
+
+    Args:
+        examples: Number of examples n.
+        capacity: Number of Gram matrices.
+        device: Where they are.
+        widest: Features of the widest layer.
+    """
     length = packing(examples, torch.device("cpu"), torch.float32).length
-    numbers = capacity * length
-    if not on_cpu and examples > MAX_SQUARE:
-        group = _group_size(length * 4, capacity, on_cpu=on_cpu)
-        numbers += group * examples**2
-    return 4 * numbers
+    nbytes = 4 * capacity * length
+    if device.type == "cpu":
+        return nbytes
+    return nbytes + gpu_bytes(examples, capacity, widest)
 
 
 def _next_shift(
@@ -369,12 +447,6 @@ def _next_shift(
     return shift
 
 
-def _group_size(nbytes: int, capacity: int, *, on_cpu: bool) -> int:
-    """How many Gram matrices of ``nbytes`` bytes are U-centered together."""
-    group_bytes = GROUP_BYTES if on_cpu else GROUP_BYTES_GPU
-    return min(max(1, group_bytes // nbytes), capacity)
-
-
 def _exceeds_float32(rows: Tensor, raw: float) -> bool:
     """Whether products of these features are too small or too large for float32.
 
@@ -386,6 +458,15 @@ def _exceeds_float32(rows: Tensor, raw: float) -> bool:
     if rows.dtype == torch.float64 or low < raw < high:
         return False
     return 0 < float(torch.linalg.vector_norm(rows, inf)) < MAX_FEATURE
+
+
+def is_unshifted_type(rows: Tensor) -> bool:
+    """Whether activations of this type and device are ever multiplied as they are."""
+    kind, dtype = rows.device.type, rows.dtype
+    is_exact = working_dtype(dtype) is dtype
+    return (kind == "cpu" and is_exact) or (
+        kind == "cuda" and (is_exact or dtype in HALF_TYPES)
+    )
 
 
 def _second_moment(rows: Tensor) -> Tensor:

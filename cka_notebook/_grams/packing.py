@@ -101,8 +101,10 @@ class Packing:
         self.padded = 2 * self._pairs * self._b
         self._height = self.padded + self._b
         self.length = self._pairs * self._height * self._b
+        self._gather: tuple[Tensor, Tensor] | None = None
         self._places = self._place_blocks()
-        self._make_constants(device, dtype)
+        if device.type == "cpu":  # elsewhere, `take` is used
+            self._make_constants(dtype)
 
     def blocks(self, row: Tensor) -> list[Tensor]:
         """Views of the column blocks in one packed row ``(length,)``.
@@ -114,14 +116,6 @@ class Packing:
             rectangles[pair, top : top + self._n - first, : self._n - first]
             for pair, top, first in self._places
         ]
-
-    def pack(self, grams: Tensor, z: Tensor) -> None:
-        """Copy Gram matrices ``(g, n, n)`` to packed rows ``z``, ``(g, length)``."""
-        rectangles = self._rectangles(z)
-        for pair, top, first in self._places:
-            block = grams[:, first:, first : first + self._b]
-            rows, columns = block.shape[1:]
-            rectangles[:, pair, top : top + rows, :columns] = block
 
     def center(
         self, z: Tensor, moments: Tensor, sums: Tensor | None = None
@@ -140,23 +134,68 @@ class Packing:
         Returns:
             The U-centered matrices, and the traces before centering, ``(g,)``.
         """
-        n = self._n
         diagonal = self._diagonals(z)
         rows = (self._row_sums(z) if sums is None else sums) - diagonal
+        moment, trace, a = self._centers(rows, diagonal)
+        largest = diagonal.amax(-1)  # before `z`, of which it may be a view, changes
+        self._subtract(z, a)
+        return self._packed(z, largest, trace, moment, moments), moment
+
+    def take(
+        self, grams: Tensor, z: Tensor, moments: Tensor
+    ) -> tuple[PackedGrams, Tensor]:
+        """U-center whole Gram matrices and pack them, in few operations.
+
+        No matrix product is among them, so their precision is full whatever the
+        settings of the process.
+
+        Args:
+            grams: Shape ``(g, n, n)``. Overwritten.
+            z: Shape ``(g, length)``. Overwritten, and ``z`` of the result.
+            moments: As for `center`.
+
+        Returns:
+            As `center`.
+        """
+        diagonal = grams.diagonal(dim1=1, dim2=2).clone()
+        moment, trace, a = self._centers(grams.sum(2) - diagonal, diagonal)
+        largest = diagonal.amax(-1)
+        grams.sub_(a.unsqueeze(2)).sub_(a.unsqueeze(1))
+        source, weights = self._sources(z)
+        torch.index_select(grams.flatten(1), 1, source, out=z)
+        z.mul_(weights)
+        return self._packed(z, largest, trace, moment, moments), moment
+
+    def _centers(self, rows: Tensor, diagonal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Traces before and after centering, and a, where U_ij = K_ij - a_i - a_j.
+
+        Args:
+            rows: Row sums off the diagonal. Overwritten.
+            diagonal: The diagonals.
+        """
+        n = self._n
         total, moment = rows.sum(-1), diagonal.sum(-1)
         trace = moment - (moment + total) / n
-        largest = diagonal.amax(-1)  # before `z`, of which it may be a view, changes
-        # Off the diagonal, U_ij = K_ij - a_i - a_j.
         a = rows.sub_(total.unsqueeze(-1), alpha=0.5 / (n - 1)).div_(n - 2)
-        self._subtract(z, a)
+        return moment, trace, a
+
+    def _packed(
+        self,
+        z: Tensor,
+        largest: Tensor,
+        trace: Tensor,
+        moment: Tensor,
+        moments: Tensor,
+    ) -> PackedGrams:
+        """The record of U-centered matrices, without those that are only rounding."""
         scale = _rescale(z, largest)
         norm = torch.linalg.vector_norm(z.view(len(z), -1, self._height), dim=2)
         norm = norm.to(sums_dtype(z.device)).square_().sum(1).mul_(2)
-        second_moment = torch.add(moment, moments, alpha=n)
+        second_moment = torch.add(moment, moments, alpha=self._n)
         smallest = (CONSTANT_UNITS * torch.finfo(z.dtype).eps) ** 2
         is_constant = trace <= second_moment.mul_(smallest)
         packed = PackedGrams(z, scale, trace, norm)
-        return self._without_rounding(packed, is_constant), moment
+        return self._without_rounding(packed, is_constant)
 
     def _without_rounding(
         self, packed: PackedGrams, is_constant: Tensor
@@ -184,7 +223,7 @@ class Packing:
             places.append((pair, self.padded - pair * b, (last - pair) * b))
         return sorted((p for p in places if p[2] < self._n), key=lambda place: place[2])
 
-    def _make_constants(self, device: torch.device, dtype: torch.dtype) -> None:
+    def _make_constants(self, dtype: torch.dtype) -> None:
         b, h, pairs = self._b, self._height, self._pairs
         pair, row, step = (torch.arange(size, device="cpu") for size in (pairs, h, b))
         pair = pair[:, None]
@@ -201,18 +240,43 @@ class Packing:
             (b, b), INVERSE_SQRT2, dtype=dtype, device="cpu"
         ).fill_diagonal_(0)
         # The example to which each row, column and diagonal entry belongs.
-        self._row_examples = (
-            torch.where(second, row - b, row + pair * b).flatten().to(device)
-        )
-        self._column_examples = of_column.flatten().to(device)
-        self._diagonal = on_diagonal.flatten()[of_column.flatten().argsort()].to(device)
-        self._both, self._below = both.to(device, dtype), below.to(device, dtype)
-        self._weights = weights.to(device)
-        self._ones = torch.ones(b, device=device, dtype=dtype)
+        self._row_examples = torch.where(second, row - b, row + pair * b).flatten()
+        self._column_examples = of_column.flatten()
+        self._diagonal = on_diagonal.flatten()[of_column.flatten().argsort()]
+        self._both, self._below = both.to(dtype), below.to(dtype)
+        self._weights = weights
+        self._ones = torch.ones(b, device="cpu", dtype=dtype)
         outside = torch.ones(self.length, dtype=torch.bool, device="cpu")
         for block in self.blocks(outside):
             block.fill_(False)
-        self._outside = outside.to(device) if bool(outside.any()) else None
+        self._outside = outside if bool(outside.any()) else None
+
+    def _sources(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each number of a packed row is in a matrix, and its weight.
+
+        They are made on the device of ``z``, for which nothing has to be copied.
+        """
+        if self._gather is None:
+            rows, columns, is_double = self._entries(z.device)
+            is_entry = (rows < self._n) & (columns < self._n) & (rows != columns)
+            source = torch.where(is_entry, rows * self._n + columns, 0)
+            weights = torch.where(is_double, INVERSE_SQRT2, 1.0) * is_entry
+            self._gather = source.flatten().int(), weights.flatten().to(z.dtype)
+        return self._gather
+
+    def _entries(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Row and column of each entry of a packed row; whether it is stored twice."""
+        b, h, last = self._b, self._height, 2 * self._pairs - 1
+        pair = torch.arange(self._pairs, device=device).view(-1, 1, 1)
+        row = torch.arange(h, device=device).view(-1, 1)
+        step = torch.arange(b, device=device)
+        top = self.padded - pair * b
+        in_second = row >= top
+        rows = torch.where(in_second, row - b, row + pair * b)
+        columns = torch.where(in_second, last - pair, pair) * b + step
+        is_double = (row < b) | (in_second & (row < top + b))
+        shape = self._pairs, h, b
+        return rows.expand(shape), columns.expand(shape), is_double.expand(shape)
 
     def _rectangles(self, z: Tensor) -> Tensor:
         return z.view(len(z), self._pairs, self._height, self._b)
@@ -255,12 +319,15 @@ class SquarePacking(Packing):
     def __init__(self, n: int) -> None:
         self._n = self._height = self.padded = n
         self.length = n * n
+        self._gather = None
 
     def blocks(self, row: Tensor) -> list[Tensor]:
         return [row.view(self._n, self._n)]
 
-    def pack(self, grams: Tensor, z: Tensor) -> None:
-        z.copy_(grams.flatten(1))
+    def _entries(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        place = torch.arange(self._n, device=device)
+        rows, columns = torch.meshgrid(place, place, indexing="ij")
+        return rows, columns, torch.ones_like(rows, dtype=torch.bool)
 
     def _diagonals(self, z: Tensor) -> Tensor:
         return z[:, :: self._n + 1]
@@ -276,7 +343,7 @@ class SquarePacking(Packing):
 
 @lru_cache(maxsize=8)
 def packing(n: int, device: torch.device, dtype: torch.dtype) -> Packing:
-    """How Gram matrices of n >= 4 examples are packed."""
+    """How Gram matrices of n >= 4 examples are packed on a device."""
     return SquarePacking(n) if n <= MAX_SQUARE else Packing(n, device, dtype)
 
 
@@ -290,3 +357,9 @@ def _rescale(z: Tensor, largest: Tensor) -> Tensor:
     scale = torch.where(extreme & (largest > 0), largest, 1.0)
     z /= scale.unsqueeze(-1)
     return scale
+
+
+@lru_cache(maxsize=64)
+def on_device(rows: tuple[int, ...], device: torch.device) -> Tensor:
+    """Rows as a tensor, cached: copying them to a GPU would synchronise each batch."""
+    return torch.tensor(rows, device=device)

@@ -1,7 +1,6 @@
 """Products of all pairs of layers of one batch, from their packed Gram matrices."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -9,13 +8,16 @@ from torch import Tensor
 
 from cka_notebook._messages import Reason
 
-from .packing import PackedGrams
+from .packing import PackedGrams, on_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PAIR_BLOCK = 4096
 """Columns summed by one float32 product; the results are summed in float64."""
+
+COPY_BYTES = 64 << 20
+"""Float64 copies of packed matrices on a GPU take about this much."""
 
 SELF_BLOCK = 32
 """Rows computed together if a model is paired with itself."""
@@ -47,7 +49,7 @@ def spread(values: Tensor, index: list[int]) -> Tensor:
     """Values of Gram matrices by layer; arbitrary for a layer that has none."""
     if not len(values):
         return values.new_zeros(len(index))
-    return values[_on_device(tuple(max(0, i) for i in index), values.device)]
+    return values[on_device(tuple(max(0, i) for i in index), values.device)]
 
 
 def sums_device(device: torch.device) -> torch.device:
@@ -65,6 +67,8 @@ def pair_products(z1: Tensor, z2: Tensor) -> Tensor:
     Returns:
         Shape ``(L1, L2)``, float64: ``<U(K_i), U(L_j)>`` up to the scales.
     """
+    if z1.is_cuda:
+        return _products_of_blocks(z1, z2).mul_(2)
     total = torch.zeros(len(z1), len(z2), dtype=torch.float64, device=z1.device)
     if z1 is not z2:
         _add_products(z1, z2, total)
@@ -104,10 +108,37 @@ def batch_products(
 def _add_products(z1: Tensor, z2: Tensor, total: Tensor) -> None:
     for start in range(0, z1.shape[1], PAIR_BLOCK):
         block = slice(start, start + PAIR_BLOCK)
-        if z1.is_cuda:  # where the user may allow TF32 in float32 products
-            total += z1[:, block].double() @ z2[:, block].double().T
-        else:
-            total += z1[:, block] @ z2[:, block].T
+        total += z1[:, block] @ z2[:, block].T
+
+
+def _products_of_blocks(z1: Tensor, z2: Tensor) -> Tensor:
+    """``z1 @ z2.T`` in float64 on a GPU, which blocks of columns keep busy.
+
+    The user may allow TF32 in float32 products, and a float64 copy of all would take
+    as much memory as everything else.
+    """
+    rows = len(z1) + (0 if z1 is z2 else len(z2))
+    step = max(1, COPY_BYTES // (rows * PAIR_BLOCK * 8))
+    blocks = z1.shape[1] // PAIR_BLOCK
+    parts = [
+        range(first, min(first + step, blocks)) for first in range(0, blocks, step)
+    ]
+    columns = [(x.start * PAIR_BLOCK, x.stop * PAIR_BLOCK) for x in parts]
+    if blocks * PAIR_BLOCK < z1.shape[1] or not parts:
+        columns.append((blocks * PAIR_BLOCK, z1.shape[1]))
+    sums = [_product_of_columns(z1, z2, *limits) for limits in columns]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+
+
+def _product_of_columns(z1: Tensor, z2: Tensor, start: int, stop: int) -> Tensor:
+    """The product of some columns: of whole blocks, or of the rest."""
+    width = min(PAIR_BLOCK, stop - start)
+    first, second = (
+        z[:, start:stop].view(len(z), -1, width).transpose(0, 1) for z in (z1, z2)
+    )
+    wide = first.double()
+    other = wide if z1 is z2 else second.double()
+    return torch.bmm(wide, other.mT).sum(0)
 
 
 def _equate_identical(xy: Tensor, first: PackedGrams, second: PackedGrams) -> None:
@@ -138,10 +169,4 @@ def _by_layer(values: Tensor, index: list[int]) -> Tensor:
         values = torch.cat([values, nothing])
     if index == list(range(len(values))):
         return values
-    return values[_on_device(tuple(index), values.device)]
-
-
-@lru_cache(maxsize=8)
-def _on_device(rows: tuple[int, ...], device: torch.device) -> Tensor:
-    """Rows as a tensor, cached: copying them to a GPU would synchronise each batch."""
-    return torch.tensor(rows, device=device)
+    return values[on_device(tuple(index), values.device)]

@@ -1,7 +1,9 @@
 """Full float32 for our own products, whatever precision the user allows elsewhere."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,10 +16,7 @@ def reduces_float32(kind: str) -> bool:
         kind: Type of the device. Only ``"cpu"`` and ``"cuda"`` have settings of their
             own; others follow `torch.get_float32_matmul_precision`.
     """
-    backend = _matmul_backend(kind)
-    if backend is None:
-        return torch.get_float32_matmul_precision() != "highest"
-    return backend.fp32_precision not in ("none", "ieee")
+    return _full_float32(kind).users_setting not in ("highest", "none", "ieee")
 
 
 def _matmul_backend(kind: str) -> Any:
@@ -27,22 +26,63 @@ def _matmul_backend(kind: str) -> Any:
     return backend if hasattr(backend, "fp32_precision") else None
 
 
-@contextmanager
-def _full_float32(kind: str) -> Iterator[None]:
-    """Disable reduced precision in float32 products."""
-    backend = _matmul_backend(kind)
-    if backend is None:
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-    else:
-        before, backend.fp32_precision = backend.fp32_precision, "ieee"
-    try:
-        yield
-    finally:
-        if backend is None:
-            torch.set_float32_matmul_precision(before)
+class _FullFloat32:
+    """Full precision of float32 products, which many runs may need at the same time.
+
+    The first to enter changes the setting of the process and the last to leave puts it
+    back, so that none of them sees the setting of another as the user's.
+
+    Args:
+        kind: Type of the device.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._backend = _matmul_backend(kind)
+        self._lock = threading.Lock()
+        self._users = 0
+        self._before = ""
+
+    @property
+    def users_setting(self) -> str:
+        """The user's precision, also while a run has changed it."""
+        with self._lock:
+            return self._before if self._users else self._get()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = self._get()
+                self._set("highest" if self._backend is None else "ieee")
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore()
+
+    def _get(self) -> str:
+        if self._backend is None:
+            return torch.get_float32_matmul_precision()
+        return str(self._backend.fp32_precision)
+
+    def _set(self, value: str) -> None:
+        if self._backend is None:
+            torch.set_float32_matmul_precision(value)
         else:
-            backend.fp32_precision = before
+            self._backend.fp32_precision = value
+
+    def _restore(self) -> None:
+        if self._backend is not None:
+            # What is inherited from a more general setting stays inherited.
+            self._set("none")
+        if self._get() != self._before:
+            self._set(self._before)
+
+
+@lru_cache
+def _full_float32(kind: str) -> _FullFloat32:
+    return _FullFloat32(kind)
 
 
 @contextmanager
@@ -51,4 +91,24 @@ def exact(device: torch.device) -> Iterator[None]:
     kind = device.type
     guard = _full_float32(kind) if reduces_float32(kind) else nullcontext()
     with guard, torch.autocast(kind, enabled=False):
+        yield
+
+
+def undisturbed(device: torch.device) -> AbstractContextManager[Any]:
+    """`exact` for a run, whose products on CUDA depend on no setting of the process.
+
+    There, a change would reach the user's training in another thread.
+    """
+    if device.type == "cuda":
+        return torch.autocast("cuda", enabled=False)
+    return exact(device)
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Make tensors that can be changed later, when there is no inference mode."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(mode=False), torch.no_grad():
         yield

@@ -1,19 +1,16 @@
-"""Gram matrices ``x @ x.T`` of activations, by the fastest sufficiently exact product.
+"""Gram matrices ``x @ x.T`` of activations on a CPU, by the fastest product.
 
 Most of the time that CKA adds to a forward pass is spent here. Products that are not
-part of torch's public interface, or that round more than float32, are tested on the
-device before they are used; if they fail, public float32 products take their place.
+part of torch's public interface are tested before they are used; if they fail, public
+ones take their place.
 """
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-
-Product = Callable[[Tensor], Tensor]
-"""``x @ x.T`` of float32 activations ``(n, p)``."""
 
 Shift = Literal["mean", "row", "none", "wide"]
 """What is subtracted from the features of all examples before they are multiplied.
@@ -23,16 +20,6 @@ Shift = Literal["mean", "row", "none", "wide"]
 
 ONEDNN_WIDTH = 4096
 """Minimum number of features from which oneDNN computes the product, if available."""
-
-SPLIT_NUMBERS = 1 << 22
-"""Minimum size of activations for `split_product` on a GPU: below, launching several
-products takes longer than one in float32."""
-
-TOLERANCE = 1e-6
-"""Largest error of a product on a GPU, relative to the lengths of its two rows."""
-
-TRIAL_SHAPE = 256, 16384
-"""Shape of the activations on which products are tested and timed."""
 
 
 def lower_gram(
@@ -60,7 +47,7 @@ def lower_gram(
         lower_product(rows, blocks, first=True)
         return None
     if shift != "mean" and rows.shape[1] == scratch.shape[1]:
-        lower_product(_shifted(rows, rows[0], scratch), blocks, first=True)
+        lower_product(shifted(rows, rows[0], scratch), blocks, first=True)
         return None
     moment = scratch.new_zeros(()) if shift == "mean" else None
     step = scratch.shape[1]
@@ -69,7 +56,7 @@ def lower_gram(
         point = part[0] if moment is None else part.mean(0, dtype=scratch.dtype)
         if moment is not None:
             moment += torch.dot(point, point)
-        part = _shifted(part, point, scratch[:, : part.shape[1]])
+        part = shifted(part, point, scratch[:, : part.shape[1]])
         lower_product(part, blocks, first=start == 0)
     return moment
 
@@ -92,7 +79,7 @@ def lower_product(part: Tensor, blocks: Sequence[Tensor], *, first: bool) -> Non
             _by_onednn(product, part, blocks, first)
             return
     if len(blocks) == 1:
-        _whole_product(part, blocks[0], first)
+        _product(part, part.T, blocks[0], first)
         return
     # `narrow` takes half the time of a slice, which matters for small layers.
     n, top, transposed = len(part), 0, part.T
@@ -111,55 +98,6 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def sums_dtype(device: torch.device) -> torch.dtype:
     """Dtype of long sums: float64 if the device has it."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def split_product(x: Tensor) -> Tensor:
-    """``x @ x.T`` by two bfloat16 products, nearly as exact as one in float32.
-
-    With x = h + l, both bfloat16, it is ``h h' + l h' + h l'``. The omitted ``l l'`` is
-    at most 2 ** -18 of it, and much less off the diagonal.
-    """
-    high = x.to(torch.bfloat16)
-    low = (x - high).to(torch.bfloat16)
-    mixed = _bfloat16_product(low, high.T)
-    return _bfloat16_product(high, high.T).add_(mixed).add_(mixed.T)
-
-
-def fastest(
-    candidates: Sequence[Product],
-    x: Tensor,
-    seconds: Callable[[Product, Tensor], float],
-) -> Product:
-    """The fastest candidate that is exact on ``x``.
-
-    Args:
-        candidates: Products. The first one is assumed to be exact; others are dropped
-            if they raise.
-        x: Activations to test them on.
-        seconds: Measures the time of a candidate.
-    """
-    exact = x.double() @ x.double().T
-    lengths = exact.diagonal().sqrt()
-    best, shortest = candidates[0], seconds(candidates[0], x)
-    for candidate in candidates[1:]:
-        try:
-            error = (candidate(x) - exact).abs() / (lengths[:, None] * lengths)
-            if error.fill_diagonal_(0).max() > TOLERANCE:
-                continue
-            took = seconds(candidate, x)
-        except (RuntimeError, TypeError):  # not available on this device or torch
-            continue
-        if took < shortest:
-            best, shortest = candidate, took
-    return best
-
-
-def _whole_product(part: Tensor, out: Tensor, first: bool) -> None:
-    if part.is_cuda and part.dtype == torch.float32 and part.numel() >= SPLIT_NUMBERS:
-        made = _gpu_product(part.device)(part)
-        out.copy_(made) if first else out.add_(made)
-    else:
-        _product(part, part.T, out, first)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor, first: bool) -> None:
@@ -207,37 +145,8 @@ def _onednn_product() -> Callable[..., Tensor] | None:
     return product if torch.allclose(made, x @ x[:2].T, rtol=1e-4) else None
 
 
-@lru_cache(maxsize=16)
-def _gpu_product(device: torch.device) -> Product:
-    """The fastest exact product on a device, measured on first use."""
-    generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn(TRIAL_SHAPE, device=device, generator=generator)
-    return fastest([_float32_product, split_product], x, _gpu_seconds)
-
-
-def _float32_product(x: Tensor) -> Tensor:
-    return x @ x.T
-
-
-def _bfloat16_product(left: Tensor, right: Tensor) -> Tensor:
-    """A product of bfloat16 matrices, summed and returned in float32."""
-    as_float32: dict[str, Any] = {"out_dtype": torch.float32}
-    return torch.mm(left, right, **as_float32)
-
-
-def _gpu_seconds(product: Product, x: Tensor) -> float:
-    event: Any = torch.cuda.Event
-    start, end = event(enable_timing=True), event(enable_timing=True)
-    product(x)
-    start.record()
-    for _ in range(5):
-        product(x)
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 5e3
-
-
-def _shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
+def shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
+    """``part - point``, computed in the dtype of ``out``."""
     if part.dtype == out.dtype:
         return torch.sub(part, point, out=out)
     return out.copy_(part).sub_(point)

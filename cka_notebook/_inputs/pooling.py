@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cka_notebook._grams.precision import undisturbed
 from cka_notebook._grams.products import working_dtype
 from cka_notebook._messages import first_few
 
@@ -166,9 +167,9 @@ def _pooled(choice: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
     if choice == "mean":
         if mask is not None:
             return _masked_mean(x, mask)
-        exact = working_dtype(x.dtype)
+        dtype = working_dtype(x.dtype)
         positions = x.flatten(2) if x.ndim > 3 else x
-        return positions.mean(2 if x.ndim > 3 else 1, dtype=exact)
+        return positions.mean(2 if x.ndim > 3 else 1, dtype=dtype)
     if mask is None:
         return x[:, 0 if choice == "cls" else -1]
     place = torch.arange(1, x.shape[1] + 1, device=x.device)
@@ -193,7 +194,8 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def make(x: Tensor) -> Tensor:
-        features: object = pool(x)
+        with undisturbed(x.device):  # the model may compute under autocast
+            features: object = pool(x)
         rows = features.shape[:1] if isinstance(features, Tensor) else None
         if not isinstance(features, Tensor) or rows != x.shape[:1]:
             got = (

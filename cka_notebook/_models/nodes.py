@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import nn
@@ -39,6 +40,11 @@ class Output:
     nbytes: int = 0
     groups_first: bool = False
     path: Path = ()
+
+    @property
+    def features(self) -> int:
+        """Numbers of one example."""
+        return self.groups * prod(size for size in self.shape if size is not None)
 
 
 @dataclass(frozen=True, slots=True)

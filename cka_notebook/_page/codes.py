@@ -9,12 +9,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 Header = dict[str, Any]
 """The JSON part of a message; arrays travel as its buffers."""
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.unsignedinteger[Any]]
+
+
+def floats(values: Tensor) -> Floats:
+    """Little-endian float32 on the CPU in row-major order, as values are sent."""
+    return np.ascontiguousarray(values.detach().cpu().numpy(), "<f4")
 
 
 def value_codes(

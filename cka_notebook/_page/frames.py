@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import is_grave
 from cka_notebook._results.result import shared
 
-from .codes import Floats, Header, error_codes, value_codes
+from .codes import Floats, Header, error_codes, floats, value_codes
 from .history import History, Moment
 from .publisher import Array, Failed, Publisher, Send
-from .readback import Readback, floats
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -132,7 +132,7 @@ class Frames:
         if not state.batches or self._pending or not (for_page or for_history):
             return
         started = time.perf_counter()
-        readback = Readback(state.matrix(), state.stderr())
+        readback = Readback(state.matrix().float(), state.stderr().float())
         self._pending = _PendingFrame(
             readback,
             time.perf_counter() - started,
@@ -152,7 +152,7 @@ class Frames:
             return
         self._pending = None
         started = time.perf_counter()
-        matrix, stderr = frame.readback.values()
+        matrix, stderr = map(floats, frame.readback.values())
         if frame.for_history:
             moment = Moment(frame.progress.batches, matrix, stderr)
             # The batches that ran during the copy are no cost.

@@ -323,6 +323,20 @@ def test_grad_mode_does_not_change():
     assert result.batches == 4
 
 
+@pytest.mark.parametrize("n", [16, 64])
+@pytest.mark.parametrize("kind", ["mlp", "images"])
+def test_a_forward_pass_under_inference_mode_gives_the_same_numbers(n, kind):
+    make, batches = zoo.mlp, zoo.batches_of(4, size=n)
+    if kind == "images":
+        make, batches = zoo.ResNet, [torch.randn(n, 3, 16, 16) for _ in range(3)]
+    model1, model2 = make(), make()
+    plain = compare(model1, model2, batches=batches, **ALL)
+    model2.forward = torch.inference_mode()(model2.forward)
+    assert torch.equal(
+        compare(model1, model2, batches=batches, **ALL).matrix, plain.matrix
+    )
+
+
 def test_pool_may_differ_by_layer_and_is_recorded():
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3))
     batches = zoo.images_of(3)

@@ -90,15 +90,18 @@ def test_a_value_that_is_not_finite_shows_in_the_trace(value):
     assert not packed(x).trace.isfinite()
 
 
-@pytest.mark.parametrize("n", [5, 37, 100])
+@pytest.mark.parametrize("n", [4, 5, 37, 48, 49, 64, 65, 100, 130])
 def test_taking_whole_matrices_is_as_good_as_making_blocks(n):
-    x = torch.randn(n, 30)
-    places = packing(n, x.device, x.dtype)
-    z = torch.zeros(1, places.length)
-    places.pack((x @ x.T)[None], z)
-    mean = x.mean(0)
-    grams, _ = places.center(z, torch.dot(mean, mean)[None])
-    torch.testing.assert_close(grams.norm[0], packed(x).norm, rtol=1e-4, atol=0)
+    layers = [torch.randn(n, 30) + 1, torch.randn(n, 50)]
+    places = packing(n, torch.device("cpu"), torch.float32)
+    z = torch.full((2, places.length), torch.nan)
+    grams = torch.stack([x @ x.T for x in layers])
+    taken, moments = places.take(grams.clone(), z, torch.zeros(2))
+    made = PackedGrams.concatenate([one(x) for x in layers])
+    torch.testing.assert_close(moments, grams.diagonal(dim1=1, dim2=2).sum(1))
+    for name in ("z", "scale", "trace", "norm"):
+        ours, theirs = getattr(taken, name), getattr(made, name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("n", [37, 130])

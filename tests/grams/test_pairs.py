@@ -103,3 +103,16 @@ def test_flags_of_gram_matrices_are_spread_over_the_layers():
     flags = torch.tensor([True, False])
     assert pairs.spread(flags, [1, 0, 1]).tolist() == [False, True, False]
     assert pairs.spread(flags[:0], [-1, -1]).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("width", [10, 64, 300])
+@pytest.mark.parametrize("copied", [1, 1 << 30])
+def test_blocks_multiplied_at_once_give_the_products_of_all_pairs(
+    width, copied, monkeypatch
+):
+    monkeypatch.setattr(pairs, "PAIR_BLOCK", 64)
+    monkeypatch.setattr(pairs, "COPY_BYTES", copied)
+    z1, z2 = torch.randn(3, width), torch.randn(5, width)
+    for other in (z2, z1):
+        made = pairs._products_of_blocks(z1, other)
+        torch.testing.assert_close(made, z1.double() @ other.double().T)

@@ -1,10 +1,13 @@
 """Our products are float32 whatever the user allows, and the settings come back."""
 
+import threading
+from functools import cache
+
 import pytest
 import torch
 
 from cka_notebook._grams import precision
-from cka_notebook._grams.precision import exact, reduces_float32
+from cka_notebook._grams.precision import exact, reduces_float32, undisturbed
 
 
 def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
@@ -14,8 +17,11 @@ def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
         assert not reduces_float32("cpu")
         with exact(torch.device("cpu")):
             assert torch.backends.cuda.matmul.allow_tf32
+        with undisturbed(torch.device("cuda")):
+            assert torch.backends.cuda.matmul.allow_tf32, "no product depends on it"
         with exact(torch.device("cuda")):
-            assert not reduces_float32("cuda")
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert reduces_float32("cuda"), "the user's setting"
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -24,6 +30,7 @@ def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_older_torch_has_one_setting_for_all_devices(monkeypatch, kind):
     monkeypatch.setattr(precision, "_matmul_backend", lambda _: None)
+    monkeypatch.setattr(precision, "_full_float32", cache(precision._FullFloat32))
     torch.set_float32_matmul_precision("medium")
     try:
         assert reduces_float32(kind)
@@ -50,4 +57,53 @@ def test_settings_come_back_after_an_exception():
         assert torch.get_float32_matmul_precision() == "medium"
         assert reduces_float32("cpu")
     finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def threads_of(kind, count):
+    """Settings that threads see which need exact products at the same time."""
+    inside, seen = threading.Barrier(count), []
+
+    def run():
+        with exact(torch.device(kind)):
+            inside.wait()
+            seen.append(torch.get_float32_matmul_precision())
+            inside.wait()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+def test_runs_at_the_same_time_see_the_users_setting_and_put_it_back():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with exact(torch.device("cpu")):
+            assert reduces_float32("cpu"), "the user's setting, not that of a run"
+        assert reduces_float32("cpu")
+        threads_of("cpu", 3)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="needs a newer torch"
+)
+def test_a_setting_that_is_inherited_stays_inherited():
+    matmul = torch.backends.mkldnn.matmul
+    matmul.fp32_precision = "none"
+    torch.backends.mkldnn.fp32_precision = "bf16"
+    try:
+        assert matmul.fp32_precision == "bf16"
+        with exact(torch.device("cpu")):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "bf16"
+        torch.backends.mkldnn.fp32_precision = "ieee"
+        assert matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.mkldnn.fp32_precision = "none"
         torch.set_float32_matmul_precision("highest")

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from cka_notebook._page.codes import error_codes, value_codes
+from cka_notebook._page.codes import error_codes, floats, value_codes
 
 
 @pytest.mark.parametrize(("kind", "steps"), [(np.uint8, 254), (np.uint16, 65534)])
@@ -35,3 +36,10 @@ def test_errors_far_below_the_largest_stay_distinct():
     errors = np.float32([0.001, 0.002, 0.1])
     codes, most = error_codes(errors)
     np.testing.assert_allclose(most * (codes / 254) ** 2, errors, rtol=0.04)
+
+
+def test_floats_are_little_endian_float32_in_row_major_order():
+    matrix = torch.arange(6.0, dtype=torch.float64, requires_grad=True).reshape(2, 3).T
+    values = floats(matrix)
+    assert values.dtype.str == "<f4"
+    assert np.frombuffer(values.tobytes(), "<f4").tolist() == [0, 3, 1, 4, 2, 5]

@@ -9,10 +9,11 @@ import torch
 from support.wire_examples import running
 
 from cka_notebook import CKAResult
+from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import Note
 from cka_notebook._page import frames as frames_module
+from cka_notebook._page.codes import floats
 from cka_notebook._page.frames import Frames, Progress
-from cka_notebook._page.readback import Readback, floats
 
 LAYERS = tuple(f"layer{k}" for k in range(501))
 NAN = float("nan")

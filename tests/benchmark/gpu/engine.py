@@ -12,10 +12,16 @@ from torch import Tensor
 from cka_notebook import CKA
 from cka_notebook._engine.added_layers import PausedRun
 from cka_notebook._engine.state import RunState
-from cka_notebook._grams.buffer import DeviceBuffer, GramBuffer
+from cka_notebook._grams.buffer import GramBuffer
+from cka_notebook._grams.gpu_buffer import SCRATCH_BYTES, GpuBuffer
+from cka_notebook._grams.gpu_products import (
+    FusedProduct,
+    Scratch,
+    SplitProduct,
+    matrix_of,
+)
 from cka_notebook._grams.pairs import pair_products
-from cka_notebook._grams.products import split_product
-from cka_notebook._page.readback import Readback
+from cka_notebook._grams.readback import Readback
 
 __all__ = [
     "PHASES",
@@ -24,6 +30,7 @@ __all__ = [
     "RunState",
     "Step",
     "added_layers",
+    "fused_product",
     "marked",
     "pair_products",
     "split_product",
@@ -31,8 +38,8 @@ __all__ = [
 ]
 
 PHASES = {
-    "Gram products": (DeviceBuffer, "add"),
-    "U-centering": (DeviceBuffer, "center"),
+    "Gram products": (GpuBuffer, "add"),
+    "U-centering": (GpuBuffer, "center"),
     "pairs and sums": (RunState, "add"),
 }
 """Methods in which the engine spends its time beside the forward passes."""
@@ -57,6 +64,20 @@ def added_layers(
             break
     running.close()
     return steps(cka, loader, layers1=layers[0], layers2=layers[1], paused=kept)
+
+
+def split_product(x: Tensor) -> Tensor:
+    """The engine's product of large float32 layers."""
+    sums = x.new_empty(2 * len(x), len(x))
+    SplitProduct(Scratch(x.device, len(x), SCRATCH_BYTES))(x, sums, True)
+    return matrix_of(sums)
+
+
+def fused_product(x: Tensor) -> Tensor:
+    """The engine's product of the same in one pass."""
+    out = x.new_empty(len(x), len(x))
+    FusedProduct(Scratch(x.device, len(x), SCRATCH_BYTES))(x, out, True)
+    return out
 
 
 @contextmanager
