@@ -107,14 +107,14 @@ def shortened(value: object) -> str:
     """A value in a message, whatever it is.
 
     Example:
-        >>> shortened("ab"), shortened(10**9999), shortened([0] * 99)
-        ("'ab'", 'a value of type int', '[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ...')
+        >>> shortened("ab"), shortened(10**9999), shortened("ab" * 200)
+        ("'ab'", 'a value of type int', "'abababababababababababababababa...")
     """
     try:
         text = repr(value)
     except Exception:  # of a foreign class, or of too many digits
         return f"a value of type {type(value).__name__}"
-    return text if len(text) <= MOST_LETTERS else f"{text[:30]}..."
+    return text if len(text) <= MOST_LETTERS else f"{text[:32]}..."
 
 
 def metric_title(metric: str) -> str:
