@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Literal, Self
 
+import torch
+
 SHOWN = 3
 """Maximum number of names that a message lists."""
 
@@ -141,6 +143,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     *first, last = map(repr, near or [""])
     choices = f"{', '.join(first)} or {last}" if first else last
     return f" Did you mean {choices}?" if near else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: then nothing else follows from an attempt that failed.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError())
+        (True, False)
+    """
+    kinds = torch.OutOfMemoryError, MemoryError
+    causes = (error, error.__cause__)
+    texts = "can't allocate memory", "out of memory"
+    return any(isinstance(x, kinds) or _says(str(x), texts) for x in causes)
+
+
+def _says(text: str, parts: Iterable[str]) -> bool:
+    return any(part in text for part in parts)
 
 
 def error_text(error: BaseException) -> str:

@@ -7,7 +7,7 @@ tensor afterwards, such as an in-place ReLU or ``out += identity``, cannot chang
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,12 @@ from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._grams.precision import exact, reduces_float32
 from cka_notebook._messages import Reason
 from cka_notebook._models.nodes import Layer
+from cka_notebook._undo import unhook
 
 from .fast_path import FastPath
 from .hooks import Uncopied
 from .outputs import as_rows, batch_first, tensor_of
 from .shuffling import Scatter, watched
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
 
 Features = Callable[[Tensor], Tensor]
 """From the activations (n, ...) of one layer to its features (n, ...)."""
@@ -60,7 +57,6 @@ class Capture(Uncopied):
             self._rows.setdefault(layer.module, []).append((row, layer))
         self._wanted = set(range(len(layers)))
         self._fast_path = FastPath(self._rows, self._scatters, buffer, first)
-        self._handles: list[RemovableHandle] = []
         self._thread: int | None = None
         self._is_reduced = False
         self._buffer, self._first = buffer, first
@@ -68,13 +64,13 @@ class Capture(Uncopied):
 
     def __enter__(self) -> Self:
         # The capture is the hook itself: a method in between would cost a call each.
-        self._handles = [module.register_forward_hook(self) for module in self._rows]
+        for module in self._rows:
+            module.register_forward_hook(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for module in self._rows:
+            unhook(module, self)
         self._fast_path.forget()
         self._buffer.release()
         self._clear(0)

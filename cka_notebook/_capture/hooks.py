@@ -1,13 +1,13 @@
 """Forward hooks that copies and pickles of a model do not contain."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from torch.jit._script import RecursiveScriptModule
 
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._undo import Undo, undoing, unhook
 
 
 class Uncopied:
@@ -46,25 +46,27 @@ def can_be_hooked(module: nn.Module) -> bool:
     return not isinstance(module, RecursiveScriptModule)
 
 
-@contextmanager
+@undoing
 def hooked(
+    undo: Undo,
     tree: LayerTree,
     after: Callable[..., None],
     before: Callable[..., None] | None = None,
-) -> Iterator[None]:
+) -> None:
     """Call functions after and before each forward pass of each module.
 
     Args:
+        undo: Removes the hooks.
         tree: Its modules.
         after: ``after(module, args, output)``
         before: ``before(module, args, kwargs)``
     """
     modules = {id(node.module): node.module for node in tree.nodes}.values()
-    with ExitStack() as stack:
-        for module in filter(can_be_hooked, modules):
-            stack.callback(module.register_forward_hook(Hook(after)).remove)
-            if before is not None:
-                hook = Hook(before)
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
-        yield
+    for module in filter(can_be_hooked, modules):
+        hook = Hook(after)
+        undo.add(unhook, module, hook)
+        module.register_forward_hook(hook)
+        if before is not None:
+            hook = Hook(before)
+            undo.add(unhook, module, hook)
+            module.register_forward_pre_hook(hook, with_kwargs=True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cka_notebook._messages import Reason
+from cka_notebook._messages import Reason, is_out_of_memory
 from cka_notebook._models.nodes import Path
 from cka_notebook._models.parameters import kind_of
 
@@ -106,6 +106,8 @@ class Observer:
                     position = -place if is_given else place
                     entry.rank = *_unlikely(value, given), position
             except Exception as error:  # an odd tensor is no reason to stop
+                if is_out_of_memory(error):
+                    raise
                 text = f"output that cannot be read ({type(error).__name__}: {error})"
                 entry = Entry(path, reason=Reason(text, "no_tensor"))
             described.append(entry)

@@ -6,7 +6,9 @@ from typing import TypeVar
 
 import torch
 
+from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._undo import Undo
 
 from .hooks import hooked
 from .observer import Calls, Observer
@@ -121,7 +123,9 @@ class Passes:
             self.observe(self._rows)
             self.rewinder.rewind(only_random=True)
             later = self._observe(self._rows)
-        except Exception:  # the state may have another size
+        except Exception as error:  # the state may have another size
+            if is_out_of_memory(error):
+                raise
             return self._changed
         return [] if _values_equal(self.first, later) else self._changed
 
@@ -132,8 +136,9 @@ class Passes:
 
     def _observe(self, rows: Sequence[int] | None) -> Calls:
         count = self.examples if rows is None else len(rows)
-        observer = Observer(count)
-        with hooked(self._tree, observer.after, observer.before):
+        observer, undo = Observer(count), Undo()
+        with undo, undo:
+            undo.enter(hooked(self._tree, observer.after, observer.before))
             self._run(rows)
         return observer.calls
 
@@ -141,7 +146,9 @@ class Passes:
     def _attempt(function: Callable[[], _T]) -> _T | None:
         try:
             return function()
-        except Exception:  # the other passes have to do
+        except Exception as error:  # the other passes have to do
+            if is_out_of_memory(error):
+                raise
             return None
 
 

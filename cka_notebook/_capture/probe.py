@@ -13,6 +13,7 @@ from torch import nn
 from cka_notebook._messages import Reason
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Output, expects_tokens_first
+from cka_notebook._undo import Undo
 
 from .hooks import can_be_hooked
 from .observer import Call, Calls, Entry
@@ -31,11 +32,13 @@ class Probed(NamedTuple):
         state: What the model keeps from one call to the next, by name.
         by_size: Number of examples by whose size alone the batch axes were found, or 0.
         refused: Number of outputs whose rows are not the examples.
+        draws: Whether it draws random numbers.
     """
 
     state: list[str]
     by_size: int = 0
     refused: int = 0
+    draws: bool = False
 
 
 def probe(tree: LayerTree, run: Run, examples: int) -> Probed:
@@ -48,16 +51,16 @@ def probe(tree: LayerTree, run: Run, examples: int) -> Probed:
         run: Runs the model.
         examples: How many examples the batch has.
     """
-    passes = Passes(tree, run)
-    try:
+    passes, undo = Passes(tree, run), Undo()
+    with undo, undo:
+        undo.add(passes.rewinder.rewind)
         by_size = passes.begin(examples)
         outputs = _outputs(tree, passes)
         tree.learn(outputs)
         reasons = [x.reason for each in outputs.values() for x in each if x.reason]
         refused = sum(map(_is_of_rows, reasons))
-        return Probed(passes.state(), by_size, refused)
-    finally:
-        passes.rewinder.rewind()
+        draws = passes.drew
+        return Probed(passes.state(), by_size, refused, draws)
 
 
 def _outputs(tree: LayerTree, passes: Passes) -> dict[nn.Module, list[Output]]:

@@ -1,13 +1,14 @@
 """Leaves no trace of a forward pass: what it changed in a model, and random streams."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from cka_notebook._undo import Undo, undoing
 
 MAX_BYTES = 256 << 20
 """Buffers up to this size, all together, are copied. More hold weights or caches."""
@@ -19,14 +20,32 @@ _OF_MODULES = set(vars(nn.Module())) - {"_buffers"}
 """Attributes that torch itself keeps in a module."""
 
 
-@contextmanager
-def rewound(model: nn.Module) -> Iterator[None]:
+@undoing
+def rewound(undo: Undo, model: nn.Module) -> None:
     """Restore afterwards what forward passes inside the block have changed."""
-    rewinder = Rewinder(model)
-    try:
-        yield
-    finally:
-        rewinder.rewind()
+    undo.add(Rewinder(model).rewind)
+
+
+@undoing
+def seeded(undo: Undo, seed: int, devices: Iterable[torch.device]) -> None:
+    """Random streams that begin here, and do not move those outside of the block.
+
+    Args:
+        undo: Restores these.
+        seed: Where to begin.
+        devices: Devices whose streams count too.
+    """
+    cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
+    for index in cuda:
+        undo.add(torch.cuda.set_rng_state, torch.cuda.get_rng_state(index), index)
+    undo.add(random.setstate, random.getstate())
+    undo.add(np.random.set_state, np.random.get_state())  # noqa: NPY002 the global stream, which models may use
+    undo.add(torch.set_rng_state, torch.get_rng_state())
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 as above
+    torch.default_generator.manual_seed(seed)
+    for index in cuda:
+        torch.cuda.default_generators[index].manual_seed(seed)
 
 
 class Rewinder:

@@ -7,6 +7,7 @@ average. Sorting by class raises it to 20 or more.
 
 from collections.abc import Sequence
 from math import cbrt, inf, nan, sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +40,18 @@ RUNS, RUN_LENGTH = 16, 32
 """Of a wide layer, RUNS runs of RUN_LENGTH consecutive features are sampled."""
 
 
+class ScatterState(NamedTuple):
+    """What a `Scatter` knows."""
+
+    given: int
+    batches: int = 0
+    examples: int = 0
+    totals: tuple[Tensor, ...] = ()
+    sums: tuple[Tensor, ...] = ()
+    norms: tuple[Tensor, ...] = ()
+    counts: tuple[int, ...] = ()
+
+
 class Scatter:
     """Scatter of one layer's batch means, relative to the scatter within batches.
 
@@ -57,6 +70,23 @@ class Scatter:
         self._sums: list[Tensor] = []
         self._norms: list[Tensor] = []
         self._counts: list[int] = []
+
+    def save(self) -> "ScatterState":
+        """What it knows; later batches do not change it."""
+        if self._origin is None:
+            return ScatterState(self._given)
+        totals = self._origin, self._sum, self._of_sums, self._of_all
+        counts = self._given, self.batches, self.examples
+        new = tuple(self._sums), tuple(self._norms), tuple(self._counts)
+        return ScatterState(*counts, totals, *new)
+
+    def load(self, state: "ScatterState") -> None:
+        """Continue from what `save` gave."""
+        self._given, self.batches, self.examples = state[:3]
+        if state.totals:
+            self._origin, self._sum, self._of_sums, self._of_all = state.totals
+        self._sums, self._norms = list(state.sums), list(state.norms)
+        self._counts = list(state.counts)
 
     def add(self, rows: Tensor) -> None:
         """Sample the features of one batch, ``(n, p)``; late batches only in part."""

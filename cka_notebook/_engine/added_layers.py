@@ -7,7 +7,6 @@ paused run, which continues with all layers as if it had begun with them.
 """
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from cka_notebook._messages import Note, counted
 from cka_notebook._results.result import CKAResult, shared
+from cka_notebook._undo import Undo
 
 from .state import Axis, RunState, RunView
 
@@ -228,7 +228,9 @@ def extended(
     steps: Generator[RunView, None, None], known: CKAResult, layers: Layers
 ) -> Generator[RunView, None, None]:
     """The states of a missing block, as states of the whole map."""
-    with closing(steps):
+    undo = Undo()
+    with undo, undo:
+        undo.add(steps.close)
         for inner in steps:
             yield AddedLayers(inner, known, layers)
 

@@ -3,7 +3,7 @@
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from cka_notebook._grams import precision
 from cka_notebook._models.offloading import is_dispatched
+from cka_notebook._undo import Undo, undoing
 
-from .modes import Shared
+from .modes import Shared, held, switched_off
 
 
 class RandomStreams:
@@ -30,33 +32,46 @@ class RandomStreams:
     def __init__(self, devices: list[torch.device]) -> None:
         self._cuda = sorted({d.index or 0 for d in devices if d.type == "cuda"})
         self._depth = 0
+        self._global: list[Any] | None = None
+        self._outer: RandomStreams | None = None
+        self._in_place = False
         self._own = self._get()
 
     def __enter__(self) -> None:
         self._depth += 1
         if self._depth == 1:
-            self._outer, _active.streams = _active.streams, self
+            self._outer = _active.streams
             self.take()
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            _active.streams = self._outer
             self.give_back()
 
     def take(self) -> None:
         """Replace the global streams by the run's own."""
         self._global = self._get()
+        _active.streams = self
         self._set(self._own)
+        self._in_place = True
 
     def give_back(self) -> None:
-        """Restore the global streams."""
-        self._own = self._get()
-        self._set(self._global)
+        """Restore the global streams, if they are replaced or an interrupt left both.
+
+        It does no harm to call it again.
+        """
+        if self._in_place:
+            self._own = self._get()
+            self._in_place = False
+        if self._global is not None:
+            self._set(self._global)
+            self._global = None
+        if _active.streams is self:
+            _active.streams = self._outer
 
     def save(self) -> dict[str, torch.Tensor]:
         """The run's own streams, as tensors."""
-        if self._depth:
+        if self._in_place:
             self._own = self._get()
         version, words, gauss = self._own[0]
         name, keys, position, has_gauss, cached = self._own[1]
@@ -78,7 +93,7 @@ class RandomStreams:
         state = "MT19937", keys, int(position), int(has_gauss), cached
         count = len(self._own) - 2
         self._own = [python, state, *(saved[f"torch{i}"] for i in range(count))]
-        if self._depth:
+        if self._in_place:
             self._set(self._own)
 
     def _get(self) -> list[Any]:
@@ -105,13 +120,12 @@ def lent() -> Iterator[None]:
     if own is None:
         yield
         return
-    _active.streams = None
     own.give_back()
+    _active.streams = None
     try:
         yield
     finally:
         own.take()
-        _active.streams = own
 
 
 class _Active(threading.local):
@@ -123,38 +137,20 @@ class _Active(threading.local):
 _active = _Active()
 
 
-@contextmanager
-def without_nested_tensors(encoders: list[nn.TransformerEncoder]) -> Iterator[None]:
+@undoing
+def without_nested_tensors(undo: Undo, encoders: list[nn.TransformerEncoder]) -> None:
     """Keep torch's encoders from passing nested tensors to their layers.
 
     In evaluation mode they do so if there is padding, and nested tensors have no Gram
     matrix. The switch is that of the module, because torch's other one counts for all
     threads; the last of several runs restores it.
     """
-    with _nested_lock:
-        for encoder in encoders:
-            count, own = _unnested.get(encoder, (0, encoder.use_nested_tensor))
-            _unnested[encoder] = count + 1, own
-            encoder.use_nested_tensor = False
-    try:
-        yield
-    finally:
-        with _nested_lock:
-            for encoder in encoders:
-                count, own = _unnested.pop(encoder)
-                if count > 1:
-                    _unnested[encoder] = count - 1, own
-                else:
-                    encoder.use_nested_tensor = own
+    for encoder in encoders:
+        undo.enter(held(switched_off(encoder, "use_nested_tensor")))
 
 
-_nested_lock = threading.Lock()
-_unnested: dict[nn.TransformerEncoder, tuple[int, bool]] = {}
-"""How many runs an encoder is in, and its own setting."""
-
-
-@contextmanager
-def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
+@undoing
+def placed(undo: Undo, model: nn.Module, device: torch.device | None) -> None:
     """The model on ``device``, and back afterwards; dispatched models stay.
 
     Raises:
@@ -165,7 +161,6 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
         msg = "Expected a device that stores data, got 'meta'. Leave device=None."
         raise ValueError(msg)
     if device is None or homes == {device} or is_dispatched(model):
-        yield
         return
     if len(homes) > 1:
         msg = (
@@ -173,12 +168,50 @@ def placed(model: nn.Module, device: torch.device | None) -> Iterator[None]:
             f"{homes}. Leave device=None, and inputs follow the model."
         )
         raise ValueError(msg)
-    try:
-        model.to(device)
-        yield
-    finally:
-        for home in homes:
-            model.to(home)
+    for home in homes:
+        undo.add(model.to, home)
+    model.to(device)
+
+
+@undoing
+def torch_settings(undo: Undo, kinds: Iterable[str]) -> None:
+    """Torch's settings, as they are found, after whatever interrupts a block.
+
+    Torch's own context managers restore them too, unless they are interrupted.
+
+    Args:
+        undo: Restores them.
+        kinds: Types of the devices on which the block computes.
+    """
+    for kind in kinds:
+        undo.add(_restore, kind, _settings(kind))
+        undo.add(precision.let_go, kind, precision.held(kind))
+    undo.add(torch.set_grad_enabled, torch.is_grad_enabled())
+
+
+def _settings(kind: str) -> tuple[Any, ...]:
+    nesting = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
+    return (
+        nesting,
+        torch.is_autocast_enabled(kind),
+        torch.get_autocast_dtype(kind),
+        torch.is_autocast_cache_enabled(),
+    )
+
+
+def _restore(kind: str, found: tuple[Any, ...]) -> None:
+    now = _settings(kind)
+    if now == found:
+        return
+    nesting, enabled, dtype, caches = found
+    for _ in range(nesting, now[0]):
+        torch.autocast_decrement_nesting()
+    if nesting == 1:  # the number inside of one more
+        torch.clear_autocast_cache()
+    torch.set_autocast_enabled(kind, enabled)
+    torch.set_autocast_dtype(kind, dtype)
+    torch.set_autocast_cache_enabled(caches)
 
 
 def eager() -> AbstractContextManager[Any]:
@@ -186,8 +219,15 @@ def eager() -> AbstractContextManager[Any]:
     # Without this module, which takes seconds to import, nothing was compiled.
     compiled = "torch._dynamo" in sys.modules
     if compiled and hasattr(torch.compiler, "set_stance"):
-        return _STANCE  # Torch has one for all threads.
+        return held(_STANCE)  # Torch has one for all threads.
     return nullcontext()
 
 
-_STANCE = Shared(lambda: torch.compiler.set_stance("force_eager"))
+def _force_eager(undo: Undo) -> None:
+    frames = sys.modules["torch._dynamo.eval_frame"]
+    # No public function tells the stance, and it must be known before it is changed.
+    undo.add(setattr, frames, "_stance", frames._stance)  # noqa: SLF001
+    torch.compiler.set_stance("force_eager")
+
+
+_STANCE = Shared(_force_eager)

@@ -4,7 +4,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, closing
 from typing import Any
 
 import torch
@@ -21,14 +20,15 @@ from cka_notebook._messages import shortened
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.offloading import is_dispatched
-from cka_notebook._results.files import PathLike
+from cka_notebook._results.atomic import PathLike
 from cka_notebook._results.result import CKAResult
+from cka_notebook._undo import Undo
 
 from .added_layers import CatchUp, OtherBatchesError, PausedRun, catch_up_of
 from .borrowed import lent, placed
 from .distributed import is_distributed, merge_ranks
 from .keywords import OTHER_METHODS, explains_keywords
-from .modes import LEASE
+from .modes import LEASE, held
 from .run import Run
 from .side import ModelSpec
 from .state import RunState, RunView
@@ -210,19 +210,19 @@ class CKA:
             stop_when_stable=stop_when_stable,
             checkpoint=checkpoint,
         )
-        with closing(steps):
+        undo = Undo()
+        with undo, undo:
+            undo.add(steps.close)
             state = next(steps)
+            undo.add(self._keep, state)
             bar = tqdm(total=state.total, disable=not progress, unit="batch")
+            undo.add(bar.close)
             try:
                 for _ in steps:
                     bar.update(state.done - bar.n)
                     _call_back(callback, state)
             except StopIteration:
                 pass
-            finally:
-                bar.close()
-                if state.batches:
-                    self.result = state.result()
         if isinstance(state, RunState) and is_distributed():
             merge_ranks(state)
         state.finish()
@@ -230,6 +230,11 @@ class CKA:
         for note in state.notes:
             warnings.warn(note, stacklevel=3)  # past the check of keywords
         return self.result
+
+    def _keep(self, state: RunView) -> None:
+        """Keep the result of the batches so far, if there are any."""
+        if state.batches:
+            self.result = state.result()
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError; for names of other tools, with what there is here."""
@@ -272,26 +277,29 @@ class CKA:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
         stop_when_stable = check_tolerance(stop_when_stable)
-        with ExitStack() as stack:
-            stack.enter_context(LEASE)
+        undo = Undo()
+        with undo, undo:
+            undo.enter(held(LEASE))
             for spec in self.specs:
-                stack.enter_context(placed(spec.tree.model, self.device))
+                undo.enter(placed(spec.tree.model, self.device))
             start = None if paused is None else paused.start
             run = Run(self, loader, loader2, paired, checkpoint, start)
-            stack.callback(run.close)
+            undo.add(run.close)
+            undo.add(run.random.give_back)
             run.probe()
             state = run.choose((layers1, layers2), max_batches)
             catch_up = catch_up_of(state, paused)
             yield state if catch_up is None else catch_up.view
-            stack.enter_context(run.capturing())
-            run.resume(state, load_sums=catch_up is None)
-            stack.callback(run.save, state, now=True)
-            stack.enter_context(run.random)
+            undo.add(run.save)
+            run.capture(undo)
+            run.random.__enter__()
+            run.resume(state, max_batches, load_sums=catch_up is None)
             if catch_up is not None:
-                yield from _catch_up(run, catch_up)
+                yield from _catch_up(run, catch_up, state)
                 run.restrict(state)
                 yield state
             yield from _take_batches(run, state, max_batches, stop_when_stable)
+            run.note_missing(state)
             if not is_distributed():  # Else only all ranks together must have batches.
                 state.finish()
 
@@ -303,26 +311,30 @@ def _take_batches(
     while max_batches is None or state.done < max_batches:
         if not run.step(state):
             return
-        run.save(state)
+        run.save(now=False)
         yield state
         if tolerance and state.is_stable(tolerance):
             state.note_stable(tolerance)
             return
 
 
-def _catch_up(run: Run, catch_up: CatchUp) -> Generator[RunView, None, None]:
+def _catch_up(
+    run: Run, catch_up: CatchUp, state: RunState
+) -> Generator[RunView, None, None]:
     """Repeat the batches of a paused run for new layers, and let these join it.
 
     Yields the state after each batch but the last, after which all layers are equal.
     """
     run.restrict(catch_up.inner)
     while not catch_up.is_complete:
-        if not run.step(catch_up.inner):
+        # The checkpoint keeps what the paused run has done.
+        if not run.step(catch_up.inner, keeps=False):
             raise OtherBatchesError
         catch_up.check()
         if not catch_up.is_complete:
             yield catch_up.view
     catch_up.join()
+    run.at_bound = state
 
 
 def _call_back(callback: Callback | None, state: RunView) -> None:

@@ -33,6 +33,12 @@ UNRELATED = Note(
 )
 
 
+TAKEN_BY_OTHERS = (
+    "Another run took batches from the same iterator meanwhile. Give each run a loader "
+    "of its own, or run one after the other."
+)
+
+
 def not_finite(batch: int) -> Reason:
     """The reason of a layer whose Gram matrix is not finite in a batch."""
     text = f"not finite in batch {batch} (NaN, Inf or overflow)"
@@ -88,6 +94,41 @@ def stable_note(done: int, tolerance: float) -> Note:
     return Note(
         f"Stopped after {counted(done, 'batch')}: the largest standard error is below "
         f"{tolerance:g}."
+    )
+
+
+def short_note(done: int, promised: int, is_shared: bool) -> Note:
+    """The note on a loader that ended before its length.
+
+    Args:
+        done: Batches taken from it.
+        promised: Its length.
+        is_shared: Whether another run took from the same iterator.
+    """
+    why = TAKEN_BY_OTHERS if is_shared else "Check what its data set and sampler yield."
+    return Note(
+        f"The loader has a length of {counted(promised, 'batch')}, but ended after "
+        f"{done}, so this compares only a part of the data. {why}",
+        grave=True,
+    )
+
+
+def shared_note(done: int) -> Note:
+    """The note on an iterator from which another run took, too."""
+    return Note(
+        f"This compares {counted(done, 'batch')}, and not all of the data. "
+        f"{TAKEN_BY_OTHERS}",
+        grave=True,
+    )
+
+
+def used_note(before: int, done: int) -> Note:
+    """The note on an iterator from which earlier runs have taken."""
+    return Note(
+        f"Earlier runs took {counted(before, 'batch')} from this iterator, so this "
+        f"compares only the {done} after these. Pass a DataLoader or a list, or a new "
+        "generator for each run.",
+        grave=True,
     )
 
 

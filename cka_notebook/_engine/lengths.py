@@ -5,7 +5,6 @@ each text, so its Gram matrix is one more row of those of a batch, at next to no
 """
 
 from math import sqrt
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,13 +82,17 @@ class TextLengths:
             grave=True,
         )
 
-    def save(self) -> dict[str, Any]:
-        """The sums as plain numbers."""
-        sums = None if self._sums is None else self._sums.cpu().tolist()
-        return {"sums": sums, "pairs": self._pairs}
+    def save(self) -> tuple[Tensor | None, float]:
+        """The sums, which later batches replace and do not change."""
+        return self._sums, self._pairs
 
-    def load(self, saved: dict[str, Any]) -> None:
-        """Continue from what `save` gave."""
-        if saved["sums"] is not None:
-            self._sums = torch.tensor(saved["sums"], dtype=torch.float64, device="cpu")
-        self._pairs = saved["pairs"]
+    def load(self, sums: Tensor | None, pairs: float) -> None:
+        """Continue from what `save` gave.
+
+        Raises:
+            ValueError: If it was given by other layers.
+        """
+        if sums is not None and sums.shape[:2] != (3, len(self._layers)):
+            msg = f"text lengths of {len(self._layers)} layers, got {sums.shape}"
+            raise ValueError(msg)
+        self._sums, self._pairs = sums, pairs

@@ -10,8 +10,7 @@ in the user's mode; that buffers change then is noted by the probe.
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -21,32 +20,47 @@ from torch import nn
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DataParallel
 
+from cka_notebook._undo import Undo, undoing
+
 
 class Shared:
-    """A process-wide change: the first to enter makes it, the last to leave undoes it.
+    """A process-wide change: the first to hold it makes it, the last undoes it.
 
     Args:
-        change: Creates the context manager of the change.
+        change: Makes the change, and registers what undoes it.
     """
 
-    def __init__(self, change: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, change: Callable[[Undo], object]) -> None:
         self._change = change
         self._lock = threading.RLock()
-        self._users = 0
-        self._made: AbstractContextManager[Any]
+        self._holders: set[object] = set()
+        self._undo = Undo()
+        self._is_made = False
 
-    def __enter__(self) -> None:
+    def hold(self, holder: object) -> None:
+        """Make the change, unless somebody else has."""
         with self._lock:
-            if self._users == 0:
-                self._made = self._change()
-                self._made.__enter__()
-            self._users += 1
+            self._holders.add(holder)
+            if not self._is_made:
+                self._undo.__exit__()  # of what an interrupt has left half made
+                self._change(self._undo)
+                self._is_made = True
 
-    def __exit__(self, *_: object) -> None:
+    def release(self, holder: object) -> None:
+        """Undo the change, unless somebody else holds it."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._made.__exit__(None, None, None)
+            self._holders.discard(holder)
+            if not self._holders:
+                self._is_made = False
+                self._undo.__exit__()
+
+
+@undoing
+def held(undo: Undo, shared: Shared) -> None:
+    """The context in which a shared change is held."""
+    holder = object()
+    undo.add(shared.release, holder)
+    shared.hold(holder)
 
 
 _passes: dict[int, dict[int, bool]] = {}
@@ -82,17 +96,18 @@ class _TrainingFlag:
         del module.__dict__["training"]
 
 
-class _Installed:
-    """The descriptor is part of `torch.nn.Module`."""
+def _install(undo: Undo) -> None:
+    """Make the descriptor part of `torch.nn.Module`."""
+    undo.add(_uninstall)
+    nn.Module.training = _TrainingFlag()  # type: ignore[assignment]
 
-    def __enter__(self) -> None:
-        nn.Module.training = _TrainingFlag()  # type: ignore[assignment]
 
-    def __exit__(self, *_: object) -> None:
+def _uninstall() -> None:
+    if "training" in vars(nn.Module):
         del nn.Module.training
 
 
-LEASE = Shared(_Installed)
+LEASE = Shared(_install)
 """Held by each run from its probe to its end: changing a class is slow."""
 
 
@@ -107,34 +122,33 @@ class Evaluation:
         self._modules = list(modules)  # Their identities must stay valid.
         others = _not_covered(self._modules)
         self._flags = {id(m): False for m in self._modules if m not in others}
-        self._flips = [_flip_of(module) for module in others]
-        self._exits = ExitStack()
+        self._flips = [switched_off(module, "training") for module in others]
+        self._undo = Undo()
 
     def __enter__(self) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(LEASE)
-            stack.enter_context(_seen(self._flags))
-            for flip in self._flips:
-                stack.enter_context(flip)
-            self._exits = stack.pop_all()
+        self._undo.enter(held(LEASE))
+        self._undo.enter(_seen(self._flags))
+        for flip in self._flips:
+            self._undo.enter(held(flip))
 
     def __exit__(self, *_: object) -> None:
-        self._exits.close()
+        self._undo.__exit__()
 
 
-@contextmanager
-def _seen(flags: dict[int, bool]) -> Iterator[None]:
+@undoing
+def _seen(undo: Undo, flags: dict[int, bool]) -> None:
     """These flags in this thread, instead of those of the modules themselves."""
     thread = get_ident()
-    outer = _passes.get(thread)
-    _passes[thread] = {**(outer or {}), **flags}
-    try:
-        yield
-    finally:
-        if outer is None:
-            del _passes[thread]
-        else:
-            _passes[thread] = outer
+    outer = _passes.get(thread, _NO_PASS)
+    undo.add(_see, thread, outer)
+    _passes[thread] = {**outer, **flags}
+
+
+def _see(thread: int, flags: dict[int, bool]) -> None:
+    if flags:
+        _passes[thread] = flags
+    else:
+        _passes.pop(thread, None)
 
 
 def _not_covered(modules: list[nn.Module]) -> set[nn.Module]:
@@ -163,22 +177,20 @@ def _not_covered(modules: list[nn.Module]) -> set[nn.Module]:
     }
 
 
-_flips: WeakKeyDictionary[nn.Module, Shared] = WeakKeyDictionary()
-"""For the modules above: their own flag, which is False while any run needs it."""
+_switches: WeakKeyDictionary[nn.Module, dict[str, Shared]] = WeakKeyDictionary()
+"""Attributes that are False while any run needs it."""
 
 
-def _flip_of(module: nn.Module) -> Shared:
+def switched_off(module: nn.Module, attribute: str) -> Shared:
+    """The change in which an attribute of a module is False, for all threads."""
     reference = ref(module)  # The dictionary must not keep its own keys.
-    return _flips.setdefault(module, Shared(lambda: _flipped(reference())))
+    changes = _switches.setdefault(module, {})
+    return changes.setdefault(
+        attribute, Shared(lambda undo: _switch_off(undo, reference(), attribute))
+    )
 
 
-@contextmanager
-def _flipped(module: nn.Module | None) -> Iterator[None]:
-    if module is None or not module.training:
-        yield
-        return
-    module.training = False
-    try:
-        yield
-    finally:
-        module.training = True
+def _switch_off(undo: Undo, module: nn.Module | None, attribute: str) -> None:
+    if module is not None and getattr(module, attribute):
+        undo.add(setattr, module, attribute, True)
+        setattr(module, attribute, False)

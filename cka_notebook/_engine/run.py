@@ -1,30 +1,44 @@
 """One run: all sides over one loader, batch by batch."""
 
+import platform
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
 import torch
 
+from cka_notebook._capture.rewinding import seeded
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams
 from cka_notebook._inputs.calls import Call, shape_of
-from cka_notebook._inputs.loaders import batches, empty_loader, length, loader_facts
-from cka_notebook._inputs.nested import tensors
+from cka_notebook._inputs.loaders import (
+    batches,
+    empty_loader,
+    is_empty,
+    length,
+    loader_facts,
+)
 from cka_notebook._inputs.pooling import Pools
-from cka_notebook._results.files import PathLike
+from cka_notebook._inputs.usage import Usage
+from cka_notebook._results.atomic import PathLike
+from cka_notebook._undo import Undo
 
-from .borrowed import RandomStreams
-from .checkpoint import Checkpoint, digest, digest_tensors
+from .borrowed import RandomStreams, torch_settings
+from .checkpoint import Checkpoint, Whole
 from .estimate import Estimate
-from .facts import run_notes, run_provenance
+from .facts import run_notes, run_provenance, shared_note, short_note, used_note
+from .fingerprint import of_function, of_model
+from .memory import Memory
 from .side import LiveModel, ModelSpec, explaining_memory, make_sides
 from .state import Axis, RunState
 from .tokens import left_out_of
+
+TRIED = 16
+"""Batches among which the probe looks for one that is large enough."""
 
 
 class Plan(Protocol):
@@ -47,6 +61,9 @@ class Run:
         paired: Whether both loaders yield the same examples.
         checkpoint: File for the running sums, or None.
         start: Random streams to start from, instead of the global ones.
+
+    Attributes:
+        at_bound: The state to write to the checkpoint, if the run is between batches.
     """
 
     def __init__(
@@ -72,23 +89,54 @@ class Run:
         if start is not None:
             self.random.load(start)
         self.start = self.random.save()
-        with self.random:
-            self.batches = batches(loader, loader2, paired)
+        self.batches: Iterator[tuple[Any, Any]] = iter(())
+        self.usage = Usage()
+        self._taken, self._taken_all = 0, False
+        self.at_bound: RunState | None = None
+        self._kinds = {"cpu", *(model.device.type for model in self.models)}
         self.examples, self.loading_seconds = 0, 0.0
         self._sizes: set[tuple[int, ...]] = set()
 
     def probe(self) -> None:
-        """Run the first examples of the loader, whose batches are put back."""
-        with self.random:
-            first, calls = self._first()
+        """Run some examples of the first batches, which are put back."""
+        undo = Undo()
+        with undo, undo, self.random:
+            undo.enter(torch_settings(self._kinds))
+            self._probe()
+
+    def _probe(self) -> None:
+        loader, *other = self.loaders
+        loader2 = self.usage.of(other[0]) if other else None
+        self.batches = batches(self.usage.of(loader), loader2, self.paired)
+        calls = self._first_calls()
         self.examples = calls[0].examples
-        if self.checkpoint is not None:
-            self.settings["first batch"] = digest_tensors(tensors(first))
         for model, call in zip(self.models, calls, strict=True):
-            with self.random:
-                model.probe(call)
+            model.probe(call)
         for side in self.sides:
             side.learn()
+
+    def _first_calls(self) -> list[Call]:
+        """The calls on the first batch that is large enough; all taken are put back."""
+        taken: list[tuple[Any, Any]] = []
+        found: list[Call] = []
+        for number in range(1, TRIED + 1):
+            started = time.perf_counter()
+            batch = self._next()
+            if batch is None:
+                break
+            self.loading_seconds = time.perf_counter() - started
+            taken.append(batch)
+            if self._is_empty(batch):
+                continue
+            calls = self._calls(batch, number)
+            if not found or calls[0].examples > found[0].examples:
+                found = calls
+            if calls[0].examples >= MIN_EXAMPLES:
+                break
+        self.batches, self._taken = chain(taken, self.batches), len(taken)
+        if not found:
+            raise empty_loader("loader", len(taken), self.usage.before)
+        return found
 
     def choose(
         self, layers: Sequence[list[str] | None], max_batches: int | None
@@ -133,55 +181,87 @@ class Run:
             shared = [side.rows for side in self.sides if side.model is model]
             model.only(chain(*shared))
 
-    def capturing(self) -> ExitStack:
-        """The context in which the models have hooks."""
-        with ExitStack() as stack:
-            for model in self.models:
-                stack.enter_context(model.capturing())
-            return stack.pop_all()
+    def capture(self, undo: Undo) -> None:
+        """Give the models hooks."""
+        for model in self.models:
+            undo.enter(model.capturing())
 
-    def resume(self, state: RunState, *, load_sums: bool = True) -> None:
+    def resume(
+        self, state: RunState, max_batches: int | None, *, load_sums: bool = True
+    ) -> None:
         """Continue from the checkpoint, if there is one, after the batches in it.
+
+        The run's random streams are in place.
 
         Args:
             state: Gets its sums.
+            max_batches: Number of batches after which the run ends, or None.
             load_sums: False to leave them: a run that continues with other layers
                 will replace them.
         """
         if self.checkpoint is None:
             return
-        self.settings |= self._settings(state)
+        self.settings = self._settings(state)
         if not (load_sums and self.checkpoint.exists):
             return
-        memory = self.checkpoint.resume(state, self.random, self.settings)
-        shifts = memory["shifts"].items()
-        self.buffer.shifts.update({int(number): how for number, how in shifts})
-        for model, lengths in zip(self.models, memory.get("lengths", []), strict=False):
-            model.lengths.load(lengths)
-        after = self.random.save()
-        with self.random:
-            for _ in range(state.done):
-                next(self.batches, None)
-        self.random.load(after)
+        self.checkpoint.check(self.settings, max_batches)
+        taken = map(self._given, self.batches)
+        memory = self.checkpoint.resume(state, self.random, taken)
+        self.buffer.shifts.update(memory.shifts)
+        with self.checkpoint.blamed():
+            for model, own in zip(self.models, memory.models, strict=True):
+                model.load(own)
+        self._note_masks(state)
 
-    def save(self, state: RunState, *, now: bool = False) -> None:
-        """Write the checkpoint, if there is one and it is time."""
-        if self.checkpoint is not None and self.settings:
-            shifts = self.buffer.shifts.items()
-            memory = {
-                "shifts": {str(number): how for number, how in shifts},
-                "lengths": [model.lengths.save() for model in self.models],
-            }
-            self.checkpoint.save(state, self.random, self.settings, memory, now=now)
+    def save(self, *, now: bool = True) -> None:
+        """Write the checkpoint, if there is one: as of the end of the last batch.
 
-    def step(self, state: RunState) -> bool:
+        If the run is in the middle of a batch, as of the end of an earlier one, which
+        was kept a few milliseconds ago.
+
+        Args:
+            now: Do not wait until the next write is due.
+        """
+        if self.checkpoint is None:
+            return
+        if self.at_bound is not None and (now or self.checkpoint.must_keep()):
+            self.checkpoint.keep(partial(self._whole, self.at_bound))
+        if now or self.checkpoint.is_due():
+            self.checkpoint.write(self.settings)
+
+    def _whole(self, state: RunState) -> Whole:
+        """All that a run needs to continue after this batch."""
+        models = tuple(model.save() for model in self.models)
+        memory = Memory(dict(self.buffer.shifts), models)
+        return Whole(state, state.totals, self.random.save(), memory)
+
+    def step(self, state: RunState, *, keeps: bool = True) -> bool:
         """Run all sides on one batch; False when the loader has ended.
 
         The run's random streams are in place.
+
+        Args:
+            state: Gets the batch.
+            keeps: Whether the checkpoint is to have this state.
         """
+        self.at_bound = None
+        undo = Undo()
+        with undo, undo:
+            undo.enter(torch_settings(self._kinds))
+            more = self._step(state)
+        self._taken = max(state.done, self._taken)
+        self.at_bound = state if keeps else None
+        return more
+
+    def _step(self, state: RunState) -> bool:
         batch = self._next()
         if batch is None:
             return False
+        if self.checkpoint is not None:
+            self.checkpoint.add(self._given(batch))
+        if self._is_empty(batch):
+            state.skip()
+            return True
         calls = self._calls(batch, state.done + 1)
         n = calls[0].examples
         if n < MIN_EXAMPLES:
@@ -189,33 +269,42 @@ class Run:
             self._sizes |= {shape_of(call) for call in calls}
             state.sizes_vary = len(self._sizes) > len(calls)
             return True
-        given = self._grams(calls)
-        state.provenance["masked"] = any(x.pooling.masked for x in self.models)
+        given = self._drawn_grams(calls, state.done + 1)
         rows, columns = (side.grams(given) for side in self.sides)
         state.add(rows, columns, n)
+        self._note_masks(state)
         return True
+
+    def _note_masks(self, state: RunState) -> None:
+        state.provenance["masked"] = any(x.pooling.masked for x in self.models)
 
     def close(self) -> None:
         """Release the loader's iterator, and so its worker processes."""
         self.batches = iter(())
+        self.usage.end(self._taken)
 
-    def _first(self) -> tuple[tuple[Any, Any], list[Call]]:
-        """The first batch with examples, and its calls; what was taken is put back."""
-        taken: list[tuple[Any, Any]] = []
-        started = time.perf_counter()
-        while (batch := self._next()) is not None:
-            self.loading_seconds = time.perf_counter() - started
-            taken.append(batch)
-            calls = self._calls(batch, len(taken))
-            if calls[0].examples:
-                self.batches = chain(taken, self.batches)
-                return batch, calls
-        raise empty_loader("loader", len(taken))
+    def note_missing(self, state: RunState) -> None:
+        """Note what of the loader's batches did not get here."""
+        promised = _total([length(x) for x in self.loaders], None)
+        if self._taken_all and promised is not None and state.done < promised:
+            state.notes.append(short_note(state.done, promised, self.usage.is_shared))
+        elif self.usage.is_shared:
+            state.notes.append(shared_note(state.done))
+        if self.usage.before:
+            state.notes.append(used_note(self.usage.before, state.done))
+
+    def _given(self, batch: tuple[Any, Any]) -> Any:
+        """What the loaders have yielded."""
+        return batch if len(self.loaders) > 1 else batch[0]
+
+    def _is_empty(self, batch: tuple[Any, Any]) -> bool:
+        """Whether there is no example in it."""
+        return all(map(is_empty, batch[: len(self.loaders)]))
 
     def _next(self) -> tuple[Any, Any] | None:
         """The next batch, or None at the end."""
         try:
-            return next(self.batches, None)
+            batch = next(self.batches, None)
         except RuntimeError as error:
             if "stack expects each tensor to be equal size" in str(error):
                 error.add_note(
@@ -223,6 +312,8 @@ class Run:
                     "sizes. Resize or pad them, or pass it a collate_fn."
                 )
             raise
+        self._taken_all = batch is None
+        return batch
 
     def _capture(self) -> list[int]:
         """Prepare the captures of all models; the number of layers of each."""
@@ -253,6 +344,22 @@ class Run:
         both = zip(self.models, calls, strict=True)
         return [model.caller.take(call, min(sizes)) for model, call in both]
 
+    def _drawn_grams(
+        self, calls: list[Call], number: int
+    ) -> dict[LiveModel, LayerGrams]:
+        """The Gram matrices of one batch, from random numbers that are its own.
+
+        So a run that resumes need not run the models on the batches already done: the
+        loader draws for each batch what it drew before, and the models do too.
+        """
+        if not any(model.draws for model in self.models):
+            return self._grams(calls)
+        seed = zlib.crc32(self.start["torch0"].numpy().tobytes()) + (number << 32)
+        undo = Undo()
+        with undo, undo:
+            undo.enter(seeded(seed, [model.device for model in self.models]))
+            return self._grams(calls)
+
     def _grams(self, calls: list[Call]) -> dict[LiveModel, LayerGrams]:
         """The Gram matrices of one batch, by model."""
         self.buffer.begin(calls[0].examples)
@@ -278,14 +385,24 @@ class Run:
 
     def _settings(self, state: RunState) -> dict[str, Any]:
         """What a run that continues a checkpoint must have in common with it."""
-        models = enumerate(self.sides, 1)
+        pooling, sides = self.models[0].pooling, list(enumerate(self.sides, 1))
+        python = ".".join(platform.python_version_tuple()[:2])
+        pools = pooling.functions.items()
         return {
             "layers1": list(state.layers1),
             "layers2": list(state.layers2),
             "metric": state.metric,
-            "pool": self.models[0].pooling.describe(),
+            "pool": pooling.describe(),
             "tokens left out": left_out_of(model.tokens for model in self.models),
-            **{f"model{number}": digest(side.tree.model) for number, side in models},
+            "autocast": str(self.plan.autocast),
+            "paired": self.paired,
+            "device": [model.device.type for model in self.models],
+            "version of torch": torch.__version__,
+            "version of Python": python,
+            **{f"model{i}": of_model(side.tree.model) for i, side in sides},
+            **{f"forward of model{i}": of_function(x.spec.forward) for i, x in sides},
+            **{f"examples of model{i}": of_function(x.spec.examples) for i, x in sides},
+            **{f"pool of {layers!r}": of_function(pool) for layers, pool in pools},
             "loader": [loader_facts(loader) for loader in self.loaders],
         }
 

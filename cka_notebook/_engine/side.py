@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from cka_notebook._capture.capture import Capture
+from cka_notebook._capture.hooks import Hook
 from cka_notebook._capture.probe import probe
 from cka_notebook._capture.rewinding import rewound
 from cka_notebook._capture.shuffling import Scatter
@@ -24,13 +25,16 @@ from cka_notebook._inputs.calls import Call, Caller, Forward
 from cka_notebook._inputs.counting import Examples
 from cka_notebook._inputs.nested import describe
 from cka_notebook._inputs.pooling import Pooling, Pools
+from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.choice import Choices
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
+from cka_notebook._undo import Undo, unhook
 
 from .borrowed import eager, without_nested_tensors
 from .estimate import Timing
 from .lengths import TextLengths
+from .memory import ModelMemory
 from .modes import Evaluation
 from .tokens import Tokens
 
@@ -84,6 +88,7 @@ class LiveModel:
         changed: Names of what its forward pass changed in the probe, and is left with:
             buffers, and attributes that the next pass depends on.
         by_size: Number of examples by whose size alone the batch axes were found, or 0.
+        draws: Whether its forward pass draws random numbers.
     """
 
     def __init__(self, spec: ModelSpec, argument: str, settings: Settings) -> None:
@@ -97,6 +102,7 @@ class LiveModel:
         self.lengths = TextLengths([])
         self.changed: list[str] = []
         self.by_size = 0
+        self.draws = False
         self._autocast = settings.autocast
         self._evaluation = Evaluation(model.modules())
         self._encoders = [
@@ -138,6 +144,7 @@ class LiveModel:
         changed = _changed_buffers(self.tree.model, versions)
         self.changed = list(dict.fromkeys([*changed, *probed.state]))
         self.by_size = probed.by_size
+        self.draws = probed.draws
 
     @property
     def timing(self) -> Timing:
@@ -193,6 +200,25 @@ class LiveModel:
         """Model, layer and scatter of the layers watched for random batches."""
         return [(self.name, layer, x) for layer, x in self._capture.scatters]
 
+    def save(self) -> ModelMemory:
+        """What was learned from the batches so far."""
+        scatters = [scatter.save() for _, scatter in self._capture.scatters]
+        return ModelMemory(
+            self.pooling.masked,
+            self.lengths.save(),
+            self.tokens.padding,
+            tuple(scatters),
+        )
+
+    def load(self, memory: ModelMemory) -> None:
+        """Continue from what `save` gave."""
+        self.pooling.masked = memory.masked
+        self.lengths.load(*memory.lengths)
+        self.tokens.padding = memory.padding
+        pairs = zip(self._capture.scatters, memory.scatters, strict=True)
+        for (_, scatter), state in pairs:
+            scatter.load(state)
+
     @contextmanager
     def explaining(self, call: Call) -> Iterator[None]:
         """Add the model and its inputs to errors of a forward pass."""
@@ -200,7 +226,7 @@ class LiveModel:
             try:
                 yield
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     self._add_notes(error, call)
                 raise
 
@@ -213,7 +239,9 @@ class LiveModel:
 
     def _timed(self, call: Call) -> int:
         self.pooling.begin(call.mask, call.decoder_mask)
-        with self.tokens.watching(call.examples):
+        undo = Undo()
+        with undo, undo:
+            self.tokens.watch(call.examples, undo)
             started = time.perf_counter()
             self._forward(call)
         self._last_pass = call.examples, time.perf_counter() - started
@@ -222,26 +250,23 @@ class LiveModel:
     def _outputs(self, call: Call) -> list[Any]:
         """What the model and `forward` return; a user's function may return a loss."""
         seen: list[Any] = []
-        model = self.tree.model
-        handle = model.register_forward_hook(lambda *given: seen.append(given[2]))
-        try:
-            with rewound(model):
-                seen.append(self._forward(call))
-        finally:
-            handle.remove()
+        model, undo = self.tree.model, Undo()
+        hook = Hook(lambda *given: seen.append(given[2]))
+        with undo, undo:
+            undo.enter(rewound(model))
+            undo.add(unhook, model, hook)
+            model.register_forward_hook(hook)
+            seen.append(self._forward(call))
         return seen
 
     def _forward(self, call: Call) -> Any:
         device, dtype = self.device.type, self._autocast
         autocast = torch.autocast(device, dtype=dtype) if dtype else nullcontext()
-        with (
-            self.explaining(call),
-            torch.no_grad(),
-            self._evaluation,
-            without_nested_tensors(self._encoders),
-            autocast,
-            eager(),
-        ):
+        undo = Undo()
+        with self.explaining(call), undo, undo, torch.no_grad(), autocast:
+            undo.enter(self._evaluation)
+            undo.enter(without_nested_tensors(self._encoders))
+            undo.enter(eager())
             return self.caller(call, self.pooling.learn)
 
 
@@ -334,14 +359,9 @@ def explaining_memory(what: str, call: Call) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise _out_of_memory(what, call) from error
         raise
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    kinds = torch.OutOfMemoryError, MemoryError
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _out_of_memory(label: str, call: Call) -> RuntimeError:

@@ -1,9 +1,11 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
 import time
+from collections.abc import Mapping
 from itertools import chain
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -88,6 +90,35 @@ class RunView(Protocol):
     def finish(self) -> None: ...
 
 
+class Faults(NamedTuple):
+    """What is wrong with the layers of one axis so far; it is replaced, never changed.
+
+    Attributes:
+        problems: Why layers have no Gram matrix, by row.
+        bad: The first batch in which each layer was not finite, -1 for none; None
+            before the first batch.
+    """
+
+    problems: Mapping[int, str] = MappingProxyType({})
+    bad: Tensor | None = None
+
+    def with_batch(self, grams: LayerGrams, batch: int) -> "Faults":
+        """These and what is wrong with the Gram matrices of a batch."""
+        problems, bad = self.problems, self.bad
+        if grams.problems:
+            new = {row: no_output(x, batch) for row, x in grams.problems.items()}
+            problems = {**new, **problems}
+        traces = grams.packed.trace
+        if bad is None or not traces.is_cpu or not isfinite(traces.sum().item()):
+            # Not the usual case; on a GPU, reading the value would synchronise.
+            wrong = spread(~torch.isfinite(traces), grams.index)
+            if bad is None:
+                bad = torch.full(wrong.shape, -1.0, device="cpu")
+            bad = bad.to(wrong.device)
+            bad = torch.where(wrong & (bad < 0), float(batch), bad)
+        return Faults(problems, bad)
+
+
 class Axis:
     """The rows or the columns of a running matrix.
 
@@ -103,55 +134,55 @@ class Axis:
         self.layers = tuple(layers)
         self.name = name
         self.first: Tensor | None = None
-        self._problems: dict[int, str] = {}
-        self._bad: Tensor | None = None
 
-    def add(self, grams: LayerGrams, batch: int) -> None:
-        """Note what is wrong with the Gram matrices of a batch."""
-        for row, problem in grams.problems.items():
-            self._problems.setdefault(row, no_output(problem, batch))
-        traces, bad = grams.packed.trace, self._bad
-        if bad is not None and traces.is_cpu and isfinite(traces.sum().item()):
-            return  # The usual case; on a GPU, reading the value would synchronise.
-        wrong = spread(~torch.isfinite(traces), grams.index)
-        if bad is None:
-            bad = torch.full(wrong.shape, -1.0, device="cpu")
-        bad = bad.to(wrong.device)
-        self._bad = torch.where(wrong & (bad < 0), float(batch), bad)
-
-    def undefined(self, norms: Tensor) -> dict[str, str]:
+    def undefined(self, faults: Faults, norms: Tensor) -> dict[str, str]:
         """Why layers are undefined, by name. Waits for the device.
 
         Args:
+            faults: What is wrong with them.
             norms: The sum over batches of each layer's h with itself.
         """
-        norms, bad = norms.cpu(), self.bad.cpu().tolist()
+        norms, bad = norms.cpu(), self.bad(faults).cpu().tolist()
         reasons: dict[str, str] = {}
         for row, name in enumerate(self.layers):
-            if row in self._problems:
-                reasons[name] = self._problems[row]
+            if row in faults.problems:
+                reasons[name] = faults.problems[row]
             elif bad[row] >= 0:
                 reasons[name] = not_finite(int(bad[row]))
             elif norms[row] == 0:
                 reasons[name] = NO_VARIANCE
         return reasons
 
-    @property
-    def bad(self) -> Tensor:
+    def bad(self, faults: Faults) -> Tensor:
         """The first batch in which each layer was not finite; -1 for none."""
-        if self._bad is None:
+        if faults.bad is None:
             return torch.full((len(self.layers),), -1.0, device="cpu")
-        return self._bad
+        return faults.bad
 
-    @property
-    def problems(self) -> dict[str, str]:
-        """Why layers have no Gram matrix, by row, as files hold them."""
-        return {str(row): reason for row, reason in self._problems.items()}
 
-    def load(self, bad: Tensor, problems: dict[str, str]) -> None:
-        """Restore `bad` and `problems`."""
-        self._bad = bad
-        self._problems = {int(row): reason for row, reason in problems.items()}
+class Totals(NamedTuple):
+    """What a run has added up; each batch replaces it as a whole.
+
+    An interrupt can come between any two instructions, and then a batch must have
+    counted nowhere.
+
+    Attributes:
+        batches: Batches in the sums.
+        skipped: Batches that were too small.
+        examples: Examples in the sums.
+        sums: The running sums; None before the first batch.
+        rows: What is wrong with rows.
+        columns: What is wrong with columns.
+        spare: Memory for the sums of the next batch; None before the second.
+    """
+
+    batches: int = 0
+    skipped: int = 0
+    examples: int = 0
+    sums: metrics.MinibatchCKA | None = None
+    rows: Faults = Faults()
+    columns: Faults = Faults()
+    spare: metrics.MinibatchCKA | None = None
 
 
 class RunState:
@@ -166,9 +197,7 @@ class RunState:
     Attributes:
         catching_up: Whether added layers repeat the batches already done.
         activity: What is being done besides an ordinary run, for the page, or "".
-        batches: Batches in the sums.
-        skipped: Batches that were too small.
-        examples: Examples in the sums.
+        totals: What has been added up.
         notes: Sentences a reader should know.
         provenance: What a result records about its origin.
         scatters: Model, name and scatter of the layers watched for random batches.
@@ -187,7 +216,7 @@ class RunState:
         self.rows, self.columns = rows, columns
         self.total = total
         self.metric = metric
-        self.batches = self.skipped = self.examples = 0
+        self.totals = Totals()
         self.notes: list[str] = []
         self.provenance: dict[str, Any] = {}
         self.scatters: list[tuple[str, str, Scatter]] = []
@@ -196,7 +225,6 @@ class RunState:
         self.sizes_vary = False
         self.estimate: Estimate | None = None
         self._finished = False
-        self._sums: metrics.MinibatchCKA | None = None
 
     @property
     def axes(self) -> tuple[Axis, Axis]:
@@ -219,9 +247,24 @@ class RunState:
         return self.rows.name, self.columns.name
 
     @property
+    def batches(self) -> int:
+        """Batches in the sums."""
+        return self.totals.batches
+
+    @property
+    def skipped(self) -> int:
+        """Batches that were too small."""
+        return self.totals.skipped
+
+    @property
+    def examples(self) -> int:
+        """Examples in the sums."""
+        return self.totals.examples
+
+    @property
     def done(self) -> int:
         """Batches taken from the loader."""
-        return self.batches + self.skipped
+        return self.totals.batches + self.totals.skipped
 
     def matrix(self) -> Tensor:
         """CKA so far, ``(L1, L2)`` float64 on the device of the Gram matrices."""
@@ -234,9 +277,12 @@ class RunState:
     @property
     def sums(self) -> metrics.MinibatchCKA:
         """The running sums; zeros before the first batch."""
-        if self._sums is None:
+        return self._sums_of(self.totals)
+
+    def _sums_of(self, totals: Totals) -> metrics.MinibatchCKA:
+        if totals.sums is None:
             return metrics.MinibatchCKA.empty(len(self.layers1), len(self.layers2))
-        return self._sums
+        return totals.sums
 
     @property
     def device(self) -> torch.device:
@@ -246,12 +292,16 @@ class RunState:
     @property
     def undefined1(self) -> dict[str, str]:
         """Why rows are undefined, by layer. Waits for the device."""
-        return self.rows.undefined(self.sums.xx) if self.batches else {}
+        if not self.batches:
+            return {}
+        return self.rows.undefined(self.totals.rows, self.sums.xx)
 
     @property
     def undefined2(self) -> dict[str, str]:
         """Why columns are undefined, by layer. Waits for the device."""
-        return self.columns.undefined(self.sums.yy) if self.batches else {}
+        if not self.batches:
+            return {}
+        return self.columns.undefined(self.totals.columns, self.sums.yy)
 
     def result(self) -> CKAResult:
         """The result of the batches so far, on the CPU."""
@@ -277,22 +327,36 @@ class RunState:
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts from which `load` continues."""
-        bad = {f"bad{number}": axis.bad for number, axis in enumerate(self.axes)}
-        return {**self.sums.tensors(), **bad}, {
-            "batches": self.batches,
-            "skipped": self.skipped,
-            "examples": self.examples,
-            "problems": [axis.problems for axis in self.axes],
+        return self.saved(self.totals)
+
+    def saved(self, totals: Totals) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The same of the totals that this state had earlier."""
+        faults = totals.rows, totals.columns
+        pairs = zip(self.axes, faults, strict=True)
+        bad = {f"bad{number}": axis.bad(x) for number, (axis, x) in enumerate(pairs)}
+        return {**self._sums_of(totals).tensors(), **bad}, {
+            "batches": totals.batches,
+            "skipped": totals.skipped,
+            "examples": totals.examples,
+            "problems": [{str(k): v for k, v in x.problems.items()} for x in faults],
         }
 
     def load(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Restore what `save` gave."""
         sums = {name: value for name, value in tensors.items() if name[:3] != "bad"}
-        for number, axis in enumerate(self.axes):
-            axis.load(tensors[f"bad{number}"], facts["problems"][number])
-        self.batches, self.skipped = facts["batches"], facts["skipped"]
-        self.examples = facts["examples"]
-        self._sums = metrics.MinibatchCKA(**sums, batches=self.batches)
+        batches = facts["batches"]
+        faults = [
+            Faults({int(k): v for k, v in problems.items()}, tensors[f"bad{number}"])
+            for number, problems in enumerate(facts["problems"])
+        ]
+        self.totals = Totals(
+            batches,
+            facts["skipped"],
+            facts["examples"],
+            metrics.MinibatchCKA(**sums, batches=batches),
+            rows=faults[0],
+            columns=faults[1],
+        )
 
     def is_stable(self, tolerance: float) -> bool:
         """Whether the largest standard error is below the tolerance.
@@ -310,26 +374,30 @@ class RunState:
         self.notes.append(stable_note(self.done, tolerance))
 
     def add(self, rows: LayerGrams, columns: LayerGrams, examples: int) -> None:
-        """Add one batch."""
-        self.batches += 1
-        self.examples += examples
+        """Add one batch: as a whole, or not at all if something interrupts it."""
+        before, number = self.totals, self.done + 1
         home = sums_device(rows.packed.z.device)
-        if self._sums is None:
-            shape = len(self.layers1), len(self.layers2)
-            self._sums = metrics.MinibatchCKA.empty(*shape, home)
-        elif self._sums.xy.device != home:
-            self._sums = self._sums.to(home)
-        self.rows.add(rows, self.done)
-        self.columns.add(columns, self.done)
+        sums, spare = self.sums, before.spare
+        if sums.xy.device != home:
+            sums, spare = sums.to(home), None
         with undisturbed(home):
             xy, xx, yy = batch_products(rows, columns, home)
-            self._sums.update(xy, xx, yy)
-        if self.batches == 1:
+            new = sums.with_batch(xy, xx, yy, spare)
+        if not before.batches:
             self.rows.first, self.columns.first = xx, yy
+        self.totals = Totals(
+            before.batches + 1,
+            before.skipped,
+            before.examples + examples,
+            new,
+            before.rows.with_batch(rows, number),
+            before.columns.with_batch(columns, number),
+            spare=sums,
+        )
 
     def skip(self) -> None:
         """Count a batch that is too small for the unbiased estimate."""
-        self.skipped += 1
+        self.totals = self.totals._replace(skipped=self.totals.skipped + 1)
 
     def finish(self) -> None:
         """Note skipped batches, batches that were not random, and text length; once.
@@ -339,7 +407,6 @@ class RunState:
         """
         if self._finished:
             return
-        self._finished = True
         if not self.batches:
             msg = (
                 f"Expected batches of at least {MIN_EXAMPLES} examples, but all "
@@ -347,10 +414,11 @@ class RunState:
                 f"increase batch_size.{MANY_SIZES if self.sizes_vary else ''}"
             )
             raise ValueError(msg)
-        if self.skipped:
-            self.notes.append(skip_note(self.skipped))
+        notes = [skip_note(self.skipped)] if self.skipped else []
         not_random = note_on(self.scatters)
         if not_random is not None:
-            self.notes.append(Note(not_random, grave=True))
+            notes.append(Note(not_random, grave=True))
         found = [make() for make in self.last_notes]
-        self.notes += [note for note in found if note is not None]
+        notes += [note for note in found if note is not None]
+        self.notes = [*self.notes, *notes]
+        self._finished = True

@@ -1,7 +1,6 @@
 """What a run knows about tokens: padding, and tokens that drown all others."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -16,6 +15,7 @@ from cka_notebook._inputs.sinks import Sinks, find_sinks, joined
 from cka_notebook._messages import SHOWN, Note, counted, first_few
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer
+from cka_notebook._undo import Undo
 
 
 class Tokens:
@@ -31,6 +31,7 @@ class Tokens:
     Attributes:
         padded: Chosen layers from which padding is left out.
         unmasked: Chosen layers of tokens that no mask fits.
+        padding: Whether a batch had any padding, if `look_for_padding` has looked.
     """
 
     def __init__(self, tree: LayerTree, pooling: Pooling, masks: MaskReader) -> None:
@@ -41,33 +42,30 @@ class Tokens:
         self._kept: dict[str, Sinks] = {}
         self.padded: list[str] = []
         self.unmasked: list[str] = []
-        self._padding: Tensor | None = None
+        self.padding: Tensor | None = None
 
     @property
     def left_out(self) -> dict[str, list[int]]:
         """Places of the tokens that are not in the mean, by layer."""
         return {name: list(sinks.places) for name, sinks in self._left_out.items()}
 
-    @contextmanager
-    def watching(self, examples: int) -> Iterator[None]:
+    def watch(self, examples: int, undo: Undo) -> None:
         """Compare the tokens of one forward pass; the one with most examples counts."""
         if examples < self._watched:
-            yield
             return
         self._watched, self._sinks = examples, {}
         names = {node.module: node.name for node in reversed(list(self._tree.nodes))}
         calls: dict[nn.Module, int] = {}
         thread = get_ident()
 
-        def watch(module: nn.Module, _: Any, output: Any) -> None:
+        def look(module: nn.Module, _: Any, output: Any) -> None:
             if get_ident() == thread:
                 call = calls[module] = calls.get(module, -1) + 1
                 sinks = self._find(names[module], tensor_of(output), examples)
                 if sinks is not None and sinks.places:
                     self._sinks[module, call] = sinks
 
-        with hooked(self._tree, watch):
-            yield
+        undo.enter(hooked(self._tree, look))
 
     def decide(self, layers: Sequence[Layer]) -> None:
         """Which tokens the pooling takes of these layers, after the probe."""
@@ -92,12 +90,12 @@ class Tokens:
         """Remember whether this batch has any; on its device, which need not wait."""
         for mask in self._pooling.masks:
             found = (mask <= 0).any()
-            known = self._padding
-            self._padding = found if known is None else known.to(found.device) | found
+            known = self.padding
+            self.padding = found if known is None else known.to(found.device) | found
 
     def unmasked_note(self, model: str) -> Note | None:
         """What to say of layers that no mask fits, after a run with padding."""
-        if self._padding is None or not bool(self._padding):
+        if self.padding is None or not bool(self.padding):
             return None
         return _unmasked_note(model, self.unmasked, self._pooling.masks)
 

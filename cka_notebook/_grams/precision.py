@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ class _FullFloat32:
 
     def __init__(self, kind: str) -> None:
         self._backend = _matmul_backend(kind)
-        self._lock = threading.Lock()
-        self._users = 0
+        self._lock = threading.RLock()
+        self._users: dict[int, int] = {}
         self._before = ""
 
     @property
@@ -48,18 +49,31 @@ class _FullFloat32:
         with self._lock:
             return self._before if self._users else self._get()
 
+    @property
+    def held(self) -> int:
+        """How many blocks of this thread need it."""
+        return self._users.get(get_ident(), 0)
+
     def __enter__(self) -> None:
         with self._lock:
-            if self._users == 0:
+            if not self._users:
                 self._before = self._get()
-                self._set("highest" if self._backend is None else "ieee")
-            self._users += 1
+            self._users[get_ident()] = self.held + 1
+            self._set("highest" if self._backend is None else "ieee")
 
     def __exit__(self, *_: object) -> None:
+        self.let_go(self.held - 1)
+
+    def let_go(self, count: int) -> None:
+        """Let this many blocks of this thread need it; the last puts it back."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._restore()
+            if count > 0:
+                self._users[get_ident()] = count
+            elif self.held:
+                # An interrupt in between leaves something to repeat.
+                if len(self._users) == 1:
+                    self._restore()
+                self._users.pop(get_ident())
 
     def _get(self) -> str:
         if self._backend is None:
@@ -83,6 +97,22 @@ class _FullFloat32:
 @lru_cache
 def _full_float32(kind: str) -> _FullFloat32:
     return _FullFloat32(kind)
+
+
+def held(kind: str) -> int:
+    """How many blocks of this thread are in `exact` and have changed the precision."""
+    return _full_float32(kind).held
+
+
+def let_go(kind: str, count: int) -> None:
+    """Undo what an interrupt has left of such blocks.
+
+    Args:
+        kind: Type of the device.
+        count: How many blocks there were before.
+    """
+    if held(kind) > count:
+        _full_float32(kind).let_go(count)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cka_notebook._messages import is_out_of_memory
+
 Shift = Literal["mean", "row", "none", "wide"]
 """What is subtracted from the features of all examples before they are multiplied.
 
@@ -140,7 +142,9 @@ def _onednn_product() -> Callable[..., Tensor] | None:
     try:
         product: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 see above
         made = product(x, x[:2], None, "none", [], "")
-    except Exception:  # whatever the reason, torch.mm is used instead
+    except Exception as error:  # whatever the reason, torch.mm is used instead
+        if is_out_of_memory(error):
+            raise
         return None
     return product if torch.allclose(made, x @ x[:2].T, rtol=1e-4) else None
 

@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.offloading import execution_device
+from cka_notebook._undo import Undo, unhook
 
 from .arguments import Signature, inner_model
 from .counting import ExampleCounter, Examples
@@ -124,7 +125,9 @@ class Caller:
                 adapter, passes to the model: they may differ from those of the call.
         """
         args, kwargs = private((call.args, call.kwargs))
-        with self._reported_masks(on_masks):
+        undo = Undo()
+        with undo, undo:
+            self._report_masks(on_masks, undo)
             if self.forward is None:
                 return self.model(*args, **kwargs)
             return self.forward(self.model, *args)
@@ -172,7 +175,9 @@ class Caller:
         if self.may_group(call):
             try:
                 run(self.take(call, min(3, call.examples)))
-            except Exception:  # inputs no longer match; the probe tries the rest
+            except Exception as error:  # inputs no longer match; the probe goes on
+                if is_out_of_memory(error):
+                    raise
                 self.grouped = True
 
     def may_group(self, call: Call) -> bool:
@@ -181,8 +186,7 @@ class Caller:
         sizes = [t.shape[self.axis] for t in tensors(values) if t.ndim > self.axis]
         return any(x > call.examples and x % call.examples == 0 for x in sizes)
 
-    @contextmanager
-    def _reported_masks(self, on_masks: Callable[..., None] | None) -> Iterator[None]:
+    def _report_masks(self, on_masks: Callable[..., None] | None, undo: Undo) -> None:
         """Report the masks with which this thread calls the model, or the inner one."""
         thread = threading.get_ident()
 
@@ -192,15 +196,9 @@ class Caller:
             if on_masks is not None and is_masked and threading.get_ident() == thread:
                 on_masks(*masks)
 
-        handles = [
+        for module in self._called_by_others:
+            undo.add(unhook, module, report)
             module.register_forward_pre_hook(report, with_kwargs=True)
-            for module in self._called_by_others
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def shape_of(call: Call) -> tuple[int, ...]:

@@ -10,6 +10,8 @@ from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomS
 
 from cka_notebook._messages import counted
 
+from .nested import tensors
+
 SHUFFLING = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 """Samplers that draw examples in random order."""
 
@@ -137,15 +139,31 @@ def _check_loader(loader: Any, argument: str) -> None:
         raise TypeError(msg)
 
 
-def empty_loader(argument: str, batches: int = 0) -> ValueError:
-    """The error for a loader that yields nothing, or batches without examples."""
-    if batches:
-        return ValueError(
-            f"Expected `{argument}` to yield batches of examples, got "
-            f"{counted(batches, 'batch')} without any."
-        )
+def is_empty(batch: Any) -> bool:
+    """Whether it is certain that a batch has no example."""
+    found = list(tensors(batch))
+    if found:
+        return all(x.ndim and not len(x) for x in found)
+    items = list(batch.values()) if isinstance(batch, Mapping) else batch
+    is_list = isinstance(items, list | tuple)
+    return is_list and all(isinstance(x, list | tuple) and not x for x in items)
+
+
+def empty_loader(argument: str, empty: int, before: int) -> ValueError:
+    """The error for a loader that yields no example.
+
+    Args:
+        argument: Which loader it is.
+        empty: How many batches without an example it has yielded.
+        before: How many batches earlier runs have taken from it.
+    """
+    if empty:
+        got = f"{counted(empty, 'batch')} without any. Check its data set"
+    elif before:
+        got = f"none: an earlier run took {counted(before, 'batch')} from this iterator"
+    else:
+        got = "none. It is empty or an exhausted generator"
     return ValueError(
-        f"Expected `{argument}` to yield at least one batch, got none. It is empty or "
-        "an exhausted generator: pass a DataLoader or a list, or a new generator for "
-        "each run."
+        f"Expected `{argument}` to yield at least one batch of examples, got {got}. "
+        "Pass a DataLoader or a list, or a new generator for each run."
     )

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cka_notebook._messages import is_out_of_memory
+
 from .nested import as_mapping
 
 Meaning = Literal["token", "padding", "additive", "unknown"]
@@ -109,7 +111,9 @@ class MaskReader:
             if int(self._frames(total)) != frames:
                 return None
             counts = self._frames((mask > 0).sum(1))
-        except Exception:  # a private method, which may not be what it was
+        except Exception as error:  # a private method, which may not be what it was
+            if is_out_of_memory(error):
+                raise
             return None
         return torch.arange(frames, device=mask.device) < counts[:, None]
 

@@ -109,6 +109,12 @@ class Pooling:
             for pattern, choice in self._choices.items()
         }
 
+    @property
+    def functions(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The choices that are functions."""
+        choices = self._choices.items()
+        return {pattern: choice for pattern, choice in choices if callable(choice)}
+
     def choice(self, layer: str) -> Pool:
         """What the user has chosen for this layer."""
         for pattern, choice in self._choices.items():
@@ -206,6 +212,12 @@ def _checked(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
             msg = (
                 f"Expected `pool` to return a tensor of {len(x)} rows for activations "
                 f"of shape {tuple(x.shape)}, got {got}."
+            )
+            raise ValueError(msg)
+        if len(x) and not features.numel():
+            msg = (
+                "Expected `pool` to return a tensor with features, got shape "
+                f"{tuple(features.shape)} for activations of shape {tuple(x.shape)}."
             )
             raise ValueError(msg)
         # A new object even for `x` itself: the capture no longer pools a layer whose

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from cka_notebook._results import atomic
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -91,6 +93,17 @@ def page(
         version=html.escape(version),
         version_json=_script_json(version),
     )
+
+
+def write(path: atomic.PathLike, text: str) -> None:
+    """Write the text of an HTML file, which appears complete or not at all.
+
+    Raises:
+        OSError: If it cannot be written; see `atomic.replace`.
+    """
+    # Of half a character, which a name may hold, UTF-8 knows nothing.
+    content = text.encode("utf-8", "xmlcharrefreplace")
+    atomic.replace(path, [content], "Nothing is lost: call save_html again.")
 
 
 def _script_json(value: Any) -> str:

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from cka_notebook._messages import (
-    Note,
-    Reason,
     code_of,
     counted,
     did_you_mean,
@@ -18,17 +16,17 @@ from cka_notebook._messages import (
 )
 from cka_notebook.metrics import MinibatchCKA
 
-from . import files
+from . import atomic, contents, files
 from .best_path import best_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DIFFERENCE = " difference"
-"""The suffix of the measure of a difference, for titles."""
-
 FORMAT = "cka_notebook.result/1"
 """Kind and version of the files that `CKAResult.save` writes."""
+
+KEPT = "Nothing is lost: call save on the same result again."
+"""Where a result is that could not be saved."""
 
 
 class Pair(NamedTuple):
@@ -139,7 +137,7 @@ class CKAResult:
             stderr=torch.hypot(mine.stderr, theirs.stderr),
             name1=_minus(self.name1, other.name1),
             name2=_minus(self.name2, other.name2),
-            metric=self.metric + DIFFERENCE,
+            metric=self.metric + contents.DIFFERENCE,
             examples=min(self.examples, other.examples),
             batches=min(self.batches, other.batches),
             skipped=0,
@@ -208,10 +206,14 @@ class CKAResult:
             >>> result.best_path()[1]
             Pair(layer1='b', layer2='y', value=0.75, stderr=0.125)
         """
-        values, errors = self.matrix.tolist(), self.stderr.tolist()
+        path = best_path(self.matrix.double().numpy())
+        where = tuple(
+            torch.tensor(path, dtype=torch.long, device="cpu").reshape(-1, 2).T
+        )
+        values, errors = self.matrix[where].tolist(), self.stderr[where].tolist()
         return [
-            Pair(self.layers1[i], self.layers2[j], values[i][j], errors[i][j])
-            for i, j in best_path(values)
+            Pair(self.layers1[i], self.layers2[j], value, error)
+            for (i, j), value, error in zip(path, values, errors, strict=True)
         ]
 
     def export(self) -> dict[str, Any]:
@@ -222,8 +224,7 @@ class CKAResult:
             >>> sorted(result.export())[:3]
             ['CKA', 'cka_matrix', 'dataset1_name']
         """
-        data = self.provenance.get("loader1", {}).get("dataset", "")
-        other = self.provenance.get("loader2") or {}
+        data = _dataset(self.provenance.get("loader1"), "")
         return {
             "model1_name": self.name1,
             "model2_name": self.name2,
@@ -233,7 +234,7 @@ class CKAResult:
             "model1_layers": list(self.layers1),
             "model2_layers": list(self.layers2),
             "dataset1_name": data,
-            "dataset2_name": other.get("dataset", data),
+            "dataset2_name": _dataset(self.provenance.get("loader2"), data),
         }
 
     def to_dataframe(self) -> "pd.DataFrame":
@@ -280,33 +281,48 @@ class CKAResult:
             sums=sums,
         )
 
-    def save(self, path: files.PathLike) -> None:
+    def save(self, path: atomic.PathLike) -> None:
         """Write a safetensors file, from which `load` restores the result bit by bit.
 
-        The file appears complete or not at all.
+        The file appears complete or not at all. A symbolic link is followed, and an
+        old file keeps its permissions.
 
         Raises:
             FileNotFoundError: If its folder does not exist.
+            OSError: If it cannot be written there, for example on a full disk. The
+                error says what to do; the result is unchanged.
+            ValueError: If the result is inconsistent, so that `load` would refuse it.
         """
         tensors = {"matrix": self.matrix, "stderr": self.stderr}
         if self.sums is not None:
             sums = self.sums.tensors()
             tensors |= {f"sums.{name}": value for name, value in sums.items()}
-        files.write(path, FORMAT, tensors, self._facts(), self._later_facts())
+        files.write(
+            path,
+            FORMAT,
+            tensors,
+            self._facts(),
+            self._later_facts(),
+            kept=KEPT,
+            check=contents.check,
+            check_values=contents.check_values,
+        )
 
     @classmethod
-    def load(cls, path: files.PathLike) -> Self:
+    def load(cls, path: atomic.PathLike) -> Self:
         """Read a file that `save` wrote. Nothing in it is executed.
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If the file is of another kind or version.
+            ValueError: If it is no result, of a newer version, or damaged. Nothing is
+                taken from such a file.
         """
-        tensors, facts = files.read(path, FORMAT)
+        check, check_values = contents.check, contents.check_values
+        tensors, facts = files.read(path, FORMAT, check, check_values)
         sums = {k[5:]: v for k, v in tensors.items() if k.startswith("sums.")}
         batches = facts.pop("sums_batches", 0)
         facts |= {key: tuple(facts[key]) for key in ("layers1", "layers2")}
-        _restore_kinds(facts)
+        contents.restore_kinds(facts)
         return cls(
             tensors["matrix"],
             tensors["stderr"],
@@ -365,6 +381,11 @@ def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor
     return both[:, 0], both[:, 1]
 
 
+def _dataset(loader: Any, default: str) -> Any:
+    """The data set in the facts about a loader, if there are any."""
+    return loader.get("dataset", default) if isinstance(loader, dict) else default
+
+
 def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
     if isinstance(layer, int):
         return layer
@@ -414,23 +435,6 @@ def _check_same_comparison(mine: CKAResult, theirs: CKAResult) -> None:
                 f"in one and {other!r} in the other."
             )
             raise ValueError(msg)
-
-
-def _restore_kinds(facts: dict[str, Any]) -> None:
-    """Give the texts in the facts of a file their severity or kind.
-
-    In files written before these were fields, only the measure marks a difference.
-    """
-    facts.setdefault("is_difference", facts["metric"].endswith(DIFFERENCE))
-    grave, codes = facts.pop("grave_notes", ()), facts.pop("codes", {})
-    facts["notes"] = [
-        Note(text, grave=i in grave) for i, text in enumerate(facts["notes"])
-    ]
-    for key in ("undefined1", "undefined2"):
-        facts[key] = {
-            layer: Reason(text, codes[text]) if text in codes else text
-            for layer, text in facts[key].items()
-        }
 
 
 def _still_undefined(

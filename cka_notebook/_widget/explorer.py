@@ -7,7 +7,6 @@ which `PageMessages` handles. ``protocol.ts`` is the other half of this file.
 import contextlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import anywidget
@@ -32,6 +31,7 @@ from cka_notebook._page.runtime import (
     page_code,
     shared_runtime,
 )
+from cka_notebook._results.atomic import PathLike
 from cka_notebook._results.result import CKAResult
 
 from .comparison import NAMES, Comparison, Live, Saved
@@ -43,7 +43,6 @@ from .worker import CallerContext
 
 if TYPE_CHECKING:
     from torch import nn
-
 
 PROTOCOL = 3
 STATES = ("idle", "running", "paused", "stopped", "done", "error")
@@ -287,13 +286,16 @@ class CKAExplorer(anywidget.AnyWidget):
             return ""
         return with_layers(self._code, list(self.layers1), list(self.layers2))
 
-    def save_html(self, path: str | Path) -> None:
+    def save_html(self, path: PathLike) -> None:
         """Write one self-contained file: hover, zoom and trends work without a network.
 
         The page is light unless `theme` is ``"dark"``.
 
         Args:
             path: File to write; an existing one is replaced.
+
+        Raises:
+            OSError: If it cannot be written. The explorer is unchanged.
         """
         name1, name2 = self._session.comparison.names
         theme = "dark" if self.theme == "dark" else "light"
@@ -310,7 +312,7 @@ class CKAExplorer(anywidget.AnyWidget):
             bokehjs=bokehjs_gz(),
             version=BOKEH_VERSION,
         )
-        Path(path).write_text(page, encoding="utf-8")
+        html.write(path, page)
 
     def __repr__(self) -> str:
         name1, name2 = self._session.comparison.names

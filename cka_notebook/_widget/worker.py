@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 
 from cka_notebook._engine.borrowed import lent
+from cka_notebook._undo import Undo
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -305,7 +306,9 @@ class Worker:
     def _one_epoch(self) -> Outcome:
         self.state = self.result = None
         self._seconds, self._since = 0.0, time.monotonic()
-        with contextlib.closing(self._steps()) as steps:
+        steps, undo = self._steps(), Undo()
+        with undo, undo:
+            undo.add(steps.close)
             for state in steps:
                 is_first, self.state = self.state is None, state
                 # In the caller's thread, observers of traits are the user's code.

@@ -76,6 +76,32 @@ class MinibatchCKA:
         self.yy_yy.addcmul_(yy, yy)
         self.batches += 1
 
+    def with_batch(
+        self, xy: Tensor, xx: Tensor, yy: Tensor, into: Self | None = None
+    ) -> Self:
+        """The same as `update`, but these sums stay as they are.
+
+        Args:
+            xy: The h of the batch, ``(L1, L2)``.
+            xx: The same of each layer of model 1 with itself, ``(L1,)``.
+            yy: The same of model 2, ``(L2,)``.
+            into: Sums of the same shape on the same device, whose memory is used for
+                the result; None allocates it.
+        """
+        new = self.to(self.xy.device, copy=True) if into is None else into
+        rows = xx[:, None]
+        torch.add(self.xy, xy, out=new.xy)
+        torch.add(self.xx, xx, out=new.xx)
+        torch.add(self.yy, yy, out=new.yy)
+        torch.addcmul(self.xy_xy, xy, xy, out=new.xy_xy)
+        torch.addcmul(self.xy_xx, xy, rows, out=new.xy_xx)
+        torch.addcmul(self.xy_yy, xy, yy, out=new.xy_yy)
+        torch.addcmul(self.xx_yy, rows, yy, out=new.xx_yy)
+        torch.addcmul(self.xx_xx, xx, xx, out=new.xx_xx)
+        torch.addcmul(self.yy_yy, yy, yy, out=new.yy_yy)
+        new.batches = self.batches + 1
+        return new
+
     def merge(self, other: Self) -> Self:
         """Sums over the batches of both, which must be of the same layers."""
         pairs = zip(self.tensors().items(), other.tensors().values(), strict=True)

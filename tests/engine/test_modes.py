@@ -14,7 +14,7 @@ from torch import nn
 
 from cka_notebook import CKA, CKAExplorer
 from cka_notebook._engine import modes
-from cka_notebook._engine.modes import LEASE, Evaluation
+from cka_notebook._engine.modes import LEASE, Evaluation, held
 
 SHORT = 4
 LONG = 200
@@ -69,7 +69,7 @@ def test_no_method_of_the_model_is_called():
 
 
 def test_torch_is_as_it_was_when_the_last_run_has_ended():
-    with LEASE:
+    with held(LEASE):
         model = normed()
         with Evaluation(model.modules()):
             pass
@@ -147,7 +147,7 @@ def test_modules_that_keep_their_flag_elsewhere_are_flipped_until_the_last_pass_
 
 
 def test_new_scripted_and_compiled_modules_can_be_made_during_a_run():
-    with LEASE:
+    with held(LEASE):
         model = normed()
         scripted = torch.jit.script(model)
         compiled = torch.compile(model, backend="eager", fullgraph=True)

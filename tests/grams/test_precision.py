@@ -20,7 +20,7 @@ def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
         with undisturbed(torch.device("cuda")):
             assert torch.backends.cuda.matmul.allow_tf32, "no product depends on it"
         with exact(torch.device("cuda")):
-            assert not torch.backends.cuda.matmul.allow_tf32
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
             assert reduces_float32("cuda"), "the user's setting"
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
@@ -106,4 +106,18 @@ def test_a_setting_that_is_inherited_stays_inherited():
         assert matmul.fp32_precision == "ieee"
     finally:
         torch.backends.mkldnn.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_what_an_interrupt_leaves_can_be_undone():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = precision.held("cpu")
+        block = exact(torch.device("cpu"))
+        block.__enter__()
+        del block  # as if an interrupt came before its `with` began
+        precision.let_go("cpu", before)
+        assert precision.held("cpu") == 0
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
         torch.set_float32_matmul_precision("highest")

@@ -247,7 +247,7 @@ def test_batches_without_examples_before_the_first_one_are_skipped(empty):
 
 def test_a_loader_of_batches_without_examples_is_an_error():
     nothing = [zoo.batches_of(1)[0][:0]] * 3
-    with pytest.raises(ValueError, match="batches of examples, got 3 batches without"):
+    with pytest.raises(ValueError, match="batch of examples, got 3 batches without"):
         compare(zoo.mlp(), batches=nothing)
 
 

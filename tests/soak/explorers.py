@@ -1,11 +1,9 @@
 """Runs many explorers, and reports what is left of them.
 
-``python -m tests.soak.explorers 500`` prints a line for every tenth of the way, and
-ends with an error if anything has grown.
+``python -m tests.soak explorers --count 500`` ends with an error if anything has grown.
 """
 
 import gc
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -137,17 +135,18 @@ def growth(first: Live, last: Live) -> dict[str, float]:
     return {name: by for name, by in grown.items() if by > limits.get(name, 0)}
 
 
-def main(count: int) -> int:
-    """Run, print, and return the exit status."""
-    seen = []
-    for live in explorers(count):
-        seen.append(live)
-        print(live, flush=True)  # noqa: T201 a program
-    grown = growth(seen[0], seen[-1])
-    print(f"grown: {grown or 'nothing'}")  # noqa: T201 a program
-    return int(bool(grown))
+def main(count: int, seed: int = 0) -> dict[str, float]:
+    """Run so many explorers, and return how much of each kind there is more.
 
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+    Raises:
+        AssertionError: If anything has grown.
+    """
+    torch.manual_seed(seed)
+    seen = list(explorers(count))
+    first, last = seen[0], seen[-1]
+    grown = growth(first, last)
+    if grown:
+        msg = f"grown over {count} explorers: {grown}"
+        raise AssertionError(msg)
+    more = {name: b - a for name, a, b in zip(Live._fields, first, last, strict=True)}
+    return {"tries": count, **more}

@@ -1,12 +1,11 @@
 """Sends random messages to an explorer, as a broken or hostile page would.
 
-``python -m tests.soak.messages 12000`` ends with an error if one of them kills a
-thread, or changes anything without having the right form.
+``python -m tests.soak messages --count 12000`` ends with an error if one of them kills
+a thread, or changes anything without having the right form.
 """
 
 import math
 import random
-import sys
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -135,7 +134,7 @@ class Line:
             self._handle(content)
 
 
-def run(count: int, seed: int = 0) -> Counter[str]:
+def main(count: int, seed: int = 0) -> dict[str, int]:
     """Send so many messages to an explorer in a run, and count what came of them.
 
     Raises:
@@ -163,9 +162,4 @@ def run(count: int, seed: int = 0) -> Counter[str]:
     if result is None or result.batches != len(loader):
         raise AssertionError("the run is not whole")
     explorer.close()
-    return seen
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(dict(run(int(sys.argv[1]) if len(sys.argv) > 1 else 12_000)))  # noqa: T201
+    return {"tries": count, **seen}
