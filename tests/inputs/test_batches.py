@@ -229,7 +229,9 @@ def test_max_batches_may_be_more_than_there_are():
 
 
 def test_an_empty_loader_is_an_error():
-    with pytest.raises(ValueError, match=r"at least one batch, got none. It is empty"):
+    with pytest.raises(
+        ValueError, match=r"at least one batch of examples, got none. It is empty"
+    ):
         compare(zoo.mlp(), batches=[])
 
 
@@ -255,7 +257,7 @@ def test_a_used_up_generator_is_an_error_with_the_remedy():
     stream, cka = iter(zoo.batches_of()), CKA(zoo.mlp())
     cka.compare(stream, progress=False)
     with pytest.raises(
-        ValueError, match="exhausted generator: pass a DataLoader or a list"
+        ValueError, match=r"exhausted generator\. Pass a DataLoader or a list"
     ):
         cka.compare(stream, progress=False)
 
