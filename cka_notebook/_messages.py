@@ -9,6 +9,9 @@ import torch
 SHOWN = 3
 """Maximum number of names that a message lists."""
 
+MOST_LETTERS = 200
+"""Maximum length of a value in a message."""
+
 
 Code = Literal[
     "alias",  # the same module as an earlier row of the tree
@@ -111,6 +114,20 @@ def with_article(noun: str) -> str:
     """
     is_spelled = noun[:2].lower() == "nd"
     return f"{'an' if noun[:1].lower() in 'aeio' or is_spelled else 'a'} {noun}"
+
+
+def shortened(value: object) -> str:
+    """A value in a message, whatever it is.
+
+    Example:
+        >>> shortened("ab"), shortened(10**9999), shortened("ab" * 200)
+        ("'ab'", 'a value of type int', "'abababababababababababababababa...")
+    """
+    try:
+        text = repr(value)
+    except Exception:  # of a foreign class, or of too many digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= MOST_LETTERS else f"{text[:32]}..."
 
 
 def metric_title(metric: str) -> str:

@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from math import inf
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cka_notebook import metrics
-from cka_notebook._messages import with_article
+from cka_notebook._messages import shortened, with_article
 
 HALF = (torch.float16, torch.bfloat16)
 """What `torch.autocast` casts to."""
@@ -97,17 +99,26 @@ def check_autocast(autocast: object) -> None:
     raise (ValueError if isinstance(autocast, torch.dtype) else TypeError)(msg)
 
 
-def check_tolerance(stop_when_stable: Any) -> None:
-    """Raise an error if this is not a standard error at which a run can stop."""
+def check_tolerance(stop_when_stable: object) -> float | None:
+    """A standard error at which a run can stop, as a float.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is no finite number above 0.
+    """
     if stop_when_stable is None:
-        return
+        return None
     is_number = hasattr(stop_when_stable, "__float__")
-    if not is_number or isinstance(stop_when_stable, bool) or not stop_when_stable > 0:
-        msg = (
-            "Expected `stop_when_stable` to be a standard error above 0, got "
-            f"{stop_when_stable!r}."
-        )
-        raise (ValueError if is_number else TypeError)(msg)
+    is_number = is_number and not isinstance(stop_when_stable, bool)
+    with suppress(TypeError, ValueError, OverflowError, RuntimeError):
+        number = float(stop_when_stable)  # type: ignore[arg-type]
+        if 0 < number < inf and is_number:
+            return number
+    msg = (
+        "Expected `stop_when_stable` to be None or a standard error above 0, got "
+        f"{shortened(stop_when_stable)}."
+    )
+    raise (ValueError if is_number else TypeError)(msg)
 
 
 def check_callback(callback: object) -> None:

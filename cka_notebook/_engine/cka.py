@@ -324,7 +324,7 @@ class CKA:
         if loader2 is loader and paired:
             loader2 = None
         check_loaders(loader, loader2, paired, max_batches)
-        check_tolerance(stop_when_stable)
+        stop_when_stable = check_tolerance(stop_when_stable)
         undo = Undo()
         with undo, undo:
             undo.enter(held(LEASE))

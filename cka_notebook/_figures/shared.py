@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any, Final
 
 import bokeh.palettes
@@ -52,14 +53,17 @@ def two_numbers(value: Any) -> tuple[float, float] | None:
         >>> two_numbers(np.array([0, 0.5])), two_numbers([1, 0]), two_numbers("01")
         ((0.0, 0.5), None, None)
     """
-    if isinstance(value, str | bytes):
+    if isinstance(value, str | bytes | Set | Mapping):
         return None
     value = value.detach() if hasattr(value, "detach") else value
     try:
-        low, high = (float(end) for end in value)
+        ends = list(value)
+        low, high = map(float, ends)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return None
-    return (low, high) if -math.inf < low < high < math.inf else None
+    is_wrong = any(isinstance(end, str | bytes | bool) for end in ends)
+    is_range = low < high and math.isfinite(high - low)
+    return (low, high) if is_range and not is_wrong else None
 
 
 def fitted_range(

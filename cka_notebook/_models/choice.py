@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cka_notebook._messages import counted, did_you_mean, first_few
 
 from .nodes import entry_name
+from .patterns import matching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +27,9 @@ PRESETS = ("auto", "blocks", "leaves", "all")
 
 WRAPPERS = ("module", "_orig_mod")
 """Attributes in which DistributedDataParallel and torch.compile keep a model."""
+
+MOST_HINTS = 10
+"""Number of wrong names for which similar ones are looked up, which takes time."""
 
 KINDS = "names, indices, globs, compiled regular expressions"
 
@@ -269,8 +273,18 @@ def _expand(rows: Rows, choice: Any) -> list[str]:
         _check_modules(rows, choice)
         found = [row.name for row in rows.listed if isinstance(row.module, choice)]
         return _matched(rows, choice.__name__, found)
-    found = [name for name in rows.names if choice.search(name)]
-    return _matched(rows, choice.pattern, found)
+    return _matched(rows, choice.pattern, _by_pattern(rows, choice))
+
+
+def _by_pattern(rows: Rows, pattern: re.Pattern[str]) -> list[str]:
+    try:
+        return matching(pattern, rows.names)
+    except TimeoutError as error:
+        msg = (
+            f"`{rows.argument}` {pattern.pattern!r} {error}. A repeat within a repeat "
+            "tries too many ways: write it without, or use a glob."
+        )
+        raise ValueError(msg) from None
 
 
 def _check_texts(rows: Rows, texts: list[str]) -> None:
@@ -420,12 +434,12 @@ def _described(rows: Rows, choice: Any) -> str:
 
 def unknown_layer(rows: Rows, *names: str) -> str:
     """The message for names that do not exist."""
-    hints = [_hint(rows, name) for name in names]
+    hints = [_hint(rows, name) for name in names[:MOST_HINTS]]
     many = len(names) > 1
     if many:
         hints = [
             f"{hint} (for {name!r})" if hint.endswith("?") else hint
-            for name, hint in zip(names, hints, strict=True)
+            for name, hint in zip(names, hints, strict=False)
         ]
     return (
         f"`{rows.argument}` contains {', '.join(map(repr, names))}, but {rows.title} "

@@ -88,14 +88,19 @@ class Fallback:
 
     Args:
         preview: Returns the explorer as it is now.
+        failed: Shows an error that no caller can get.
 
     Raises:
         ValueError: If the environment asks for an unknown renderer.
     """
 
-    def __init__(self, preview: Callable[[], Preview]) -> None:
+    def __init__(
+        self,
+        preview: Callable[[], Preview],
+        failed: Callable[[BaseException], None],
+    ) -> None:
         self.renderer = renderer()
-        self._preview = preview
+        self._preview, self._failed = preview, failed
         self._lock = threading.Lock()
         self._outlet: Callable[[str, dict[str, Any]], None] | None = None
         self._id = ""
@@ -148,7 +153,10 @@ class Fallback:
             here("display_data", {"data": data, "metadata": {}, "transient": {}})
 
     def _nobody_answered(self) -> None:
-        self._put(forms(self._preview(), "html", NO_ANSWER))
+        try:
+            self._put(forms(self._preview(), "html", NO_ANSWER))
+        except BaseException as error:
+            self._failed(error)
 
     def _put(self, data: dict[str, str]) -> bool:
         """Send the output, and return whether its cell was over before."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from cka_notebook import _figures
 from cka_notebook._figures.png import png
-from cka_notebook._messages import counted
+from cka_notebook._messages import counted, shortened
 
 from .fallback import Preview
 
@@ -71,6 +71,6 @@ def checked_color_range(value: Any) -> list[float] | str:
         return list(numbers)
     msg = (
         "Expected `color_range` to be 'fit' or (low, high) with low < high, got "
-        f"{value!r}."
+        f"{shortened(value)}."
     )
     raise ValueError(msg)

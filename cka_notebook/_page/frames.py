@@ -13,7 +13,7 @@ from cka_notebook._results.result import shared
 
 from .codes import Floats, Header, error_codes, floats, value_codes
 from .history import History, Moment
-from .publisher import Array, Publisher, Send
+from .publisher import Array, Failed, Publisher, Send
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -81,16 +81,18 @@ class Frames:
 
     Args:
         send: Called with a header and its buffers, from one thread at a time.
+        failed: Called with an error of sending.
 
     Attributes:
         publisher: Sends the frames.
         epoch: Number of the epoch that the frames belong to.
     """
 
-    def __init__(self, send: Send) -> None:
-        self.publisher = Publisher(send)
+    def __init__(self, send: Send, failed: Failed) -> None:
+        self.publisher = Publisher(send, failed)
         self.epoch = 0
         self._send = send
+        self._failed = failed
         self._history = History(cells=1)
         self._layers: Layers = (), ()
         self._max_stderr: float | None = None
@@ -251,8 +253,12 @@ class Frames:
 
     def _send_history(self, *, anew: bool = False) -> None:
         message = self.history_message(anew=anew)
-        if message is not None:
+        if message is None:
+            return
+        try:
             self._send(*message)
+        except Exception as error:  # The run goes on without it.
+            self._failed(error)
 
     def _header(
         self,

@@ -6,7 +6,6 @@ would be sent at once. Sending happens in the publisher's own thread.
 
 import contextlib
 import contextvars
-import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +19,12 @@ Array = Floats | Codes
 
 Send = Callable[[Header, list[bytes]], None]
 """Sends a header and its buffers to the page."""
+
+Failed = Callable[[BaseException], None]
+"""Shows an error that no caller can get."""
+
+MOST_PAGES = 64
+"""Number of pages whose views are counted; older ones are forgotten."""
 
 INTERVAL = 0.1
 """Seconds between frames while a page shows them.
@@ -47,9 +52,6 @@ flooded with frames of 4 MB drew 4 per second (measured), so this leaves it ampl
 """
 
 
-log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One map on its way to the page; `arrays` are sent in row-major order."""
@@ -69,13 +71,15 @@ class Publisher:
 
     Args:
         send: Called with a header and its buffers, from one thread at a time.
+        failed: Called with an error of sending.
         clock: Returns seconds, as `time.monotonic` does.
     """
 
     def __init__(
-        self, send: Send, *, clock: Callable[[], float] = time.monotonic
+        self, send: Send, failed: Failed, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._send = send
+        self._failed = failed
         self._clock = clock
         self._changed = threading.Condition()
         self._waiting: deque[Frame] = deque()
@@ -161,16 +165,25 @@ class Publisher:
     def hear(self, page: str, views: int) -> None:
         """Note that a page is listening, and how many views it has open."""
         with self._changed:
+            self._views.pop(page, None)
             self._views[page] = views
+            while len(self._views) > MOST_PAGES:
+                del self._views[next(iter(self._views))]
             self._seen = any(self._views.values())
             self._listening = True
             self._changed.notify_all()
 
-    def acknowledge(self, page: str, views: int, epoch: int, seq: int) -> None:
-        """Note that a page has drawn this frame, or a later one."""
+    def acknowledge(self, page: str, views: int, seq: int) -> None:
+        """Note that a page has drawn this frame, or a later one.
+
+        Raises:
+            ValueError: If there is no such frame yet.
+        """
         with self._changed:
-            last = self._last.header if self._last else {}
-            if (epoch, seq) >= (last.get("epoch", 0), last.get("seq", 0)):
+            if seq > self._seq:
+                msg = f"Expected one of {self._seq} frames to be drawn, got {seq}."
+                raise ValueError(msg)
+            if self._last is None or seq >= self._last.header["seq"]:
                 self._unacknowledged = False
         self.hear(page, views)
 
@@ -189,8 +202,11 @@ class Publisher:
 
     def _work(self) -> None:
         me = threading.current_thread()
-        while (frame := self._next(me)) is not None:
-            self._transmit(frame)
+        try:
+            while (frame := self._next(me)) is not None:
+                self._transmit(frame)
+        except BaseException as error:
+            self._failed(error)
 
     def _next(self, me: threading.Thread) -> Frame | None:
         """Wait for the next frame to send; None when the thread should end."""
@@ -221,11 +237,11 @@ class Publisher:
         return frame
 
     def _transmit(self, frame: Frame) -> None:
-        buffers = [array.tobytes() for array in frame.arrays]
         try:
+            buffers = [array.tobytes() for array in frame.arrays]
             self._send(frame.header, buffers)
-        except Exception:
-            log.exception("A frame could not be sent")
+        except Exception as error:
+            self._failed(error)
         finally:
             self._sending = False
 

@@ -9,10 +9,13 @@ import functools
 import gzip
 import threading
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import bokeh
 import traitlets
+
+from cka_notebook import _figures
 
 STATIC = Path(__file__).parents[1] / "static"
 BOKEH_VERSION = bokeh.__version__
@@ -56,6 +59,12 @@ def bokehjs_gz() -> bytes:
     """The installed ``bokeh.min.js``, compressed with gzip; always the same bytes."""
     script = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
     return gzip.compress(script.read_bytes(), mtime=0)
+
+
+@functools.cache
+def empty_figures() -> dict[str, Any]:
+    """The page's figures, the same for all explorers; they take time to make."""
+    return _figures.figure_json(_figures.explorer_figure())
 
 
 def shared_runtime() -> Runtime:

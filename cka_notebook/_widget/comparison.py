@@ -114,8 +114,8 @@ class Live:
         self._loader, self._loader2 = loader, loader2
         self._run_options = {k: v for k, v in options.items() if k in RUN_OPTIONS}
         # It may change during a run, so the session checks it after each batch.
-        self.tolerance = self._run_options.pop("stop_when_stable", None)
-        check_tolerance(self.tolerance)
+        tolerance = self._run_options.pop("stop_when_stable", None)
+        self.tolerance = check_tolerance(tolerance)
         # The session calls it, because its errors are shown and do not end the run.
         self.callback: Callback | None = self._run_options.pop("callback", None)
         check_callback(self.callback)
@@ -144,9 +144,10 @@ class Live:
         """The layer trees as columns; between runs, those of the last run."""
         if self._cka is not None:
             tree1, tree2 = _trees_of(self._cka).values()
-            trees = {"model1": tree1, "model2": tree2}
-            if not self._trees or all(tree.probed for tree in trees.values()):
-                self._trees = {name: tree.columns() for name, tree in trees.items()}
+            if not self._trees or (tree1.probed and tree2.probed):
+                columns = tree1.columns()
+                both = columns, columns if self.same else tree2.columns()
+                self._trees = dict(zip(("model1", "model2"), both, strict=True))
         return self._trees
 
     def initial(self, side: Side) -> list[str]:

@@ -5,7 +5,6 @@ which `PageMessages` handles. ``protocol.ts`` is the other half of this file.
 """
 
 import contextlib
-import functools
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +27,7 @@ from cka_notebook._page.runtime import (
     STATIC,
     Runtime,
     bokehjs_gz,
+    empty_figures,
     page_code,
     shared_runtime,
 )
@@ -126,7 +126,7 @@ class CKAExplorer(anywidget.AnyWidget):
     theme = traitlets.Enum(THEMES, THEMES[0]).tag(sync=True)
     """``"light"``, ``"dark"``, or ``"auto"``: follow the surrounding page."""
 
-    stop_when_stable = traitlets.Float(None, allow_none=True).tag(sync=True)
+    stop_when_stable = _Checked(None).tag(sync=True)
     """A run ends when no standard error is above this; None reads the whole loader."""
 
     _protocol = traitlets.Int(PROTOCOL, read_only=True).tag(sync=True)
@@ -137,6 +137,7 @@ class CKAExplorer(anywidget.AnyWidget):
     _figure = traitlets.Dict().tag(sync=True)
     _axes = traitlets.Dict(None, allow_none=True).tag(sync=True)
     _estimate = traitlets.Unicode().tag(sync=True)
+    _queued = traitlets.Bool(False).tag(sync=True)
     _code = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _message = traitlets.Dict({"kind": "", "text": ""}).tag(sync=True)
     _snapshot = traitlets.Dict(None, allow_none=True).tag(sync=True)
@@ -189,7 +190,7 @@ class CKAExplorer(anywidget.AnyWidget):
         return explorer
 
     def _set_up(self, comparison: Comparison, *, autostart: bool, theme: str) -> None:
-        self._fallback = Fallback(self._preview)
+        self._fallback = Fallback(self._preview, self._show_failure)
         self._autostart = autostart
         self._session = Session(comparison, self._put, self.send)
         self._messages = PageMessages(
@@ -260,6 +261,8 @@ class CKAExplorer(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Stop for good and free page, models and loader. `result` stays."""
+        if hasattr(self, "_session") and self._session.runs.is_forked:
+            return  # All of it belongs to the other process.
         if hasattr(self, "_session"):  # Not if the constructor has raised.
             self._session.close()
             self._messages.close()
@@ -366,10 +369,9 @@ class CKAExplorer(anywidget.AnyWidget):
         return proposal["value"]
 
     @traitlets.validate("stop_when_stable")
-    def _check_tolerance(self, proposal: Any) -> Any:
+    def _check_tolerance(self, proposal: Any) -> float | None:
         with _as_trait_errors():
-            check_tolerance(proposal["value"])
-        return proposal["value"]
+            return check_tolerance(proposal["value"])
 
     @traitlets.validate("color_range")
     def _check_color_range(self, proposal: Any) -> Any:
@@ -397,10 +399,16 @@ class CKAExplorer(anywidget.AnyWidget):
         if views:
             self._session.shown(autostart=self._autostart)
 
+    def _show_failure(self, error: BaseException) -> None:
+        self._session.failed(error)
+
     def _put(self, traits: Mapping[str, Any]) -> None:
-        """Set traits, in this order."""
+        """Set traits, in this order; what fails does not keep the others back."""
         for name, value in traits.items():
-            self.set_trait(name, value)
+            try:
+                self.set_trait(name, value)
+            except Exception as error:  # of an observer, or of the comm
+                self._show_failure(error)
 
     def open(self) -> None:
         """Open the comm, unless there is one."""
@@ -437,13 +445,7 @@ def _as_trait_errors() -> Iterator[None]:
 def _page_traits() -> dict[str, Any]:
     """Traits that do not depend on what is compared."""
     key, runtime = uuid.uuid4().hex, shared_runtime()
-    return {"_key": key, "_runtime": runtime, "_figure": _figure()}
-
-
-@functools.cache
-def _figure() -> dict[str, Any]:
-    """The page's empty figures, the same for all explorers; they take time to make."""
-    return _figures.figure_json(_figures.explorer_figure())
+    return {"_key": key, "_runtime": runtime, "_figure": empty_figures()}
 
 
 def _names(*models: "nn.Module | None") -> dict[str, str]:

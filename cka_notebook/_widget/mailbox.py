@@ -5,20 +5,55 @@ import contextvars
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
-from cka_notebook._messages import error_text
+from cka_notebook._messages import error_text, shortened
 from cka_notebook._page.runtime import BOKEH_VERSION, bokehjs_gz, page_code
 
 from .session import Session
 
 Message = Mapping[str, Any]
 
+RELOAD = "Nothing has changed. Reload the page, which may be of another version."
+
 IDLE = 30.0
 """Seconds without a message after which the thread ends."""
 
-CHOICES = ("layers1", "layers2", "focus", "metric", "palette", "color_range")
-"""Traits that a page may set."""
+LONGEST = 1000
+"""Letters in the longest text that a page sends: the name of a layer."""
+
+MOST = 100_000
+"""Items in the longest list that a page sends: the layers of a model."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and len(value) <= MOST and all(map(_is_text, value))
+
+
+def _is_pair(value: object) -> bool:
+    return value is None or (_are_texts(value) and len(cast("list[str]", value)) == 2)
+
+
+def _is_range(value: object) -> bool:
+    return value == "fit" or isinstance(value, list)
+
+
+CHOICES: dict[str, Callable[[object], bool]] = {
+    "layers1": _are_texts,
+    "layers2": _are_texts,
+    "focus": _is_pair,
+    "metric": _is_text,
+    "palette": _is_text,
+    "color_range": _is_range,
+}
+"""Traits that a page may set, each with a test of the form in which it sends them.
+
+Python's own forms, such as patterns, are not for the page.
+"""
 
 
 class Mailbox:
@@ -29,11 +64,18 @@ class Mailbox:
 
     Args:
         handle: Called with each message, one after the other.
+        failed: Called with an error of `handle`, which ends nothing.
         idle: Seconds without a message after which the thread ends.
     """
 
-    def __init__(self, handle: Callable[[Message], None], idle: float = IDLE) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Message], None],
+        failed: Callable[[BaseException], None],
+        idle: float = IDLE,
+    ) -> None:
         self._handle = handle
+        self._failed = failed
         self._idle = idle
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
@@ -76,12 +118,19 @@ class Mailbox:
             with contextlib.suppress(queue.Empty):
                 message = self._messages.get(timeout=self._idle)
             if message is not None:
-                self._handle(message)
+                self._try(message)
                 continue
             with self._lock:
                 if self._messages.empty():
                     self._thread = None
                     return
+
+    def _try(self, message: Message) -> None:
+        """Handle a message, and end no thread whatever happens."""
+        try:
+            self._handle(message)
+        except BaseException as error:
+            self._failed(error)
 
 
 class PageMessages:
@@ -108,21 +157,18 @@ class PageMessages:
         self._send = send
         self._set_trait = set_trait
         self._answered = answered
-        self._mailbox = Mailbox(self.handle)
+        self._mailbox = Mailbox(self.handle, session.failed)
 
     def receive(self, content: object) -> None:
         """Take a message in whatever thread it arrives."""
-        if not isinstance(content, Mapping):
-            return
-        request = content.get("kind"), content.get("name")
+        given = content if isinstance(content, Mapping) else {"kind": content}
+        request = given.get("kind"), given.get("name")
         if request == ("command", "pause"):
             self._session.runs.pause()
         elif request == ("command", "stop"):
             self._session.runs.stop()
-        elif request[0] == "ack":
-            self._acknowledge(content)
-        else:
-            self._mailbox.put(content)
+        elif request[0] != "ack" or not self._is_acknowledged(given):
+            self._mailbox.put(given)
 
     def close(self) -> None:
         """End the thread that handles messages."""
@@ -132,6 +178,7 @@ class PageMessages:
         """Do what a message asks for, and show on the page what goes wrong."""
         handlers: dict[str, Callable[[Message], None]] = {
             "ready": self._greet,
+            "ack": self._acknowledge,
             "command": self._obey,
             "layers": self._choose,
             "focus": self._choose,
@@ -139,23 +186,31 @@ class PageMessages:
             "tolerance": self._set_tolerance,
             "need_bokeh": self._send_bokeh,
             "need_code": self._send_code,
+            "": self._refuse,
         }
-        handler = handlers.get(str(content.get("kind")))
+        kind = content.get("kind")
+        known = isinstance(kind, str) and kind in handlers
         try:
-            if handler is not None:
-                handler(content)
+            handlers[str(kind) if known else ""](content)
         except Exception as error:
             self._session.say("error", error_text(error))
 
+    def _is_acknowledged(self, content: Message) -> bool:
+        """Note at once that a frame was drawn; False if that is not what it says."""
+        try:
+            self._acknowledge(content)
+        except ValueError:
+            return False
+        return True
+
     def _acknowledge(self, content: Message) -> None:
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            page, views = str(content["page"]), int(content["views"])
-            epoch, seq = int(content["epoch"]), int(content["seq"])
-            self._session.frames.publisher.acknowledge(page, views, epoch, seq)
+        page, views = _page(content)
+        seq = _count(content, "seq")
+        self._session.frames.publisher.acknowledge(page, views, seq)
 
     def _greet(self, content: Message) -> None:
         """Give a page that has just loaded what it cannot find in traits."""
-        page, views = str(content.get("page")), int(content.get("views") or 0)
+        page, views = _page(content)
         frames, runs = self._session.frames, self._session.runs
         frames.publisher.hear(page, views)
         self._answered(views)
@@ -167,24 +222,30 @@ class PageMessages:
             frames.publisher.greet(page, views)
 
     def _obey(self, content: Message) -> None:
-        commands: dict[str, Callable[[], object]] = {
+        commands: dict[object, Callable[[], object]] = {
             "run": self._session.runs.start,
             "resume": self._session.runs.resume,
             "restart": self._session.restart,
         }
-        command = commands.get(str(content.get("name")))
-        if command is not None:
-            command()
+        name = content.get("name")
+        if not isinstance(name, str) or name not in commands:
+            raise ValueError(_unknown("command", name))
+        commands[name]()
 
     def _choose(self, content: Message) -> None:
-        for name in CHOICES:
-            if name in content:
-                self._set_trait(name, content[name])
+        """Set traits; none of them if one has a form that the page never sends."""
+        names = [name for name in CHOICES if name in content]
+        for name in names:
+            if not CHOICES[name](content[name]):
+                raise ValueError(_wrong(name, content[name]))
+        for name in names:
+            self._set_trait(name, content[name])
 
     def _set_tolerance(self, content: Message) -> None:
-        value = content.get("value")
-        tolerance = None if value is None else float(value)
-        self._set_trait("stop_when_stable", tolerance)
+        self._set_trait("stop_when_stable", content.get("value"))
+
+    def _refuse(self, content: Message) -> None:
+        raise ValueError(_unknown("message", content.get("kind")))
 
     def _send_bokeh(self, _: Message) -> None:
         content = {"kind": "bokehjs", "version": BOKEH_VERSION}
@@ -192,3 +253,26 @@ class PageMessages:
 
     def _send_code(self, _: Message) -> None:
         self._send({"kind": "code", "code": page_code()})
+
+
+def _page(content: Message) -> tuple[str, int]:
+    """Name of a page and number of its views."""
+    page = content.get("page")
+    if not _is_text(page):
+        raise ValueError(_wrong("page", page))
+    return str(page), _count(content, "views")
+
+
+def _count(content: Message, name: str) -> int:
+    value = content.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(_wrong(name, value))
+    return value
+
+
+def _wrong(name: str, value: object) -> str:
+    return f"The page has sent {shortened(value)} as `{name}`. {RELOAD}"
+
+
+def _unknown(what: str, value: object) -> str:
+    return f"The page has sent an unknown {what}, {shortened(value)}. {RELOAD}"

@@ -1,5 +1,6 @@
 """The runs of one explorer: one after the other, never two at a time."""
 
+import os
 import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Protocol
@@ -40,6 +41,7 @@ class RunControl:
         self.cautious = False
         self.stale: set[str] = set()
         self._host = host
+        self._process = os.getpid()
         self._lock = threading.RLock()
         self._worker: Worker | None = None
 
@@ -66,8 +68,9 @@ class RunControl:
 
         Raises:
             RuntimeError: If nothing can be computed, or if called in the thread of a
-                run that is ending.
+                run that is ending, or in another process.
         """
+        self._check_process()
         with self._lock:
             new = None
             if not self.resume():
@@ -135,8 +138,9 @@ class RunControl:
             The worker, or None on timeout.
 
         Raises:
-            RuntimeError: If called in the thread of the run.
+            RuntimeError: If called in the thread of the run, or in another process.
         """
+        self._check_process()
         worker = self._worker
         paused_itself = worker is not None and self.cautious and worker.is_pausing
         if self.untouched or paused_itself:
@@ -157,6 +161,19 @@ class RunControl:
             worker.stop()
             worker.wait(None)
             raise
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in a forked process, which has none of our threads."""
+        return os.getpid() != self._process
+
+    def _check_process(self) -> None:
+        if self.is_forked:
+            msg = (
+                "This explorer belongs to the process from which this one was forked. "
+                "Create a new CKAExplorer here, or use CKA.compare."
+            )
+            raise RuntimeError(msg)
 
     def _new_worker(self, *, only_probe: bool) -> Worker:
         last = self._worker

@@ -5,6 +5,7 @@ function that it was given.
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
     from cka_notebook._results.result import CKAResult
 
-QUEUED = "The new layers are computed after this run."
-READ_ONCE = (
-    "This loader can be iterated only once, so this run continues without the new "
-    "layers. Pause and resume to compute all layers over the remaining batches."
-)
+log = logging.getLogger(__name__)
 
 Put = Callable[[Mapping[str, Any]], None]
 
@@ -55,7 +52,7 @@ class Session:
     def __init__(self, comparison: Comparison, put: Put, send: Send) -> None:
         self.comparison = comparison
         self.runs = RunControl(self)
-        self.frames = Frames(send)
+        self.frames = Frames(send, self.failed)
         self.metric = comparison.metric
         self.chosen: dict[Side, Any] = {}
         self.computing: dict[Side, list[str]] = {}
@@ -66,11 +63,12 @@ class Session:
             comparison, lambda text: self.say("note", text), self.frames.restart
         )
         self._epoch_choices: dict[Side, Any] = {}
+        self._last_choice: dict[Side, Any] = {}
         self._catches_up = False
         self._was_shown = False
         self._result: CKAResult | None = None
         self._completed: CKAResult | None = None
-        self._says_queued = False
+        self._failure = ""
         self._progress = Progress()
         self._lock = threading.Lock()
         self._uses_models = self._is_closed = False
@@ -88,6 +86,7 @@ class Session:
                 "loader": comparison.loader_text,
                 "self": comparison.same,
                 "computes": not self.is_saved,
+                "read_once": comparison.one_shot,
                 "is_difference": comparison.is_difference,
             },
             "_code": comparison.code(self.metric, self.tolerance),
@@ -132,7 +131,7 @@ class Session:
             self._take_back(side)
             return list(choices)
         names = self.comparison.choose(side, choices)
-        self.chosen[side] = choices
+        self.chosen[side] = self._last_choice[side] = choices
         return names
 
     def layers_changed(self, side: Side, layers: list[str]) -> None:
@@ -143,13 +142,11 @@ class Session:
         worker = self.runs.live
         if worker is None or worker.only_probe or worker.state is None:
             return  # The next epoch, or the one that has not begun, looks itself.
-        queued = set(self.runs.stale)
         if set(layers) <= set(self.computing.get(side, ())):
             self.runs.stale.discard(side)
         else:
             self.runs.stale.add(side)
-        if self.runs.stale != queued:
-            self._say_if_queued(worker)
+        self._put_queued()
 
     def metric_changed(self, metric: str) -> None:
         """Start a new epoch with another measure; in a pause, when it ends."""
@@ -185,6 +182,7 @@ class Session:
     def close(self) -> None:
         """Stop the run, and release the models as soon as it has stopped."""
         self.runs.stop()
+        self.frames.publisher.finish(timeout=0.0)
         with self._lock:
             self._is_closed = True
             if not self._uses_models:
@@ -192,7 +190,21 @@ class Session:
 
     def say(self, kind: str, text: str) -> None:
         """Show a text on the page: an ``"error"``, a ``"note"``, or nothing."""
+        if not text and self._failure:
+            kind, text = "error", self._failure
         self._put({"_message": {"kind": kind, "text": text}})
+
+    def failed(self, error: BaseException) -> None:
+        """Show an error that no caller can get, and log it, until the next run.
+
+        It comes from one of our threads, or from an observer of a trait. The run goes
+        on: its numbers do not depend on what is shown.
+        """
+        log.error("An error beside the run", exc_info=error)
+        text = f"Error beside the run: {type(error).__name__}: {error_text(error)}"
+        if text != self._failure:  # Or showing it has failed, too.
+            self._failure = text
+            self.say("error", text)
 
     def show_saved(self, result: "CKAResult") -> None:
         """Show a result that was not computed here."""
@@ -226,6 +238,7 @@ class Session:
                 return no_states()
             self._uses_models = True
         self.runs.stale.clear()
+        self._put_queued()
         self.computing = {}  # Until the probe is done.
         self._epoch_choices = dict(self.chosen)
         return self._reuse.steps(self.metric, self.chosen)
@@ -234,6 +247,7 @@ class Session:
         """A run was requested."""
         self._completed = None
         self._reuse.forget_paused()
+        self._failure = ""
         self.say("", "")
         self._put({"status": "running"})
         self.frames.publisher.start()
@@ -245,10 +259,7 @@ class Session:
         self._set_computing(state.layers1, state.layers2)
         self._put({**NO_SNAPSHOT, "_trees": self.comparison.trees()})
         for side in SIDES:
-            if self._is_current(side):
-                self._put({side: self.computing[side]})
-            elif not worker.only_probe:
-                worker.restart()  # Chosen during the probe, so nothing is lost.
+            self._settle(worker, side)
         estimate = "" if state.estimate is None else str(state.estimate)
         self._put({"_axes": axes(worker.epoch, state), "_estimate": estimate})
         if not worker.only_probe:
@@ -290,26 +301,37 @@ class Session:
 
     def ends(self, worker: Worker, outcome: Outcome) -> None:
         """The run is over: send the last frame, the message and the status."""
-        state, result = worker.state, worker.result
         if not worker.only_probe:
+            result = worker.result
             self._result = result if result is not None else self._completed
             if outcome == "done":
                 self._reuse.keep_complete(result)
-        if result is not None and state is not None:
-            self._show(worker, state, result, final=True)
-            self._progress = self.frames.progress(worker.seconds, state)
-        self.frames.publisher.finish()
-        worker.state = state = None
-        self._reuse.forget_paused()
-        self._release()
-        self.runs.stale.clear()
-        self._say_if_queued(worker)
+        for step in (self._show_end, self._finish, self._release):
+            try:
+                step(worker)
+            except Exception as error:  # The other steps are due all the same.
+                self.failed(error)
         if outcome == "error" and worker.error is not None:
             self.say("error", error_text(worker.error))
         if outcome == "error" or not worker.only_probe:
             self._put({"status": outcome})
 
-    def _release(self) -> None:
+    def _show_end(self, worker: Worker) -> None:
+        """Send the last frame."""
+        state, result = worker.state, worker.result
+        if result is not None and state is not None:
+            self._show(worker, state, result, final=True)
+            self._progress = self.frames.progress(worker.seconds, state)
+
+    def _finish(self, worker: Worker) -> None:
+        """Let go of the run."""
+        self.frames.publisher.finish()
+        worker.state = None
+        self._reuse.forget_paused()
+        self.runs.stale.clear()
+        self._put_queued()
+
+    def _release(self, _: Worker) -> None:
         """Release the models, permanently if the explorer has been closed."""
         with self._lock:
             self._uses_models = False
@@ -327,14 +349,20 @@ class Session:
             self.say("", "")
             self._reuse.forget_paused()
 
-    def _say_if_queued(self, worker: Worker) -> None:
-        """Say when new layers are computed; in a pause, they are when it ends."""
-        if self.runs.stale and not worker.is_pausing:
-            self.say("note", READ_ONCE if self.comparison.one_shot else QUEUED)
-            self._says_queued = True
-        elif self._says_queued and not self.runs.stale:
-            self.say("", "")
-            self._says_queued = False
+    def _settle(self, worker: Worker, side: Side) -> None:
+        """Show the layers of the epoch that begins, unless others are chosen by now."""
+        last = self._last_choice.get(side)
+        if self._is_current(side):
+            self._put({side: self.computing[side]})
+        elif not worker.only_probe:
+            worker.restart()  # Chosen during the probe, so nothing is lost.
+        now = self._last_choice.get(side)
+        if now is not last:  # Chosen in this moment, and perhaps overwritten.
+            self._put({side: self.comparison.choose(side, now)})
+
+    def _put_queued(self) -> None:
+        """Tell the page whether layers are chosen that this epoch does not compute."""
+        self._put({"_queued": not self.runs.stale.isdisjoint(SIDES)})
 
     def _take_back(self, side: Side) -> None:
         """Choose again what the current epoch computes."""

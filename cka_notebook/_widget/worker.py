@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import contextvars
 import enum
+import os
 import threading
 import time
 import traceback
@@ -386,10 +387,27 @@ class Worker:
             traceback.clear_frames(self.error.__traceback__)  # They hold the models.
         try:
             self._watcher.ends(self, outcome)
+        except BaseException as error:
+            self.error, self.outcome = self.error or error, "error"
         finally:
             with self._changed:
                 self.phase = Phase.ENDED
                 self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """End here and now, in a forked process, which has no thread of this run."""
+        self._changed = threading.Condition()  # The old one may be locked for good.
+        self.phase, self.outcome = Phase.ENDED, self.outcome or "stopped"
+
+
+def _abandon_all() -> None:
+    for worker in list(_at_work):
+        worker.abandon()
+    _at_work.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
 
 
 @atexit.register

@@ -54,6 +54,8 @@ export interface Meta {
   readonly computes: boolean;
   /** Whether values are those of one result minus those of another. */
   readonly isDifference: boolean;
+  /** Whether the loader can be iterated only once, so that nothing follows a run. */
+  readonly isReadOnce: boolean;
 }
 
 /** Why a row of a tree cannot be chosen; its text is for people, the code for the page. */
@@ -171,6 +173,7 @@ export const CHANGED = {
   snapshot: "change:_snapshot",
   message: "change:_message",
   estimate: "change:_estimate",
+  queued: "change:_queued",
   tolerance: "change:stop_when_stable",
   status: "change:status",
   layers1: "change:layers1",
@@ -234,6 +237,7 @@ export function metaOf(model: Model): Meta {
     self: meta.self === true,
     computes: meta.computes !== false,
     isDifference: meta.is_difference === true,
+    isReadOnce: meta.read_once === true,
   };
 }
 
@@ -362,6 +366,11 @@ export function messageOf(model: Model): Message {
 /** What the run will take, in the kernel's words; empty before the probe. */
 export function estimateOf(model: Model): string {
   return String(model.get("_estimate") ?? "");
+}
+
+/** Whether layers are chosen that the run under way does not compute. */
+export function queuedOf(model: Model): boolean {
+  return model.get("_queued") === true;
 }
 
 /** The largest standard error at which a run ends, or null. */

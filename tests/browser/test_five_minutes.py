@@ -206,7 +206,7 @@ def adds_attention_in_a_pause(notebook):
         section.get_by_role("tree").press("Control+a")
     notebook.until(lambda: all(len(side) == 27 for side in chosen(notebook)), "layers")
     assert not any("mlp" in name for side in chosen(notebook) for name in side)
-    missing = notebook.explorer.locator(".cka-missing").inner_text()
+    missing = notebook.explorer.locator(".cka-missing-words").inner_text()
     assert "24 chosen layers are not computed yet" in missing
     assert "Resume fills the map" in missing
     done = notebook.batch

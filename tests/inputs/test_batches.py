@@ -229,14 +229,36 @@ def test_max_batches_may_be_more_than_there_are():
 
 
 def test_an_empty_loader_is_an_error():
-    with pytest.raises(ValueError, match="one batch of examples, got none"):
+    with pytest.raises(
+        ValueError, match=r"at least one batch of examples, got none. It is empty"
+    ):
         compare(zoo.mlp(), batches=[])
+
+
+@pytest.mark.parametrize("empty", [1, 3])
+def test_batches_without_examples_before_the_first_one_are_skipped(empty):
+    model, given = zoo.mlp(), zoo.batches_of(3)
+    nothing = [given[0][:0] for _ in range(empty)]
+    result = compare(model, batches=[*nothing, *given])
+    assert (result.batches, result.skipped) == (3, empty)
+    expected = compare(model, batches=given)
+    assert result.layers1 == expected.layers1
+    assert torch.equal(result.matrix, expected.matrix)
+    assert torch.equal(result.stderr, expected.stderr)
+
+
+def test_a_loader_of_batches_without_examples_is_an_error():
+    nothing = [zoo.batches_of(1)[0][:0]] * 3
+    with pytest.raises(ValueError, match="batch of examples, got 3 batches without"):
+        compare(zoo.mlp(), batches=nothing)
 
 
 def test_a_used_up_generator_is_an_error_with_the_remedy():
     stream, cka = iter(zoo.batches_of()), CKA(zoo.mlp())
     cka.compare(stream, progress=False)
-    with pytest.raises(ValueError, match="exhausted generator"):
+    with pytest.raises(
+        ValueError, match=r"exhausted generator\. Pass a DataLoader or a list"
+    ):
         cka.compare(stream, progress=False)
 
 

@@ -99,7 +99,7 @@ def outputs_of(executed):
 
 
 def test_the_first_run_creates_an_output_and_later_ones_replace_it(outputs):
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     output.answered()
     output.refresh()
@@ -111,7 +111,7 @@ def test_the_first_run_creates_an_output_and_later_ones_replace_it(outputs):
 
 
 def test_a_cell_that_shows_the_explorer_later_has_an_output_of_its_own(outputs):
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     for _ in range(2):
         output.shown()
         output.refresh()
@@ -121,7 +121,7 @@ def test_a_cell_that_shows_the_explorer_later_has_an_output_of_its_own(outputs):
 
 
 def test_outside_of_a_kernel_nothing_is_sent():
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     output.refresh()
     assert output._timer is None
@@ -129,7 +129,7 @@ def test_outside_of_a_kernel_nothing_is_sent():
 
 def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
     monkeypatch.setattr(fallback, "PATIENCE", 0.0)
-    Fallback(lambda: PREVIEW).shown()
+    Fallback(lambda: PREVIEW, pytest.fail).shown()
     _, content = until(lambda: outputs)[0]
     assert NO_ANSWER in content["data"]["text/plain"]
     assert NO_ANSWER in content["data"]["text/html"]
@@ -137,7 +137,7 @@ def test_a_front_end_that_does_not_answer_gets_the_reason(outputs, monkeypatch):
 
 
 def test_a_front_end_that_answers_does_not_get_it(outputs):
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     timer = output._timer
     output.answered()
@@ -148,7 +148,7 @@ def test_a_front_end_that_answers_does_not_get_it(outputs):
 
 
 def test_next_to_a_widget_there_is_no_text_without_a_picture(outputs):
-    output = Fallback(lambda: PREVIEW._replace(picture=None))
+    output = Fallback(lambda: PREVIEW._replace(picture=None), pytest.fail)
     output.shown()
     output.answered()
     output.refresh()
@@ -166,7 +166,7 @@ def end_cell(monkeypatch):
 def test_a_map_finished_after_its_cell_is_shown_by_the_one_being_executed(
     outputs, end_cell
 ):
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     end_cell()
     end_cell()
@@ -179,7 +179,7 @@ def test_a_map_finished_after_its_cell_is_shown_by_the_one_being_executed(
 
 
 def test_a_map_finished_within_its_cell_is_shown_there_alone(outputs, end_cell):
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     output.refresh()
     end_cell()
@@ -191,14 +191,14 @@ def test_a_map_finished_within_its_cell_is_shown_there_alone(outputs, end_cell):
 def test_a_page_that_answers_or_names_its_cells_gets_one_picture(
     outputs, end_cell, monkeypatch
 ):
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     end_cell()
     output.refresh()
     output.answered()
     end_cell()
     monkeypatch.setattr(fallback, "current_execution", lambda: ("cell", "message"))
-    other = Fallback(lambda: PREVIEW)
+    other = Fallback(lambda: PREVIEW, pytest.fail)
     other.shown()
     end_cell()
     other.refresh()
@@ -215,7 +215,7 @@ def test_a_picture_that_cannot_be_hidden_is_not_shown_next_to_a_widget(
     if name == "google.colab":
         monkeypatch.delenv("VSCODE_PID")
         monkeypatch.setitem(sys.modules, name, object())
-    output = Fallback(lambda: PREVIEW)
+    output = Fallback(lambda: PREVIEW, pytest.fail)
     output.shown()
     output.refresh()
     assert len(outputs) == 1, "no page has answered"

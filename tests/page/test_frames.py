@@ -34,7 +34,7 @@ def large():
 def begun(state):
     """Frames of the epoch of this state, and the messages that they send."""
     sent = []
-    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
+    frames = Frames(lambda *given: sent.append(given), print)
     frames.begin(1, state)
     return frames, sent
 

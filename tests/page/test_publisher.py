@@ -2,6 +2,7 @@
 
 import contextvars
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cka_notebook._page.publisher import (
     ACK_TIMEOUT,
     BLIND_INTERVAL,
     INTERVAL,
+    MOST_PAGES,
     UNSEEN_INTERVAL,
     Publisher,
 )
@@ -45,12 +47,12 @@ def line():
 @pytest.fixture
 def inline(line, clock):
     """A publisher without a thread: it sends in `offer`, on the clock of the test."""
-    return Publisher(line, clock=clock)
+    return Publisher(line, pytest.fail, clock=clock)
 
 
 @pytest.fixture
 def threaded(line):
-    publisher = Publisher(line)
+    publisher = Publisher(line, pytest.fail)
     publisher.start()
     yield publisher
     line.open.set()
@@ -59,7 +61,7 @@ def threaded(line):
 
 def ack(publisher, line, views=1):
     header = line.sent[-1][0]
-    publisher.acknowledge("page", views, header["epoch"], header["seq"])
+    publisher.acknowledge("page", views, header["seq"])
 
 
 def test_a_listening_page_gets_the_next_frame_only_after_its_acknowledgement(
@@ -115,7 +117,7 @@ def test_an_acknowledgement_of_an_older_frame_does_not_count(inline, line, clock
     clock.now += INTERVAL
     inline.offer(*frame(2))
     seq = line.sent[0][0]["seq"]
-    inline.acknowledge("page", 1, epoch=1, seq=seq)
+    inline.acknowledge("page", 1, seq)
     clock.now += INTERVAL
     assert not inline.wants()
 
@@ -204,9 +206,9 @@ def test_nothing_is_wanted_while_a_frame_is_being_sent(threaded, line):
     until(lambda: line.sent)
 
 
-def test_a_failing_line_does_not_end_the_thread(caplog):
+def test_a_failing_line_does_not_end_the_thread_and_is_reported():
     broken = threading.Event()
-    sent = []
+    sent, failed = [], []
 
     def send(header, _):
         if not broken.is_set():
@@ -214,20 +216,62 @@ def test_a_failing_line_does_not_end_the_thread(caplog):
             raise OSError("gone")
         sent.append(header)
 
-    publisher = Publisher(send)
+    publisher = Publisher(send, failed.append)
     publisher.start()
     publisher.offer(*frame(1), urgent=True)
     publisher.offer(*frame(2), urgent=True)
     publisher.finish()
     assert [header["batch"] for header in sent] == [2]
-    assert "could not be sent" in caplog.text
+    assert [str(error) for error in failed] == ["gone"]
+
+
+def test_values_that_cannot_be_sent_are_reported_and_later_ones_are_sent(line):
+    failed = []
+    publisher = Publisher(line, failed.append)
+    publisher.offer({"kind": "frame"}, [SimpleNamespace(nbytes=0)], urgent=True)
+    publisher.offer(*frame(2), urgent=True)
+    assert [type(error) for error in failed] == [AttributeError]
+    assert line.batches == [2]
+
+
+@pytest.mark.parametrize("fault", [SystemExit, MemoryError, RuntimeError])
+def test_a_thread_that_cannot_go_on_says_so(line, monkeypatch, fault):
+    failed = []
+    publisher = Publisher(line, failed.append)
+
+    def fail(_):
+        raise fault
+
+    monkeypatch.setattr(publisher, "_next", fail)
+    publisher.start()
+    until(lambda: failed)
+    assert isinstance(failed[0], fault)
+
+
+@pytest.mark.parametrize("ahead", [1, 10**9, 10**400])
+def test_a_frame_that_was_never_sent_cannot_be_acknowledged(inline, line, ahead):
+    inline.hear("page", views=1)
+    inline.offer(*frame(1))
+    seq = line.sent[0][0]["seq"]
+    with pytest.raises(ValueError, match="one of 1 frames to be drawn"):
+        inline.acknowledge("page", 1, seq + ahead)
+    assert inline._unacknowledged
+    inline.acknowledge("page", 1, seq)
+    assert not inline._unacknowledged
+
+
+def test_only_so_many_pages_are_remembered(inline):
+    for number in range(10 * MOST_PAGES):
+        inline.hear(f"page-{number}", views=1)
+    assert len(inline._views) == MOST_PAGES
+    assert f"page-{number}" in inline._views
 
 
 def test_the_thread_belongs_to_the_notebook_cell_that_started_it():
     cell = contextvars.ContextVar("cell", default="none")
     seen = []
     cell.set("In[3]")
-    publisher = Publisher(lambda *_: seen.append(cell.get()))
+    publisher = Publisher(lambda *_: seen.append(cell.get()), pytest.fail)
     publisher.start()
     publisher.offer(*frame(1), urgent=True)
     publisher.finish()

@@ -128,7 +128,7 @@ def trees():
 def run():
     """The messages of a run of eight batches, some of which are pictured."""
     sent = []
-    frames = Frames(lambda header, buffers: sent.append((header, buffers)))
+    frames = Frames(lambda *given: sent.append(given), print)
     frames.begin(2, running(1))
     frames.publisher._seq = 6
     for done, factor in ((3, 0.5), (5, 0.75)):

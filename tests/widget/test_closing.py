@@ -1,10 +1,13 @@
 """A closed explorer lets go of what it was given, and is freed itself."""
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 
 import pytest
+from support import ROOT
 from support.doubles import Gate, batches, make, net, until
 
 from cka_notebook import CKAExplorer
@@ -117,3 +120,26 @@ def test_closed_explorers_are_freed_and_their_threads_end(comms, monkeypatch):
     names = {"cka-engine", "cka-frames", "cka-mailbox"}
     until(lambda: not names & {thread.name for thread in threading.enumerate()})
     assert freed(explorers)
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_fifty_explorers_however_they_end():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "tests.soak",
+            "explorers",
+            "--count",
+            "50",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'tries': 50" in done.stdout

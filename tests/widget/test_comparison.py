@@ -10,6 +10,7 @@ from support.doubles import batches, make
 from torch import nn
 
 from cka_notebook import CKAExplorer, CKAResult
+from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._widget.comparison import Live, Saved, describe_loader, free_bytes
 from cka_notebook._widget.source import with_layers
 
@@ -248,3 +249,17 @@ def test_the_model_is_left_without_hooks_after_every_exit():
 def test_what_no_run_could_take_is_refused_at_once(loader, options, words):
     with pytest.raises(TypeError, match=words):
         CKAExplorer(net(), net(), batches() if loader is None else loader, **options)
+
+
+def test_a_model_compared_with_itself_has_its_tree_made_once(monkeypatch):
+    made = []
+    columns = LayerTree.columns
+    monkeypatch.setattr(
+        LayerTree, "columns", lambda tree: made.append(tree) or columns(tree)
+    )
+    model = net()
+    for other, count in ((None, 1), (model, 1), (net(), 2)):
+        made.clear()
+        trees = Live(model, other, batches(), None, {}).trees()
+        assert len(made) == count
+        assert trees["model1"] == trees["model2"] == columns(made[0])

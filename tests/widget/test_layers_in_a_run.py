@@ -11,7 +11,6 @@ from support.doubles import (
 )
 
 from cka_notebook import CKA
-from cka_notebook._widget.session import QUEUED, READ_ONCE
 
 
 def three_batches_of(loader, **options):
@@ -54,7 +53,7 @@ def test_new_layers_during_a_run_are_computed_after_it_and_no_batch_is_lost(both
     explorer.layers1 = ["1", "3"]
     if both:
         explorer.layers2 = ["0", "2"]
-    assert explorer._message["text"] == QUEUED
+    assert explorer._queued
     explorer.run()
     assert explorer._session.runs.live.epoch == 1, "asking for the run changes nothing"
     loader.let(20)
@@ -73,7 +72,7 @@ def test_new_layers_during_a_run_are_computed_after_it_and_no_batch_is_lost(both
         rtol=0,
         atol=1e-6,
     )
-    assert explorer._message["text"] == ""
+    assert line.values("_queued") == [False, True, False]
     assert line.values("status")[-1] == "done"
     assert line.frames[-1].content["epoch"] == 2
 
@@ -83,8 +82,7 @@ def test_a_choice_that_is_taken_back_during_a_run_computes_nothing():
     explorer, line = three_batches_of(loader, model1_layers=["0", "1"])
     explorer.layers1 = ["0", "1", "3"]
     explorer.layers1 = ["0", "1"]
-    assert explorer._message["text"] == ""
-    assert notes(line) == [QUEUED]
+    assert line.values("_queued") == [False, True, False]
     loader.let(20)
     assert explorer.wait(60).layers1 == ("0", "1")
     assert loader.iterations == 1
@@ -129,7 +127,7 @@ def test_a_run_that_is_stopped_forgets_its_queue_and_keeps_its_result():
     explorer.stop()
     loader.let(1)
     assert explorer.wait(60).layers1 == ("0", "1")
-    assert explorer._message["text"] == ""
+    assert not explorer._queued
     assert loader.iterations == 1
 
 
@@ -157,7 +155,8 @@ def test_a_loader_that_can_be_read_once_goes_on_without_new_layers():
     explorer._session.comparison.callback = choose
     result = explorer.wait(60)
     assert (result.layers1, result.batches) == (("0", "1"), 60)
-    assert READ_ONCE in notes(line)
+    assert line.values("_meta")[0]["read_once"]
+    assert line.values("_queued") == [False, True, False]
 
 
 def test_layers_chosen_in_a_pause_are_computed_when_it_ends():
@@ -184,6 +183,24 @@ def test_layers_chosen_during_the_probe_are_computed():
     loader.let(20)
     assert explorer.wait(60).layers1 == ("0",)
     assert explorer.layers1 == ["0"]
+
+
+@pytest.mark.parametrize("layers", [["0", "2"], ["1"]])
+def test_layers_chosen_just_when_a_run_begins_are_kept(monkeypatch, layers):
+    explorer, _ = make(Gate(batches(6), open_=True))
+    is_current = explorer._session._is_current
+
+    def choose_meanwhile(side):
+        was = is_current(side)
+        if side == "layers1":
+            monkeypatch.undo()
+            explorer.layers1 = layers
+        return was
+
+    monkeypatch.setattr(explorer._session, "_is_current", choose_meanwhile)
+    explorer.run()
+    explorer.wait(60)
+    assert explorer.layers1 == layers
 
 
 def test_layers_chosen_while_only_the_probe_runs_start_nothing():

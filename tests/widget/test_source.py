@@ -76,7 +76,7 @@ REPEATED = {
     "dict": {"pool": {"0": halved, "*": "flatten"}},
     "torch's": {"pool": torch.relu},
     "partial": {"pool": functools.partial(halved, factor=np.float32(2))},
-    "numbers": {"max_batches": np.int64(4), "stop_when_stable": math.inf},
+    "numbers": {"max_batches": np.int64(4), "stop_when_stable": 1e-300},
 }
 
 
@@ -154,3 +154,9 @@ def test_lists_of_layers_are_python_source(names):
     [expression] = ast.parse(call).body
     keywords = expression.value.func.value.keywords
     assert ast.literal_eval(keywords[0].value) == names
+
+
+def test_numbers_that_python_cannot_write_have_a_source():
+    parts = call_around_layers(["m"], {"high": math.inf, "low": -math.inf}, ["x"], {})
+    assert "high=float('inf')" in parts[0]
+    assert "low=float('-inf')" in parts[0]

@@ -41,6 +41,8 @@ export function reasonFor(comparison: Comparison, view: MapView, cell: Cell): st
 /** Why a chosen layer may not be computed yet, and what computes it. */
 export function pendingReason(run: Run): string {
   if (!run.canRun) return "Not computed";
+  if (run.isQueued)
+    return run.isReadOnce ? "Not computed in this run" : "Computed after this run";
   const button = runButton(run);
   return button ? `Not computed yet: ${button}` : "Not computed yet";
 }
@@ -56,11 +58,22 @@ export function missingWords(
   if (empty !== undefined) {
     return `No layer of ${names[empty]} is chosen: check some in its tree.`;
   }
-  const missing = run.status === "running" ? 0 : choice.missingFrom(shown);
+  const isBusy = run.status === "running" && !run.isQueued;
+  const missing = isBusy ? 0 : choice.missingFrom(shown);
   if (missing === 0) return "";
+  if (run.isQueued) return queuedWords(missing, run.isReadOnce);
   const what = plural(missing, "chosen layer is", "chosen layers are");
   if (!run.canRun) return `${what} not in this saved map.`;
   return `${what} not computed yet: ${runButton(run)} fills the map.`;
+}
+
+function queuedWords(count: number, isReadOnce: boolean): string {
+  const what = plural(count, "new layer is", "new layers are");
+  if (!isReadOnce) return `${what} computed after this run.`;
+  return (
+    `${what} not in this run, because its loader can be iterated only once. ` +
+    "A restart computes all layers over the remaining batches."
+  );
 }
 
 /** The whole map in two sentences, for screen readers. */

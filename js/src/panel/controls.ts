@@ -4,9 +4,10 @@ import type { CommandName, Status } from "../protocol.ts";
 import type { Change } from "../state/changes.ts";
 import type { Session } from "../state/session.ts";
 import { h, type IconName, icon, patch, set, setText } from "../ui/dom.ts";
-import { clock, plural } from "../ui/format.ts";
+import { plural } from "../ui/format.ts";
 import { Notes } from "./notes.ts";
 import { Progress } from "./progress.ts";
+import { Restart } from "./restart.ts";
 
 const STATUS_WORDS: Record<Status, string> = {
   idle: "Ready",
@@ -52,9 +53,6 @@ const SAVED_RESULT = [
 const TOLERANCE_HELP =
   "Stops the run when the largest standard error of the map is below this";
 
-const MUCH_WORK_SECONDS = 30;
-const CONFIRM_MS = 5000;
-
 export class Controls {
   readonly element: HTMLElement;
   private readonly session: Session;
@@ -71,11 +69,11 @@ export class Controls {
   private readonly progress: Progress;
   private readonly message = h("div", { class: "cka-message" });
   private readonly notes: Notes;
-  private isAsking = false;
-  private confirming: ReturnType<typeof setTimeout> | undefined;
+  private readonly restart: Restart;
 
   constructor(session: Session, toggleLayers: HTMLElement) {
     this.session = session;
+    this.restart = new Restart(session, () => this.drawButtons());
     this.notes = new Notes(session.comparison, session.frames);
     this.progress = new Progress(session);
     this.tolerance = this.toleranceInput();
@@ -147,8 +145,7 @@ export class Controls {
     this.toleranceField.hidden = this.buttons.hidden = !run.canRun;
     setText(this.badge, isConnected ? STATUS_WORDS[run.status] : "No kernel");
     set(this.badge, { "data-status": isConnected ? run.status : "gone" });
-    clearTimeout(this.confirming);
-    this.isAsking = false;
+    this.restart.forget();
     this.drawButtons();
     this.progress.update();
   }
@@ -206,8 +203,8 @@ export class Controls {
   }
 
   private button(action: Action, isPrimary: boolean): HTMLButtonElement {
-    const discards = action === RESTART && this.isAsking;
-    const label = discards ? `Discard ${clock(this.seconds)}?` : action.label;
+    const isRestart = action === RESTART;
+    const label = isRestart ? this.restart.label(action.label) : action.label;
     const props = {
       class: `cka-button${isPrimary ? " cka-primary" : ""}`,
       type: "button",
@@ -217,23 +214,12 @@ export class Controls {
     return h("button", props, icon(action.icon), h("span", {}, label));
   }
 
-  private get seconds(): number {
-    return this.session.frames.shown?.frame.seconds ?? 0;
-  }
-
-  /** Asks once before much work is thrown away. */
   private act(name: CommandName): void {
-    const { run } = this.session;
-    const isActive = run.status === "running" || run.status === "paused";
-    const discards = name === "restart" && isActive;
-    if (discards && this.seconds > MUCH_WORK_SECONDS && !this.isAsking) {
-      this.isAsking = true;
-      this.drawButtons();
-      this.confirming = setTimeout(() => this.drawStatus(), CONFIRM_MS);
-      return;
+    if (name === "restart") this.restart.click();
+    else {
+      this.restart.forget();
+      this.session.run.command(name);
     }
-    if (this.isAsking) this.drawStatus();
-    run.command(name);
   }
 
   private toleranceChanged(): void {

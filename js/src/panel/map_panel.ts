@@ -26,17 +26,11 @@ import {
   type Options,
   pairOf,
 } from "../map/view.ts";
-import {
-  missingWords,
-  pendingReason,
-  spoken,
-  summaryWords,
-  valueAt,
-} from "../map/words.ts";
+import { pendingReason, spoken, summaryWords, valueAt } from "../map/words.ts";
 import type { FigureJson, Palettes } from "../protocol.ts";
 import type { Change } from "../state/changes.ts";
 import type { Session } from "../state/session.ts";
-import { h, painted, setText } from "../ui/dom.ts";
+import { h, painted } from "../ui/dom.ts";
 import { errorText } from "../ui/format.ts";
 import type { Press } from "../ui/press.ts";
 import { GREYS, type Theme, themeOf } from "../ui/theme.ts";
@@ -44,6 +38,7 @@ import { Captions } from "./captions.ts";
 import { CellGrid } from "./cell_grid.ts";
 import { Details } from "./details.ts";
 import { MapTools, THRESHOLD, type ToolHandlers } from "./map_tools.ts";
+import { Missing } from "./missing.ts";
 import { Stage } from "./stage.ts";
 import { MapTable } from "./table.ts";
 
@@ -60,7 +55,7 @@ export class MapPanel {
   private readonly table: MapTable;
   private readonly details: Details;
   private readonly captions: Captions;
-  private readonly missing = h("p", { class: "cka-missing", role: "status" });
+  private readonly missing: Missing;
   private readonly palettes: Palettes;
   private readonly sketch: Sketch;
   private readonly margins = new Margins();
@@ -92,6 +87,7 @@ export class MapPanel {
     this.theme = themeOf(root);
     this.view = this.makeView();
     this.image = this.makeImage();
+    this.missing = new Missing(session);
     this.tools = new MapTools(this.toolHandlers);
     this.table = new MapTable(session.comparison, (pair) => session.focus.set(pair));
     this.grid = this.makeGrid();
@@ -114,7 +110,7 @@ export class MapPanel {
       "section",
       { class: "cka-chart", "aria-label": "Map" },
       this.tools.element,
-      this.missing,
+      this.missing.element,
       this.stage.element,
       this.captions.readout,
       this.table.element,
@@ -260,14 +256,11 @@ export class MapPanel {
   }
 
   private drawMissing(): void {
-    const { run, choice, comparison, frames } = this.session;
-    const { shown } = frames;
+    const { run, frames } = this.session;
     const isRunning = run.status === "running";
     const waiting = isRunning ? "First batch\u2026" : this.view.pendingReason;
-    this.stage.setOver(shown ? null : waiting);
-    const words = missingWords(comparison.names, choice, shown, run);
-    this.missing.hidden = words === "";
-    setText(this.missing, words);
+    this.stage.setOver(frames.shown ? null : waiting);
+    this.missing.draw();
   }
 
   private drawLabels(): void {
@@ -318,7 +311,8 @@ export class MapPanel {
   }
 
   private drawColorBar(): void {
-    const { tools, session, image } = this;
+    const { tools, session, image, view } = this;
+    tools.setPending(view.pendingReason);
     tools.setRange(session.colorRange.value, image.limits);
     tools.setMetric(metricName(session.comparison.metric));
     tools.setPalette(session.palette.value, this.palette);

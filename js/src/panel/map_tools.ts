@@ -89,11 +89,12 @@ export class MapTools {
   private readonly metric = h("span", { class: "cka-metric" });
   private readonly lowText = h("span");
   private readonly highText = h("span");
+  private readonly pendingWords = h("span");
   private readonly keys: Readonly<Record<KeyName, HTMLElement>> = {
     below: key("cka-below", "below 0"),
     exact: key("cka-exact", "standard error 0", EXACT_HELP),
     undefined: key("cka-hatched", "undefined", "Hover a hatched cell for the reason"),
-    pending: key("cka-dotted", "not computed yet"),
+    pending: key("cka-dotted", this.pendingWords),
   };
   private limits: readonly [number, number] = [0, 1];
 
@@ -202,6 +203,11 @@ export class MapTools {
     }
   }
 
+  /** Why cells are not computed yet, in words. */
+  setPending(reason: string): void {
+    setText(this.pendingWords, reason.charAt(0).toLowerCase() + reason.slice(1));
+  }
+
   setZoomed(zoomed: boolean): void {
     this.zoom.hidden = !zoomed;
   }
@@ -265,7 +271,7 @@ export class MapTools {
   }
 }
 
-function key(swatch: string, words: string, title?: string): HTMLElement {
+function key(swatch: string, words: Node | string, title?: string): HTMLElement {
   const sample = h("span", { class: `cka-swatch ${swatch}` });
   return h("span", { class: "cka-key", title }, sample, words);
 }

@@ -3,7 +3,9 @@
 import {
   type CommandName,
   estimateOf,
+  type Meta,
   type Model,
+  queuedOf,
   type Status,
   say,
   statusOf,
@@ -13,12 +15,12 @@ import type { Connection } from "./connection.ts";
 export class Run {
   private readonly model: Model;
   private readonly connection: Connection;
-  private readonly computes: boolean;
+  private readonly meta: Meta;
 
-  constructor(model: Model, connection: Connection, computes: boolean) {
+  constructor(model: Model, connection: Connection, meta: Meta) {
     this.model = model;
     this.connection = connection;
-    this.computes = computes;
+    this.meta = meta;
   }
 
   /** A saved page runs nothing, whatever its run did when it was saved. */
@@ -35,7 +37,17 @@ export class Run {
 
   /** Whether a run can be started: there are models, and perhaps a kernel that has them. */
   get canRun(): boolean {
-    return !this.connection.isSaved && this.computes;
+    return !this.connection.isSaved && this.meta.computes;
+  }
+
+  /** Whether layers were chosen that this run computes at its end, or not at all. */
+  get isQueued(): boolean {
+    return this.status === "running" && queuedOf(this.model);
+  }
+
+  /** Whether the loader is used up by this run, so that nothing can follow it. */
+  get isReadOnce(): boolean {
+    return this.meta.isReadOnce;
   }
 
   command(name: CommandName): void {

@@ -56,7 +56,7 @@ export class Session {
     this.messages = new Messages(changes, messageOf(model));
     this.connection = new Connection(model, changes, this.messages);
     this.comparison = new Comparison(model);
-    this.run = new Run(model, this.connection, this.comparison.meta.computes);
+    this.run = new Run(model, this.connection, this.comparison.meta);
     this.frames = new Frames(model, changes, this.messages, this.connection);
     this.choice = new LayerChoice(model, changes, this.connection);
     this.focus = this.shared(focusOf, say.focus, "focus");
@@ -110,6 +110,7 @@ export class Session {
       [CHANGED.status]: () => this.statusChanged(),
       [CHANGED.message]: () => this.messageChanged(),
       [CHANGED.estimate]: () => changes.tell("status"),
+      [CHANGED.queued]: () => changes.tell("status"),
       [CHANGED.layers1]: () => choice.kernelChanged(),
       [CHANGED.layers2]: () => choice.kernelChanged(),
       [CHANGED.focus]: () => this.focus.kernelChanged(),

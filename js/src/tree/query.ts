@@ -5,6 +5,7 @@
  */
 
 import type { TreeColumns } from "../protocol.ts";
+import { NotSupported, searcher, TooManySteps } from "./pattern.ts";
 
 type Test = (row: number) => boolean;
 
@@ -27,12 +28,12 @@ function testOf(word: string, columns: TreeColumns): Test {
   if (key) return typeTest(rest, type);
   const [, source, flags = ""] = /^\/(.+)\/(i?)$/.exec(word) ?? [];
   if (source !== undefined) {
-    const pattern = compiled(source, flags);
-    return (row) => pattern.test(name[row] ?? "");
+    const isMatch = compiled(source, flags);
+    return (row) => isMatch(name[row] ?? "");
   }
   if (IS_GLOB.test(word)) {
-    const pattern = globPattern(word, "");
-    return (row) => name[row] === word || pattern.test(name[row] ?? "");
+    const isMatch = globPattern(word, "");
+    return (row) => name[row] === word || isMatch(name[row] ?? "");
   }
   const text = word.toLowerCase();
   return (row) =>
@@ -41,10 +42,10 @@ function testOf(word: string, columns: TreeColumns): Test {
 }
 
 function typeTest(text: string, type: readonly string[]): Test {
-  const pattern = globPattern(text, "i");
+  const isMatch = globPattern(text, "i");
   const name = text.toLowerCase();
   return (row) =>
-    pattern.test(type[row] ?? "") ||
+    isMatch(type[row] ?? "") ||
     (!IS_GLOB.test(text) && (type[row] ?? "").toLowerCase() === name);
 }
 
@@ -67,7 +68,7 @@ function depthTest(text: string, depth: readonly number[]): Test {
 }
 
 /** Like Python's fnmatch: `*` is any text, with dots, `?` one character, `[0-3]` a set. */
-export function globPattern(glob: string, flags: string): RegExp {
+export function globPattern(glob: string, flags: string): (text: string) => boolean {
   const source = glob.replace(
     /\[(!?)(\]?[^\]]*)\]|[\s\S]/g,
     (part, not: string | undefined, set: string | undefined) => {
@@ -79,10 +80,26 @@ export function globPattern(glob: string, flags: string): RegExp {
   return compiled(`^${source}$`, flags, glob);
 }
 
-function compiled(source: string, flags: string, shown = `/${source}/`): RegExp {
-  try {
-    return new RegExp(source, flags);
-  } catch {
-    throw new Error(`${shown} is not a valid regular expression.`);
-  }
+/** A test of texts, whose errors say what is wrong with the pattern that is shown. */
+function compiled(
+  source: string,
+  flags: string,
+  shown = `/${source}/`,
+): (text: string) => boolean {
+  const explained = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (error) {
+      throw new Error(`${shown} ${faultOf(error)}.`);
+    }
+  };
+  const isMatch = explained(() => searcher(source, flags));
+  return (text) => explained(() => isMatch(text));
+}
+
+function faultOf(error: unknown): string {
+  if (error instanceof TooManySteps) return "takes too many steps";
+  if (error instanceof NotSupported)
+    return "looks around or refers back, which the search does not support";
+  return "is not a valid regular expression";
 }

@@ -80,10 +80,12 @@ test("fewer layers are shown at once, and missing ones are announced", async () 
   expect(page.model.sentOf("layers").at(-1)?.layers1).not.toContain("layer1.0");
   const grid = page.element.querySelector("[role=grid]");
   expect(grid?.getAttribute("aria-rowcount")).toBe("9");
-  expect(text(page, ".cka-missing")).toBe("");
+  expect(text(page, ".cka-missing-words")).toBe("");
   boxOf("bn1")?.click();
   expect(grid?.getAttribute("aria-rowcount")).toBe("10");
-  expect(text(page, ".cka-missing")).toContain("1 chosen layer is not computed yet");
+  expect(text(page, ".cka-missing-words")).toContain(
+    "1 chosen layer is not computed yet",
+  );
   point(page, 1, 3);
   await until(
     () => text(page, ".cka-read-facts").includes("Not computed yet: Run"),

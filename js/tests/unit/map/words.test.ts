@@ -1,6 +1,17 @@
 import { expect, test, vi } from "vitest";
-import { bestMatchWords, readout, spoken } from "../../../src/map/words.ts";
-import { exampleForEachTest } from "../example.ts";
+import {
+  bestMatchWords,
+  missingWords,
+  readout,
+  spoken,
+} from "../../../src/map/words.ts";
+import {
+  exampleForEachTest,
+  exampleSession,
+  LAYERS1,
+  LAYERS2,
+  viewOf as viewIn,
+} from "../example.ts";
 
 const each = exampleForEachTest();
 const viewOf = each.viewOf;
@@ -52,4 +63,69 @@ test("the best match names both layers, and an undefined row has none", () => {
     "row",
   );
   expect(best?.match).toBe("fc");
+});
+
+interface Case {
+  readonly of: string;
+  readonly state: Record<string, unknown>;
+  readonly cell: string;
+  readonly line: string;
+}
+
+const AFTER = "1 new layer is computed after this run.";
+const ONCE =
+  "1 new layer is not in this run, because its loader can be iterated only once. " +
+  "A restart computes all layers over the remaining batches.";
+
+test.each<Case>([
+  {
+    of: "queued in a run",
+    state: { status: "running", _queued: true },
+    cell: "Computed after this run",
+    line: AFTER,
+  },
+  {
+    of: "chosen in a run that is about to compute it",
+    state: { status: "running", _queued: false },
+    cell: "Not computed yet",
+    line: "",
+  },
+  {
+    of: "queued in a run that uses its loader up",
+    state: { status: "running", _queued: true, _meta: { read_once: true } },
+    cell: "Not computed in this run",
+    line: ONCE,
+  },
+  {
+    of: "queued, then paused",
+    state: { status: "paused", _queued: true },
+    cell: "Not computed yet: Resume",
+    line: "1 chosen layer is not computed yet: Resume fills the map.",
+  },
+  {
+    of: "chosen after the run",
+    state: { status: "done", _queued: false },
+    cell: "Not computed yet: Run",
+    line: "1 chosen layer is not computed yet: Run fills the map.",
+  },
+  {
+    of: "missing from a saved result",
+    state: { status: "done", _meta: { computes: false } },
+    cell: "Not computed",
+    line: "1 chosen layer is not in this saved map.",
+  },
+])("a layer $of says in words when it is computed", ({ state, cell, line }) => {
+  const { session, model } = exampleSession({
+    ...{ layers1: LAYERS1, layers2: LAYERS2, state },
+  });
+  model.put({ layers2: [...LAYERS2, "head"] });
+  const { comparison, choice, frames, run } = session;
+  const view = viewIn(session);
+  const place = { row: 0, col: 2 };
+  expect(spoken(comparison, view, place)).toBe(`conv1 by head, ${cell}`);
+  expect(readout(comparison, view, place).facts).toContain(cell);
+  expect(missingWords(comparison.names, choice, frames.shown, run)).toBe(line);
+  model.put({ layers2: LAYERS2 });
+  expect(missingWords(comparison.names, choice, frames.shown, run)).toBe("");
+  session.close();
 });
