@@ -33,6 +33,20 @@ class Hook(Uncopied):
         self._function(*given)
 
 
+def _with_keywords(before: Callable[..., None]) -> Callable[..., None]:
+    """A function that torch may call without the keywords, which it then ignores.
+
+    Torch keeps a hook and its wish for keywords in two places. Another thread that
+    calls the model meanwhile sees one without the other.
+    """
+
+    def call(module: nn.Module, args: Any, keywords: Any = None) -> None:
+        if keywords is not None:
+            before(module, args, keywords)
+
+    return call
+
+
 def no_hook(*_: Any) -> None:
     """Takes the place of our hook in a copy of a hooked model."""
 
@@ -67,6 +81,6 @@ def hooked(
         undo.add(unhook, module, hook)
         module.register_forward_hook(hook)
         if before is not None:
-            hook = Hook(before)
+            hook = Hook(_with_keywords(before))
             undo.add(unhook, module, hook)
             module.register_forward_pre_hook(hook, with_kwargs=True)

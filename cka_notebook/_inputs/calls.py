@@ -199,10 +199,12 @@ class Caller:
         """Report the masks with which this thread calls the model, or the inner one."""
         thread = threading.get_ident()
 
-        def report(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        def report(_: nn.Module, args: Any, kwargs: Any = None) -> None:
+            # Another thread may even see this hook without its wish for keywords.
+            if on_masks is None or threading.get_ident() != thread:
+                return
             masks = self.masks.read(self._signature.bind(args, kwargs))
-            is_masked = any(mask is not None for mask in masks)
-            if on_masks is not None and is_masked and threading.get_ident() == thread:
+            if any(mask is not None for mask in masks):
                 on_masks(*masks)
 
         for module in self._called_by_others:

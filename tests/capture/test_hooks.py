@@ -8,6 +8,8 @@ from support import zoo
 from support.reference import compare, hooks_on
 
 from cka_notebook import CKA
+from cka_notebook._capture.hooks import hooked
+from cka_notebook._models.layer_tree import LayerTree
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -46,3 +48,19 @@ def test_a_copy_or_pickle_made_during_a_run_carries_no_hook_of_ours():
     x = torch.randn(3, 10)
     for other in copies:
         assert torch.equal(other(x), model(x))
+
+
+def test_another_thread_may_see_a_hook_without_its_wish_for_keywords():
+    """Torch notes the two one after the other, and forgets them so, too."""
+    model, seen = torch.nn.Sequential(torch.nn.ReLU()), []
+
+    def before(module, _args, keywords):
+        seen.append((module, keywords))
+
+    with hooked(LayerTree(model), lambda *_: None, before):
+        model(torch.randn(3, 10))
+        assert seen == [(model, {}), (model[0], {})]
+        for module in model.modules():
+            module._forward_pre_hooks_with_kwargs.clear()
+        model(torch.randn(3, 10))
+    assert len(seen) == 2
