@@ -10,7 +10,7 @@ from .gpu_products import HALF_TYPES
 from .packing import MAX_SQUARE, PackedGrams, on_device, packing
 from .precision import outside_inference_mode, undisturbed
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product, working_dtype
-from .readback import Readback
+from .readback import Readback, is_recorded
 
 SCRATCH_BYTES = 8 << 20
 """Features are shifted and multiplied in pieces of this size on a CPU."""
@@ -89,7 +89,8 @@ class GramBuffer:
         self.examples = examples
         self.count = 0
         self._batches += 1
-        self._learn_later()
+        if not any(is_recorded(part.device) for part in self._parts.values()):
+            self._learn_later()
         for part in self._parts.values():
             part.begin()
 
@@ -181,7 +182,7 @@ class GramBuffer:
             return
         with undisturbed(part.device):
             packed, moment, raw = part.center()
-        if not part.learns:
+        if not part.learns or is_recorded(part.device):
             return
         kappa = raw / (packed.scale * packed.norm.sqrt())
         shifts = {layer: self.shifts.get(layer) for layer in layers}
