@@ -12,7 +12,9 @@ from torch import nn
 
 from cka_notebook import CKA
 from cka_notebook._capture.streams import RandomStreams
+from cka_notebook._engine import fingerprint
 from cka_notebook._engine.added_layers import PausedRun
+from cka_notebook._engine.checkpoint import Checkpoint
 from cka_notebook._grams.readback import Readback
 
 LAUNCHES = 3
@@ -231,3 +233,15 @@ def test_frames_of_added_layers_do_not_wait(monkeypatch):
                     assert state.matrix().is_cuda
                     assert state.done < 3 or recorder.waits == []
                 recorder.clear()
+
+
+def test_a_checkpoint_waits_only_where_it_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(Checkpoint, "must_keep", lambda _: True)
+    monkeypatch.setattr(Checkpoint, "write", lambda *_: None)
+    monkeypatch.setattr(fingerprint, "of_tensors", lambda _: "weights")
+    with fake_cuda() as recorder:
+        models = made(MLP[0], MLP[0])
+        names = {"model1_layers": ["0", "2"], "model2_layers": ["0", "2"]}
+        loader = [vectors() for _ in range(6)]
+        states = CKA(*models, **names)._steps(loader, checkpoint=tmp_path / "run")
+        assert len(list(watched(recorder, states))) == 4
