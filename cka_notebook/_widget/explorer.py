@@ -202,7 +202,6 @@ class CKAExplorer(anywidget.AnyWidget):
         self.on_msg(lambda _, content, __: self._messages.receive(content))
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
-        self.observe(self._take_status, "status")
         self.observe(self._take_tolerance, "stop_when_stable")
         cell.supersede(self)
 
@@ -387,10 +386,6 @@ class CKAExplorer(anywidget.AnyWidget):
     def _take_tolerance(self, change: Any) -> None:
         self._session.tolerance_changed(change["new"])
 
-    def _take_status(self, change: Any) -> None:
-        if change["new"] in ("done", "stopped", "error"):
-            self._fallback.refresh()
-
     # The page
 
     def _answered(self, views: int) -> None:
@@ -406,6 +401,9 @@ class CKAExplorer(anywidget.AnyWidget):
         """Set traits, in this order; what fails does not keep the others back."""
         for name, value in traits.items():
             try:
+                if name == "status" and value in ("done", "stopped", "error"):
+                    # The cell being executed may wait for the status, and then end.
+                    self._fallback.refresh()
                 self.set_trait(name, value)
             except Exception as error:  # of an observer, or of the comm
                 self._show_failure(error)
