@@ -13,7 +13,7 @@ from torch import nn
 
 from .auto import AUTO_LIMIT, auto, thinned
 from .blocks import find_blocks
-from .choice import PRESETS, Choices, Row, Rows, check, choose
+from .choice import Choices, check, choose
 from .columns import columns_of
 from .left_out import incomparable_notes, left_out_notes
 from .nodes import (
@@ -28,6 +28,7 @@ from .nodes import (
     unwrap,
 )
 from .parts import Part, is_innermost, parts_of
+from .tree_rows import PRESETS, Row, Rows
 
 Outputs = dict[str, list[Output] | None]
 """What the calls of each module returned, by its name; None before a probe."""

@@ -276,3 +276,14 @@ def _wrong(name: str, value: object) -> str:
 
 def _unknown(what: str, value: object) -> str:
     return f"The page has sent an unknown {what}, {shortened(value)}. {RELOAD}"
+
+
+def leave_replies_to_the_page(comm: Any) -> None:
+    """Let the page's next message go to any free thread of the kernel.
+
+    ipykernel 7.4 notes on the comm which shell has sent last and routes the page's
+    messages there, which is the main shell, blocked while a notebook cell runs. Without
+    the note they go to a subshell, as the page asks. This is an optimization on which
+    nothing depends: other versions have no such note.
+    """
+    getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)

@@ -89,7 +89,10 @@ def test_other_things_in_the_place_of_a_name_are_told_where_they_go(wrong, words
         ({"max_batches": 2.5}, "`max_batches` to be an integer or None, got 2.5"),
         ({"max_batches": "2"}, "`max_batches` to be an integer or None, got '2'"),
         ({"max_batches": True}, "`max_batches` to be an integer or None, got True"),
-        ({"stop_when_stable": "0.1"}, "to be None or a standard error above 0, got '0.1'"),
+        (
+            {"stop_when_stable": "0.1"},
+            "to be None or a standard error above 0, got '0.1'",
+        ),
         ({"callback": lambda x: x}, r"\(batch, total, matrix\), or .* takes \(x\)"),
     ],
 )

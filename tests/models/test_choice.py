@@ -12,8 +12,9 @@ from support import TESTS, zoo
 from support.trees import probed
 from torch import nn
 
-from cka_notebook._models.choice import PRESETS, check, choose
+from cka_notebook._models.choice import check, choose
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.tree_rows import PRESETS
 from cka_notebook._widget.saved_tree import rows_of
 
 GLOBS = json.loads((TESTS / "globs.json").read_text("utf-8"))
