@@ -158,7 +158,7 @@ def plot_cka_comparison(
         heatmap: Options of `plot_cka_heatmap`, the same for all maps.
 
     Raises:
-        ValueError: If there are no results, or their number is not that of the titles.
+        ValueError: If there are no results, or not as many titles as results.
 
     Example:
         >>> grid = plot_cka_comparison({"before": np.eye(3), "after": np.ones((3, 3))})

@@ -17,7 +17,7 @@ EARLY = 2
 """Batches in which values may be read from a GPU, which waits for it."""
 
 MAX_READING = 64
-"""Groups whose numbers are on their way from a GPU at most."""
+"""Maximum number of groups whose numbers are being copied from a GPU."""
 
 MAX_KAPPA = 6.0
 """Features are shifted if kappa exceeds this multiple of n. Without a shift, CKA is off
@@ -226,7 +226,7 @@ def _has_added(
     shift: Shift | None,
     raw: Tensor | None,
 ) -> bool:
-    """Add to a part; False if there was no memory, but there may be for smaller pieces.
+    """Add to a part; False if memory ran out, but smaller pieces may fit.
 
     Raises:
         torch.OutOfMemoryError: If the pieces cannot be smaller.

@@ -13,7 +13,7 @@ GROUP_BYTES = 4 << 20
 """Gram matrices are U-centered in groups of this size: larger groups gain nothing."""
 
 MIN_STEP = 256
-"""Features of a piece at least."""
+"""Minimum number of features in a piece."""
 
 PADDING = 16
 """Numbers between rows of the scratch buffer: rows a power of two apart share cache
@@ -136,7 +136,7 @@ class CpuBuffer:
         """All U-centered matrices of the batch."""
         done = self._done
         return PackedGrams(
-            self._z[: len(self.indices)],  # the groups lie there in order: no copy
+            self._z[: len(self.indices)],  # groups are in order there: no copy
             scale=torch.cat([group.scale for group in done]),
             trace=torch.cat([group.trace for group in done]),
             norm=torch.cat([group.norm for group in done]),

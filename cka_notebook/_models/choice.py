@@ -82,7 +82,7 @@ def check(rows: Rows, choices: Choices) -> None:
     """Raise what `choose` would raise whatever a probe finds: wrong kinds and names.
 
     Raises:
-        ValueError: If there is no module of a name.
+        ValueError: If a name does not exist.
         TypeError: If an item is of no kind that can choose a layer.
     """
     items = list(_items(choices))
@@ -149,7 +149,7 @@ def _is_predicate(choices: Any) -> bool:
 
 
 def _is_module(choice: Any) -> bool:
-    """Whether this is a module, which is callable but is no predicate."""
+    """Whether this is a module, which is callable but not a predicate."""
     return not isinstance(choice, type) and hasattr(choice, "named_modules")
 
 

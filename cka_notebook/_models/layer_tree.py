@@ -170,7 +170,7 @@ class LayerTree:
         Entries of outputs are in the tree of the page from then on.
         """
         layers = {x.name: x for node in self.nodes for x in layers_of(node)}
-        # Of two readings of "a:b:c", the one with the shorter name of a layer counts.
+        # "a:b:c" is read with the shorter layer name, if both exist.
         owners = sorted(layers.values(), key=lambda layer: -len(layer.name))
         entries = {x.name: x for layer in owners for x in entries_of(layer)}
         found = [layers[x] if x in layers else entries[x] for x in names]

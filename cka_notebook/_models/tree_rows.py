@@ -1,4 +1,4 @@
-"""The rows of a model's tree, among which layers are chosen, and what to say of them.
+"""The rows of a model's tree, among which layers are chosen, and messages about them.
 
 Nothing here knows a model: the tree of a live model and the tree of a saved result
 supply rows.
@@ -49,7 +49,7 @@ class Rows:
         preset: Names of the layers of a preset.
         all_names: A sentence that tells how to list all names.
         is_probed: Whether calls and outputs are known. Before that, a choice that
-            matches nothing is no error, since the calls of a module may match it.
+            matches nothing is not an error, since the calls of a module may match it.
         has_modules: Whether classes and predicates can be applied.
     """
 

@@ -403,7 +403,7 @@ class CKAExplorer(anywidget.AnyWidget):
         self._session.failed(error)
 
     def _put(self, traits: Mapping[str, Any]) -> None:
-        """Set traits, in this order; what fails does not keep the others back."""
+        """Set traits, in this order; one that fails does not stop the others."""
         for name, value in traits.items():
             try:
                 self.set_trait(name, value)

@@ -69,7 +69,7 @@ def test_values_that_depend_on_places_are_noted(arrange):
     ],
     ids=["itself", "norm", "pairs", "mean", "own_order", "offset"],
 )
-def test_layers_that_mix_examples_on_purpose_are_in_no_doubt(arrange, size, dtype):
+def test_layers_that_mix_examples_on_purpose_are_not_in_doubt(arrange, size, dtype):
     def cast(x):
         made = arrange(x.to(dtype))
         return (made.sum(1) if made.ndim == 4 else made).to(x.dtype)
@@ -123,14 +123,14 @@ def test_rows_that_are_the_same_in_the_probe_and_not_later_are_noted(first):
     assert "in 'inside', nearly all examples of the probe had the same" in note
 
 
-def test_rows_that_are_always_the_same_are_undefined_and_nothing_else():
+def test_rows_that_are_always_the_same_are_only_undefined():
     batches = [torch.randn(n, 6) for n in (16, 20)]
     (note,) = notes_of(zoo.Around(lambda x: x * 0), batches)
     assert "undefined" in note
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_or_two_examples_tell_too_little(count):
+def test_one_or_two_examples_are_too_few(count):
     def rare(x):
         return x * (x[:, 0] >= x[:, 0].topk(count).values[-1])[:, None]
 
@@ -163,7 +163,7 @@ class Gate(nn.Module):
     ],
     ids=["loss", "loss_of_1", "choice", "itself", "nothing"],
 )
-def test_a_tensor_that_was_handed_on_is_noted(made, noted):
+def test_a_tensor_that_was_passed_on_is_noted(made, noted):
     class Gated(nn.Module):
         def __init__(self):
             super().__init__()

@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_no_file_is_refused_before_any_batch(tmp_path, make):
+def test_anything_but_a_file_is_refused_before_any_batch(tmp_path, make):
     def never():
         raise AssertionError
         yield
