@@ -21,7 +21,7 @@ PROGRAM = """
 import json, re, sys
 source, flags, names = json.load(sys.stdin)
 pattern = re.compile(source, flags)
-json.dump([bool(pattern.search(name)) for name in names], sys.stdout)
+print(json.dumps([bool(pattern.search(name)) for name in names]))
 """
 
 
