@@ -1,4 +1,4 @@
-"""Changes for a while are undone, whatever interrupts that."""
+"""Temporary changes are undone, whatever interrupts that."""
 
 import pytest
 import torch

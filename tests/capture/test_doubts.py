@@ -112,7 +112,7 @@ def test_what_was_in_doubt_is_in_the_provenance():
 
 
 def gated(first, arrange):
-    """Zeros in the first batch; the batches are told apart by their size."""
+    """Zeros in the first batch; the batches differ by their size."""
     return lambda x: arrange(x) if len(x) == 20 else x * 0 + first
 
 
@@ -142,7 +142,7 @@ def test_one_or_two_examples_are_too_few(count):
 
 
 class Gate(nn.Module):
-    """Hands on what it was given, beside a loss of its own."""
+    """Returns what it was given, with a loss of its own."""
 
     def __init__(self, made):
         super().__init__()

@@ -336,7 +336,7 @@ REFUSED = {
 
 
 def run(path, **options):
-    """A comparison that ends after four batches, or goes on from there."""
+    """A comparison that ends after four batches, or continues from there."""
     later = ("max_batches", "paired", "loader2")
     given = {"max_batches": None, **{k: options.pop(k) for k in later if k in options}}
     loader = options.pop("batches", None)

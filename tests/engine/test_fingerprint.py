@@ -1,4 +1,4 @@
-"""Batches, functions and models are told apart by what they are, not by where."""
+"""Batches, functions and models are identified by their content, not their place."""
 
 import subprocess
 import sys

@@ -40,7 +40,7 @@ HOSTILE = (
 
 
 def bases(folder):
-    """Whole files of all kinds, by name, and what must come of each."""
+    """Whole files of all kinds, by name, with the outcome expected of each."""
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     batches = list(torch.randn(4, 8, 4))
 

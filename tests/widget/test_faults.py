@@ -1,4 +1,4 @@
-"""What goes wrong beside a run is shown, ends nothing else, and changes no number."""
+"""An error outside of a run is shown, ends nothing else, and changes no number."""
 
 import logging
 import os
