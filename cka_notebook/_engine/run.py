@@ -409,7 +409,6 @@ class Run:
             "tokens left out": left_out_of(model.tokens for model in self.models),
             "autocast": str(self.plan.autocast),
             "paired": self.paired,
-            "device": [model.device.type for model in self.models],
             "version of torch": torch.__version__,
             "version of Python": python,
             **{f"model{i}": of_model(side.tree.model) for i, side in sides},

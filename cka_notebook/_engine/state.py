@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from math import isfinite
+from math import inf, isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
 from cka_notebook._grams.precision import undisturbed
+from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
 
@@ -233,6 +234,7 @@ class RunState:
         self.sizes_vary = False
         self.estimate: Estimate | None = None
         self._finished = False
+        self._reading: Readback | None = None
 
     @property
     def axes(self) -> tuple[Axis, Axis]:
@@ -369,13 +371,25 @@ class RunState:
     def is_stable(self, tolerance: float) -> bool:
         """Whether the largest standard error is below the tolerance.
 
-        Never before eight batches, whose spread is too uncertain. Waits for the device.
+        Never before eight batches, whose spread is too uncertain. On a GPU the answer
+        may be that of the batch before, because nothing waits for the device.
         """
         if self.batches < MIN_STABLE:
             return False
-        stderr = self.stderr()
-        known = stderr[~stderr.isnan()]
-        return bool(len(known)) and bool(known.max() < tolerance)
+        reading, self._reading = self._reading or self._read_largest(), None
+        if not reading.is_ready:
+            self._reading = reading
+            return False
+        [largest] = reading.values()
+        if -inf < float(largest) < tolerance:
+            return True
+        if self.device.type == "cuda":
+            self._reading = self._read_largest()
+        return False
+
+    def _read_largest(self) -> Readback:
+        """The largest standard error that is known, on its way from the device."""
+        return Readback(self.stderr().nan_to_num(nan=-inf).amax())
 
     def note_stable(self, tolerance: float) -> None:
         """Note that the run ends because it is stable."""

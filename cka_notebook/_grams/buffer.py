@@ -11,7 +11,7 @@ from .gpu_products import HALF_TYPES
 from .packing import PackedGrams, on_device, packing
 from .precision import outside_inference_mode, undisturbed
 from .products import Shift, working_dtype
-from .readback import Readback
+from .readback import Readback, is_recorded
 
 EARLY = 2
 """Batches in which values may be read from a GPU, which waits for it."""
@@ -77,7 +77,8 @@ class GramBuffer:
         self.examples = examples
         self.count = 0
         self._batches += 1
-        self._learn_later()
+        if not any(is_recorded(part.device) for part in self._parts.values()):
+            self._learn_later()
         for part in self._parts.values():
             part.begin()
 
@@ -169,7 +170,7 @@ class GramBuffer:
             return
         with undisturbed(part.device):
             packed, moment, raw = part.center()
-        if not part.learns:
+        if not part.learns or is_recorded(part.device):
             return
         kappa = raw / (packed.scale * packed.norm.sqrt())
         shifts = {layer: self.shifts.get(layer) for layer in layers}

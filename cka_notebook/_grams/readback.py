@@ -42,6 +42,11 @@ class Readback:
         return [value.cpu() for value in self._values]
 
 
+def is_recorded(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded, in which nothing can be read back."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _pinned_copy(values: Tensor) -> Tensor:
     copy = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     return copy.copy_(values, non_blocking=True)

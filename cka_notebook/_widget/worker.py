@@ -88,14 +88,14 @@ class CallerContext:
     """State that torch keeps per thread and that a new thread does not inherit."""
 
     device: torch.device
-    cuda: int | None
+    stream: torch.cuda.Stream | None
 
     @classmethod
     def current(cls) -> "CallerContext":
         """That of the calling thread."""
         started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        cuda = torch.cuda.current_device() if started else None
-        return cls(torch.get_default_device(), cuda)
+        stream = torch.cuda.current_stream() if started else None
+        return cls(torch.get_default_device(), stream)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -103,8 +103,10 @@ class CallerContext:
         with contextlib.ExitStack() as stack:
             if self.device != torch.get_default_device():
                 stack.enter_context(self.device)
-            if self.cuda is not None:
-                stack.enter_context(torch.cuda.device(self.cuda))
+            if self.stream is not None:
+                # It belongs to a device, which becomes the current one, and orders the
+                # run after what the caller has launched there.
+                stack.enter_context(torch.cuda.stream(self.stream))
             yield
 
 

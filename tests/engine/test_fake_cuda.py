@@ -200,3 +200,34 @@ def test_layers_are_added_on_the_device(monkeypatch):
         *_, last = cka._steps(loader, layers1=names, layers2=names, paused=kept)
         assert last.batches == 5
         assert last.matrix().is_cuda
+
+
+def test_a_run_that_ends_when_it_is_stable_does_not_wait():
+    with fake_cuda() as recorder:
+        models = made(MLP[0], MLP[0])
+        names = {"model1_layers": ["0", "2"], "model2_layers": ["0", "2"]}
+        loader = [vectors() for _ in range(12)]
+        states = CKA(*models, **names)._steps(loader, stop_when_stable=1e-9)
+        done = [state.done for state in watched(recorder, states)]
+        assert done[-1] == 12
+
+
+def test_frames_of_added_layers_do_not_wait(monkeypatch):
+    monkeypatch.setattr(RandomStreams, "load", lambda *_: None)
+    with fake_cuda() as recorder:
+        cka = CKA(*made(MLP[0], MLP[0]))
+        loader = [vectors() for _ in range(8)]
+        names = ["0", "2"]
+        steps = cka._steps(loader, layers1=names, layers2=names)
+        kept = next(
+            PausedRun.of(state, state.result()) for state in steps if state.done == 6
+        )
+        steps.close()
+        steps = cka._steps(loader, layers1=[*names, "4"], layers2=names, paused=kept)
+        with closing(steps):
+            for state in steps:
+                if state.catching_up and state.done:
+                    Readback(state.matrix(), state.stderr())
+                    assert state.matrix().is_cuda
+                    assert state.done < 3 or recorder.waits == []
+                recorder.clear()

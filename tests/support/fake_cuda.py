@@ -233,6 +233,7 @@ def fake_cuda(product="split"):
         "device": lambda *_: ExitStack(),
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8, device="cpu"),
         "is_available": lambda: True,
+        "is_current_stream_capturing": lambda: False,
         "is_bf16_supported": lambda *_: True,
         "is_initialized": lambda: True,
         "mem_get_info": lambda *_: (60 << 30, 80 << 30),
