@@ -17,7 +17,7 @@ from .outputs import EMPTY, entries, usable
 from .rows import Prints, Reading, prints
 
 MAX_TENSORS = 16
-"""Tensors of one output that are looked at."""
+"""Maximum number of tensors of one output that are inspected."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class Entry:
         rank: Smaller for what is more likely the result of the module.
         prints: Numbers that tell the examples apart, by how it may be read.
         itemsize: Bytes of a number.
-        is_given: Whether the module was given it; None of what is no tensor.
+        is_given: Whether the module was given it; None if it is not a tensor.
         is_rewritten: Whether its numbers are others than when it was returned before,
             and its version is the same.
     """
@@ -147,7 +147,7 @@ class Observer:
                     # Of what was put into a given dict, the last is the result.
                     position = -place if is_given else place
                     entry.rank = bool(entry.is_given), *_unlikely(value), position
-            except Exception as error:  # an odd tensor is no reason to stop
+            except Exception as error:  # an odd tensor must not stop the run
                 if is_out_of_memory(error):
                     raise
                 text = f"output that cannot be read ({type(error).__name__}: {error})"

@@ -94,7 +94,7 @@ class RunView(Protocol):
 
 
 class Faults(NamedTuple):
-    """What is wrong with the layers of one axis so far; it is replaced, never changed.
+    """What is wrong with the layers of one axis so far. Replaced, never changed.
 
     Attributes:
         problems: Why layers have no Gram matrix, by row.
@@ -205,7 +205,7 @@ class RunState:
 
     Attributes:
         catching_up: Whether added layers repeat the batches already done.
-        activity: What is being done besides an ordinary run, for the page, or "".
+        activity: What is being done other than an ordinary run, for the page, or "".
         totals: What has been added up.
         notes: Sentences a reader should know.
         provenance: What a result records about its origin.
@@ -340,7 +340,7 @@ class RunState:
         return self.saved(self.totals)
 
     def saved(self, totals: Totals) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The same of the totals that this state had earlier."""
+        """The same for totals that this state had earlier."""
         faults = totals.rows, totals.columns
         pairs = zip(self.axes, faults, strict=True)
         bad = {f"bad{number}": axis.bad(x) for number, (axis, x) in enumerate(pairs)}

@@ -13,7 +13,7 @@ class Readback:
     batches are launched in the meantime. On the CPU the values are ready at once.
 
     Args:
-        tensors: Tensors on one device, which nobody changes afterwards.
+        tensors: Tensors on one device that do not change afterwards.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -34,7 +34,7 @@ class Readback:
     def values(self) -> list[Tensor]:
         """The values on the CPU; waits for the copies if necessary.
 
-        They do not lie in pinned memory, of which there is little.
+        They are not in pinned memory, which is scarce.
         """
         if self._event is not None:
             self._event.synchronize()

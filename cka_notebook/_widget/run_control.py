@@ -164,7 +164,7 @@ class RunControl:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a copy in a forked process, which has none of our threads."""
+        """Whether this is a copy in a forked process, which has no thread of ours."""
         return os.getpid() != self._process
 
     def _check_process(self) -> None:

@@ -299,7 +299,7 @@ class Worker:
                 self.epoch = self._wanted_epoch
 
     def _follow_up(self) -> None:
-        """Start another epoch if the watcher wants one, and nobody has said stop."""
+        """Start another epoch if the watcher wants one and there was no stop."""
         is_wanted = not self._is_epoch_over and self._watcher.completes(self)
         with self._changed:
             if is_wanted and not self._is_epoch_over:
@@ -397,7 +397,7 @@ class Worker:
                 self._changed.notify_all()
 
     def abandon(self) -> None:
-        """End here and now, in a forked process, which has no thread of this run."""
+        """End at once in a forked process, which does not have the run's thread."""
         self._changed = threading.Condition()  # The old one may be locked for good.
         self.phase, self.outcome = Phase.ENDED, self.outcome or "stopped"
 

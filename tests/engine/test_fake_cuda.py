@@ -100,7 +100,7 @@ def test_half_precision_features_are_read_once():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16"])
-def test_a_resnet_of_full_size_moves_few_times_its_features(dtype):
+def test_a_full_resnet_moves_its_features_a_few_times(dtype):
     kind = partial(ResNet, (2, 2, 2, 2)), partial(images, 256, 224)
     with fake_cuda() as recorder:
         for state in run(kind, autocast=dtype):

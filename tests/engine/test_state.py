@@ -198,7 +198,7 @@ class FullError(Exception):
 
 
 @pytest.mark.parametrize("place", ["batch_products", "spread", "undisturbed"])
-def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place):
+def test_a_batch_that_fails_while_it_is_added_does_not_count(monkeypatch, place):
     model1, model2 = zoo.mlp(), zoo.mlp()
     batches = zoo.batches_of(3)
     cka = CKA(model1, model2)

@@ -100,7 +100,7 @@ class Recorder(TorchDispatchMode):
         self.clear()
 
     def clear(self):
-        """Start to count anew."""
+        """Start counting from zero."""
         self.launches, self.nbytes = defaultdict(Counter), Counter()
         self.waits, self.features, self.layers = [], 0, 0
 
@@ -177,7 +177,7 @@ def _moved(given, taken):
 
 
 def _stored(x):
-    """Numbers of a tensor, of an expanded one what there is of it."""
+    """Numbers of a tensor; of an expanded one, those in memory."""
     strides = zip(x.shape, x.stride(), strict=True)
     return math.prod(size for size, stride in strides if stride)
 
