@@ -19,6 +19,12 @@ from .rows import Prints, Reading, prints
 MAX_TENSORS = 16
 """Maximum number of tensors of one output that are inspected."""
 
+SUM_ROUNDING = 1e-4
+"""Attention weights of an example sum to 1 but for this much."""
+
+HALF_SUM_ROUNDING = 1e-2
+"""The same for types of 16 bits and fewer."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -187,8 +193,9 @@ def _unlikely(value: Tensor | PackedSequence) -> tuple[bool, bool]:
     values = tensor.detach().float()
     is_mask = bool(((values == 0) | (values == 1) | (values < -1e4)).all())
     if tensor.ndim > 2 and not is_mask:
-        sums = values.sum(-1)
-        is_mask = bool((values >= 0).all() and ((sums - 1).abs() < 1e-2).all())
+        rounding = SUM_ROUNDING if tensor.itemsize > 2 else HALF_SUM_ROUNDING
+        off = (values.sum(-1) - 1).abs()
+        is_mask = bool((values >= 0).all() and (off < rounding).all())
     return is_mask, tensor.ndim == 1
 
 
