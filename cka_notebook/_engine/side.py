@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -32,6 +33,7 @@ from cka_notebook._models.nodes import Layer
 from cka_notebook._undo import Undo, unhook
 
 from .borrowed import eager, without_nested_tensors
+from .checks import for_each
 from .estimate import Timing
 from .lengths import TextLengths
 from .memory import ModelMemory
@@ -356,6 +358,24 @@ def make_sides(
         live = shared or [LiveModel(spec, f"model{number}", settings)]
         sides.append(Side(spec, live[0]))
     return sides
+
+
+def choose_layers(sides: Sequence[Side], layers: Sequence[list[str] | None]) -> None:
+    """Resolve the choice of each side; equal choices fail with one message.
+
+    Args:
+        sides: The sides, after `Side.learn`.
+        layers: The layers of each side; None for the user's choice.
+
+    Raises:
+        ValueError: With all that matches nothing, of both sides.
+    """
+    first, second = sides
+    is_same = first.tree.model is second.tree.model and layers[0] is layers[1]
+    if is_same and first.spec.choices is second.spec.choices:
+        first.choose(layers[0])
+    pairs = zip(sides, layers, strict=True)
+    for_each(partial(side.choose, names) for side, names in pairs)
 
 
 def _buffer_versions(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -17,10 +17,12 @@ from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_d
 from cka_notebook._grams.precision import undisturbed
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
+from cka_notebook.metrics.cka import SMALLEST
 
 from .facts import (
     NO_VARIANCE,
     TOO_LARGE,
+    TOO_SMALL,
     no_output,
     not_finite,
     skip_note,
@@ -157,6 +159,8 @@ class Axis:
                 reasons[name] = not_finite(int(bad[row]))
             elif norms[row] == 0:
                 reasons[name] = NO_VARIANCE
+            elif norms[row] < SMALLEST:
+                reasons[name] = TOO_SMALL
             elif not isfinite(norms[row]):
                 reasons[name] = TOO_LARGE
         return reasons
