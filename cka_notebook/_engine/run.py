@@ -183,7 +183,11 @@ class Run:
         state.last_notes = [
             partial(note, model.name)
             for model in self.models
-            for note in (model.tokens.unmasked_note, model.lengths.note)
+            for note in (
+                model.tokens.unmasked_note,
+                model.tokens.empty_note,
+                model.lengths.note,
+            )
         ]
         self.restrict(state)
         return state

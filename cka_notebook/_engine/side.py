@@ -198,7 +198,7 @@ class LiveModel:
         masks = self.pooling.masks
         if masks and self.tokens.padded:
             self.lengths.add(grams, masks)
-        if masks and self.tokens.unmasked:
+        if masks and (self.tokens.unmasked or self.tokens.padded):
             self.tokens.look_for_padding()
         return grams
 

@@ -333,7 +333,11 @@ class RunState:
             notes=[*self.notes, *dict.fromkeys(chain(*reasons))],
             undefined1=undefined[0],
             undefined2=undefined[1],
-            provenance={**self.provenance, "finished": time.strftime(TIME_FORMAT)},
+            provenance={
+                **self.provenance,
+                "doubts": _of_values(self.provenance.get("doubts", {}), undefined),
+                "finished": time.strftime(TIME_FORMAT),
+            },
             sums=self.sums.to("cpu", copy=True),
         )
 
@@ -449,3 +453,14 @@ class RunState:
         for axis, reasons in zip(self.axes, undefined, strict=True):
             found.append(unchecked_note(axis.name, axis.unchecked, reasons))
         return [*notes, *dict.fromkeys(note for note in found if note is not None)]
+
+
+def _of_values(
+    doubts: Mapping[str, Mapping[str, list[str]]], undefined: tuple[Any, Any]
+) -> dict[str, dict[str, list[str]]]:
+    """The doubts about each model's layers that have values."""
+    found = {}
+    for (model, kinds), reasons in zip(doubts.items(), undefined, strict=False):
+        own = {k: [x for x in each if x not in reasons] for k, each in kinds.items()}
+        found[model] = {kind: layers for kind, layers in own.items() if layers}
+    return found

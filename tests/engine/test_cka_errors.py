@@ -234,7 +234,9 @@ WRONG = {"model1_layers": ["nowhere"], "model2_layers": ["neither", "0"]}
     ],
 )
 def test_what_is_wrong_on_both_sides_is_one_error(call):
-    with pytest.raises(ValueError, match="`model1_layers`.*nowhere.*`model2_.*neither"):
+    with pytest.raises(
+        ValueError, match=r"`model1_layers`.*nowhere.*`model2_.*neither"
+    ):
         call()
 
 

@@ -133,7 +133,7 @@ def test_warnings_still_point_at_the_caller():
     [
         (
             lambda: CKAExplorer(zoo.mlp(), None, dataloader=zoo.batches_of()),
-            "'loader'.*'dataloader' is called 'loader' here.*CKAExplorer.model1, model2, ",
+            r"'dataloader' is called 'loader' here.*CKAExplorer\(model1, model2",
         ),
         (
             lambda: CKAExplorer(zoo.mlp(), zoo.batches_of()),
