@@ -88,7 +88,11 @@ def run_notes(
         unrelated: Whether the loaders yield different examples.
     """
     auto = [x.tree.auto_notes() for x in sides if x.spec.choices in (None, "auto")]
-    auto += [x.tree.incomparable_notes() for x in sides if _is_preset(x.spec.choices)]
+    auto += [
+        x.tree.incomparable_notes(every=x.spec.choices == "all")
+        for x in sides
+        if _is_preset(x.spec.choices)
+    ]
     axes = [x.tree.axis_note() for x in sides]
     notes = [
         *(Note(text) for texts in auto for text in texts),

@@ -16,7 +16,7 @@ from torch import nn
 
 from cka_notebook._capture.capture import Capture
 from cka_notebook._capture.hooks import Hook
-from cka_notebook._capture.probe import probe
+from cka_notebook._capture.probe import Probed, probe
 from cka_notebook._capture.rewinding import rewound
 from cka_notebook._capture.shuffling import Scatter
 from cka_notebook._grams.buffer import GramBuffer
@@ -138,11 +138,12 @@ class LiveModel:
             return self._timed(call if rows is None else self.caller.pick(call, rows))
 
         probed = probe(self.tree, run, call.examples)
-        if probed.refused and not self.caller.grouped and self.caller.may_group(call):
+        is_doubtful = bool(probed.refused or probed.by_size) and not self.caller.grouped
+        if is_doubtful and self.caller.may_group(call):
             # The model may run, and pair the examples with rows of others.
             self.caller.grouped = True
             grouped = probe(self.tree, run, call.examples)
-            if grouped.refused >= probed.refused:
+            if _doubtfulness(grouped) >= _doubtfulness(probed):
                 self.caller.grouped = False
                 grouped = probe(self.tree, run, call.examples)
             probed = grouped
@@ -346,6 +347,11 @@ class Side:
     def grams(self, given: dict[LiveModel, LayerGrams]) -> LayerGrams:
         """The Gram matrices of one batch, from those that each model gave."""
         return given[self.model].subset(self.rows)
+
+
+def _doubtfulness(probed: Probed) -> tuple[bool, int]:
+    """Smaller for a probe that tells more."""
+    return bool(probed.by_size), probed.refused
 
 
 def make_sides(
