@@ -25,6 +25,10 @@ SUM_ROUNDING = 1e-4
 HALF_SUM_ROUNDING = 1e-2
 """The same for types of 16 bits and fewer."""
 
+IN_TRANSFORM = Reason(
+    "output inside a transform of torch.func, such as vmap or grad", "no_tensor"
+)
+
 
 @dataclass(slots=True)
 class Entry:
@@ -164,8 +168,8 @@ class Observer:
 
 def _entry(path: Path, value: Any, examples: int) -> Entry:
     """A description of one part of an output."""
-    if isinstance(value, Tensor) and _is_batched(value):
-        return Entry(path, reason=Reason("output inside torch.vmap", "no_tensor"))
+    if isinstance(value, Tensor) and _is_wrapped(value):
+        return Entry(path, reason=IN_TRANSFORM)
     tensor = usable(value)
     if isinstance(tensor, Reason):
         return Entry(path, reason=tensor)
@@ -192,7 +196,7 @@ def _unlikely(value: Tensor | PackedSequence) -> tuple[bool, bool]:
     tensor = value if isinstance(value, Tensor) else value.data
     values = tensor.detach().float()
     is_mask = bool(((values == 0) | (values == 1) | (values < -1e4)).all())
-    if tensor.ndim > 2 and not is_mask:
+    if tensor.ndim > 1 and not is_mask:
         rounding = SUM_ROUNDING if tensor.itemsize > 2 else HALF_SUM_ROUNDING
         off = (values.sum(-1) - 1).abs()
         is_mask = bool((values >= 0).all() and (off < rounding).all())
@@ -208,6 +212,6 @@ def _mark(value: Tensor | PackedSequence) -> tuple[int, int]:
         return id(tensor), 0
 
 
-def _is_batched(tensor: Tensor) -> bool:
-    """Whether this is a tensor of one example in `torch.vmap`."""
+def _is_wrapped(tensor: Tensor) -> bool:
+    """Whether this is a tensor inside `torch.vmap`, `torch.func.jvp` or the like."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # noqa: SLF001 there is no public test

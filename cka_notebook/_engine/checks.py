@@ -1,7 +1,7 @@
 """Checks of what a user passes to `CKA` and its `compare`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
 from typing import Any
@@ -152,6 +152,20 @@ def pair(argument: str, takes: str, count: int, given: Any) -> tuple[Any, Any]:
             )
             raise TypeError(msg)
     return both[0], both[1]
+
+
+def for_each(steps: Iterable[Callable[[], object]]) -> None:
+    """Take a step for each side; one ValueError tells what is wrong on all."""
+    problems: list[ValueError] = []
+    for step in steps:
+        try:
+            step()
+        except ValueError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ValueError(" ".join(map(str, problems)))
 
 
 def as_list(choices: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from .checks import (
     check_names,
     check_no_loader,
     check_tolerance,
+    for_each,
     pair,
 )
 from .distributed import Ranks, all_ranks, check_settings, merge_ranks
@@ -128,8 +130,12 @@ class CKA:
         self.name1, self.name2 = _titles(
             tree1.model, tree2.model, model1_name, model2_name
         )
-        tree1.check(model1_layers)
-        tree2.check(model2_layers)
+        choices = [(tree1, model1_layers), (tree2, model2_layers)]
+        same_choice = self.same and model2_layers is model1_layers
+        for_each(
+            partial(tree.check, choice)
+            for tree, choice in choices[: 1 if same_choice else 2]
+        )
         self.device = known_device(device)
         models = tree1.model, tree2.model
         if self.device is not None and not all(map(is_dispatched, models)):

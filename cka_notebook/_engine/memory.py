@@ -24,7 +24,8 @@ class ModelMemory(NamedTuple):
     Attributes:
         masked: Whether padding was left out of any layer.
         lengths: What `TextLengths.save` gives.
-        padding: Whether there was padding, on its device; None if that was not checked.
+        padding: How many texts had padding, and how many nothing else; None if
+            nobody looked.
         scatters: Of the layers watched for random batches.
     """
 

@@ -34,7 +34,13 @@ from .estimate import Estimate
 from .facts import run_notes, run_provenance, shared_note, short_note, used_note
 from .fingerprint import of_function, of_model
 from .memory import Memory
-from .side import LiveModel, ModelSpec, explaining_memory, make_sides
+from .side import (
+    LiveModel,
+    ModelSpec,
+    choose_layers,
+    explaining_memory,
+    make_sides,
+)
 from .state import Axis, RunState
 from .tokens import left_out_of
 
@@ -154,8 +160,7 @@ class Run:
             layers: The layers of each side; None for the user's choice.
             max_batches: Number of batches after which the run ends, or None.
         """
-        for side, names in zip(self.sides, layers, strict=True):
-            side.choose(names)
+        choose_layers(self.sides, layers)
         every = chain.from_iterable(side.layers for side in self.sides)
         self.models[0].pooling.check(list(every))
         counts = self._capture()
@@ -178,7 +183,11 @@ class Run:
         state.last_notes = [
             partial(note, model.name)
             for model in self.models
-            for note in (model.tokens.unmasked_note, model.lengths.note)
+            for note in (
+                model.tokens.unmasked_note,
+                model.tokens.empty_note,
+                model.lengths.note,
+            )
         ]
         self.restrict(state)
         return state

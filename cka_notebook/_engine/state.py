@@ -18,10 +18,12 @@ from cka_notebook._grams.precision import undisturbed
 from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
+from cka_notebook.metrics.cka import SMALLEST
 
 from .facts import (
     NO_VARIANCE,
     TOO_LARGE,
+    TOO_SMALL,
     no_output,
     not_finite,
     skip_note,
@@ -158,6 +160,8 @@ class Axis:
                 reasons[name] = not_finite(int(bad[row]))
             elif norms[row] == 0:
                 reasons[name] = NO_VARIANCE
+            elif norms[row] < SMALLEST:
+                reasons[name] = TOO_SMALL
             elif not isfinite(norms[row]):
                 reasons[name] = TOO_LARGE
         return reasons
@@ -331,7 +335,11 @@ class RunState:
             notes=[*self.notes, *dict.fromkeys(chain(*reasons))],
             undefined1=undefined[0],
             undefined2=undefined[1],
-            provenance={**self.provenance, "finished": time.strftime(TIME_FORMAT)},
+            provenance={
+                **self.provenance,
+                "doubts": _of_values(self.provenance.get("doubts", {}), undefined),
+                "finished": time.strftime(TIME_FORMAT),
+            },
             sums=self.sums.to("cpu", copy=True),
         )
 
@@ -459,3 +467,14 @@ class RunState:
         for axis, reasons in zip(self.axes, undefined, strict=True):
             found.append(unchecked_note(axis.name, axis.unchecked, reasons))
         return [*notes, *dict.fromkeys(note for note in found if note is not None)]
+
+
+def _of_values(
+    doubts: Mapping[str, Mapping[str, list[str]]], undefined: tuple[Any, Any]
+) -> dict[str, dict[str, list[str]]]:
+    """The doubts about each model's layers that have values."""
+    found = {}
+    for (model, kinds), reasons in zip(doubts.items(), undefined, strict=False):
+        own = {k: [x for x in each if x not in reasons] for k, each in kinds.items()}
+        found[model] = {kind: layers for kind, layers in own.items() if layers}
+    return found

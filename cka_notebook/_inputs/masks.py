@@ -32,6 +32,7 @@ DECODER = {
     "tgt_key_padding_mask": "padding",
     "decoder_padding_mask": "padding",
 }
+DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
 KNOWN: dict[str, Any] = {**ENCODER, **MEMORY, **DECODER}
 """Names in torch and transformers, those to be preferred first."""
 
@@ -103,6 +104,8 @@ class MaskReader:
             and not set(read) & set(ENCODER)
         ):
             inputs = decoder  # a decoder alone, with the mask of what it attends to
+        if inputs is not None and decoder is None:
+            decoder = _all_tokens(arguments)
         return Masks(inputs, decoder)
 
     def resampled(self, mask: Tensor, frames: int) -> Tensor | None:
@@ -195,6 +198,15 @@ def _is_unnamed(name: str, value: Tensor, arguments: Mapping[str, Any]) -> bool:
     if not is_flag or _is_uniform(value) or not _masked_inputs(value, arguments):
         return False
     return _is_padding(value) and not _is_the_same_for_all(name, value, arguments)
+
+
+def _all_tokens(arguments: Mapping[str, Any]) -> Tensor | None:
+    """A mask of all tokens that a decoder is given, which has none of its own."""
+    found = (arguments.get(name) for name in DECODER_INPUTS)
+    tokens = next((x for x in found if isinstance(x, Tensor) and x.ndim > 1), None)
+    return (
+        None if tokens is None else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    )
 
 
 def _of_decoder(name: str) -> bool:

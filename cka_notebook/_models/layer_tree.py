@@ -207,9 +207,15 @@ class LayerTree:
             notes += left_out_notes(self.parts, self.layers)
         return [f"{self._title}: {note}" for note in notes if note]
 
-    def incomparable_notes(self) -> list[str]:
-        """What was called and cannot be compared, for other choices than ``auto``."""
-        notes = incomparable_notes(self.parts, self.layers) if self.probed else []
+    def incomparable_notes(self, *, every: bool) -> list[str]:
+        """What was called and cannot be compared, for other choices than ``auto``.
+
+        Args:
+            every: Whether all modules were asked for, whatever is in them.
+        """
+        if not self.probed:
+            return []
+        notes = incomparable_notes(self.parts, self.layers, every=every)
         return [f"{self._title}: {note}" for note in notes]
 
     def _thinned_note(self) -> str | None:

@@ -15,6 +15,7 @@ from ipywidgets import widget_serialization
 
 from cka_notebook import _figures, metrics
 from cka_notebook._engine.checks import check_tolerance
+from cka_notebook._engine.keywords import explains_keywords
 from cka_notebook._messages import metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
@@ -147,6 +148,7 @@ class CKAExplorer(anywidget.AnyWidget):
 
     _session: Session
 
+    @explains_keywords
     def __init__(
         self,
         model1: "nn.Module",

@@ -69,6 +69,7 @@ WRAPS = {
     },
     (2,): lambda x, out: ((x > 0).float(), out[:, 0], out),
     (3,): lambda x, out: (x[:, :2], out.mean(0), torch.ones(len(x), 2), out),
+    ("routed",): lambda x, out: {"gate": x.softmax(-1), "routed": out},
     ("values",): lambda x, out: {"weights": weights(x), "values": out},
     ("view",): lambda x, out: {"x": x.reshape(-1, 2, 3), "view": out},
 }
@@ -226,7 +227,11 @@ def test_the_choice_of_the_probe_holds_where_the_order_of_entries_changes():
 ODD = {
     "vmap": (
         torch.vmap,
-        "output inside torch.vmap",
+        "output inside a transform of torch.func, such as vmap or grad",
+    ),
+    "jvp": (
+        lambda layer: lambda x: torch.func.jvp(layer, (x,), (torch.ones_like(x),))[0],
+        "output inside a transform of torch.func, such as vmap or grad",
     ),
     "no features": (
         lambda layer: lambda x: layer(x)[:, :0],

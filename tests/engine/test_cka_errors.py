@@ -8,7 +8,7 @@ from support.reference import compare
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cka_notebook import CKA
+from cka_notebook import CKA, CKAExplorer
 
 
 def test_a_model_on_meta_is_an_error_with_the_remedy():
@@ -214,3 +214,34 @@ def test_an_error_in_a_model_names_the_model_and_its_inputs():
 def test_options_of_the_wrong_kind_are_refused_at_once(option, message):
     with pytest.raises(TypeError, match=message):
         CKA(zoo.mlp(), **option)
+
+
+WRONG = {"model1_layers": ["nowhere"], "model2_layers": ["neither", "0"]}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: CKA(zoo.mlp(), zoo.mlp(), **WRONG),
+        lambda: CKAExplorer(zoo.mlp(), zoo.mlp(), zoo.batches_of(), **WRONG),
+        lambda: compare(
+            zoo.mlp(),
+            zoo.mlp(),
+            zoo.batches_of(),
+            model1_layers="nowhere*",
+            model2_layers="neither*",
+        ),
+    ],
+)
+def test_what_is_wrong_on_both_sides_is_one_error(call):
+    with pytest.raises(
+        ValueError, match=r"`model1_layers`.*nowhere.*`model2_.*neither"
+    ):
+        call()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere*"])
+def test_one_choice_for_both_sides_is_wrong_once(name):
+    with pytest.raises(ValueError, match="`model1_layers`") as caught:
+        compare(zoo.mlp(), batches=zoo.batches_of(), model1_layers=[name])
+    assert "model2_layers" not in str(caught.value)

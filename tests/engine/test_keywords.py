@@ -126,3 +126,27 @@ def test_warnings_still_point_at_the_caller():
             [*zoo.batches_of(2), zoo.batches_of(1)[0][:2]], progress=False
         )
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: CKAExplorer(zoo.mlp(), None, dataloader=zoo.batches_of()),
+            r"'dataloader' is called 'loader' here.*CKAExplorer\(model1, model2",
+        ),
+        (
+            lambda: CKAExplorer(zoo.mlp(), zoo.batches_of()),
+            "needs 'loader'.*None as model2",
+        ),
+        (
+            lambda: CKAExplorer(net1=zoo.mlp(), dataloader1=zoo.batches_of()),
+            "'model1' and 'model2' and 'loader'.*'net1' is called 'model1'",
+        ),
+        (lambda: CKA(zoo.mlp()).compare(), "CKA.compare needs 'loader'"),
+        (lambda: CKA(device="cpu"), r"CKA needs 'model1'. Call CKA\(model1\)"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_call_to_write(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()
