@@ -204,7 +204,10 @@ class Live:
         """Whether the checkpoint holds other layers, of an earlier run here."""
         path = self._run_options.get("checkpoint")
         layers = None if path is None else layers_of(path)
-        return layers is not None and layers != (choices["layers1"], choices["layers2"])
+        if layers is None:
+            return False
+        every = {**self._first_choices, **choices}
+        return layers != tuple(self.choose(side, every[side]) for side in SIDES)
 
     def too_large(self, estimate: Estimate) -> str | None:
         """A message if the Gram matrices of a batch may not fit into memory."""
