@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cka_notebook._grams.packing import on_device
 from cka_notebook._messages import Note, counted
-from cka_notebook._results.result import CKAResult, shared
+from cka_notebook._results.layers import shared
+from cka_notebook._results.result import CKAResult
 from cka_notebook._undo import Undo
 
 from .state import Axis, RunState, RunView
@@ -174,10 +175,12 @@ class AddedLayers:
             for name, new in self._new()
             if new
         ]
+        inner = self.inner.result()
         return replace(
-            self.inner.result(),
+            inner,
             matrix=self.matrix().cpu(),
             stderr=self.stderr().cpu(),
+            null_sd=self._combined(inner.null_sd, self.known.null_sd),
             layers1=self.layers1,
             layers2=self.layers2,
             notes=list(dict.fromkeys([*self.known.notes, *self.notes, *added])),

@@ -324,6 +324,7 @@ class RunState:
         return CKAResult(
             matrix=self.matrix().cpu(),
             stderr=self.stderr().cpu(),
+            null_sd=self.sums.null_sd().cpu(),
             layers1=self.layers1,
             layers2=self.layers2,
             name1=self.rows.name,
@@ -371,7 +372,7 @@ class RunState:
             batches,
             facts["skipped"],
             facts["examples"],
-            metrics.MinibatchCKA(**sums, batches=batches),
+            metrics.MinibatchCKA.from_tensors(sums, batches),
             rows=faults[0],
             columns=faults[1],
         )
@@ -412,7 +413,7 @@ class RunState:
             sums, spare = sums.to(home), None
         with undisturbed(home):
             xy, xx, yy = batch_products(rows, columns, home)
-            new = sums.with_batch(xy, xx, yy, spare)
+            new = sums.with_batch(xy, xx, yy, examples, spare)
         if not before.batches:
             self.rows.first, self.columns.first = xx, yy
         self.totals = Totals(

@@ -9,7 +9,7 @@ import torch
 
 from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import is_grave
-from cka_notebook._results.result import shared
+from cka_notebook._results.layers import shared
 
 from .codes import Floats, Header, error_codes, floats, value_codes
 from .history import History, Moment

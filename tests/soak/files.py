@@ -238,6 +238,7 @@ def use(result, folder):
     """What a reader does with a result that was loaded; it must have no surprise."""
     assert result.matrix.shape == (len(result.layers1), len(result.layers2))
     repr(result), result.best_matches(), result.best_path(), result.export()
+    assert result.floor.shape == result.matrix.shape
     if result.sums is not None:
         result.merge(result)
     result.save(folder / "again")
