@@ -28,6 +28,7 @@ from cka_notebook._inputs.usage import Usage
 from cka_notebook._results.atomic import PathLike
 from cka_notebook._undo import Undo
 
+from .axes import Axis
 from .borrowed import torch_settings
 from .checkpoint import Checkpoint, Whole
 from .estimate import Estimate
@@ -41,7 +42,7 @@ from .side import (
     explaining_memory,
     make_sides,
 )
-from .state import Axis, RunState
+from .state import RunState
 from .tokens import left_out_of
 
 TRIED = 16

@@ -35,12 +35,12 @@ from cka_notebook._page.runtime import (
 from cka_notebook._results.atomic import PathLike
 from cka_notebook._results.result import CKAResult
 
+from .caller import CallerContext
 from .comparison import NAMES, Comparison, Live, Saved
 from .mailbox import CHOICES, PageMessages, leave_replies_to_the_page
 from .saved_tree import SIDES, side_of, unknown_layer
 from .session import Session
 from .source import with_layers
-from .worker import CallerContext
 
 if TYPE_CHECKING:
     from torch import nn

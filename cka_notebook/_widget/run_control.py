@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cka_notebook._undo import Undo
 
-from .worker import CallerContext, Watcher, Worker
+from .caller import CallerContext
+from .worker import Watcher, Worker
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView

@@ -17,7 +17,8 @@ from torch import nn
 from cka_notebook import CKAExplorer, CKAResult
 from cka_notebook._undo import ATTEMPTS
 from cka_notebook._widget import worker as worker_module
-from cka_notebook._widget.worker import CallerContext, Phase, Worker
+from cka_notebook._widget.caller import CallerContext
+from cka_notebook._widget.worker import Phase, Worker
 
 WHOLE = ["begins 1", "batch 1", "batch 2", "batch 3", "ends done"]
 
