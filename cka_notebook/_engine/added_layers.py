@@ -18,7 +18,8 @@ from cka_notebook._messages import Note, counted
 from cka_notebook._results.result import CKAResult, shared
 from cka_notebook._undo import Undo
 
-from .state import Axis, RunState, RunView
+from .state import RunState, RunView
+from .totals import Axis
 
 if TYPE_CHECKING:
     from .estimate import Estimate

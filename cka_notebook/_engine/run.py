@@ -35,8 +35,9 @@ from .facts import run_notes, run_provenance, shared_note, short_note, used_note
 from .fingerprint import of_function, of_model
 from .memory import Memory
 from .side import LiveModel, ModelSpec, explaining_memory, make_sides
-from .state import Axis, RunState
+from .state import RunState
 from .tokens import left_out_of
+from .totals import Axis
 
 TRIED = 16
 """The probe searches this many batches for one that is large enough."""

@@ -7,9 +7,10 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._engine import state
+from cka_notebook._engine import state, totals
 from cka_notebook._engine.facts import NO_VARIANCE
-from cka_notebook._engine.state import Axis, RunState
+from cka_notebook._engine.state import RunState
+from cka_notebook._engine.totals import Axis
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -197,8 +198,14 @@ class FullError(Exception):
     """What the tests raise."""
 
 
-@pytest.mark.parametrize("place", ["batch_products", "spread", "undisturbed"])
-def test_a_batch_that_fails_while_it_is_added_does_not_count(monkeypatch, place):
+@pytest.mark.parametrize(
+    ("module", "place"),
+    [(state, "batch_products"), (totals, "spread"), (state, "undisturbed")],
+    ids=["products", "spread", "settings"],
+)
+def test_a_batch_that_fails_while_it_is_added_does_not_count(
+    monkeypatch, module, place
+):
     model1, model2 = zoo.mlp(), zoo.mlp()
     batches = zoo.batches_of(3)
     cka = CKA(model1, model2)
@@ -212,8 +219,8 @@ def test_a_batch_that_fails_while_it_is_added_does_not_count(monkeypatch, place)
     def fail(*_):
         raise FullError
 
-    monkeypatch.setattr(state, place, fail)
-    monkeypatch.setattr(state, "isfinite", lambda _: False)
+    monkeypatch.setattr(module, place, fail)
+    monkeypatch.setattr(totals, "isfinite", lambda _: False)
     with pytest.raises(FullError):
         next(steps)
     assert run.totals is before[1]
