@@ -19,8 +19,8 @@ from cka_notebook._results.layers import shared
 from cka_notebook._results.result import CKAResult
 from cka_notebook._undo import Undo
 
-from .axes import Axis
 from .state import RunState, RunView
+from .totals import Axis
 
 if TYPE_CHECKING:
     from .estimate import Estimate

@@ -17,7 +17,8 @@ from cka_notebook._results import atomic, files
 from . import saved_run
 from .fingerprint import Print, of_batch
 from .memory import Memory, within
-from .state import RunState, Totals
+from .state import RunState
+from .totals import Totals
 
 FORMAT = "cka_notebook.checkpoint/3"
 SECONDS = 30.0

@@ -28,7 +28,6 @@ from cka_notebook._inputs.usage import Usage
 from cka_notebook._results.atomic import PathLike
 from cka_notebook._undo import Undo
 
-from .axes import Axis
 from .borrowed import torch_settings
 from .checkpoint import Checkpoint, Whole
 from .estimate import Estimate
@@ -44,6 +43,7 @@ from .side import (
 )
 from .state import RunState
 from .tokens import left_out_of
+from .totals import Axis
 
 TRIED = 16
 """The probe searches this many batches for one that is large enough."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,13 +18,13 @@ from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import Note
 from cka_notebook._results.result import CKAResult
 
-from .axes import Axis, Faults
 from .facts import (
     skip_note,
     stable_note,
     unchecked_note,
     undefined_notes,
 )
+from .totals import Axis, Faults, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,31 +87,6 @@ class RunView(Protocol):
     def is_stable(self, tolerance: float) -> bool: ...
     def note_stable(self, tolerance: float) -> None: ...
     def finish(self) -> None: ...
-
-
-class Totals(NamedTuple):
-    """What a run has added up; each batch replaces it as a whole.
-
-    An interrupt can come between any two instructions, and then a batch must have
-    counted nowhere.
-
-    Attributes:
-        batches: Batches in the sums.
-        skipped: Batches that were too small.
-        examples: Examples in the sums.
-        sums: The running sums; None before the first batch.
-        rows: What is wrong with rows.
-        columns: What is wrong with columns.
-        spare: Memory for the sums of the next batch; None before the second.
-    """
-
-    batches: int = 0
-    skipped: int = 0
-    examples: int = 0
-    sums: metrics.MinibatchCKA | None = None
-    rows: Faults = Faults()
-    columns: Faults = Faults()
-    spare: metrics.MinibatchCKA | None = None
 
 
 class RunState:

@@ -13,7 +13,7 @@ from cka_notebook._engine import checkpoint
 CRITICAL = [
     ("state.py", "RunState.add"),
     ("state.py", "RunState.finish"),
-    ("state.py", "Faults.with_batch"),
+    ("totals.py", "Faults.with_batch"),
     ("cka.py", "MinibatchCKA.with_batch"),
     ("cka.py", "CKA.compare"),
     ("cka.py", "CKA._steps"),

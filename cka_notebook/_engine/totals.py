@@ -1,4 +1,4 @@
-"""The rows and columns of a running matrix, and what is wrong with them."""
+"""What a run has added up, and what is wrong with its layers."""
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cka_notebook import metrics
 from cka_notebook._grams.pairs import LayerGrams, spread
 from cka_notebook.metrics.cka import SMALLEST
 
@@ -90,3 +91,27 @@ class Axis:
         if faults.bad is None:
             return torch.full((len(self.layers),), -1.0, device="cpu")
         return faults.bad
+
+
+class Totals(NamedTuple):
+    """What a run has added up; each batch replaces it as a whole.
+
+    An interrupt can come between any two instructions, and must not leave half a batch.
+
+    Attributes:
+        batches: Batches in the sums.
+        skipped: Batches that were too small.
+        examples: Examples in the sums.
+        sums: The running sums; None before the first batch.
+        rows: What is wrong with rows.
+        columns: What is wrong with columns.
+        spare: Memory for the sums of the next batch; None before the second.
+    """
+
+    batches: int = 0
+    skipped: int = 0
+    examples: int = 0
+    sums: metrics.MinibatchCKA | None = None
+    rows: Faults = Faults()
+    columns: Faults = Faults()
+    spare: metrics.MinibatchCKA | None = None
