@@ -55,8 +55,8 @@ def similarity(x: Any, y: Any, name: str, **options: Any) -> float:
       For comparison with published values: with few examples and many features it is
       near 1 for independent layers too.
     - `cka-rbf` (``threshold=0.5``): `cka` of the kernel ``exp(-D / (2 threshold ** 2
-      m))`` of squared distances D with median m [2]. Above 3 it is `cka`; below 0.3 it
-      needs more than 64 examples.
+      m))`` of squared distances D with median m [2]. Above 3 it is nearly `cka`; below
+      0.3 it needs at least 64 examples.
     - `cka-cosine`: `cka` of the cosines of uncentered activations. An example of zeros
       has cosine 0 with all others.
     - `dcka` (``confounder=``, an array): `cka` without what the confounder explains of

@@ -34,6 +34,18 @@ def test_types_that_torch_lacks_are_taken():
     assert found == pytest.approx(metrics.similarity(flags.astype(float), Y, "cka"))
 
 
+def test_large_integers_keep_their_differences():
+    x = (10 * rows()).long()
+    expected = metrics.similarity(x, Y, "cka")
+    assert metrics.similarity(x + 10**9, Y, "cka") == pytest.approx(expected)
+
+
+def test_a_warning_points_at_the_caller():
+    with pytest.warns(UserWarning, match="undefined") as caught:
+        metrics.similarity(np.ones(8), Y, "cka")
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_a_memory_map_is_read(tmp_path):
     np.save(tmp_path / "x.npy", rows().numpy())
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")

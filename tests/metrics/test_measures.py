@@ -299,6 +299,11 @@ def test_equally_near_examples_share_the_places_left():
     # 9 others in the half of a class, of which all 19 are equally near.
     expected = 9 / 19
     assert value(x, halves, "mutual-knn", k=9) == near(expected)
+    # Lengths and rotations change cosines in the last digits only.
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
+    noisy = x * (torch.rand(60, 1, dtype=torch.float64) + 1) @ turn
+    assert value(noisy, halves, "mutual-knn", k=9) == near(expected)
+    assert value(noisy, x, "mutual-knn") == value(noisy, noisy, "mutual-knn") == near(1)
 
 
 def test_independent_layers_have_the_values_of_chance():
@@ -401,10 +406,11 @@ def test_rbf_cka_of_mostly_equal_examples_has_no_value():
         assert math.isnan(value(x, y, "cka-rbf"))
 
 
-def test_an_rbf_kernel_without_neighbors_has_no_value():
+def test_an_rbf_kernel_that_tells_no_examples_apart_has_no_value():
     x, y = layers()
-    with pytest.warns(UserWarning, match="`x` no examples differ in a common way"):
-        assert math.isnan(value(x, y, "cka-rbf", threshold=0.01))
+    for threshold in (0.01, 1e8):  # the second leaves only neighbors
+        with pytest.warns(UserWarning, match="`x` no examples differ in a common way"):
+            assert math.isnan(value(x, y, "cka-rbf", threshold=threshold))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -416,6 +422,12 @@ def test_a_confounder_that_is_the_layer_leaves_no_value(dtype):
             assert math.isnan(value(x, y, "dcka", confounder=same))
         with pytest.warns(UserWarning, match="`confounder` explains all of `y`"):
             assert math.isnan(value(y, x, "dcka", confounder=same))
+
+
+def test_a_confounder_is_the_layer_up_to_its_own_precision():
+    x, y = layers()
+    with pytest.warns(UserWarning, match="`confounder` explains all of `x`"):
+        assert math.isnan(value(x, y, "dcka", confounder=x.float()))
 
 
 def test_a_confounder_near_the_layer_has_a_value():
