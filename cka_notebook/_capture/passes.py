@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.nodes import expects_tokens_first
 from cka_notebook._undo import Undo
 
 from .hooks import hooked
@@ -100,6 +101,11 @@ class Passes:
     def are_few(self) -> bool:
         """Whether rows may follow by chance when only some of the examples are run."""
         return self.examples < PROBE_EXAMPLES[0] and self.moved is not None
+
+    @cached_property
+    def may_be_turned(self) -> bool:
+        """Whether any module documents its tensors as (tokens, examples, ...)."""
+        return any(expects_tokens_first(node.module) for node in self._tree.nodes)
 
     @property
     def all_moved(self) -> list[int]:

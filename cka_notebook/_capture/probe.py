@@ -160,7 +160,9 @@ def _judged(
     reason = entry.reason if few is None else entry.reason or few.reason
     readings = [x for x in entry.prints if few is None or x in few.prints]
     if passes.is_blind:
-        readings = [x for x in readings if x.groups == 1]
+        # A size alone cannot tell the examples from features, or heads of attention.
+        axes = range(min(2 if passes.may_be_turned else 1, len(entry.shape) - 1) or 1)
+        readings = [x for x in readings if x.groups == 1 and x.axis in axes]
     if reason is not None or not readings:
         return Output(0, reason=reason or _without_axis(entry, few))
     if passes.is_blind:

@@ -157,7 +157,7 @@ class Frames:
         matrix, stderr, floor = map(floats, frame.readback.values())
         if frame.for_history:
             moment = Moment(frame.progress.batches, matrix, stderr)
-            # The batches that ran during the copy are no cost.
+            # The batches that ran during the copy cost nothing.
             cost = frame.cost + time.perf_counter() - started
             self._history.add(moment, cost=cost)
         if frame.for_page:
@@ -262,7 +262,7 @@ class Frames:
             return
         try:
             self._send(*message)
-        except Exception as error:  # The run goes on without it.
+        except Exception as error:  # The run continues without it.
             self._failed(error)
 
     def _header(

@@ -99,14 +99,14 @@ def check_keys(content: Mapping[str, Any], needed: set[str], known: set[str]) ->
 
 
 def check_texts(value: Any, what: str) -> None:
-    """Raise ValueError if this is no list of strings."""
+    """Raise ValueError unless this is a list of strings."""
     expect_type(value, list, f"`{what}`")
     for text in value:
         expect_type(text, str, f"an item of `{what}`")
 
 
 def check_reasons(value: Any, what: str) -> None:
-    """Raise ValueError if this is no dict of strings."""
+    """Raise ValueError unless this is a dict of strings."""
     expect_type(value, dict, f"`{what}`")
     for text in value.values():
         expect_type(text, str, f"a value of `{what}`")

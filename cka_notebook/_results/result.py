@@ -341,8 +341,8 @@ class CKAResult(Chance):
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If it is no result, of a newer version, or damaged. Nothing is
-                taken from such a file.
+            ValueError: If it is not a result, is damaged, or is of a newer version.
+                Nothing is taken from such a file.
         """
         check, check_values = contents.check, contents.check_values
         tensors, facts = files.read(path, FORMAT, check, check_values)

@@ -8,6 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+SMALLEST = 1e-300
+"""Sums of h below this have lost digits: float64 rounds them to multiples of 5e-324."""
+
 
 @dataclass
 class MinibatchCKA:
@@ -203,7 +206,8 @@ class MinibatchCKA:
         outside = (square == 0) | square.isinf()
         norm = torch.where(outside, self.xx.sqrt()[:, None] * self.yy.sqrt(), norm)
         # Sums that have left float64 themselves would give 0 or infinity.
-        return torch.where((norm > 0) & norm.isfinite(), norm, torch.nan)
+        known = (self.xx >= SMALLEST)[:, None] & (self.yy >= SMALLEST)
+        return torch.where(known & norm.isfinite(), norm, torch.nan)
 
     def _spread_of_norms(self) -> Tensor:
         xx, yy = self.xx[:, None], self.yy

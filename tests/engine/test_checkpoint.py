@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_no_file_is_refused_before_any_batch(tmp_path, make):
+def test_anything_but_a_file_is_refused_before_any_batch(tmp_path, make):
     def never():
         raise AssertionError
         yield
@@ -360,7 +360,7 @@ REFUSED = {
 
 
 def run(path, **options):
-    """A comparison that ends after four batches, or goes on from there."""
+    """A comparison that ends after four batches, or continues from there."""
     later = ("max_batches", "paired", "loader2")
     given = {"max_batches": None, **{k: options.pop(k) for k in later if k in options}}
     loader = options.pop("batches", None)
