@@ -44,8 +44,9 @@ class Chance:
 
         It is three times `null_sd`, or four times with fewer than five batches, and NaN
         where that is. Values up to it are no better than chance. In simulations, at
-        most 2 in 1000 pairs of unrelated layers reach more, and 8 in 1000 where few
-        directions hold most of the variance.
+        most 2 in 1000 pairs of unrelated layers with 16 or more independent features
+        reach more, and 8 in 1000 where few directions or examples hold most of the
+        variance.
         """
         return floor_of(self.null_sd, self.batches)
 
@@ -66,7 +67,7 @@ class Chance:
         independent features, 4.5 to 5.5 % have a p below 0.05, and 0.8 to 1.2 % one
         below 0.01; with 4 features in one batch, 6 and 2 %; with 64 features of
         standard deviations 1, 1/2, 1/3 and so on, 6 to 8 % and 2 to 4 %, and with
-        ``correction="max"`` many more than 5 %. `floor` is high enough for all of them.
+        ``correction="max"`` up to half of the maps a p below 0.05.
         Batches must hold independent examples: where they are correlated, such as the
         frames of a video, unrelated layers look related. A low p-value says that two
         layers have something in common, if only their input.
@@ -74,8 +75,7 @@ class Chance:
         Args:
             correction: ``"max"`` gives p-values of the highest value in the map (Šidák
                 1967): how often the highest of all defined cells would be as high if
-                they were independent. Cells that share layers are not quite, so this
-                errs towards chance.
+                they were independent.
 
         Returns:
             float64; NaN where the value is undefined or `null_sd` is not known.
