@@ -166,6 +166,10 @@ class AddedLayers:
         """Their standard errors, in the same form."""
         return self._combined(self.inner.stderr(), self.known.stderr)
 
+    def floor(self) -> Tensor:
+        """What unrelated layers reach by chance, in the same form."""
+        return self._combined(self.inner.floor(), self.known.floor)
+
     def result(self) -> CKAResult:
         """Both results as one. It has no running sums: its cells are from two runs."""
         added = [

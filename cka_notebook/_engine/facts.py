@@ -60,6 +60,12 @@ TAKEN_BY_OTHERS = (
     "a loader of its own, or run one after the other."
 )
 
+MANY_SIZES = (
+    " Examples of different sizes do not fit into one tensor: resize or pad them in a "
+    "collate_fn, or yield lists of images if the models take them, with pool= to make "
+    "features of one size."
+)
+
 
 def not_finite(batch: int) -> Reason:
     """The reason of a layer whose Gram matrix is not finite in a batch."""

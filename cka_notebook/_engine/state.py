@@ -16,9 +16,11 @@ from cka_notebook._grams.pairs import LayerGrams, batch_products, sums_device
 from cka_notebook._grams.precision import undisturbed
 from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import Note
+from cka_notebook._results.chance import floor_of
 from cka_notebook._results.result import CKAResult
 
 from .facts import (
+    MANY_SIZES,
     skip_note,
     stable_note,
     unchecked_note,
@@ -30,12 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .estimate import Estimate
-
-MANY_SIZES = (
-    " Examples of different sizes do not fit into one tensor: resize or pad them in a "
-    "collate_fn, or yield lists of images if the models take them, with pool= to make "
-    "features of one size."
-)
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -83,6 +79,7 @@ class RunView(Protocol):
     def activity(self) -> str: ...
     def matrix(self) -> Tensor: ...
     def stderr(self) -> Tensor: ...
+    def floor(self) -> Tensor: ...
     def result(self) -> CKAResult: ...
     def is_stable(self, tolerance: float) -> bool: ...
     def note_stable(self, tolerance: float) -> None: ...
@@ -178,6 +175,10 @@ class RunState:
     def stderr(self) -> Tensor:
         """Its standard error, in the same form."""
         return self.sums.stderr()
+
+    def floor(self) -> Tensor:
+        """What unrelated layers reach by chance, in the same form."""
+        return floor_of(self.sums.null_sd(), self.batches)
 
     @property
     def sums(self) -> metrics.MinibatchCKA:

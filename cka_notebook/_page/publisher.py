@@ -128,7 +128,7 @@ class Publisher:
 
         Args:
             header: Facts about the frame; its ``seq``, if any, is replaced.
-            arrays: Values and errors. They must not change afterwards.
+            arrays: Values, errors and more. They must not change afterwards.
             urgent: Send without delay; no later frame replaces this one.
 
         Returns:
