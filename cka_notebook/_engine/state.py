@@ -348,6 +348,8 @@ class RunState:
         """
         self.notes = [*self.notes, *self._local_notes()]
         self.scatters, self.last_notes = [], []
+        for axis in self.axes:
+            axis.unchecked = []
         return self.notes
 
     def _local_notes(self) -> list[str]:

@@ -81,7 +81,10 @@ class Publisher:
         self._send = send
         self._failed = failed
         self._clock = clock
-        self._changed = threading.Condition()
+        # Entered by itself: an interrupt in the condition's own `__enter__`, which is
+        # written in Python, would leave it locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: deque[Frame] = deque()
         self._thread: threading.Thread | None = None
         self._sending = False
@@ -98,7 +101,7 @@ class Publisher:
 
         Where threads cannot be started, `offer` sends by itself.
         """
-        with self._changed:
+        with self._lock:
             if self._thread is not None:
                 return
             context = contextvars.copy_context()
@@ -111,7 +114,7 @@ class Publisher:
 
     def finish(self, timeout: float | None = 10.0) -> None:
         """Send what is waiting, and end the thread."""
-        with self._changed:
+        with self._lock:
             thread, self._thread = self._thread, None
             self._changed.notify_all()
         if thread is not None and thread is not threading.current_thread():
@@ -134,7 +137,7 @@ class Publisher:
         Returns:
             The header with the sequence number of the frame.
         """
-        with self._changed:
+        with self._lock:
             self._seq += 1
             frame = Frame({**header, "seq": self._seq}, tuple(arrays), urgent)
             if self._waiting and not self._waiting[-1].urgent:
@@ -148,7 +151,7 @@ class Publisher:
 
     def greet(self, page: str, views: int) -> None:
         """Send the latest frame to a page that has just opened."""
-        with self._changed:
+        with self._lock:
             self._unacknowledged = False
             self.hear(page, views)
             latest = self._last if not self._waiting else None
@@ -157,14 +160,14 @@ class Publisher:
 
     def forget(self) -> None:
         """Drop the latest frame, because a new run has begun."""
-        with self._changed:
+        with self._lock:
             self._last = None
             self._unacknowledged = False
             self._sent_at = float("-inf")
 
     def hear(self, page: str, views: int) -> None:
         """Note that a page is listening, and how many views it has open."""
-        with self._changed:
+        with self._lock:
             self._views.pop(page, None)
             self._views[page] = views
             while len(self._views) > MOST_PAGES:
@@ -179,7 +182,7 @@ class Publisher:
         Raises:
             ValueError: If there is no such frame yet.
         """
-        with self._changed:
+        with self._lock:
             if seq > self._seq:
                 msg = f"Expected one of {self._seq} frames to be drawn, got {seq}."
                 raise ValueError(msg)
@@ -210,7 +213,7 @@ class Publisher:
 
     def _next(self, me: threading.Thread) -> Frame | None:
         """Wait for the next frame to send; None when the thread should end."""
-        with self._changed:
+        with self._lock:
             while True:
                 if self._thread not in (me, None):
                     return None
@@ -248,6 +251,6 @@ class Publisher:
     def _flush(self) -> None:
         """Send everything that is waiting, in the calling thread."""
         while self._waiting:
-            with self._changed:
+            with self._lock:
                 frame = self._take()
             self._transmit(frame)

@@ -33,6 +33,10 @@ REASONS = {
     errno.EACCES: ("permission denied", "Use a file and a folder that you may change."),
     errno.EPERM: ("permission denied", "Use a file and a folder that you may change."),
     errno.EISDIR: ("it is a folder", "Use the path of a file."),
+    errno.EFBIG: (
+        "it would be larger than a file may be there",
+        "Use another disk, or raise the limit.",
+    ),
     errno.ENAMETOOLONG: ("its name is too long", "Use a shorter one."),
 }
 """What happened and what to do, in words, by error number."""
@@ -78,6 +82,17 @@ def check(path: PathLike) -> None:
         with undo, undo:
             undo.add(_remove, part)
             part.open("xb").close()
+
+
+def check_name(path: object) -> None:
+    """Raise TypeError or ValueError if this cannot be the path of a file."""
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        msg = f"Expected the path of a file, a str or a Path, got {path!r}."
+        raise TypeError(msg)
+    if "\0" in name:
+        msg = f"Expected the path of a file, got {name!r}, which has a null character."
+        raise ValueError(msg)
 
 
 def _target(path: PathLike) -> tuple[Path, int | None]:
@@ -138,6 +153,7 @@ def _sync(folder: Path) -> None:
 @contextmanager
 def _explained(path: PathLike, kept: str = "") -> Iterator[None]:
     """Name path, reason, remedy and where the content is in errors of the system."""
+    check_name(path)
     try:
         yield
     except OSError as error:

@@ -159,6 +159,7 @@ def read(
         FileNotFoundError: If the file does not exist.
         ValueError: If it is anything other than a whole file of that kind.
     """
+    atomic.check_name(path)
     with blamed(path, kind), _opened(path, kind) as file:
         head, size = _head(file)
         metadata, specs = _parse(head[LENGTH:], size)

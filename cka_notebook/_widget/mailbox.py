@@ -175,7 +175,10 @@ class PageMessages:
         self._mailbox.close()
 
     def handle(self, content: Message) -> None:
-        """Do what a message asks for, and show on the page what goes wrong."""
+        """Do what a message asks for, and show on the page what goes wrong.
+
+        The page then takes back what it shows of a choice that was refused.
+        """
         handlers: dict[str, Callable[[Message], None]] = {
             "ready": self._greet,
             "ack": self._acknowledge,
@@ -194,6 +197,7 @@ class PageMessages:
             handlers[str(kind) if known else ""](content)
         except Exception as error:
             self._session.say("error", error_text(error))
+            self._send({"kind": "refused"})
 
     def _is_acknowledged(self, content: Message) -> bool:
         """Note at once that a frame was drawn; False for any other message."""

@@ -123,7 +123,7 @@ class Worker:
         self._steps = steps
         self._watcher = watcher
         self._context = context
-        self._changed = threading.Condition()
+        self._make_lock()
         self._wanted_epoch = epoch
         self._is_asked = False
         self._thread: threading.Thread | None = None
@@ -131,6 +131,12 @@ class Worker:
         self._is_given_up = False
         self._seconds = 0.0
         self._since: float | None = None
+
+    def _make_lock(self) -> None:
+        # Entered by itself: an interrupt in the condition's own `__enter__`, which is
+        # written in Python, would leave it locked.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     def start(self) -> None:
         """Work in a new thread, whose output belongs to the calling notebook cell.
@@ -163,7 +169,7 @@ class Worker:
 
     def give_up(self) -> None:
         """End a run that an interrupt has kept from being begun, if that is so."""
-        with self._changed:
+        with self._lock:
             thread = self._thread
             is_begun = thread is not None and thread.ident is not None
             is_due = not (is_begun or self.has_ended)
@@ -173,24 +179,24 @@ class Worker:
 
     def pause(self) -> None:
         """Pause after the current batch."""
-        with self._changed:
+        with self._lock:
             if self.phase is Phase.RUNNING:
                 self.phase = Phase.PAUSING
 
     def resume(self) -> bool:
         """Resume, cancelling earlier requests; False if the run has ended."""
-        with self._changed:
+        with self._lock:
             is_stopped = self.phase is Phase.STOPPING
             return self._run_on(self.epoch + 1 if is_stopped else self._wanted_epoch)
 
     def restart(self) -> bool:
         """Start a new epoch after the current batch; False if the run has ended."""
-        with self._changed:
+        with self._lock:
             return self._run_on(self.epoch + 1)
 
     def stop(self) -> None:
         """End after the current batch."""
-        with self._changed:
+        with self._lock:
             if self.phase < Phase.ENDING:
                 self.phase, self._wanted_epoch = Phase.STOPPING, self.epoch
                 self._changed.notify_all()
@@ -227,14 +233,14 @@ class Worker:
         if self.is_here and not self.has_ended:
             self._answer()
         elif state is not None and state.batches:
-            with self._changed:
+            with self._lock:
                 self._is_asked = self.phase not in RESTING
                 self._wait_for(lambda: not self._is_asked or self.phase in RESTING)
         return self.result
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for the end, open to interrupts; False on timeout."""
-        with self._changed:
+        with self._lock:
             return self._wait_for(lambda: self.has_ended, timeout)
 
     def _run_on(self, epoch: int) -> bool:
@@ -259,7 +265,7 @@ class Worker:
         return True
 
     def _work(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._is_given_up:
                 return
             self._thread = threading.current_thread()
@@ -289,7 +295,7 @@ class Worker:
             outcome = self._one_epoch()
             if outcome == "done" and not self.only_probe:
                 self._follow_up()
-            with self._changed:
+            with self._lock:
                 if self._wanted_epoch == self.epoch:
                     self.phase = Phase.ENDING
                     return outcome
@@ -298,7 +304,7 @@ class Worker:
     def _follow_up(self) -> None:
         """Start another epoch if the watcher wants one and there was no stop."""
         is_wanted = not self._is_epoch_over and self._watcher.completes(self)
-        with self._changed:
+        with self._lock:
             if is_wanted and not self._is_epoch_over:
                 self._wanted_epoch += 1
 
@@ -340,7 +346,7 @@ class Worker:
         return True
 
     def _is_probe_enough(self) -> bool:
-        with self._changed:
+        with self._lock:
             if self.only_probe:
                 self.phase = Phase.ENDING
             return self.only_probe
@@ -348,14 +354,14 @@ class Worker:
     def _pause(self, state: "RunView") -> None:
         self._stop_clock()
         self._answer()
-        with self._changed:
+        with self._lock:
             is_paused = self.phase is Phase.PAUSING
             if is_paused:
                 self.phase = Phase.PAUSED
                 self._changed.notify_all()
         if is_paused:
             self._watcher.pauses(self, state)
-            with idle(), self._changed:
+            with idle(), self._lock:
                 self._wait_for(lambda: self.phase is not Phase.PAUSED)
         self._since = time.monotonic()
         if is_paused and not self._is_epoch_over:
@@ -365,7 +371,7 @@ class Worker:
         """Make the result so far, and wake up those who wait for it."""
         if self.state is not None and self.state.batches:
             self.result = self.state.result()
-        with self._changed:
+        with self._lock:
             self._is_asked = False
             self._changed.notify_all()
 
@@ -383,7 +389,7 @@ class Worker:
     def _end(self) -> None:
         """Make the final result, release the models, and report the end."""
         self._stop_clock()
-        with self._changed:
+        with self._lock:
             self.phase = max(self.phase, Phase.ENDING)
         self.outcome = self.outcome or "stopped"
         try:
@@ -403,13 +409,13 @@ class Worker:
         self.error, self.outcome = self.error or error, "error"
 
     def _set_ended(self) -> None:
-        with self._changed:
+        with self._lock:
             self.phase = Phase.ENDED
             self._changed.notify_all()
 
     def abandon(self) -> None:
         """End at once in a forked process, which does not have the run's thread."""
-        self._changed = threading.Condition()  # The old one may be locked for good.
+        self._make_lock()  # The old one may be locked for good.
         self.phase, self.outcome = Phase.ENDED, self.outcome or "stopped"
 
 

@@ -469,6 +469,7 @@ export type Received =
   | { kind: "frame"; frame: Frame }
   | { kind: "history"; history: HistoryPart }
   | { kind: "bokehjs"; version: string; gz: Uint8Array<ArrayBuffer> }
+  | { kind: "refused" }
   | { kind: "unknown" };
 
 /** A custom message from the kernel; throws an error to show if it is malformed. */
@@ -484,6 +485,8 @@ export function decode(content: unknown, buffers: readonly Bytes[]): Received {
       if (!gz) throw new Error("Expected BokehJS in one buffer, got none.");
       return { kind: "bokehjs", version: String(wire.version), gz: copyOf(gz) };
     }
+    case "refused":
+      return { kind: "refused" };
     default:
       return { kind: "unknown" };
   }

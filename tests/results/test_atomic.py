@@ -53,6 +53,7 @@ REASONS = {
     errno.EROFS: "its file system is read-only. Use a path on another one",
     errno.EACCES: "permission denied. Use a file and a folder that you may change",
     errno.EPERM: "permission denied. Use a file and a folder that you may change",
+    errno.EFBIG: "larger than a file may be there. Use another disk",
     errno.EIO: "Input/output error. Use another path",
 }
 
@@ -247,6 +248,21 @@ def interrupted(number, path):
     finally:
         sys.settrace(before)
     return False
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        *((wrong, TypeError) for wrong in (5, None, b"one.cka", [], True)),
+        *((wrong, ValueError) for wrong in ("\0", "a\0b", Path("a\0b"))),
+    ],
+)
+@pytest.mark.parametrize("use", [write, atomic.check, CKAResult.load])
+def test_what_is_no_path_is_named(use, wrong, error):
+    with pytest.raises(error, match=r"Expected the path of a file.*, got ") as caught:
+        use(wrong)
+    name = os.fspath(wrong) if isinstance(wrong, Path) else wrong
+    assert repr(name) in str(caught.value)
 
 
 def test_a_link_stays_and_its_file_is_replaced(tmp_path):

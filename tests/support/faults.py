@@ -285,12 +285,13 @@ class Explored(Scene):
 
     def unsettled(self, cka):
         """What has not ended: the run, or one of our threads."""
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while _ours() and time.monotonic() < end:
             time.sleep(0.001)
         is_live = cka._session.runs.live is not None
         found = ["a run at which nobody works"] if is_live else []
-        return found + [f"status {x}" for x in [cka.status] if x in LIVE]
+        found += [f"status {x}" for x in [cka.status] if x in LIVE]
+        return found + [f"thread {x.name}" for x in _ours()]
 
     def again(self, cka):
         """What is wrong with the next run of the same explorer."""

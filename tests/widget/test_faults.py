@@ -139,6 +139,25 @@ def test_a_fault_of_the_mailbox_is_shown(fault):
     until(lambda: explorer.color_range == "fit")
 
 
+def test_no_interrupt_can_leave_a_lock_of_ours_locked(monkeypatch):
+    """Nothing can strike in the `__enter__` of a lock, as it can in a condition's."""
+    real, entered = threading.Condition.__enter__, []
+
+    def enter(condition):
+        entered.append(sys._getframe(1).f_code.co_filename)
+        return real(condition)
+
+    monkeypatch.setattr(threading.Condition, "__enter__", enter)
+    explorer, _ = make(callback=lambda batch, *_: batch == 2 and explorer.pause())
+    explorer.run()
+    until(lambda: explorer.status == "paused")
+    explorer.run(block=True)
+    assert explorer.status == "done"
+    explorer.close()
+    assert entered, "threads of the standard library"
+    assert [name for name in entered if "cka_notebook" in name] == []
+
+
 def test_an_error_beside_a_run_stays_until_the_next_one(loud):
     loader = Gate(batches(6), open_=True)
     explorer, _ = make(loader)

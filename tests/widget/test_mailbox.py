@@ -56,6 +56,7 @@ def test_a_wrong_request_of_the_page_is_answered_by_an_error():
     line.page({"kind": "layers", "layers1": ["nowhere"]})
     until(lambda: explorer._message["kind"] == "error")
     assert "'nowhere'" in explorer._message["text"]
+    until(lambda: line.custom("refused"), "the word to take the choice back")
     for nonsense in (
         "text",
         None,

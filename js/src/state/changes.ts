@@ -114,6 +114,12 @@ export class Shared<T> {
     }
   }
 
+  /** Takes the kernel's value at once: it has refused what the page has sent. */
+  refused(): void {
+    this.setAt = Number.NEGATIVE_INFINITY;
+    this.kernelChanged();
+  }
+
   close(): void {
     clearTimeout(this.timer);
   }

@@ -64,6 +64,14 @@ export class LayerChoice {
     this.shared.kernelChanged();
   }
 
+  /** A choice that the kernel has refused is none to come back to, or from. */
+  refused(): void {
+    this.shared.refused();
+    const last = this.undoable.at(-1);
+    if (last && Object.keys(changed(last, this.layers)).length === 0)
+      this.undoable.pop();
+  }
+
   close(): void {
     this.shared.close();
   }

@@ -81,12 +81,15 @@ export class Session {
 
   close(): void {
     for (const off of this.off) off();
-    const { choice, focus, palette, colorRange, tolerance } = this;
-    for (const shared of [choice, focus, palette, colorRange, tolerance])
-      shared.close();
+    for (const shared of this.everyShared) shared.close();
     this.frames.close();
     this.connection.close();
     this.changes.close();
+  }
+
+  private get everyShared() {
+    const { choice, focus, palette, colorRange, tolerance } = this;
+    return [choice, focus, palette, colorRange, tolerance];
   }
 
   private shared<T>(
@@ -153,6 +156,8 @@ export class Session {
       if (received.kind === "frame") this.frames.take(received.frame);
       else if (received.kind === "history") this.frames.takeHistory(received.history);
       else if (received.kind === "bokehjs") this.connection.bokehArrived(received.gz);
+      else if (received.kind === "refused")
+        for (const shared of this.everyShared) shared.refused();
     } catch (error) {
       this.messages.error(
         `A message from the kernel could not be read. ${errorText(error)}`,

@@ -224,6 +224,36 @@ test("values that Python sets are taken, also when they overrule the page", () =
   expect(session.choice.layers[0]).toEqual(["conv1", "fc"]);
 });
 
+test("what the kernel refuses is taken back, whatever it was", () => {
+  const { choice, focus, palette, colorRange, tolerance } = session;
+  const before = [
+    ...[choice.layers, focus.value, palette.value, colorRange.value, tolerance.value],
+  ];
+  choice.choose({ 0: ["nowhere"] });
+  focus.set(["nowhere", "fc"]);
+  palette.set("none");
+  colorRange.set([1, 0]);
+  tolerance.set(-1);
+  session.subscribe((change) => changes.push(change));
+  model.message({ kind: "refused" });
+  expect([
+    ...[choice.layers, focus.value, palette.value, colorRange.value, tolerance.value],
+  ]).toEqual(before);
+  expect(choice.canUndo).toBe(false);
+  expect(new Set(changes)).toEqual(new Set(["layers", "focus", "colors", "tolerance"]));
+});
+
+test("a refusal leaves earlier choices and their undo", () => {
+  const [all] = session.choice.layers;
+  session.choice.choose({ 0: ["conv1"] });
+  model.put({ layers1: ["conv1"] });
+  session.choice.choose({ 0: ["nowhere"] });
+  model.message({ kind: "refused" });
+  expect(session.choice.layers[0]).toEqual(["conv1"]);
+  session.choice.undo();
+  expect(session.choice.layers[0]).toEqual(all);
+});
+
 test("the kernel's silence after a button is reported after four seconds", () => {
   session.run.command("pause");
   model.put({ status: "paused" });
