@@ -261,7 +261,7 @@ def test_features_of_as_many_as_there_are_examples_are_never_taken_for_them(widt
         for _ in range(3)
     ]
     models = OfNodes(), OfNodes()
-    result = compare(*models, batches, **ALL, examples=lambda batch: 8)
+    result = compare(*models, batches, **ALL, examples=lambda _: 8)
     assert result.layers1 == ("head",)
     notes = " ".join(result.notes)
     assert "'nodes'" in notes
