@@ -1,4 +1,4 @@
-"""Changes for a while that are undone, whatever interrupts that."""
+"""Temporary changes that are undone, whatever interrupts that."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

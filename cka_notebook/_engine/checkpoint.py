@@ -90,7 +90,7 @@ class Checkpoint:
         return bool(self._facts)
 
     def blamed(self) -> AbstractContextManager[None]:
-        """Say of every error in here that the content of the file is its reason."""
+        """Name the file in every error about its content."""
         return files.blamed(self._path, FORMAT)
 
     def begin(self, random: RandomStreams) -> None:

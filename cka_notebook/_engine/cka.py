@@ -79,7 +79,7 @@ class CKA:
         forward: ``forward(model, batch)`` for other inputs, or a pair of such
             functions, one for each model.
         examples: ``examples(batch)`` gives how many examples a batch has, or a pair of
-            such functions; None settles it by the inputs and the model's output.
+            such functions; None takes it from the inputs and the model's output.
         autocast: Dtype for `torch.autocast` around the forward passes, or None.
 
     Raises:

@@ -56,8 +56,8 @@ UNRELATED = Note(
 
 
 TAKEN_BY_OTHERS = (
-    "Another run took batches from the same iterator meanwhile. Give each run a loader "
-    "of its own, or run one after the other."
+    "Another run took batches from the same iterator at the same time. Give each run "
+    "a loader of its own, or run one after the other."
 )
 
 
@@ -127,7 +127,7 @@ def stable_note(done: int, tolerance: float) -> Note:
 
 
 def short_note(done: int, promised: int, is_shared: bool) -> Note:
-    """The note on a loader that ended before its length.
+    """The note on a loader that yielded fewer batches than its length.
 
     Args:
         done: Batches taken from it.
@@ -145,7 +145,7 @@ def short_note(done: int, promised: int, is_shared: bool) -> Note:
 def shared_note(done: int) -> Note:
     """The note on an iterator from which another run took, too."""
     return Note(
-        f"This compares {counted(done, 'batch')}, and not all of the data. "
+        f"This compares {counted(done, 'batch')}, not all of the data. "
         f"{TAKEN_BY_OTHERS}",
         grave=True,
     )

@@ -54,11 +54,11 @@ OTHER_METHODS = {
     ),
     "hsic_matrix": "compare() returns a result, which has `matrix`.",
     "cka_matrix": "compare() returns a result, which has `matrix`.",
-    "reset": "Nothing has to be reset: each compare() starts anew.",
+    "reset": "Nothing has to be reset: each compare() starts from scratch.",
     "model1_info": "The names are `name1` and `name2`, the layers in the result.",
     "model2_info": "The names are `name1` and `name2`, the layers in the result.",
 }
-"""Methods and attributes of other tools, with what there is here."""
+"""Methods and attributes of other tools, with their counterparts here."""
 
 _taken: dict[str, list[str]] = {}
 """The arguments of each function that explains its keywords."""
@@ -141,7 +141,7 @@ def check_keywords(function: str, given: Iterable[str], known: Sequence[str]) ->
 
 
 def other_method(name: str) -> str:
-    """What there is instead of an attribute that a `CKA` does not have, or nothing."""
+    """The counterpart of an attribute that a `CKA` does not have, or nothing."""
     if name in OTHER_METHODS:
         return f" {OTHER_METHODS[name]}"
     is_of_result = name in {x.name for x in fields(CKAResult)} | {*vars(CKAResult)}
@@ -151,7 +151,7 @@ def other_method(name: str) -> str:
 
 
 def _hint(name: str, known: Sequence[str], unknown: int) -> str:
-    """What an unknown argument may have meant, among so many."""
+    """What an unknown argument may have meant, if many are similar."""
     plain = name.lower().replace("_", "")
     for names, remark in REMARKS.items():
         if plain in names.split():

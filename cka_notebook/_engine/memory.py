@@ -1,6 +1,6 @@
-"""What a run has learned from its batches, besides its sums.
+"""What a run has learned from its batches, other than its sums.
 
-It is kept at the end of each batch, and a run that resumes goes on with it.
+It is kept at the end of each batch, and a run that resumes continues with it.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
 """Full float32 for our own products, whatever precision the user allows elsewhere."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from threading import get_ident
 from typing import Any
@@ -121,7 +120,7 @@ def let_go(kind: str, count: int) -> None:
 def exact(undo: Undo, device: torch.device) -> None:
     """Disable the user's reduced precision and autocast on one type of device.
 
-    This is no generator: one that an interrupt has left suspended ends when its
+    This is not a generator: one that an interrupt has left suspended ends when its
     traceback is freed, and would change the settings then.
     """
     kind = device.type
@@ -145,11 +144,17 @@ def undisturbed(device: torch.device) -> AbstractContextManager[Any]:
     return exact(device)
 
 
-@contextmanager
-def outside_inference_mode() -> Iterator[None]:
-    """Make tensors that can be changed later, when there is no inference mode."""
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(mode=False), torch.no_grad():
-        yield
+@undoing
+def outside_inference_mode(undo: Undo) -> None:
+    """Make tensors that can be changed outside of inference mode."""
+    if torch.is_inference_mode_enabled():
+        mode: Any = torch.inference_mode(mode=False)
+        undo.add(_leave, mode)
+        mode.__enter__()
+        torch.set_grad_enabled(False)
+
+
+def _leave(mode: Any) -> None:
+    """Leave a mode of torch's, entered or not; leaving it twice does no harm."""
+    with suppress(AttributeError):
+        mode.__exit__(None, None, None)

@@ -96,7 +96,7 @@ class Caller:
         Raises:
             TypeError: If no tensor can be found in the batch.
             ValueError: If a required argument of the model's forward is missing, or
-                the number of examples cannot be settled.
+                the number of examples cannot be determined.
         """
         if self.forward is not None:
             inputs = move(batch, self.device)
@@ -184,7 +184,7 @@ class Caller:
         if self.may_group(call):
             try:
                 run(self.take(call, min(3, call.examples)))
-            except Exception as error:  # inputs no longer match; the probe goes on
+            except Exception as error:  # inputs no longer match; the probe continues
                 if is_out_of_memory(error):
                     raise
                 self.grouped = True

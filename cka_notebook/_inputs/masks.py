@@ -117,7 +117,7 @@ class MaskReader:
             if int(self._frames(total)) != frames:
                 return None
             counts = self._frames((mask > 0).sum(1))
-        except Exception as error:  # a private method, which may not be what it was
+        except Exception as error:  # a private method, which may have changed
             if is_out_of_memory(error):
                 raise
             return None
@@ -139,7 +139,7 @@ class MaskReader:
     def _others(self, arguments: Mapping[str, Any]) -> Iterator[str]:
         """Names of masks that do not say so.
 
-        Their first values decide; what holds no padding then is no mask.
+        Their first values decide; without padding there, it is not a mask.
         """
         for name, value in arguments.items():
             if isinstance(value, Tensor) and "mask" not in name and value.ndim:
@@ -286,7 +286,7 @@ def _masked_inputs(mask: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _inputs(arguments: Mapping[str, Any]) -> list[Tensor]:
-    """What masks may be of."""
+    """Inputs that may have a mask."""
     return [
         value
         for name, value in arguments.items()
@@ -296,7 +296,7 @@ def _inputs(arguments: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _token_axes(x: Tensor, n: int) -> list[int]:
-    """Axes of an input that may be of tokens: after the examples, or before them."""
+    """Axes of an input that may hold tokens: after the examples, or before them."""
     axes = list(dict.fromkeys([1, x.ndim - 1])) if x.shape[0] == n else []
     return axes + ([0] if x.shape[1] == n != x.shape[0] else [])
 

@@ -257,7 +257,7 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _explained(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
-    """The same function; its errors say that they are no model's."""
+    """The same function, whose errors name it rather than a model."""
 
     def call(x: Tensor) -> Any:
         try:

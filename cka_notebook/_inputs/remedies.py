@@ -16,7 +16,7 @@ TYPE_ERROR = re.compile(
 """Words in torch's errors about tensors of different or unsuitable types."""
 
 INDEX_ERROR = re.compile(r"'indices' to have one of|used as indices must be long")
-"""Words in torch's errors about indices that are no integers."""
+"""Words in torch's errors about indices that are not integers."""
 
 NO_GRADIENTS = re.compile(
     r"not require grad|requires_grad=False|grad\w*( \w+)? enabled|enable_grad",
@@ -25,7 +25,7 @@ NO_GRADIENTS = re.compile(
 """Words in errors about gradients under `torch.no_grad`."""
 
 NO_DEVICE = re.compile(r"compiled with CUDA|no NVIDIA driver|No CUDA GPUs|no HIP GPUs")
-"""Words in torch's errors about a device that is not there."""
+"""Words in torch's errors about a device that does not exist."""
 
 OTHER_DEVICE = re.compile(r"on the same device|not on the expected device")
 """Words in torch's errors about tensors on different devices."""
@@ -155,7 +155,7 @@ def _other_types(
 def _cast_to(
     dtype: str, inputs: Sequence[Any], given: set[str], form: Form | None
 ) -> str:
-    """How inputs get the type of the weights."""
+    """How to cast inputs to the type of the weights."""
     found = only_tensors(inputs)
     places = [i for i, x in found.items() if x.is_floating_point()] or list(found)[:1]
     others = [i for i in places if types_of(found[i]) != {dtype}]
@@ -260,7 +260,7 @@ def _count(device: torch.device) -> int:
     count = getattr(backend, "device_count", None)
     if count is not None:
         return int(count())
-    try:  # a back end of another package, which has no module in torch
+    try:  # a back end of another package without a module in torch
         torch.empty(0, device=device)
     except (RuntimeError, ImportError, AssertionError):
         return 0

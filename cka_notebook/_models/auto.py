@@ -15,7 +15,7 @@ POSITIONS = re.compile(
     r"(^|_)(pos|position|positions|positional|rotary|rope|wpe)(\d|_?emb|_?enc|_|$)"
     r"|(^|_)rel(ative)?_(pos|bias|emb|att)|Position(?!wise)|Rotary|Sinusoid|RoPE"
 )
-"""Names and classes of tables of positions, which are no stem."""
+"""Names and classes of position tables, which are not a stem."""
 
 
 def thinned(count: int) -> list[int]:

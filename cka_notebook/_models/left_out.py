@@ -59,7 +59,7 @@ def incomparable_notes(
 
 
 def _in_plain_lists(parts: list[Part]) -> Iterator[str]:
-    """Notes on modules in Python lists, which are no modules of the model."""
+    """Notes on modules in Python lists, which torch does not see."""
     known = {id(part.module) for part in parts}
     for part in parts:
         for name, value in vars(part.module).items():

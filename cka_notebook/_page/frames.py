@@ -9,7 +9,7 @@ import torch
 
 from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import is_grave
-from cka_notebook._results.result import shared
+from cka_notebook._results.layers import shared
 
 from .codes import Floats, Header, error_codes, floats, value_codes
 from .history import History, Moment
@@ -155,7 +155,7 @@ class Frames:
         matrix, stderr = map(floats, frame.readback.values())
         if frame.for_history:
             moment = Moment(frame.progress.batches, matrix, stderr)
-            # The batches that ran during the copy are no cost.
+            # The batches that ran during the copy cost nothing.
             cost = frame.cost + time.perf_counter() - started
             self._history.add(moment, cost=cost)
         if frame.for_page:
@@ -257,7 +257,7 @@ class Frames:
             return
         try:
             self._send(*message)
-        except Exception as error:  # The run goes on without it.
+        except Exception as error:  # The run continues without it.
             self._failed(error)
 
     def _header(

@@ -21,7 +21,7 @@ Send = Callable[[Header, list[bytes]], None]
 """Sends a header and its buffers to the page."""
 
 Failed = Callable[[BaseException], None]
-"""Shows an error that no caller can get."""
+"""Shows an error that reaches no caller."""
 
 MOST_PAGES = 64
 """Number of pages whose views are counted; older ones are forgotten."""

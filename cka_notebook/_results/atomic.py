@@ -2,12 +2,15 @@
 
 import errno
 import os
+import re
 import secrets
 import stat
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from cka_notebook._undo import Undo
 
 PathLike = str | os.PathLike[str]
 
@@ -16,6 +19,9 @@ CHUNK = 1 << 24
 
 NAME = 32
 """Characters of its name that a file shares with its temporary one, which is longer."""
+
+ABANDONED = 86_400.0
+"""Seconds since its last write after which nobody is writing a temporary file."""
 
 REASONS = {
     errno.ENOSPC: ("the disk is full", "Free some space, or use another disk."),
@@ -36,7 +42,7 @@ def replace(path: PathLike, chunks: Iterable[memoryview | bytes], kept: str) -> 
     """Write a file that appears complete, with its bytes on the disk, or not at all.
 
     Of several writers to one path the last one wins. A symbolic link stays, and the
-    file that it leads to is replaced. A new file has the permissions that the umask
+    file that it points to is replaced. A new file has the permissions that the umask
     leaves, and one that replaces another has those of the old file.
 
     Args:
@@ -46,36 +52,36 @@ def replace(path: PathLike, chunks: Iterable[memoryview | bytes], kept: str) -> 
 
     Raises:
         OSError: If it cannot be written, of the kind that says why, or if there is
-            something else than a regular file.
+            anything other than a regular file.
     """
     with _explained(path, kept):
         target, mode = _target(path)
-        part = _part(target)
-        try:
+        part, undo = _part(target), Undo()
+        with undo, undo:
+            undo.add(_remove, part)
             with part.open("xb", buffering=0) as file:
                 if mode not in (None, stat.S_IMODE(os.fstat(file.fileno()).st_mode)):
                     part.chmod(mode)
                 for chunk in chunks:
                     _write(file.fileno(), memoryview(chunk))
                 os.fsync(file.fileno())
+                now = os.fstat(file.fileno()).st_mtime
             part.replace(target)
-        finally:
-            _remove(part)
     _sync(target.parent)
+    _sweep(target, now - ABANDONED)
 
 
 def check(path: PathLike) -> None:
     """Raise the OSError of `replace` now, if a file cannot be written there."""
     with _explained(path):
-        part = _part(_target(path)[0])
-        try:
+        part, undo = _part(_target(path)[0]), Undo()
+        with undo, undo:
+            undo.add(_remove, part)
             part.open("xb").close()
-        finally:
-            _remove(part)
 
 
 def _target(path: PathLike) -> tuple[Path, int | None]:
-    """The file to replace, behind all links, and its permissions if it exists."""
+    """The file to replace, with links resolved, and its permissions if it exists."""
     target = Path(os.path.realpath(path))
     try:
         mode = Path(path).stat().st_mode
@@ -94,6 +100,18 @@ def _part(target: Path) -> Path:
     """A name that no other writer has, not even after a fork."""
     writer = f"{os.getpid()}.{threading.get_ident()}.{secrets.token_hex(8)}"
     return target.with_name(f"{target.name[:NAME]}.{writer}.part")
+
+
+def _sweep(target: Path, before: float) -> None:
+    """Remove what writers to this path have left that were killed, if it is old.
+
+    The clock is that of the file system, which may be another machine's.
+    """
+    name = re.compile(re.escape(target.name[:NAME]) + r"\.\d+\.\d+\.[0-9a-f]{16}\.part")
+    with suppress(OSError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if name.fullmatch(entry.name) and entry.stat().st_mtime < before:
+                _remove(Path(entry.path))
 
 
 def _write(file: int, data: memoryview) -> None:
@@ -129,7 +147,7 @@ def _explained(path: PathLike, kept: str = "") -> Iterator[None]:
 
 
 def _folder(path: PathLike) -> Path:
-    """The folder that an error is about: the given one, or that behind a link."""
+    """The folder that an error is about: the given one, or the target of a link."""
     given = Path(path).parent
     return Path(os.path.realpath(path)).parent if given.is_dir() else given
 

@@ -22,8 +22,9 @@ from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
 from cka_notebook._inputs.loaders import batch_size, check_loaders, length
 from cka_notebook._messages import counted
-from cka_notebook._models.choice import Rows, choose
+from cka_notebook._models.choice import choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
+from cka_notebook._models.tree_rows import Rows
 from cka_notebook._results.result import CKAResult
 
 from .saved_tree import SIDES, Columns, Side, columns_of, rows_of
@@ -203,7 +204,10 @@ class Live:
         """Whether the checkpoint holds other layers, of an earlier run here."""
         path = self._run_options.get("checkpoint")
         layers = None if path is None else layers_of(path)
-        return layers is not None and layers != (choices["layers1"], choices["layers2"])
+        if layers is None:
+            return False
+        every = {**self._first_choices, **choices}
+        return layers != tuple(self.choose(side, every[side]) for side in SIDES)
 
     def too_large(self, estimate: Estimate) -> str | None:
         """A message if the Gram matrices of a batch may not fit into memory."""

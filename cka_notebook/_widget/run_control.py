@@ -5,7 +5,10 @@ import threading
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Protocol
 
-from .worker import CallerContext, Watcher, Worker
+from cka_notebook._undo import Undo
+
+from .caller import CallerContext
+from .worker import Watcher, Worker
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -71,22 +74,26 @@ class RunControl:
                 run that is ending, or in another process.
         """
         self._check_process()
-        with self._lock:
-            new = None
-            if not self.resume():
-                self._host.prepare()
-                new = self._new_worker(only_probe=only_probe)
-                self.cautious, self.stale = cautious, set()
-        if new is None:
-            if block:
-                self.wait(None)
-            return
-        if not only_probe:
-            self._host.starts()
-        if block:
-            new.work()
-        else:
-            new.start()
+        undo = Undo()
+        with undo, undo:
+            with self._lock:
+                new = None
+                if not self.resume():
+                    self._host.prepare()
+                    undo.add(self._give_up)
+                    new = self._new_worker(only_probe=only_probe)
+                    self.cautious, self.stale = cautious, set()
+            if new is not None:
+                if not only_probe:
+                    self._host.starts()
+                new.work() if block else new.start()
+        if new is None and block:
+            self.wait(None)
+
+    def _give_up(self) -> None:
+        """Forget a run that an interrupt has kept from being begun."""
+        if self._worker is not None:
+            self._worker.give_up()
 
     def pause(self) -> None:
         """Pause the run, if there is one, after the current batch."""
@@ -164,7 +171,7 @@ class RunControl:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a copy in a forked process, which has none of our threads."""
+        """Whether this is a copy in a forked process, which has no thread of ours."""
         return os.getpid() != self._process
 
     def _check_process(self) -> None:

@@ -13,14 +13,13 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Literal, Protocol
-
-import torch
 
 from cka_notebook._capture.streams import idle, lent
 from cka_notebook._undo import Undo
+
+from .caller import CallerContext
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -83,31 +82,6 @@ class Watcher(Protocol):
         """The run is over; ``worker.result`` is final."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallerContext:
-    """State that torch keeps per thread and that a new thread does not inherit."""
-
-    device: torch.device
-    cuda: int | None
-
-    @classmethod
-    def current(cls) -> "CallerContext":
-        """That of the calling thread."""
-        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        cuda = torch.cuda.current_device() if started else None
-        return cls(torch.get_default_device(), cuda)
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Use it in the calling thread."""
-        with contextlib.ExitStack() as stack:
-            if self.device != torch.get_default_device():
-                stack.enter_context(self.device)
-            if self.cuda is not None:
-                stack.enter_context(torch.cuda.device(self.cuda))
-            yield
-
-
 class Worker:
     """Drives the engine's generator, once per epoch.
 
@@ -154,6 +128,7 @@ class Worker:
         self._is_asked = False
         self._thread: threading.Thread | None = None
         self._has_own_thread = False
+        self._is_given_up = False
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -168,6 +143,7 @@ class Worker:
             target=context.run, args=(self._work,), name="cka-engine", daemon=True
         )
         self._has_own_thread = True
+        self._thread = thread
         _at_work.add(self)
         try:
             thread.start()
@@ -175,7 +151,8 @@ class Worker:
             self.error = RuntimeError(
                 "Cannot start a thread here. Call run(block=True)."
             )
-            self._end("error")
+            self.outcome = "error"
+            self._finish()
             raise self.error from error
 
     def work(self) -> None:
@@ -183,6 +160,16 @@ class Worker:
         self._work()
         if self.error is not None:
             raise self.error
+
+    def give_up(self) -> None:
+        """End a run that an interrupt has kept from being begun, if that is so."""
+        with self._changed:
+            thread = self._thread
+            is_begun = thread is not None and thread.ident is not None
+            is_due = not (is_begun or self.has_ended)
+            self._is_given_up |= is_due
+        if is_due:
+            self._finish()
 
     def pause(self) -> None:
         """Pause after the current batch."""
@@ -272,18 +259,30 @@ class Worker:
         return True
 
     def _work(self) -> None:
-        self._thread = threading.current_thread()
-        outcome: Outcome = "error"
+        with self._changed:
+            if self._is_given_up:
+                return
+            self._thread = threading.current_thread()
+        try:
+            self._finish(self._run)
+        except BaseException as error:
+            self._fail(error)
+
+    def _run(self) -> None:
         try:
             with self._context.applied():
-                outcome = self._epochs()
-        except KeyboardInterrupt as error:
-            # IPython keeps the exception, whose traceback would keep the models.
-            self.error, outcome = error.with_traceback(None), "stopped"
+                self.outcome = self._epochs()
         except BaseException as error:
-            self.error = error
-        finally:
-            self._end(outcome)
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Note the first error; an interrupt is no failure."""
+        if isinstance(error, KeyboardInterrupt):
+            # IPython keeps the exception, whose traceback would keep the models.
+            error = error.with_traceback(None)
+        self.error = self.error or error
+        is_stop = isinstance(error, KeyboardInterrupt)
+        self.outcome = self.outcome or ("stopped" if is_stop else "error")
 
     def _epochs(self) -> Outcome:
         while True:
@@ -297,7 +296,7 @@ class Worker:
                 self.epoch = self._wanted_epoch
 
     def _follow_up(self) -> None:
-        """Start another epoch if the watcher wants one, and nobody has said stop."""
+        """Start another epoch if the watcher wants one and there was no stop."""
         is_wanted = not self._is_epoch_over and self._watcher.completes(self)
         with self._changed:
             if is_wanted and not self._is_epoch_over:
@@ -373,29 +372,43 @@ class Worker:
     def _stop_clock(self) -> None:
         self._seconds, self._since = self.seconds, None
 
-    def _end(self, outcome: Outcome) -> None:
+    def _finish(self, run: Callable[[], None] = lambda: None) -> None:
+        """Let the run end, whatever interrupts that."""
+        undo = Undo()
+        with undo, undo:
+            undo.add(self._set_ended)
+            undo.add(self._end)
+            run()
+
+    def _end(self) -> None:
         """Make the final result, release the models, and report the end."""
         self._stop_clock()
         with self._changed:
-            self.phase = Phase.ENDING
+            self.phase = max(self.phase, Phase.ENDING)
+        self.outcome = self.outcome or "stopped"
         try:
             self._answer()
         except Exception as error:
-            self.error, outcome = self.error or error, "error"
-        self.outcome = outcome
+            self._fail_at_the_end(error)
         if self.error is not None and self._has_own_thread:
             traceback.clear_frames(self.error.__traceback__)  # They hold the models.
         try:
-            self._watcher.ends(self, outcome)
+            self._watcher.ends(self, self.outcome)
+        except KeyboardInterrupt:
+            raise  # It will be tried again.
         except BaseException as error:
-            self.error, self.outcome = self.error or error, "error"
-        finally:
-            with self._changed:
-                self.phase = Phase.ENDED
-                self._changed.notify_all()
+            self._fail_at_the_end(error)
+
+    def _fail_at_the_end(self, error: BaseException) -> None:
+        self.error, self.outcome = self.error or error, "error"
+
+    def _set_ended(self) -> None:
+        with self._changed:
+            self.phase = Phase.ENDED
+            self._changed.notify_all()
 
     def abandon(self) -> None:
-        """End here and now, in a forked process, which has no thread of this run."""
+        """End at once in a forked process, which does not have the run's thread."""
         self._changed = threading.Condition()  # The old one may be locked for good.
         self.phase, self.outcome = Phase.ENDED, self.outcome or "stopped"
 

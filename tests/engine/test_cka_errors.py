@@ -69,7 +69,7 @@ def test_types_that_autocast_does_not_cast_to_are_refused(dtype):
         (DataLoader([1]), r"Batches go to compare: CKA\(model1, model2\).compare"),
     ],
 )
-def test_what_was_passed_as_a_model_is_told_what_to_do(wrong, words):
+def test_errors_say_what_to_pass_as_a_model(wrong, words):
     with pytest.raises(TypeError, match=words):
         CKA(zoo.mlp(), wrong)
 
@@ -78,7 +78,7 @@ def test_what_was_passed_as_a_model_is_told_what_to_do(wrong, words):
     ("wrong", "words"),
     [(["0"], "Layers go to model1_layers"), (zoo.mlp(), "run it for each pair")],
 )
-def test_other_things_in_the_place_of_a_name_are_told_where_they_go(wrong, words):
+def test_errors_say_where_values_in_the_place_of_a_name_go(wrong, words):
     with pytest.raises(TypeError, match=f"`model1_name` to be a string.*{words}"):
         CKA(zoo.mlp(), zoo.mlp(), wrong)
 

@@ -75,7 +75,7 @@ def test_names_of_other_tools_are_translated(given, own):
     assert f"{given!r} is called {own!r} here." in text
 
 
-def test_arguments_of_the_other_call_are_told_where_they_go():
+def test_errors_say_where_arguments_of_the_other_call_go():
     text = message(lambda: CKA(zoo.mlp(), verbose=True, max_batches=3))
     assert "'verbose' is an argument of CKA.compare, as 'progress'." in text
     assert "'max_batches' is an argument of CKA.compare." in text
@@ -86,7 +86,7 @@ def test_arguments_of_the_other_call_are_told_where_they_go():
 
 
 @pytest.mark.parametrize("name", ["batch_size", "epochs", "kernel", "hook_layer_types"])
-def test_arguments_that_there_are_not_here_are_explained(name):
+def test_arguments_of_other_tools_without_a_counterpart_are_explained(name):
     text = message(lambda: CKA(zoo.mlp(), **{name: 1}))
     assert re.search(rf"'{name}' (is set in|is not needed|cannot be chosen)", text)
 
@@ -105,10 +105,10 @@ def test_each_of_several_suggestions_names_its_word():
         ("hsic_matrix", "has `matrix`"),
         ("matrix", "What compare() returns has 'matrix'."),
         ("save", "What compare() returns has 'save'."),
-        ("reset", "each compare() starts anew"),
+        ("reset", "each compare() starts from scratch"),
     ],
 )
-def test_what_other_tools_or_the_result_have_is_told_of(name, words):
+def test_attributes_of_other_tools_or_the_result_are_explained(name, words):
     cka = CKA(zoo.mlp())
     assert words in message(lambda: getattr(cka, name))
 

@@ -82,7 +82,7 @@ def test_a_run_of_tiny_layers_resumes_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1e150, 1e-150])
-def test_numbers_that_leave_float64_are_undefined_and_no_zeros(scale):
+def test_numbers_that_leave_float64_are_undefined_not_zero(scale):
     models = [Branches(Scale(scale)).double() for _ in range(2)]
     batches = [torch.randn(32, 10, dtype=torch.float64) for _ in range(3)]
     layers = {"model1_layers": ["branches.0"], "model2_layers": ["linear"]}

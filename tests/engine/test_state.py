@@ -7,9 +7,10 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._engine import state
+from cka_notebook._engine import axes, state
+from cka_notebook._engine.axes import Axis
 from cka_notebook._engine.facts import NO_VARIANCE
-from cka_notebook._engine.state import Axis, RunState
+from cka_notebook._engine.state import RunState
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -198,7 +199,7 @@ class FullError(Exception):
 
 
 @pytest.mark.parametrize("place", ["batch_products", "spread", "undisturbed"])
-def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place):
+def test_a_batch_that_fails_while_it_is_added_does_not_count(monkeypatch, place):
     model1, model2 = zoo.mlp(), zoo.mlp()
     batches = zoo.batches_of(3)
     cka = CKA(model1, model2)
@@ -212,8 +213,9 @@ def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place)
     def fail(*_):
         raise FullError
 
-    monkeypatch.setattr(state, place, fail)
-    monkeypatch.setattr(state, "isfinite", lambda _: False)
+    owner = axes if place == "spread" else state
+    monkeypatch.setattr(owner, place, fail)
+    monkeypatch.setattr(axes, "isfinite", lambda _: False)
     with pytest.raises(FullError):
         next(steps)
     assert run.totals is before[1]

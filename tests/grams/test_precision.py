@@ -1,5 +1,6 @@
 """Our products are float32 whatever the user allows, and the settings come back."""
 
+import contextlib
 import threading
 from functools import cache
 
@@ -7,7 +8,12 @@ import pytest
 import torch
 
 from cka_notebook._grams import precision
-from cka_notebook._grams.precision import exact, reduces_float32, undisturbed
+from cka_notebook._grams.precision import (
+    exact,
+    outside_inference_mode,
+    reduces_float32,
+    undisturbed,
+)
 
 
 def test_a_setting_for_one_type_of_device_does_not_slow_down_another():
@@ -121,3 +127,46 @@ def test_what_an_interrupt_leaves_can_be_undone():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def modes():
+    return torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+
+def test_there_is_no_inference_mode_inside_and_the_same_one_outside():
+    with outside_inference_mode():
+        assert modes() == (False, True), "as it was"
+    with torch.inference_mode():
+        for error in (None, KeyboardInterrupt):
+            with contextlib.suppress(KeyboardInterrupt), outside_inference_mode():
+                assert modes() == (False, False)
+                assert not torch.ones(1).is_inference()
+                if error is not None:
+                    raise error
+            assert modes() == (True, False)
+    assert modes() == (False, True)
+
+
+def test_a_block_that_an_interrupt_has_suspended_changes_nothing_when_it_is_freed():
+    with torch.inference_mode():
+        suspended = outside_inference_mode()
+        suspended.__enter__()
+    with torch.inference_mode():
+        del suspended
+        assert modes() == (True, False)
+    assert modes() == (False, True)
+
+
+@pytest.mark.parametrize("place", ["set_grad_enabled", "inference_mode"])
+def test_an_interrupt_at_the_start_of_the_block_leaves_inference_mode(
+    monkeypatch, place
+):
+    def strike(*_, **__):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with torch.inference_mode():
+        monkeypatch.setattr(torch, place, strike)
+        with pytest.raises(KeyboardInterrupt), outside_inference_mode():
+            pass
+        assert modes() == (True, False)

@@ -407,7 +407,7 @@ def test_graphs_are_counted_where_all_inputs_have_a_row_for_each_node(kind):
     assert result.examples == 36
 
 
-def test_sorted_labels_are_no_number_of_groups():
+def test_sorted_labels_are_not_a_number_of_groups():
     labels = torch.arange(16) // 4
     batches = [(torch.randn(16, 10), labels) for _ in range(2)]
     assert compare(zoo.mlp(), batches=batches).examples == 32

@@ -196,7 +196,7 @@ def test_what_uses_the_weights_inside_it_by_itself_is_a_layer(kind, choice):
     assert {"0", name, "2"} <= set(result.layers1)
 
 
-def test_what_only_calls_its_parts_is_no_leaf():
+def test_a_module_that_only_calls_its_parts_is_not_a_leaf():
     model = nn.Sequential(nn.Linear(10, 10), nn.Sequential(nn.ReLU(), nn.Linear(10, 3)))
     tree = probed(model, torch.randn(8, 10))
     assert tree.choose("leaves") == ["0", "1.0", "1.1"]

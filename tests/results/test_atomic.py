@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -162,6 +163,67 @@ def test_an_interrupt_at_any_instruction_leaves_a_whole_file_and_no_other(
     assert path.read_bytes() == NEW
 
 
+def test_two_interrupts_in_a_row_leave_no_other_file(path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", interrupt)
+    monkeypatch.setattr(atomic, "_remove", Struck(atomic._remove))
+    with pytest.raises(KeyboardInterrupt):
+        write(path)
+    assert path.read_bytes() == OLD
+    assert names(path.parent) == ["one.cka"]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+class Struck:
+    """A function that is interrupted when it is first called."""
+
+    def __init__(self, function):
+        self._next = [interrupt, *[function] * 9]
+
+    def __call__(self, *given):
+        self._next.pop(0)(*given)
+
+
+KILLED = """
+import os, signal, sys
+from cka_notebook._results import atomic
+
+def chunks():
+    yield b"new"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+atomic.replace(sys.argv[1], chunks(), "")
+"""
+
+
+def test_what_a_killed_writer_has_left_is_removed_a_day_later_and_nothing_else(path):
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT, check=False)
+    (left,) = (x for x in path.parent.iterdir() if x != path)
+    others = [
+        path.with_name(name)
+        for name in (
+            left.name.replace("one", "two"),
+            left.name.replace(".part", ""),
+            "one.cka.part",
+            "one.cka.backup.part",
+            f"one.cka.1.2.{'g' * 16}.part",
+        )
+    ]
+    for other in others:
+        other.write_bytes(b"")
+        os.utime(other, (0, 0))
+    write(path)
+    assert left.exists(), "it may be of a writer at work"
+    now = left.stat().st_mtime
+    os.utime(left, (now, now - atomic.ABANDONED - 60))
+    write(path)
+    assert not left.exists()
+    assert all(other.exists() for other in others)
+    assert path.read_bytes() == NEW
+
+
 def interrupted(number, path):
     """Whether a write had an instruction of this number, where it was interrupted."""
     left = [number]
@@ -286,7 +348,7 @@ def test_names_of_any_length_and_kind_can_be_written(tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-def test_a_path_that_cannot_be_is_an_error_with_the_remedy(path):
+def test_an_impossible_path_is_an_error_with_a_remedy(path):
     with pytest.raises(OSError, match=r"its name is too long\. Use a shorter one"):
         write(path.parent / ("a" * 256))
     with pytest.raises(NotADirectoryError, match=r"one.cka' is not a folder"):

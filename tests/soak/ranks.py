@@ -111,7 +111,7 @@ GOOD = {
     "fewer": lambda x: {"loader": x[:1]},
     "nan": lambda x: {"loader": with_nan(x)},
 }
-"""Kinds of odd ranks that are no reason to fail."""
+"""Kinds of odd ranks that must not fail."""
 
 KILLED = "no sign of life", "connection to the other ranks is lost", "was lost while"
 

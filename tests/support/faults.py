@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import cka_notebook
-from cka_notebook import CKA
+from cka_notebook import CKA, CKAExplorer
 
 PACKAGE = str(Path(cka_notebook.__file__).parent)
 CONTEXTLIB = contextlib.__file__
@@ -143,7 +143,7 @@ def small_models():
 
 
 class Scene:
-    """A small comparison that is struck, resumed and repeated.
+    """A small comparison that is interrupted, resumed and repeated.
 
     Args:
         folder: Where the checkpoint goes.
@@ -167,15 +167,18 @@ class Scene:
     def steps(self):
         """How often each step of a run with a checkpoint is taken."""
         models = small_models()
+        cka = self.prepared(models)
         with Steps() as steps:
-            self.compare(models, self.path)
+            self.compare(models, self.path, cka)
         self.clear()
         return steps.counts
 
     def seconds(self):
         """How long a run with a checkpoint takes."""
+        models = small_models()
+        cka = self.prepared(models)
         started = time.perf_counter()
-        self.compare(small_models(), self.path)
+        self.compare(models, self.path, cka)
         self.clear()
         return time.perf_counter() - started
 
@@ -191,7 +194,7 @@ class Scene:
             strike: A context in which something is raised, such as `Steps`.
         """
         models = small_models()
-        cka = CKA(*models, **self._options)
+        cka = self.prepared(models)
         _seed()
         before = _surroundings(models)
         caught = None  # As in a notebook, which keeps the traceback and so its frames.
@@ -200,12 +203,27 @@ class Scene:
                 self.compare(models, self.path, cka)
         except BaseException as error:
             caught = error
+        found = self.unsettled(cka)
+        if found:
+            return found  # The rest might wait for ever.
         after = _surroundings(models)
         found = [key for key, value in before.items() if value != after[key]]
         found += self._files() + self._partial(cka)
-        found += self.after(models)
+        found += self.again(cka) + self.after(models)
         del caught
         return found
+
+    def prepared(self, models):
+        """What is struck at work, and holds the partial result."""
+        return CKA(*models, **self._options)
+
+    def unsettled(self, _cka):
+        """What has not ended."""
+        return []
+
+    def again(self, _cka):
+        """What is wrong when the same object is used again."""
+        return []
 
     def after(self, models):
         """What is wrong when the run is resumed, and then repeated."""
@@ -246,6 +264,47 @@ class Scene:
         whole = self.compare(models, max_batches=stop)
         same = self.outcome(whole)[:5] == self.outcome(result)[:5]
         return [] if same else ["partial result"]
+
+
+class Explored(Scene):
+    """The same in an explorer that works in the thread of its caller."""
+
+    def prepared(self, models):
+        """An explorer."""
+        loader = DataLoader(self._data, 8, shuffle=True)
+        options = {**NAMED, "checkpoint": self.path, **self._options}
+        return CKAExplorer(*models, loader, **options)
+
+    def compare(self, models, path=None, cka=None, **options):
+        """Run this explorer, which has a checkpoint; a `CKA` if there is none."""
+        if cka is None:
+            return super().compare(models, path, None, **options)
+        _seed()
+        cka.run(block=True)
+        return cka.result
+
+    def unsettled(self, cka):
+        """What has not ended: the run, or one of our threads."""
+        end = time.monotonic() + 5
+        while _ours() and time.monotonic() < end:
+            time.sleep(0.001)
+        is_live = cka._session.runs.live is not None
+        found = ["a run at which nobody works"] if is_live else []
+        return found + [f"status {x}" for x in [cka.status] if x in LIVE]
+
+    def again(self, cka):
+        """What is wrong with the next run of the same explorer."""
+        outcome = self.outcome(self.compare(None, None, cka))
+        cka.close()
+        return [] if outcome == self.expected else ["run again"]
+
+
+NAMED = {"model1_name": "model1", "model2_name": "model2"}
+LIVE = "running", "paused"
+
+
+def _ours():
+    return [x for x in threading.enumerate() if x.name.startswith("cka-")]
 
 
 def _seed():

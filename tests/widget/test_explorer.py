@@ -247,6 +247,35 @@ def test_closing_stops_the_run_and_leaves_no_comm_open(comms):
     assert [c for c in comms if not c._closed] == shared
 
 
+@pytest.mark.parametrize("stopped_at", [0, 2])
+@pytest.mark.parametrize("others", [False, True])
+def test_a_stopped_run_continues_from_its_checkpoint(
+    tmp_path, monkeypatch, stopped_at, others
+):
+    """Or from the start, if other layers are chosen."""
+    monkeypatch.setattr("cka_notebook._engine.checkpoint.SECONDS", 0.0)
+    path = tmp_path / "run"
+    explorer, _ = make(
+        Gate(batches(4), open_=True),
+        checkpoint=path,
+        callback=lambda batch, *_: batch == stopped_at and explorer.stop(),
+    )
+    if stopped_at:
+        explorer.run(block=True)
+        assert explorer.result.batches == stopped_at
+    else:  # Stopped before the first batch, as by an interrupt in the probe.
+        explorer.observe(lambda _: explorer.stop(), "_axes")
+        explorer.run(block=True)
+        explorer.unobserve_all("_axes")
+    before = path.read_bytes() if path.exists() else b""
+    explorer._session.comparison.callback = None
+    if others:
+        explorer.layers1 = ["0"]
+    explorer.run(block=True)
+    assert (explorer.status, explorer.result.batches) == ("done", 4)
+    assert (path.read_bytes() == before) == (others and bool(stopped_at))
+
+
 # A result without models
 
 

@@ -16,7 +16,7 @@ from support.doubles import (
 )
 
 from cka_notebook._widget.run_control import RunControl
-from cka_notebook._widget.worker import Phase
+from cka_notebook._widget.worker import Phase, Worker
 
 # Without an explorer
 
@@ -232,3 +232,43 @@ def test_wait_reports_where_the_run_is_on_timeout():
         explorer.wait(0.1)
     loader.let(10)
     assert explorer.wait(60).batches == 6
+
+
+@pytest.mark.parametrize(
+    ("place", "block"),
+    [("starts", True), ("starts", False), ("work", True), ("start", False)],
+)
+def test_an_interrupt_before_a_run_begins_leaves_none_at_which_nobody_works(
+    monkeypatch, place, block
+):
+    def strike(*_):
+        patch.undo()
+        raise KeyboardInterrupt
+
+    runs, events = hosted()
+    owner = RecordingHost if place == "starts" else Worker
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, place, strike)
+        with pytest.raises(KeyboardInterrupt):
+            runs.start(block=block)
+    assert events[-1] == "ends stopped"
+    assert runs.live is None
+    runs.start(block=block)
+    assert runs.wait(60).outcome == "done"
+
+
+def test_an_interrupt_of_the_start_of_a_thread_is_no_hindrance(monkeypatch):
+    """It can come when the thread has begun but the caller does not know that yet."""
+
+    def strike(thread):
+        patch.undo()
+        thread.start()
+        raise KeyboardInterrupt
+
+    runs, events = hosted()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", strike)
+        with pytest.raises(KeyboardInterrupt):
+            runs.start()
+    assert runs.wait(60).outcome == "done"
+    assert events.count("batch 3") == 1

@@ -15,8 +15,10 @@ from support.doubles import CountingState, Gate, RecordingHost, batches, make, u
 from torch import nn
 
 from cka_notebook import CKAExplorer, CKAResult
+from cka_notebook._undo import ATTEMPTS
 from cka_notebook._widget import worker as worker_module
-from cka_notebook._widget.worker import CallerContext, Phase, Worker
+from cka_notebook._widget.caller import CallerContext
+from cka_notebook._widget.worker import Phase, Worker
 
 WHOLE = ["begins 1", "batch 1", "batch 2", "batch 3", "ends done"]
 
@@ -448,3 +450,76 @@ def test_where_no_thread_can_be_started_the_message_says_what_to_do(monkeypatch)
         worker.start()
     assert host.events == ["ends error"]
     assert worker.wait(0)
+
+
+def test_a_run_uses_the_stream_of_its_caller(monkeypatch):
+    used = []
+
+    @contextlib.contextmanager
+    def stream(chosen):
+        used.append(chosen)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the caller's")
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    context = CallerContext.current()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the default one")
+    with context.applied():
+        assert used == ["the caller's"]
+
+
+# Interrupts in the thread of the caller
+
+
+class Strike:
+    """Interrupts the first so many times that it is called."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def __call__(self, worker):
+        del worker
+        self.left -= 1
+        if self.left >= 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 30])
+def test_interrupts_at_the_end_of_a_run_do_not_keep_it_from_ending(times):
+    class Host(RecordingHost):
+        def ends(self, worker, outcome):
+            strike(worker)
+            super().ends(worker, outcome)
+
+    strike, host = Strike(times), Host()
+    worker = worker_of(host)
+    with pytest.raises(KeyboardInterrupt):
+        worker.work()
+    assert worker.phase is Phase.ENDED
+    assert (worker.outcome, worker.result) == ("done", "after 3")
+    assert host.events[-1] == ("ends done" if times < ATTEMPTS else "batch 3")
+
+
+def test_a_run_that_was_given_up_before_it_began_ends_and_never_begins():
+    host = RecordingHost()
+    worker = worker_of(host)
+    worker.give_up()
+    worker.give_up()
+    assert host.events == ["ends stopped"]
+    worker.work()
+    assert host.events == ["ends stopped"]
+    assert worker.phase is Phase.ENDED
+
+
+def test_a_run_that_has_begun_cannot_be_given_up():
+    gate = Gate(range(3))
+    host = RecordingHost(gate=gate)
+    worker = worker_of(host)
+    worker.start()
+    worker.give_up()
+    gate.let(3)
+    assert worker.wait(60)
+    assert host.events == WHOLE
+    worker.give_up()
+    assert host.events == WHOLE

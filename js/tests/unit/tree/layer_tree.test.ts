@@ -307,7 +307,7 @@ test("an entry of an output keeps the name of its layer", () => {
       { name: "body.rnn", type: "LSTM" },
       { name: "body.rnn:1.0", type: "entry" },
     ],
-    { all: [3] },
+    { all: ["body.rnn:1.0"] },
   );
   show(columns, "all");
   search("rnn:");
