@@ -106,6 +106,7 @@ def run_notes(
         *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
         *(_size_note(x) for x in models if x.by_size),
+        *(_uncut_note(x) for x in models if x.uncut),
         *(_thread_note(x) for x in models if x.threaded),
         *chain.from_iterable(x.tokens.notes(x.name) for x in models),
         *chain.from_iterable(map(_doubt_notes, sides)),
@@ -257,6 +258,15 @@ def _size_note(model: "LiveModel") -> Note:
         f"{model.name} could not be tried on a part of the batch, so the first axis of "
         f"size {model.by_size} of each output was taken for the examples. Where it is "
         "not, values are wrong. Yield batches of tensors, which can be cut."
+    )
+
+
+def _uncut_note(model: "LiveModel") -> Note:
+    return Note(
+        f"{model.name}: an input of shape {model.uncut[0]} has no row for each "
+        "example, so the probe could not cut it as it cuts the others. Layers that mix "
+        "both are refused, as if their rows were not the examples, even if they are. "
+        "Pad such inputs in a collate_fn to (examples, rows, ...)."
     )
 
 

@@ -93,6 +93,7 @@ class LiveModel:
         threaded: Names of modules that it calls in threads of its own, and whether
             they are in training mode there.
         draws: Whether its forward pass draws random numbers.
+        uncut: Shapes of inputs that the probe could not cut, if it refused layers.
     """
 
     def __init__(self, spec: ModelSpec, argument: str, settings: Settings) -> None:
@@ -107,6 +108,7 @@ class LiveModel:
         self.changed: list[str] = []
         self.by_size = 0
         self.draws = False
+        self.uncut: list[tuple[int, ...]] = []
         self.threaded: dict[str, bool] = {}
         self._autocast = settings.autocast
         self._evaluation = Evaluation(model.modules())
@@ -153,6 +155,7 @@ class LiveModel:
         self.changed = list(dict.fromkeys([*changed, *probed.state]))
         self.by_size, self.threaded = probed.by_size, probed.threaded
         self.draws = probed.draws
+        self.uncut = self.caller.uncut(call) if probed.refused else []
 
     @property
     def timing(self) -> Timing:

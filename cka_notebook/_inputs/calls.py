@@ -189,6 +189,17 @@ class Caller:
                     raise
                 self.grouped = True
 
+    def uncut(self, call: Call) -> list[tuple[int, ...]]:
+        """Shapes of inputs that `pick` leaves whole, as they have other rows."""
+        known = {1, call.examples}
+        return [
+            tuple(tensor.shape)
+            for tensor in tensors((*call.args, *call.kwargs.values()))
+            if not tensor.is_nested and tensor.ndim > 1
+            if known.isdisjoint(size_of(tensor, axis) for axis in self.axes)
+            if not (self.grouped and tensor.shape[0] % call.examples == 0)
+        ]
+
     def may_group(self, call: Call) -> bool:
         """Whether an input may have several rows for each example."""
         values = (*call.args, *call.kwargs.values())

@@ -105,6 +105,11 @@ class _Surroundings:
             return self._last(outer)
         last = [x for x in outer if self._shared(x, before) > self._shared(x, after)]
         rest = [x for x in outer if x not in last]
+        if not self._shared(before, after):
+            # A projection between two towers belongs to the first one.
+            near = max((self._shared(x, after) for x in rest), default=0)
+            last += [x for x in rest if self._shared(x, after) < near]
+            rest = [x for x in rest if x not in last]
         stems = [x for x in rest if self._parts[x.position].has_weights]
         return [*self._last(last), *self._stem(stems, after)]
 

@@ -45,7 +45,7 @@ def incomparable_notes(
         and part.node.outputs
         and part.node.alias is None
         and place not in seen
-        and part.node.name.split(".")[0] not in WEIGHTS
+        and set(WEIGHTS).isdisjoint(part.node.name.split("."))
         and (every or _is_missed(parts, place, seen))
     ]
     found: dict[int, str] = {}

@@ -429,3 +429,16 @@ def test_missing_devices_of_other_kinds_are_an_error(name):
 def test_devices_that_are_always_there_are_taken():
     check_device(torch.device("cpu"))
     check_device(torch.device("meta"))
+
+
+@pytest.mark.parametrize("sizes", [(9, 9), (9, 9, 6, 6)])
+def test_several_crops_of_each_image_are_told_how_to_compare_one(sizes):
+    crops = [torch.randn(8, 3, size, size) for size in sizes]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    text = error_of(model, [crops, torch.zeros(8).long()])
+    assert "got a list of tensors, such as several crops" in text
+    line = "lambda model, batch: model(batch[0][0])"
+    assert f"pass forward={line}." in text
+    batches = [[crops, torch.zeros(8).long()]]
+    forward = eval(line)
+    assert compare(model, batches=batches, forward=forward).examples == 8

@@ -238,7 +238,17 @@ def test_all_names_what_has_no_weights_too(choice, is_named):
 
 @pytest.mark.parametrize(
     ("make", "shape"),
-    [(zoo.mlp, (10,)), (zoo.ResNet, (3, 32, 32)), (zoo.UNet, (3, 16, 16))],
+    [
+        (zoo.mlp, (10,)),
+        (zoo.ResNet, (3, 32, 32)),
+        (zoo.UNet, (3, 16, 16)),
+        (
+            lambda: nn.Sequential(
+                nn.utils.parametrizations.weight_norm(nn.Linear(10, 8)), nn.Tanh()
+            ),
+            (10,),
+        ),
+    ],
 )
 def test_all_layers_of_usual_models_give_no_note(make, shape):
     batches = [torch.randn(8, *shape) for _ in range(2)]
