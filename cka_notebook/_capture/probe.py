@@ -201,7 +201,19 @@ def _followed(
     if moved is None or (passes.part is None and not _varies(entry)):
         return readings[0], Match.NO, moved
     reading, match = _best(entry, moved, readings, passes.all_moved, mixed=True)
+    if match and passes.are_few:
+        match = min(match, _followed_again(module, call, entry, reading, passes))
     return reading, match, moved
+
+
+def _followed_again(
+    module: nn.Module, call: int, entry: Entry, reading: Reading, passes: Passes
+) -> Match:
+    """How rows follow into a third order: few of them follow into one by chance."""
+    again = _same_entry(passes.moved_again, module, call, entry)
+    if again is None:
+        return Match.NEARLY
+    return _best(entry, again, [reading], passes.all_moved_again, mixed=True)[1]
 
 
 def _best(

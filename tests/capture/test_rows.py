@@ -374,6 +374,27 @@ def test_no_pattern_looks_as_if_rows_followed_the_orders(count, few):
             assert [pattern[i] for i in part] != [part[i] for i in less]
 
 
+def turned(order, times):
+    """What an order makes of all places when it is repeated."""
+    places = list(range(len(order)))
+    for _ in range(times):
+        places = [order[i] for i in places]
+    return places
+
+
+@pytest.mark.parametrize("count", range(4, 9))
+def test_rows_are_refused_that_follow_one_order_by_chance(count):
+    order = orders(count, 0)[1]
+    for times in range(1, count - 1):
+        places = turned(order, times)
+
+        def arrange(x, places=places):
+            return x[places] if len(x) == count else x.flip(0)
+
+        batch = torch.randn(count, 6)
+        assert list(reasons(Around(arrange), batch)) == ["inside"], places
+
+
 def test_readings_are_axes_of_the_right_size_and_groups_along_the_first():
     assert set(prints(torch.randn(4, 8, 4), 4)) == {Reading(0), Reading(2)}
     assert set(prints(torch.randn(8, 3), 4)) == {
