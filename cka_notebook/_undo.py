@@ -1,4 +1,4 @@
-"""Changes for a while that are undone, whatever interrupts that."""
+"""Temporary changes that are undone, whatever interrupts that."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -6,6 +6,15 @@ from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from torch import nn
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+)
+"""Where a module keeps its hooks, by number, and then what is special about them."""
 
 ATTEMPTS = 3
 """How often a step is tried; an interrupt rarely strikes the same step again."""
@@ -118,8 +127,9 @@ def unhook(module: nn.Module, hook: object) -> None:
     The handle of a hook removes it as well, but an interrupt can come between the hook
     and its handle.
     """
-    kept = [value for key, value in vars(module).items() if key.startswith("_forward_")]
-    numbers = [key for x in kept for key, value in x.items() if value is hook]
-    for each in kept:
-        for number in numbers:
+    own = vars(module)
+    kept = [own[name] for name in HOOKS if name in own]
+    numbers = [key for each in kept[:2] for key, value in each.items() if value is hook]
+    for number in numbers:
+        for each in kept:
             each.pop(number, None)

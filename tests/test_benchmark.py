@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from benchmark import cli, compare, coverage, growth, live, tables, worker
+from benchmark import chance, cli, compare, coverage, growth, live, tables, worker
 from benchmark.cases import CASES, QUICK, fan
 from benchmark.clocks import ClockedLoader, Peak
 from peers import reference, sites
@@ -118,6 +118,19 @@ def test_error_bars_hold_the_truth_about_as_often_as_they_say(monkeypatch):
     assert 0.6 < found["student"] <= 1
     assert found["normal"] <= found["student"]
     assert found["bias"] < 0.1
+
+
+def test_false_alarms_are_counted_and_are_as_rare_as_they_should_be():
+    found = chance.measure(2, {"few": (chance.independent, 16)}, (8,), (2, 3))
+    assert [x["batches"] for x in found] == [2, 3]
+    assert all(0.02 < x["0.05"] < 0.1 and x["0.01"] < 0.03 for x in found)
+    assert len(chance.markdown(found).splitlines()) == 4
+
+
+def test_examples_that_are_not_independent_are_false_alarms():
+    cases = {"correlated": (chance.correlated, 64)}
+    [found] = chance.measure(1, cases, (64,), (2,))
+    assert found["0.05"] > 0.2
 
 
 def test_an_explorer_that_is_watched_sends_frames():

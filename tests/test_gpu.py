@@ -222,11 +222,6 @@ def test_a_layer_is_reduced_with_what_memory_there_is(spare):
     assert (ours.matrix - exact.matrix).abs().max() < 1e-6
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="a checkpoint of CPU models has no random stream of a GPU, and the run "
-    "that resumes from it asks for one",
-)
 def test_a_checkpoint_of_cpu_models_is_resumed_on_a_gpu(tmp_path):
     model1, model2, loader = mlp(), mlp(), [torch.randn(16, 10) for _ in range(4)]
     path = tmp_path / "run.safetensors"

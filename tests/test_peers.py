@@ -72,7 +72,7 @@ def test_a_number_for_a_constant_layer_is_wrong_and_nan_is_right(exact):
     assert judge(Answer(["b"], ["c"], nan), exact, "unbiased", ()) == RIGHT
 
 
-def test_a_layer_without_rows_of_examples_has_no_number_or_a_word_on_it(exact):
+def test_a_layer_without_rows_of_examples_has_no_value_or_a_note(exact):
     del exact.grams1["b"]
 
     def verdict(rows, value=math.nan, notes=()):

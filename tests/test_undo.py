@@ -1,4 +1,4 @@
-"""Changes for a while are undone, whatever interrupts that."""
+"""Temporary changes are undone, whatever interrupts that."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_steps_are_taken_once_and_the_last_one_first():
     assert taken == [2, 1]
 
 
-def test_a_step_that_is_interrupted_is_tried_again_and_the_interrupt_goes_on():
+def test_an_interrupted_step_is_tried_again_and_the_interrupt_raised():
     undo, taken = Undo(), []
 
     def step():
@@ -31,7 +31,7 @@ def test_a_step_that_is_interrupted_is_tried_again_and_the_interrupt_goes_on():
     assert taken == [1, 1, 3]
 
 
-def test_a_step_that_always_fails_keeps_no_other_from_being_taken():
+def test_a_step_that_always_fails_does_not_stop_the_others():
     undo, taken = Undo(), []
 
     def step():
@@ -45,7 +45,7 @@ def test_a_step_that_always_fails_keeps_no_other_from_being_taken():
     assert taken == [2, 1]
 
 
-def test_the_outer_exit_does_what_the_inner_one_was_kept_from():
+def test_the_outer_exit_does_what_the_inner_one_could_not():
     taken = []
 
     class Struck(Undo):

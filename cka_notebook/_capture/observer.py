@@ -17,7 +17,17 @@ from .outputs import EMPTY, entries, usable
 from .rows import Prints, Reading, prints
 
 MAX_TENSORS = 16
-"""Tensors of one output that are looked at."""
+"""Maximum number of tensors of one output that are inspected."""
+
+SUM_ROUNDING = 1e-4
+"""Attention weights of an example sum to 1 but for this much."""
+
+HALF_SUM_ROUNDING = 1e-2
+"""The same for types of 16 bits and fewer."""
+
+IN_TRANSFORM = Reason(
+    "output inside a transform of torch.func, such as vmap or grad", "no_tensor"
+)
 
 
 @dataclass(slots=True)
@@ -29,7 +39,7 @@ class Entry:
         rank: Smaller for what is more likely the result of the module.
         prints: Numbers that tell the examples apart, by how it may be read.
         itemsize: Bytes of a number.
-        is_given: Whether the module was given it; None of what is no tensor.
+        is_given: Whether the module was given it; None if it is not a tensor.
         is_rewritten: Whether its numbers are others than when it was returned before,
             and its version is the same.
     """
@@ -147,7 +157,7 @@ class Observer:
                     # Of what was put into a given dict, the last is the result.
                     position = -place if is_given else place
                     entry.rank = bool(entry.is_given), *_unlikely(value), position
-            except Exception as error:  # an odd tensor is no reason to stop
+            except Exception as error:  # an odd tensor must not stop the run
                 if is_out_of_memory(error):
                     raise
                 text = f"output that cannot be read ({type(error).__name__}: {error})"
@@ -158,8 +168,8 @@ class Observer:
 
 def _entry(path: Path, value: Any, examples: int) -> Entry:
     """A description of one part of an output."""
-    if isinstance(value, Tensor) and _is_batched(value):
-        return Entry(path, reason=Reason("output inside torch.vmap", "no_tensor"))
+    if isinstance(value, Tensor) and _is_wrapped(value):
+        return Entry(path, reason=IN_TRANSFORM)
     tensor = usable(value)
     if isinstance(tensor, Reason):
         return Entry(path, reason=tensor)
@@ -186,9 +196,10 @@ def _unlikely(value: Tensor | PackedSequence) -> tuple[bool, bool]:
     tensor = value if isinstance(value, Tensor) else value.data
     values = tensor.detach().float()
     is_mask = bool(((values == 0) | (values == 1) | (values < -1e4)).all())
-    if tensor.ndim > 2 and not is_mask:
-        sums = values.sum(-1)
-        is_mask = bool((values >= 0).all() and ((sums - 1).abs() < 1e-2).all())
+    if tensor.ndim > 1 and not is_mask:
+        rounding = SUM_ROUNDING if tensor.itemsize > 2 else HALF_SUM_ROUNDING
+        off = (values.sum(-1) - 1).abs()
+        is_mask = bool((values >= 0).all() and (off < rounding).all())
     return is_mask, tensor.ndim == 1
 
 
@@ -201,6 +212,6 @@ def _mark(value: Tensor | PackedSequence) -> tuple[int, int]:
         return id(tensor), 0
 
 
-def _is_batched(tensor: Tensor) -> bool:
-    """Whether this is a tensor of one example in `torch.vmap`."""
+def _is_wrapped(tensor: Tensor) -> bool:
+    """Whether this is a tensor inside `torch.vmap`, `torch.func.jvp` or the like."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))  # noqa: SLF001 there is no public test

@@ -33,7 +33,7 @@ def tensor_of(output: Any, path: Path | None = None) -> Tensor | Reason:
         output: What the module returned.
         path: Where the probe found the tensor; None without a probe, and then the
             first comparable tensor counts. A module may return it in another way
-            later, if there is no other that could be meant.
+            later, if no other one could be meant.
     """
     if isinstance(output, Tensor):
         return usable(output)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from cka_notebook._messages import is_out_of_memory
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.nodes import expects_tokens_first
 from cka_notebook._undo import Undo
 
 from .hooks import hooked
@@ -93,7 +94,15 @@ class Passes:
     @cached_property
     def moved(self) -> Calls | None:
         """The pass over the same examples in another order; None if it fails."""
-        rows = [self._rows[i] for i in self.all_moved]
+        return self._in_order(self.all_moved)
+
+    @cached_property
+    def moved_again(self) -> Calls | None:
+        """The same in a third order."""
+        return self._in_order(self.all_moved_again)
+
+    def _in_order(self, order: list[int]) -> Calls | None:
+        rows = [self._rows[i] for i in order]
         return self._attempt(lambda: self.observe(rows))
 
     @property
@@ -101,10 +110,20 @@ class Passes:
         """Whether rows may follow by chance when only some of the examples are run."""
         return self.examples < PROBE_EXAMPLES[0] and self.moved is not None
 
+    @cached_property
+    def may_be_turned(self) -> bool:
+        """Whether any module documents its tensors as (tokens, examples, ...)."""
+        return any(expects_tokens_first(node.module) for node in self._tree.nodes)
+
     @property
     def all_moved(self) -> list[int]:
         """The other order of all examples."""
         return orders(self.examples, 0)[1]
+
+    @property
+    def all_moved_again(self) -> list[int]:
+        """A third order. Only rows that stay where they are follow into both others."""
+        return self.all_moved[1:] + self.all_moved[:1]
 
     @cached_property
     def redrawn(self) -> Calls | None:

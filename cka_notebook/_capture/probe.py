@@ -160,7 +160,9 @@ def _judged(
     reason = entry.reason if few is None else entry.reason or few.reason
     readings = [x for x in entry.prints if few is None or x in few.prints]
     if passes.is_blind:
-        readings = [x for x in readings if x.groups == 1]
+        # A size alone cannot tell the examples from features, or heads of attention.
+        axes = range(min(2 if passes.may_be_turned else 1, len(entry.shape) - 1) or 1)
+        readings = [x for x in readings if x.groups == 1 and x.axis in axes]
     if reason is not None or not readings:
         return Output(0, reason=reason or _without_axis(entry, few))
     if passes.is_blind:
@@ -199,7 +201,19 @@ def _followed(
     if moved is None or (passes.part is None and not _varies(entry)):
         return readings[0], Match.NO, moved
     reading, match = _best(entry, moved, readings, passes.all_moved, mixed=True)
+    if match and passes.are_few:
+        match = min(match, _followed_again(module, call, entry, reading, passes))
     return reading, match, moved
+
+
+def _followed_again(
+    module: nn.Module, call: int, entry: Entry, reading: Reading, passes: Passes
+) -> Match:
+    """How rows follow into a third order: few of them follow into one by chance."""
+    again = _same_entry(passes.moved_again, module, call, entry)
+    if again is None:
+        return Match.NEARLY
+    return _best(entry, again, [reading], passes.all_moved_again, mixed=True)[1]
 
 
 def _best(

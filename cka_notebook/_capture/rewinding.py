@@ -203,7 +203,7 @@ def _differs(one: Any, other: Any) -> bool:
 def _is_of_torch(module: nn.Module) -> bool:
     """Whether this is a layer of torch's: in evaluation mode these keep no state.
 
-    A thread of the user's may train a BatchNorm meanwhile, which is not to be undone,
+    A thread of the user's may train a BatchNorm in the meantime, which must stay,
     and a lazy layer replaces parts of itself for good.
     """
     return type(module).__module__.startswith("torch.nn.")

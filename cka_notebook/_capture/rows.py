@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 MAX_NUMBERS = 128
-"""Numbers of an example that are looked at, spread evenly over its activations, and as
+"""Numbers of an example that are compared, spread evenly over its activations, and as
 many parts of these, each by its largest number: none of its tokens may be foreign."""
 
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -43,7 +43,7 @@ RESOLUTION = {torch.float64: 1e-14, torch.float32: 1e-6}
 """Rows that differ by no more of their length are the same."""
 
 MIN_CYCLE = 4
-"""The fewest examples of which some can be moved in a cycle that is no rolling."""
+"""The fewest examples of which some can be moved in a cycle other than rolling all."""
 
 
 class Match(IntEnum):

@@ -133,7 +133,7 @@ class Scatter:
         sums = torch.stack(self._sums).to(dtype)
         counts = torch.tensor(self._counts, dtype=dtype, device="cpu")
         counts = counts.to(sums.device, non_blocking=True)
-        self._sum = self._sum + sums.sum(0)  # It may be of inference mode.
+        self._sum = self._sum + sums.sum(0)  # It may be an inference tensor.
         self._of_sums = self._of_sums + (sums.square().sum(1) / counts).sum()
         self._of_all = self._of_all + torch.stack(self._norms).to(dtype).square().sum()
         self._sums, self._norms, self._counts = [], [], []

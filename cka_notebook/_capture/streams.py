@@ -1,6 +1,6 @@
 """The random streams of the process: torch's, numpy's and Python's.
 
-They belong to everybody, so only this module sets them. A run in the main thread with
+All code shares them, so only this module sets them. A run in the main thread with
 nothing beside it has them to itself: its own streams replace them while it computes,
 and they are put back afterwards. Beside anybody else who may draw, a run is shared: it
 draws from the global streams like any other code, and nothing is ever put back, since
@@ -59,7 +59,7 @@ class RandomStreams:
             self.give_back()
 
     def take(self) -> None:
-        """Begin to draw. Runs at work in other threads are shared from now on."""
+        """Start drawing. Runs in other threads are shared from now on."""
         with _lock:
             others = [run for run in _at_work if run is not self]
             for run in others:
@@ -76,7 +76,7 @@ class RandomStreams:
                 self._in_place = True
 
     def give_back(self) -> None:
-        """End to draw; the global streams are those of the user.
+        """Stop drawing; the global streams are those of the user again.
 
         Call it once more in any case, before `take` if possible: an interrupt may
         strike in the middle of either.
@@ -141,7 +141,7 @@ class RandomStreams:
 
 
 _at_work: list[RandomStreams] = []
-"""Runs that may draw at this moment."""
+"""Runs that may be drawing now."""
 
 _lock = threading.RLock()
 """Held while the global streams are set, and while `_at_work` changes."""
@@ -158,7 +158,7 @@ def lent(undo: Undo) -> None:
 
 @undoing
 def idle(undo: Undo) -> None:
-    """Wait inside of it: the run of this thread draws nothing, so others are alone."""
+    """For waiting: the run of this thread draws nothing, so others have the streams."""
     own = _here()
     if own is not None:
         undo.add(own.take)
@@ -190,7 +190,7 @@ class Rewinding:
                 _set(self._states, self._cuda)
 
     def seed(self, number: int) -> None:
-        """Begin anew at this number, until they are put back."""
+        """Seed them with this number, until they are put back."""
         with _lock:
             if _may_set():
                 random.seed(number)
@@ -208,7 +208,7 @@ class Rewinding:
 
 @undoing
 def seeded(undo: Undo, number: int, devices: Iterable[torch.device]) -> None:
-    """Random streams that begin here, and do not move those outside of the block.
+    """Random streams seeded here; those outside of the block do not move.
 
     Not in a shared run.
 
@@ -236,7 +236,7 @@ def _here() -> RandomStreams | None:
 
 
 def _is_alone() -> bool:
-    """Whether this is the main thread, and no other one is seen in code of the user's.
+    """Whether this is the main thread, and no other one is in code of the user's.
 
     Threads of a kernel, a progress bar or a logger run libraries alone and do not
     count: there are always some in a notebook.
@@ -248,7 +248,7 @@ def _is_alone() -> bool:
 
 
 def _is_users(frame: FrameType | None) -> bool:
-    """Whether any code on the stack is neither of a library nor of this package."""
+    """Whether any code on the stack is neither a library's nor this package's."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         file = frame.f_code.co_filename

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cka_notebook._grams.packing import on_device
 from cka_notebook._messages import Note, counted
-from cka_notebook._results.result import CKAResult, shared
+from cka_notebook._results.layers import shared
+from cka_notebook._results.result import CKAResult
 from cka_notebook._undo import Undo
 
-from .state import Axis, RunState, RunView
+from .state import RunState, RunView
+from .totals import Axis
 
 if TYPE_CHECKING:
     from .estimate import Estimate
@@ -69,6 +72,7 @@ class AddedLayers:
         self.known = known
         self.catching_up = catching_up
         self._layers = tuple(layers[0]), tuple(layers[1])
+        self._maps: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def layers1(self) -> tuple[str, ...]:
@@ -155,12 +159,16 @@ class AddedLayers:
         )
 
     def matrix(self) -> Tensor:
-        """The known cells and the new ones, ``(L1, L2)`` float64 on the CPU."""
+        """The known cells and the new ones, ``(L1, L2)`` float64 on their device."""
         return self._combined(self.inner.matrix(), self.known.matrix)
 
     def stderr(self) -> Tensor:
         """Their standard errors, in the same form."""
         return self._combined(self.inner.stderr(), self.known.stderr)
+
+    def floor(self) -> Tensor:
+        """What unrelated layers reach by chance, in the same form."""
+        return self._combined(self.inner.floor(), self.known.floor)
 
     def result(self) -> CKAResult:
         """Both results as one. It has no running sums: its cells are from two runs."""
@@ -172,10 +180,12 @@ class AddedLayers:
             for name, new in self._new()
             if new
         ]
+        inner = self.inner.result()
         return replace(
-            self.inner.result(),
-            matrix=self.matrix(),
-            stderr=self.stderr(),
+            inner,
+            matrix=self.matrix().cpu(),
+            stderr=self.stderr().cpu(),
+            null_sd=self._combined(inner.null_sd, self.known.null_sd),
             layers1=self.layers1,
             layers2=self.layers2,
             notes=list(dict.fromkeys([*self.known.notes, *self.notes, *added])),
@@ -200,8 +210,21 @@ class AddedLayers:
         self.inner.finish()
 
     def _combined(self, new: Tensor, known: Tensor) -> Tensor:
-        parts = (new.cpu(), layers_of(self.inner)), (known, layers_of(self.known))
-        return combined(self._layers, parts, CELLS)
+        """New cells in the place where the map of the known ones has none.
+
+        All that has to be copied to a GPU is kept there, so that no frame waits.
+        """
+        key = id(known), new.device
+        if key not in self._maps:
+            parts = [(known, layers_of(self.known))]
+            self._maps[key] = combined(self._layers, parts, CELLS).to(new.device)
+        rows, columns = (
+            on_device(tuple(map(mine.index, own)), new.device)
+            for mine, own in zip(self._layers, layers_of(self.inner), strict=True)
+        )
+        values = self._maps[key].clone()
+        values[rows[:, None], columns] = new
+        return values
 
     def _new(self) -> list[tuple[str, set[str]]]:
         """Name and new layers of each model."""
@@ -231,8 +254,11 @@ def extended(
     undo = Undo()
     with undo, undo:
         undo.add(steps.close)
+        view: AddedLayers | None = None
         for inner in steps:
-            yield AddedLayers(inner, known, layers)
+            if view is None or view.inner is not inner:
+                view = AddedLayers(inner, known, layers)
+            yield view
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def eager() -> AbstractContextManager[Any]:
 
 def _force_eager(undo: Undo) -> None:
     frames = sys.modules["torch._dynamo.eval_frame"]
-    # No public function tells the stance, and it must be known before it is changed.
+    # No public function returns the stance, which is needed to restore it.
     undo.add(setattr, frames, "_stance", frames._stance)  # noqa: SLF001
     torch.compiler.set_stance("force_eager")
 

@@ -17,7 +17,8 @@ from cka_notebook._results import atomic, files
 from . import saved_run
 from .fingerprint import Print, of_batch
 from .memory import Memory, within
-from .state import RunState, Totals
+from .state import RunState
+from .totals import Totals
 
 FORMAT = "cka_notebook.checkpoint/3"
 SECONDS = 30.0
@@ -90,7 +91,7 @@ class Checkpoint:
         return bool(self._facts)
 
     def blamed(self) -> AbstractContextManager[None]:
-        """Say of every error in here that the content of the file is its reason."""
+        """Name the file in every error about its content."""
         return files.blamed(self._path, FORMAT)
 
     def begin(self, random: RandomStreams) -> None:

@@ -1,7 +1,7 @@
 """Checks of what a user passes to `CKA` and its `compare`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
 from typing import Any
@@ -18,7 +18,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def check_model(model: object, argument: str) -> None:
-    """Raise TypeError if this is no model, or one that cannot be hooked."""
+    """Raise TypeError if this is not a model, or one that cannot be hooked."""
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         msg = (
@@ -82,7 +82,7 @@ def check_no_loader(**arguments: object) -> None:
 
 
 def check_metric(metric: object) -> None:
-    """Raise ValueError if there is no such measure."""
+    """Raise ValueError if the measure does not exist."""
     if metric not in metrics.names():
         msg = f"Expected `metric` to be one of {metrics.names()}, got {metric!r}."
         raise ValueError(msg)
@@ -103,8 +103,8 @@ def check_tolerance(stop_when_stable: object) -> float | None:
     """A standard error at which a run can stop, as a float.
 
     Raises:
-        TypeError: If it is no number.
-        ValueError: If it is no finite number above 0.
+        TypeError: If it is not a number.
+        ValueError: If it is not a finite number above 0.
     """
     if stop_when_stable is None:
         return None
@@ -135,7 +135,7 @@ def pair(argument: str, takes: str, count: int, given: Any) -> tuple[Any, Any]:
     """One function of ``count`` arguments for each model, or None.
 
     Raises:
-        TypeError: If these are no such functions.
+        TypeError: If they are not such functions.
     """
     both = given if isinstance(given, tuple) else (given, given)
     if len(both) != 2 or not all(f is None or callable(f) for f in both):
@@ -154,13 +154,27 @@ def pair(argument: str, takes: str, count: int, given: Any) -> tuple[Any, Any]:
     return both[0], both[1]
 
 
+def for_each(steps: Iterable[Callable[[], object]]) -> None:
+    """Take a step for each side; one ValueError tells what is wrong on all."""
+    problems: list[ValueError] = []
+    for step in steps:
+        try:
+            step()
+        except ValueError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ValueError(" ".join(map(str, problems)))
+
+
 def as_list(choices: Any) -> Any:
     """A choice of layers that can be read more than once."""
     return list(choices) if isinstance(choices, Iterator) else choices
 
 
 def _takes(function: object, count: int) -> bool:
-    """Whether this can be called with so many arguments, as far as Python can tell."""
+    """Whether this accepts ``count`` arguments, as far as Python can tell."""
     if not callable(function):
         return False
     try:

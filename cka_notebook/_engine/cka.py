@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from .checks import (
     check_names,
     check_no_loader,
     check_tolerance,
+    for_each,
     pair,
 )
 from .distributed import Ranks, all_ranks, check_settings, merge_ranks
@@ -77,7 +79,7 @@ class CKA:
         forward: ``forward(model, batch)`` for other inputs, or a pair of such
             functions, one for each model.
         examples: ``examples(batch)`` gives how many examples a batch has, or a pair of
-            such functions; None settles it by the inputs and the model's output.
+            such functions; None takes it from the inputs and the model's output.
         autocast: Dtype for `torch.autocast` around the forward passes, or None.
 
     Raises:
@@ -128,8 +130,12 @@ class CKA:
         self.name1, self.name2 = _titles(
             tree1.model, tree2.model, model1_name, model2_name
         )
-        tree1.check(model1_layers)
-        tree2.check(model2_layers)
+        choices = [(tree1, model1_layers), (tree2, model2_layers)]
+        same_choice = self.same and model2_layers is model1_layers
+        for_each(
+            partial(tree.check, choice)
+            for tree, choice in choices[: 1 if same_choice else 2]
+        )
         self.device = known_device(device)
         models = tree1.model, tree2.model
         if self.device is not None and not all(map(is_dispatched, models)):

@@ -34,7 +34,7 @@ GOODBYE = 5.0
 """Seconds for which a rank that ends waits until the others know, at most."""
 
 POLL = 0.05
-"""Seconds between two looks at what others have sent."""
+"""Seconds between two checks of what others have sent."""
 
 _T = TypeVar("_T")
 
@@ -47,7 +47,7 @@ class OtherRankError(RuntimeError):
 
 
 class Ranks:
-    """What the ranks of one comparison tell each other.
+    """Messages between the ranks of one comparison.
 
     Args:
         store: A `torch.distributed.Store`: keys and values that all ranks see.
@@ -87,10 +87,10 @@ class Ranks:
             raise OtherRankError(self._trouble)
 
     def exchange(self, name: str, value: Any) -> list[Any]:
-        """What each rank gives under this name, in their order.
+        """What each rank has sent under this name, in their order.
 
         Raises:
-            OtherRankError: If one of them will not give anything.
+            OtherRankError: If one of them will not send anything.
         """
         own, given = pickle.dumps(value), list[Any]()
         keys = [f"{name}/{rank}" for rank in range(self.size)]
@@ -132,13 +132,13 @@ class Ranks:
             self._ended.wait(POLL)
 
     def _live(self) -> None:
-        """Give signs of life, and look for those of the others."""
+        """Give signs of life, and check those of the others."""
         while not (self._ended.is_set() or self._trouble):
             self._trying(self._beat)
             self._ended.wait(BEAT)
 
     def _leave(self) -> None:
-        """Say that this rank needs the store no more; the first one often holds it."""
+        """Tell that this rank is done with the store, often held by the first one."""
         self._store.set(f"left/{self.rank}", "")
         keys = [f"left/{rank}" for rank in self._others if rank != self._lost]
         end = time.monotonic() + GOODBYE * (self.rank == 0)
@@ -168,7 +168,7 @@ class Ranks:
             )
 
     def _trying(self, step: Callable[[], _T]) -> _T | None:
-        """Do something with the store, which may be gone with the rank that has it."""
+        """Use the store, which is gone if the rank that holds it has ended."""
         try:
             return step()
         except Exception as error:
@@ -274,7 +274,7 @@ def _on_rank(reason: str, rank: int) -> str:
 
 
 def _all_notes(every: list[list[str]]) -> list[str]:
-    """The notes of all ranks; what holds for some of them alone names these."""
+    """The notes of all ranks; one that only some of them have names these."""
     found: list[str] = []
     for note in dict.fromkeys(chain.from_iterable(every)):
         where = [rank for rank, notes in enumerate(every) if note in notes]

@@ -84,7 +84,7 @@ class Estimate:
         rows, columns = grid
         grams = buffer_bytes(examples, layers, device, widest)
         # Twice: those of the next batch are made beside those that count.
-        sums = 2 * (5 * rows * columns + 2 * (rows + columns))
+        sums = 2 * (6 * rows * columns + 2 * (rows + columns))
         return cls(layers, examples, grams + FLOAT64 * sums)
 
     def with_time(

@@ -33,13 +33,18 @@ UNCHECKED = (
 )
 
 NO_VARIANCE = Reason(
-    "no shared variance: identical for all examples, or each example differs in its "
-    "own way",
+    "no shared variance: identical for all examples (but for rounding or less than "
+    "1e-80), or each example differs in its own way",
     "no_variance",
 )
-"""In both cases U-centering makes the Gram matrix zero."""
+"""U-centering makes the Gram matrix zero, or HSIC is below what float64 holds."""
 
 TOO_LARGE = Reason("its HSIC exceeds float64", "not_finite")
+
+TOO_SMALL = Reason(
+    "its HSIC is too small for float64, as examples differ by less than 1e-70",
+    "no_variance",
+)
 
 UNRELATED = Note(
     "The two loaders yield different examples (paired=False), so CKA compares "
@@ -51,8 +56,14 @@ UNRELATED = Note(
 
 
 TAKEN_BY_OTHERS = (
-    "Another run took batches from the same iterator meanwhile. Give each run a loader "
-    "of its own, or run one after the other."
+    "Another run took batches from the same iterator at the same time. Give each run "
+    "a loader of its own, or run one after the other."
+)
+
+MANY_SIZES = (
+    " Examples of different sizes do not fit into one tensor: resize or pad them in a "
+    "collate_fn, or yield lists of images if the models take them, with pool= to make "
+    "features of one size."
 )
 
 
@@ -83,7 +94,11 @@ def run_notes(
         unrelated: Whether the loaders yield different examples.
     """
     auto = [x.tree.auto_notes() for x in sides if x.spec.choices in (None, "auto")]
-    auto += [x.tree.incomparable_notes() for x in sides if _is_preset(x.spec.choices)]
+    auto += [
+        x.tree.incomparable_notes(every=x.spec.choices == "all")
+        for x in sides
+        if _is_preset(x.spec.choices)
+    ]
     axes = [x.tree.axis_note() for x in sides]
     notes = [
         *(Note(text) for texts in auto for text in texts),
@@ -91,6 +106,7 @@ def run_notes(
         *(Note(x.caller.note) for x in models if x.caller.note),
         *(_change_note(x) for x in models if x.changed),
         *(_size_note(x) for x in models if x.by_size),
+        *(_uncut_note(x) for x in models if x.uncut),
         *(_thread_note(x) for x in models if x.threaded),
         *chain.from_iterable(x.tokens.notes(x.name) for x in models),
         *chain.from_iterable(map(_doubt_notes, sides)),
@@ -117,7 +133,7 @@ def stable_note(done: int, tolerance: float) -> Note:
 
 
 def short_note(done: int, promised: int, is_shared: bool) -> Note:
-    """The note on a loader that ended before its length.
+    """The note on a loader that yielded fewer batches than its length.
 
     Args:
         done: Batches taken from it.
@@ -135,7 +151,7 @@ def short_note(done: int, promised: int, is_shared: bool) -> Note:
 def shared_note(done: int) -> Note:
     """The note on an iterator from which another run took, too."""
     return Note(
-        f"This compares {counted(done, 'batch')}, and not all of the data. "
+        f"This compares {counted(done, 'batch')}, not all of the data. "
         f"{TAKEN_BY_OTHERS}",
         grave=True,
     )
@@ -242,6 +258,15 @@ def _size_note(model: "LiveModel") -> Note:
         f"{model.name} could not be tried on a part of the batch, so the first axis of "
         f"size {model.by_size} of each output was taken for the examples. Where it is "
         "not, values are wrong. Yield batches of tensors, which can be cut."
+    )
+
+
+def _uncut_note(model: "LiveModel") -> Note:
+    return Note(
+        f"{model.name}: an input of shape {model.uncut[0]} has no row for each "
+        "example, so the probe could not cut it as it cuts the others. Layers that mix "
+        "both are refused, as if their rows were not the examples, even if they are. "
+        "Pad such inputs in a collate_fn to (examples, rows, ...)."
     )
 
 

@@ -24,7 +24,7 @@ from cka_notebook._inputs.nested import as_mapping, attributes, tensors
 from cka_notebook._models.offloading import offloaded
 
 MAX_DEPTH = 8
-"""Objects in objects are read this deep."""
+"""Nested objects are read down to this depth."""
 
 MAX_ITEMS = 512
 """Longer lists are read from both ends."""
@@ -53,7 +53,7 @@ class Print(NamedTuple):
 
 
 def of_batch(batch: Any) -> Print | Callable[[], Print]:
-    """The fingerprint of a batch; of one on a GPU, what waits for it when called.
+    """The fingerprint of a batch; on a GPU, a function that waits for it.
 
     Example:
         >>> made = [of_batch(batch) for batch in (["a", "b"], ["a", "c"], ["a"])]
@@ -68,7 +68,7 @@ def of_batch(batch: Any) -> Print | Callable[[], Print]:
 
 
 def of_function(function: Callable[..., Any] | None) -> str | None:
-    """Name and fingerprint of what a function does; None of no function.
+    """Name and fingerprint of what a function does; None for None.
 
     Example:
         >>> def scaled(by):
@@ -98,14 +98,14 @@ def of_model(model: nn.Module) -> str:
         extra = module.extra_repr()
         reader.note(f"{name}:{kind.__module__}.{kind.__qualname__}({extra})")
     every = tensors(list(model.state_dict().values()))
-    # Of a `DTensor` each rank of a group has a part.
+    # Each rank of a group has its own part of a `DTensor`.
     present = (x for x in every if not (x.is_meta or hasattr(x, "device_mesh")))
     bits = of_tensors(chain(present, offloaded(model)))
     return f"{bits}{reader.finish().values % 2**64:016x}"
 
 
 def of_tensors(values: Iterable[Any]) -> str:
-    """Digest of shapes, dtypes and all bits of tensors."""
+    """Digest of the shapes, dtypes and all bits of tensors."""
     sha = hashlib.blake2b(digest_size=16)
     for value in values:
         if isinstance(value, Tensor):
@@ -294,7 +294,7 @@ def _captured(function: FunctionType) -> Iterator[Any]:
 def _globals(function: FunctionType) -> Iterator[Any]:
     """Values of the global variables that a function reads.
 
-    Of the functions and classes of other modules it is the names.
+    Functions and classes of other modules count by their names.
     """
     known = function.__globals__
     for name in sorted(_global_names(function.__code__) & known.keys()):
@@ -323,7 +323,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """All numbers in the order in which they lie in memory, else some examples."""
+    """All numbers in memory order, or some of the examples."""
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     stored = tensor.permute(order)
     if stored.is_contiguous():

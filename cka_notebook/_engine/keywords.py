@@ -54,28 +54,66 @@ OTHER_METHODS = {
     ),
     "hsic_matrix": "compare() returns a result, which has `matrix`.",
     "cka_matrix": "compare() returns a result, which has `matrix`.",
-    "reset": "Nothing has to be reset: each compare() starts anew.",
+    "reset": "Nothing has to be reset: each compare() starts from scratch.",
     "model1_info": "The names are `name1` and `name2`, the layers in the result.",
     "model2_info": "The names are `name1` and `name2`, the layers in the result.",
 }
-"""Methods and attributes of other tools, with what there is here."""
+"""Methods and attributes of other tools, with their counterparts here."""
 
 _taken: dict[str, list[str]] = {}
 """The arguments of each function that explains its keywords."""
 
 
 def explains_keywords(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a method refuse unknown keywords by `check_keywords`."""
-    own = [name for name in inspect.signature(function).parameters if name != "self"]
+    """Let a method refuse what `check_missing` and `check_keywords` refuse.
+
+    One that takes any keywords checks these itself.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    own = [x.name for x in parameters if x.kind is not x.VAR_KEYWORD]
+    needed = [x.name for x in parameters if x.default is x.empty and x.name in own]
     title = function.__qualname__.removesuffix(".__init__")
-    _taken[title] = own
+    takes_any = len(own) < len(parameters)
+    if not takes_any:
+        _taken[title] = own
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        check_keywords(title, kwargs, own)
+        if not takes_any:
+            check_keywords(title, kwargs, own)
+        check_missing(title, kwargs, needed, len(args) - 1)
         return function(*args, **kwargs)
 
     return call
+
+
+def check_missing(
+    function: str, given: Iterable[str], needed: Sequence[str], positional: int
+) -> None:
+    """Refuse a call without what is needed.
+
+    Args:
+        function: What was called.
+        given: The keywords it was called with.
+        needed: What it needs, in the order of its arguments.
+        positional: How many arguments were given by position.
+
+    Raises:
+        TypeError: With the call to write, and what other names may have meant.
+    """
+    missing = [name for name in needed[positional:] if name not in given]
+    if not missing:
+        return
+    meant = {x: _translated(x.lower().replace("_", "")) for x in given}
+    hints = [
+        f" {x!r} is called {own!r} here." for x, own in meant.items() if own in missing
+    ]
+    alone = " None as model2 compares model1 with itself." if "model2" in needed else ""
+    msg = (
+        f"{function} needs {' and '.join(map(repr, missing))}.{''.join(hints)} Call "
+        f"{function}({', '.join(needed)}).{alone}"
+    )
+    raise TypeError(msg)
 
 
 def check_keywords(function: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -103,7 +141,7 @@ def check_keywords(function: str, given: Iterable[str], known: Sequence[str]) ->
 
 
 def other_method(name: str) -> str:
-    """What there is instead of an attribute that a `CKA` does not have, or nothing."""
+    """The counterpart of an attribute that a `CKA` does not have, or nothing."""
     if name in OTHER_METHODS:
         return f" {OTHER_METHODS[name]}"
     is_of_result = name in {x.name for x in fields(CKAResult)} | {*vars(CKAResult)}
@@ -113,7 +151,7 @@ def other_method(name: str) -> str:
 
 
 def _hint(name: str, known: Sequence[str], unknown: int) -> str:
-    """What an unknown argument may have meant, among so many."""
+    """What an unknown argument may have meant, if many are similar."""
     plain = name.lower().replace("_", "")
     for names, remark in REMARKS.items():
         if plain in names.split():

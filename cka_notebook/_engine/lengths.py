@@ -1,6 +1,6 @@
 """How much of a layer is the length of its texts.
 
-A mean over T tokens may hold little else than 1 / T. That number is one more feature of
+A mean over T tokens may be little more than 1 / T. That number is one more feature of
 each text, so its Gram matrix is one more row of those of a batch, at next to no cost.
 """
 

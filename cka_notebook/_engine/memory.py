@@ -1,6 +1,6 @@
-"""What a run has learned from its batches, besides its sums.
+"""What a run has learned from its batches, other than its sums.
 
-It is kept at the end of each batch, and a run that resumes goes on with it.
+It is kept at the end of each batch, and a run that resumes continues with it.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,8 @@ class ModelMemory(NamedTuple):
     Attributes:
         masked: Whether padding was left out of any layer.
         lengths: What `TextLengths.save` gives.
-        padding: Whether there was padding, on its device; None if nobody looked.
+        padding: How many texts had padding, and how many nothing else; None if
+            nobody looked.
         scatters: Of the layers watched for random batches.
     """
 

@@ -38,16 +38,16 @@ class Shared:
         self._is_made = False
 
     def hold(self, holder: object) -> None:
-        """Make the change, unless somebody else has."""
+        """Make the change, unless another holder has."""
         with self._lock:
             self._holders.add(holder)
             if not self._is_made:
-                self._undo.__exit__()  # of what an interrupt has left half made
+                self._undo.__exit__()  # what an interrupt left half done
                 self._change(self._undo)
                 self._is_made = True
 
     def release(self, holder: object) -> None:
-        """Undo the change, unless somebody else holds it."""
+        """Undo the change, unless another holder needs it."""
         with self._lock:
             self._holders.discard(holder)
             if not self._holders:

@@ -34,12 +34,19 @@ from .estimate import Estimate
 from .facts import run_notes, run_provenance, shared_note, short_note, used_note
 from .fingerprint import of_function, of_model
 from .memory import Memory
-from .side import LiveModel, ModelSpec, explaining_memory, make_sides
-from .state import Axis, RunState
+from .side import (
+    LiveModel,
+    ModelSpec,
+    choose_layers,
+    explaining_memory,
+    make_sides,
+)
+from .state import RunState
 from .tokens import left_out_of
+from .totals import Axis
 
 TRIED = 16
-"""Batches among which the probe looks for one that is large enough."""
+"""The probe searches this many batches for one that is large enough."""
 
 
 MAY_DIFFER = "loader", "device"
@@ -105,7 +112,7 @@ class Run:
         self._sizes: set[tuple[int, ...]] = set()
 
     def probe(self) -> None:
-        """Run some examples of the first batches, which are put back."""
+        """Run some examples of the first batches, which the run then takes again."""
         undo = Undo()
         with undo, undo, self.random:
             undo.enter(torch_settings(self._kinds))
@@ -123,7 +130,7 @@ class Run:
             side.learn()
 
     def _first_calls(self) -> list[Call]:
-        """The calls on the first batch that is large enough; all taken are put back."""
+        """The calls on the first batch that is large enough; the run takes it again."""
         taken: list[tuple[Any, Any]] = []
         found: list[Call] = []
         for number in range(1, TRIED + 1):
@@ -154,8 +161,7 @@ class Run:
             layers: The layers of each side; None for the user's choice.
             max_batches: Number of batches after which the run ends, or None.
         """
-        for side, names in zip(self.sides, layers, strict=True):
-            side.choose(names)
+        choose_layers(self.sides, layers)
         every = chain.from_iterable(side.layers for side in self.sides)
         self.models[0].pooling.check(list(every))
         counts = self._capture()
@@ -178,7 +184,11 @@ class Run:
         state.last_notes = [
             partial(note, model.name)
             for model in self.models
-            for note in (model.tokens.unmasked_note, model.lengths.note)
+            for note in (
+                model.tokens.unmasked_note,
+                model.tokens.empty_note,
+                model.lengths.note,
+            )
         ]
         self.restrict(state)
         return state
@@ -294,7 +304,7 @@ class Run:
         self.usage.end(self._taken)
 
     def note_missing(self, state: RunState) -> None:
-        """Note what of the loader's batches did not get here."""
+        """Note which of the loader's batches did not arrive here."""
         promised = _total([length(x) for x in self.loaders], None)
         if self._taken_all and promised is not None and state.done < promised:
             state.notes.append(short_note(state.done, promised, self.usage.is_shared))
@@ -308,7 +318,7 @@ class Run:
         return batch if len(self.loaders) > 1 else batch[0]
 
     def _is_empty(self, batch: tuple[Any, Any]) -> bool:
-        """Whether there is no example in it."""
+        """Whether it contains no example."""
         return all(map(is_empty, batch[: len(self.loaders)]))
 
     def _own(self, loader: Iterable[Any]) -> Iterable[Any]:
@@ -409,7 +419,6 @@ class Run:
             "tokens left out": left_out_of(model.tokens for model in self.models),
             "autocast": str(self.plan.autocast),
             "paired": self.paired,
-            "device": [model.device.type for model in self.models],
             "version of torch": torch.__version__,
             "version of Python": python,
             **{f"model{i}": of_model(side.tree.model) for i, side in sides},

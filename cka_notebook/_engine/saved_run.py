@@ -40,7 +40,7 @@ def check(specs: Mapping[str, Spec], facts: dict[str, Any]) -> None:
 
 
 def check_values(tensors: Mapping[str, Tensor]) -> None:
-    """Raise an error if sums are negative, or if generators do not take the streams."""
+    """Raise an error if sums are negative or generators refuse the streams."""
     contents.check_values(tensors)
     for prefix in STREAMS:
         python = tuple(tensors[f"{prefix}python"].tolist())
@@ -48,9 +48,9 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
         words = tensors[f"{prefix}numpy"].numpy()
         fits = bool((words >= 0).all() and (words < 1 << 32).all())
         position, has_gauss, _ = tensors[f"{prefix}numpy_rest"].tolist()
-        # numpy takes any position, and reads what is there.
+        # numpy accepts any position and would read past the state.
         fits &= 0 <= position <= WORDS and has_gauss in (0, 1)
-        expect(fits, f"its random stream {prefix}numpy is none")
+        expect(fits, f"its random stream {prefix}numpy is invalid")
         torch.Generator().set_state(tensors[f"{prefix}torch0"])
 
 
@@ -106,7 +106,7 @@ def _check_scatter(specs: Mapping[str, Spec], prefix: str, scatter: Any) -> None
 
 
 def _check_reasons(content: Any, what: str) -> None:
-    """Raise ValueError if these are not texts by number of a layer."""
+    """Raise ValueError unless these are texts by layer number."""
     contents.check_reasons(content, what)
     are_numbers = all(key.isdecimal() and len(key) < 9 for key in content)
-    expect(are_numbers, "it names layers that are no numbers")
+    expect(are_numbers, "its layers are not numbers")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 from cka_notebook._capture.capture import Capture
 from cka_notebook._capture.hooks import Hook
-from cka_notebook._capture.probe import probe
+from cka_notebook._capture.probe import Probed, probe
 from cka_notebook._capture.rewinding import rewound
 from cka_notebook._capture.shuffling import Scatter
 from cka_notebook._grams.buffer import GramBuffer
@@ -32,6 +33,7 @@ from cka_notebook._models.nodes import Layer
 from cka_notebook._undo import Undo, unhook
 
 from .borrowed import eager, without_nested_tensors
+from .checks import for_each
 from .estimate import Timing
 from .lengths import TextLengths
 from .memory import ModelMemory
@@ -91,6 +93,7 @@ class LiveModel:
         threaded: Names of modules that it calls in threads of its own, and whether
             they are in training mode there.
         draws: Whether its forward pass draws random numbers.
+        uncut: Shapes of inputs that the probe could not cut, if it refused layers.
     """
 
     def __init__(self, spec: ModelSpec, argument: str, settings: Settings) -> None:
@@ -105,6 +108,7 @@ class LiveModel:
         self.changed: list[str] = []
         self.by_size = 0
         self.draws = False
+        self.uncut: list[tuple[int, ...]] = []
         self.threaded: dict[str, bool] = {}
         self._autocast = settings.autocast
         self._evaluation = Evaluation(model.modules())
@@ -136,11 +140,12 @@ class LiveModel:
             return self._timed(call if rows is None else self.caller.pick(call, rows))
 
         probed = probe(self.tree, run, call.examples)
-        if probed.refused and not self.caller.grouped and self.caller.may_group(call):
+        is_doubtful = bool(probed.refused or probed.by_size) and not self.caller.grouped
+        if is_doubtful and self.caller.may_group(call):
             # The model may run, and pair the examples with rows of others.
             self.caller.grouped = True
             grouped = probe(self.tree, run, call.examples)
-            if grouped.refused >= probed.refused:
+            if _doubtfulness(grouped) >= _doubtfulness(probed):
                 self.caller.grouped = False
                 grouped = probe(self.tree, run, call.examples)
             probed = grouped
@@ -150,6 +155,7 @@ class LiveModel:
         self.changed = list(dict.fromkeys([*changed, *probed.state]))
         self.by_size, self.threaded = probed.by_size, probed.threaded
         self.draws = probed.draws
+        self.uncut = self.caller.uncut(call) if probed.refused else []
 
     @property
     def timing(self) -> Timing:
@@ -196,7 +202,7 @@ class LiveModel:
         masks = self.pooling.masks
         if masks and self.tokens.padded:
             self.lengths.add(grams, masks)
-        if masks and self.tokens.unmasked:
+        if masks and (self.tokens.unmasked or self.tokens.padded):
             self.tokens.look_for_padding()
         return grams
 
@@ -346,6 +352,11 @@ class Side:
         return given[self.model].subset(self.rows)
 
 
+def _doubtfulness(probed: Probed) -> tuple[bool, int]:
+    """Smaller for a probe that tells more."""
+    return bool(probed.by_size), probed.refused
+
+
 def make_sides(
     specs: Iterable[ModelSpec], settings: Settings, *, same_inputs: bool
 ) -> list[Side]:
@@ -356,6 +367,24 @@ def make_sides(
         live = shared or [LiveModel(spec, f"model{number}", settings)]
         sides.append(Side(spec, live[0]))
     return sides
+
+
+def choose_layers(sides: Sequence[Side], layers: Sequence[list[str] | None]) -> None:
+    """Resolve the choice of each side; equal choices fail with one message.
+
+    Args:
+        sides: The sides, after `Side.learn`.
+        layers: The layers of each side; None for the user's choice.
+
+    Raises:
+        ValueError: With all that matches nothing, of both sides.
+    """
+    first, second = sides
+    is_same = first.tree.model is second.tree.model and layers[0] is layers[1]
+    if is_same and first.spec.choices is second.spec.choices:
+        first.choose(layers[0])
+    pairs = zip(sides, layers, strict=True)
+    for_each(partial(side.choose, names) for side, names in pairs)
 
 
 def _buffer_versions(model: nn.Module) -> dict[str, tuple[int, int]]:

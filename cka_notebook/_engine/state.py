@@ -1,11 +1,10 @@
 """The state of a run: running sums, and what was skipped or is undefined."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
-from math import isfinite
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from math import inf
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,32 +12,26 @@ from torch import Tensor
 from cka_notebook import metrics
 from cka_notebook._capture.shuffling import Scatter, note_on
 from cka_notebook._grams.packing import MIN_EXAMPLES
-from cka_notebook._grams.pairs import LayerGrams, batch_products, spread, sums_device
+from cka_notebook._grams.pairs import LayerGrams, batch_products, sums_device
 from cka_notebook._grams.precision import undisturbed
+from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import Note
+from cka_notebook._results.chance import floor_of
 from cka_notebook._results.result import CKAResult
 
 from .facts import (
-    NO_VARIANCE,
-    TOO_LARGE,
-    no_output,
-    not_finite,
+    MANY_SIZES,
     skip_note,
     stable_note,
     unchecked_note,
     undefined_notes,
 )
+from .totals import Axis, Faults, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .estimate import Estimate
-
-MANY_SIZES = (
-    " Examples of different sizes do not fit into one tensor: resize or pad them in a "
-    "collate_fn, or yield lists of images if the models take them, with pool= to make "
-    "features of one size."
-)
 
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -86,111 +79,11 @@ class RunView(Protocol):
     def activity(self) -> str: ...
     def matrix(self) -> Tensor: ...
     def stderr(self) -> Tensor: ...
+    def floor(self) -> Tensor: ...
     def result(self) -> CKAResult: ...
     def is_stable(self, tolerance: float) -> bool: ...
     def note_stable(self, tolerance: float) -> None: ...
     def finish(self) -> None: ...
-
-
-class Faults(NamedTuple):
-    """What is wrong with the layers of one axis so far; it is replaced, never changed.
-
-    Attributes:
-        problems: Why layers have no Gram matrix, by row.
-        bad: The first batch in which each layer was not finite, -1 for none; None
-            before the first batch.
-    """
-
-    problems: Mapping[int, str] = MappingProxyType({})
-    bad: Tensor | None = None
-
-    def with_batch(self, grams: LayerGrams, batch: int) -> "Faults":
-        """These and what is wrong with the Gram matrices of a batch."""
-        problems, bad = self.problems, self.bad
-        if grams.problems:
-            new = {row: no_output(x, batch) for row, x in grams.problems.items()}
-            problems = {**new, **problems}
-        traces = grams.packed.trace
-        if bad is None or not traces.is_cpu or not isfinite(traces.sum().item()):
-            # Not the usual case; on a GPU, reading the value would synchronise.
-            wrong = spread(~torch.isfinite(traces), grams.index)
-            if bad is None:
-                bad = torch.full(wrong.shape, -1.0, device="cpu")
-            bad = bad.to(wrong.device)
-            bad = torch.where(wrong & (bad < 0), float(batch), bad)
-        return Faults(problems, bad)
-
-
-class Axis:
-    """The rows or the columns of a running matrix.
-
-    Args:
-        layers: Names of the layers.
-        name: Name of their model.
-        unchecked: Layers whose rows the probe could not check.
-
-    Attributes:
-        first: Of the first batch, the h of each layer with itself; None before it.
-    """
-
-    def __init__(
-        self, layers: list[str], name: str, unchecked: Iterable[str] = ()
-    ) -> None:
-        self.layers = tuple(layers)
-        self.name = name
-        self.unchecked = list(unchecked)
-        self.first: Tensor | None = None
-
-    def undefined(self, faults: Faults, norms: Tensor) -> dict[str, str]:
-        """Why layers are undefined, by name. Waits for the device.
-
-        Args:
-            faults: What is wrong with them.
-            norms: The sum over batches of each layer's h with itself.
-        """
-        norms, bad = norms.cpu(), self.bad(faults).cpu().tolist()
-        reasons: dict[str, str] = {}
-        for row, name in enumerate(self.layers):
-            if row in faults.problems:
-                reasons[name] = faults.problems[row]
-            elif bad[row] >= 0:
-                reasons[name] = not_finite(int(bad[row]))
-            elif norms[row] == 0:
-                reasons[name] = NO_VARIANCE
-            elif not isfinite(norms[row]):
-                reasons[name] = TOO_LARGE
-        return reasons
-
-    def bad(self, faults: Faults) -> Tensor:
-        """The first batch in which each layer was not finite; -1 for none."""
-        if faults.bad is None:
-            return torch.full((len(self.layers),), -1.0, device="cpu")
-        return faults.bad
-
-
-class Totals(NamedTuple):
-    """What a run has added up; each batch replaces it as a whole.
-
-    An interrupt can come between any two instructions, and then a batch must have
-    counted nowhere.
-
-    Attributes:
-        batches: Batches in the sums.
-        skipped: Batches that were too small.
-        examples: Examples in the sums.
-        sums: The running sums; None before the first batch.
-        rows: What is wrong with rows.
-        columns: What is wrong with columns.
-        spare: Memory for the sums of the next batch; None before the second.
-    """
-
-    batches: int = 0
-    skipped: int = 0
-    examples: int = 0
-    sums: metrics.MinibatchCKA | None = None
-    rows: Faults = Faults()
-    columns: Faults = Faults()
-    spare: metrics.MinibatchCKA | None = None
 
 
 class RunState:
@@ -204,7 +97,7 @@ class RunState:
 
     Attributes:
         catching_up: Whether added layers repeat the batches already done.
-        activity: What is being done besides an ordinary run, for the page, or "".
+        activity: What is being done other than an ordinary run, for the page, or "".
         totals: What has been added up.
         notes: Sentences a reader should know.
         provenance: What a result records about its origin.
@@ -233,6 +126,7 @@ class RunState:
         self.sizes_vary = False
         self.estimate: Estimate | None = None
         self._finished = False
+        self._reading: Readback | None = None
 
     @property
     def axes(self) -> tuple[Axis, Axis]:
@@ -282,6 +176,10 @@ class RunState:
         """Its standard error, in the same form."""
         return self.sums.stderr()
 
+    def floor(self) -> Tensor:
+        """What unrelated layers reach by chance, in the same form."""
+        return floor_of(self.sums.null_sd(), self.batches)
+
     @property
     def sums(self) -> metrics.MinibatchCKA:
         """The running sums; zeros before the first batch."""
@@ -318,6 +216,7 @@ class RunState:
         return CKAResult(
             matrix=self.matrix().cpu(),
             stderr=self.stderr().cpu(),
+            null_sd=self.sums.null_sd().cpu(),
             layers1=self.layers1,
             layers2=self.layers2,
             name1=self.rows.name,
@@ -329,7 +228,11 @@ class RunState:
             notes=[*self.notes, *dict.fromkeys(chain(*reasons))],
             undefined1=undefined[0],
             undefined2=undefined[1],
-            provenance={**self.provenance, "finished": time.strftime(TIME_FORMAT)},
+            provenance={
+                **self.provenance,
+                "doubts": _of_values(self.provenance.get("doubts", {}), undefined),
+                "finished": time.strftime(TIME_FORMAT),
+            },
             sums=self.sums.to("cpu", copy=True),
         )
 
@@ -338,7 +241,7 @@ class RunState:
         return self.saved(self.totals)
 
     def saved(self, totals: Totals) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The same of the totals that this state had earlier."""
+        """The same for totals that this state had earlier."""
         faults = totals.rows, totals.columns
         pairs = zip(self.axes, faults, strict=True)
         bad = {f"bad{number}": axis.bad(x) for number, (axis, x) in enumerate(pairs)}
@@ -361,7 +264,7 @@ class RunState:
             batches,
             facts["skipped"],
             facts["examples"],
-            metrics.MinibatchCKA(**sums, batches=batches),
+            metrics.MinibatchCKA.from_tensors(sums, batches),
             rows=faults[0],
             columns=faults[1],
         )
@@ -369,13 +272,25 @@ class RunState:
     def is_stable(self, tolerance: float) -> bool:
         """Whether the largest standard error is below the tolerance.
 
-        Never before eight batches, whose spread is too uncertain. Waits for the device.
+        Never before eight batches, whose spread is too uncertain. On a GPU the answer
+        may be that of the batch before, because nothing waits for the device.
         """
         if self.batches < MIN_STABLE:
             return False
-        stderr = self.stderr()
-        known = stderr[~stderr.isnan()]
-        return bool(len(known)) and bool(known.max() < tolerance)
+        reading, self._reading = self._reading or self._read_largest(), None
+        if not reading.is_ready:
+            self._reading = reading
+            return False
+        [largest] = reading.values()
+        if -inf < float(largest) < tolerance:
+            return True
+        if self.device.type == "cuda":
+            self._reading = self._read_largest()
+        return False
+
+    def _read_largest(self) -> Readback:
+        """The largest standard error that is known, on its way from the device."""
+        return Readback(self.stderr().nan_to_num(nan=-inf).amax())
 
     def note_stable(self, tolerance: float) -> None:
         """Note that the run ends because it is stable."""
@@ -390,7 +305,7 @@ class RunState:
             sums, spare = sums.to(home), None
         with undisturbed(home):
             xy, xx, yy = batch_products(rows, columns, home)
-            new = sums.with_batch(xy, xx, yy, spare)
+            new = sums.with_batch(xy, xx, yy, examples, spare)
         if not before.batches:
             self.rows.first, self.columns.first = xx, yy
         self.totals = Totals(
@@ -447,3 +362,14 @@ class RunState:
         for axis, reasons in zip(self.axes, undefined, strict=True):
             found.append(unchecked_note(axis.name, axis.unchecked, reasons))
         return [*notes, *dict.fromkeys(note for note in found if note is not None)]
+
+
+def _of_values(
+    doubts: Mapping[str, Mapping[str, list[str]]], undefined: tuple[Any, Any]
+) -> dict[str, dict[str, list[str]]]:
+    """The doubts about each model's layers that have values."""
+    found = {}
+    for (model, kinds), reasons in zip(doubts.items(), undefined, strict=False):
+        own = {k: [x for x in each if x not in reasons] for k, each in kinds.items()}
+        found[model] = {kind: layers for kind, layers in own.items() if layers}
+    return found

@@ -13,8 +13,8 @@ from cka_notebook._capture.hooks import hooked
 from cka_notebook._capture.observer import MAX_TENSORS
 from cka_notebook._capture.outputs import entries, usable
 from cka_notebook._inputs.masks import MaskReader
-from cka_notebook._inputs.pooling import Pooling, is_of_decoder
-from cka_notebook._inputs.sinks import Sinks, find_sinks, joined
+from cka_notebook._inputs.pooling import Pooling, is_of_decoder, sides_of
+from cka_notebook._inputs.sinks import Sinks, find_sinks, joined, without
 from cka_notebook._messages import SHOWN, Note, counted, first_few
 from cka_notebook._models.layer_tree import LayerTree
 from cka_notebook._models.nodes import Layer, Path
@@ -43,7 +43,8 @@ class Tokens:
     Attributes:
         padded: Chosen layers from which padding is left out.
         unmasked: Chosen layers of tokens that no mask fits.
-        padding: Whether a batch had any padding, if `look_for_padding` has looked.
+        padding: How many texts had padding, and how many had nothing else, if
+            `look_for_padding` has looked.
     """
 
     def __init__(self, tree: LayerTree, pooling: Pooling, masks: MaskReader) -> None:
@@ -93,6 +94,8 @@ class Tokens:
     def decide(self, layers: Sequence[Layer]) -> None:
         """Which tokens the pooling takes of these layers, after the probe."""
         of_model = self._of_blocks() if self._sinks else {}
+        every = {x.name: x.output.order for x in (*self._tree.layers, *layers)}
+        self._pooling.sides = sides_of(list(every.items()))
         for layer in layers:
             choice = self._pooling.choice(layer.name)
             fits = self._fits(layer)
@@ -114,17 +117,24 @@ class Tokens:
         self._pooling.left_out = {k: x.places for k, x in self._left_out.items()}
 
     def look_for_padding(self) -> None:
-        """Remember whether this batch has any; on its device, which need not wait."""
+        """Count the texts with padding, on their device, which need not wait."""
+        places = joined(self._left_out.values()).places
         for mask in self._pooling.masks:
-            found = (mask <= 0).any()
+            kept = without(mask, places) if places else mask > 0
+            found = torch.stack([(mask <= 0).any(1).sum(), (~kept.any(1)).sum()])
             known = self.padding
-            self.padding = found if known is None else known.to(found.device) | found
+            self.padding = found if known is None else known.to(found.device) + found
 
     def unmasked_note(self, model: str) -> Note | None:
         """What to say of layers that no mask fits, after a run with padding."""
-        if self.padding is None or not bool(self.padding):
+        if not self.unmasked or self.padding is None or not bool(self.padding[0]):
             return None
         return _unmasked_note(model, self.unmasked, self._pooling.masks)
+
+    def empty_note(self, model: str) -> Note | None:
+        """What to say of texts that have no token that counts."""
+        count = 0 if self.padding is None or not self.padded else int(self.padding[1])
+        return _empty_note(model, count, self.padded) if count else None
 
     def notes(self, model: str) -> list[Note]:
         """What a reader should know about padding and long tokens."""
@@ -179,7 +189,7 @@ class Tokens:
 
     def _fits(self, layer: Layer) -> bool | None:
         """Whether a mask fits this layer; None if it need not."""
-        masks = self._pooling.masks
+        masks = self._pooling.masks_of(layer.name)
         rest = _example_shape(layer)
         if not masks or len(rest) < 2:
             return None
@@ -244,6 +254,16 @@ def _unmasked_note(model: str, layers: list[str], masks: list[Tensor]) -> Note:
         f"{model}: the mask of {tokens} tokens does not fit the output of "
         f"{first_few(layers)}{count}, so any padding in it is in the numbers. To leave "
         "it out, pass a function as `pool`."
+    )
+
+
+def _empty_note(model: str, count: int, layers: list[str]) -> Note:
+    are = "is" if count == 1 else "are"
+    return Note(
+        f"{model}: all tokens of {counted(count, 'text')} {are} left out as padding or "
+        f"as too long, so {'it is a row' if count == 1 else 'they are rows'} of zeros "
+        f"in {_some(layers)}, all alike. Yield no empty texts.",
+        grave=True,
     )
 
 

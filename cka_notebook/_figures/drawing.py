@@ -19,7 +19,7 @@ from bokeh.models import (
     Range1d,
     Text,
 )
-from bokeh.models.annotations import ColorBar
+from bokeh.models.annotations import ColorBar, Legend
 from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
@@ -50,6 +50,12 @@ LABEL_PIXELS: Final = 14
 
 MAP_PIXELS: Final = 480
 """Width of a map without its labels; chosen to fit a notebook cell."""
+
+NUMBER_PIXELS: Final = 24
+"""Width of a number in a cell, with a gap."""
+
+ROOM: Final = 0.03
+"""Share of a fitted value axis beyond each end, where half of a marker lies."""
 
 LABEL_CHARACTERS: Final = 28
 """Longer names are shortened in the middle; hovering shows the whole name."""
@@ -108,6 +114,20 @@ def limits(
         msg = f"Expected a range as (low, high) or 'fit', got {wanted!r}."
         raise ValueError(msg)
     return found
+
+
+def value_limits(
+    lines: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64]]],
+    wanted: object,
+    palette: str,
+) -> tuple[float, float]:
+    """Both ends of a value axis; a fitted one also shows the bands and all markers."""
+    ends = [(y - np.nan_to_num(e), y + np.nan_to_num(e)) for _, y, e in lines]
+    low, high = limits(
+        np.concatenate([end for pair in ends for end in pair]), wanted, palette
+    )
+    room = ROOM * (high - low) if isinstance(wanted, str) else 0.0
+    return low - room, high + room
 
 
 def colors(palette: str) -> list[str]:
@@ -273,7 +293,9 @@ def draw_numbers(
     palette: Sequence[str],
     limits: tuple[float, float],
 ) -> None:
-    """Write each value into its cell."""
+    """Write each value into its cell: upright in cells too narrow for it."""
+    width = MAP_PIXELS / values.shape[1]
+    height = (plot.frame_height or MAP_PIXELS) / len(values)
     rows, columns = np.nonzero(~np.isnan(values))
     numbers = values[rows, columns]
     text = Text(
@@ -282,6 +304,7 @@ def draw_numbers(
         text_align="center",
         text_baseline="middle",
         text_font_size="10px",
+        angle=math.pi / 2 if width < NUMBER_PIXELS <= height else 0,
     )
     add(
         plot,
@@ -289,7 +312,7 @@ def draw_numbers(
         text,
         x=columns,
         y=rows,
-        text=[f"{number:.2f}" for number in numbers],
+        text=[f"{number:z.2f}" for number in numbers],
         color=[_ink(number, palette, limits) for number in numbers],
     )
 
@@ -323,6 +346,8 @@ def trend_figure(
         tools="box_zoom,pan,reset,save",
         toolbar_location="above",
     )
+    # Beside the lines: inside of the frame it would hide some of them.
+    plot.add_layout(Legend(click_policy="mute"), "right")
     _name_axis(
         plot.xaxis[0], names, shown.name1 if diagonal else shown.name2, MAP_PIXELS
     )

@@ -109,8 +109,8 @@ def plot_cka_trend(
         layers1: As in `plot_cka_heatmap`.
         layers2: As in `plot_cka_heatmap`.
         title: Title of the figure; by default the names and the measure.
-        value_range: Range of the value axis, or ``"fit"``; by default like the
-            `color_range` of `plot_cka_heatmap`.
+        value_range: Range of the value axis, or ``"fit"``, which shows all bands whole;
+            by default like the `color_range` of `plot_cka_heatmap`.
 
     Raises:
         ValueError: If a layer is unknown, `along` is invalid, or the models have
@@ -134,15 +134,11 @@ def plot_cka_trend(
         layers = [layers]
     lines = _diagonal(shown) if layers is None else _rows(shown, layers)
     names = shown.layers1 if layers is None else shown.layers2
-    values = np.concatenate([line for _, line, _ in lines])
     wanted = shown.range if value_range is None else value_range
-    limits = drawing.limits(values, wanted, shown.palette)
+    limits = drawing.value_limits(lines, wanted, shown.palette)
     plot = drawing.trend_figure(shown, names, title, limits, diagonal=layers is None)
     for k, (label, values, stderr) in enumerate(lines):
         drawing.draw_line(plot, label, values, stderr, names, k)
-    plot.legend.location = "bottom_left"
-    plot.legend.click_policy = "mute"
-    plot.legend.background_fill_alpha = 0.7
     return plot
 
 
@@ -162,7 +158,7 @@ def plot_cka_comparison(
         heatmap: Options of `plot_cka_heatmap`, the same for all maps.
 
     Raises:
-        ValueError: If there are no results, or their number is not that of the titles.
+        ValueError: If there are no results, or not as many titles as results.
 
     Example:
         >>> grid = plot_cka_comparison({"before": np.eye(3), "after": np.ones((3, 3))})

@@ -47,7 +47,7 @@ FLAT: Final = 1e-6
 
 
 def two_numbers(value: Any) -> tuple[float, float] | None:
-    """Two finite numbers in order, from any kind of sequence; None if it is no such.
+    """Two finite numbers in order, from any kind of sequence; None for anything else.
 
     Example:
         >>> two_numbers(np.array([0, 0.5])), two_numbers([1, 0]), two_numbers("01")

@@ -38,14 +38,14 @@ GROUP_BYTES = 64 << 20
 """Gram matrices that wait to be U-centered take about this much."""
 
 SMALL_LAYER = 1 << 18
-"""Numbers of a layer that takes less time to multiply than to launch: it waits, and is
-multiplied with others of its width."""
+"""Up to this size, multiplying a layer takes less time than launching the product: it
+waits, and is multiplied with others of its width."""
 
 STACK_BYTES = 16 << 20
 """Layers of one width that wait take at most this much."""
 
 MAX_STACKS = 8
-"""Widths of which layers wait at the same time."""
+"""Maximum number of widths for which layers wait."""
 
 _timed: dict[tuple[torch.device, int, int, bool], str] = {}
 """By device, examples, power of two of the features, and whether float32 products may
@@ -216,7 +216,7 @@ class GpuBuffer:
         if len(self._done) == 1:
             return self._done[0]
         columns = zip(*(group.tensors()[1:] for group in self._done), strict=True)
-        # The groups lie in `_z` in order: no copy.
+        # The groups are in order in `_z`: no copy.
         return PackedGrams(self._z[: len(self.indices)], *map(torch.cat, columns))
 
     @property
@@ -295,7 +295,7 @@ class GpuBuffer:
         return self._slots[slot]
 
     def _name_for(self, width: int) -> str:
-        """Name of the product for layers of a width, as was timed or else by rule."""
+        """Name of the product for a width: the fastest one timed, or by rule."""
         name = self._chosen.get(width) or _timed.get(self._key(width))
         if name is None:
             exact = self._exact_products()

@@ -43,11 +43,11 @@ class Scratch:
     Args:
         device: Where it is.
         examples: Number of examples n of a piece ``(n, c)``.
-        limit: Most bytes.
+        limit: Maximum number of bytes.
     """
 
     MIN_WIDTH = 256
-    """Features of a piece at least."""
+    """Minimum number of features in a piece."""
 
     def __init__(self, device: torch.device, examples: int, limit: int) -> None:
         self._device, self._examples, self._limit = device, examples, limit
@@ -88,7 +88,7 @@ class Scratch:
 
     def _reserve(self, nbytes: int) -> None:
         if len(self._bytes) < nbytes:
-            self._bytes = self._bytes[:0].clone()  # first let go of what there was
+            self._bytes = self._bytes[:0].clone()  # release the old memory first
             self._bytes = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
 
 
@@ -261,7 +261,7 @@ def fastest(
 
 
 def matrix_of(sums: Tensor) -> Tensor:
-    """The matrix ``(n, n)`` that sums ``(2 n, n)`` stand for."""
+    """The matrix ``(n, n)`` that sums ``(2 n, n)`` represent."""
     upper, lower = sums.chunk(2)
     return upper + lower + lower.T
 

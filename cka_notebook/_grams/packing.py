@@ -254,7 +254,7 @@ class Packing:
     def _sources(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Where each number of a packed row is in a matrix, and its weight.
 
-        They are made on the device of ``z``, for which nothing has to be copied.
+        They are made on the device of ``z``, so nothing has to be copied.
         """
         if self._gather is None:
             rows, columns, is_double = self._entries(z.device)

@@ -120,7 +120,7 @@ def let_go(kind: str, count: int) -> None:
 def exact(undo: Undo, device: torch.device) -> None:
     """Disable the user's reduced precision and autocast on one type of device.
 
-    This is no generator: one that an interrupt has left suspended ends when its
+    This is not a generator: one that an interrupt has left suspended ends when its
     traceback is freed, and would change the settings then.
     """
     kind = device.type
@@ -146,7 +146,7 @@ def undisturbed(device: torch.device) -> AbstractContextManager[Any]:
 
 @undoing
 def outside_inference_mode(undo: Undo) -> None:
-    """Make tensors that can be changed later, when there is no inference mode."""
+    """Make tensors that can be changed outside of inference mode."""
     if torch.is_inference_mode_enabled():
         mode: Any = torch.inference_mode(mode=False)
         undo.add(_leave, mode)

@@ -13,7 +13,7 @@ class Readback:
     batches are launched in the meantime. On the CPU the values are ready at once.
 
     Args:
-        tensors: Tensors on one device, which nobody changes afterwards.
+        tensors: Tensors on one device that do not change afterwards.
     """
 
     def __init__(self, *tensors: Tensor) -> None:
@@ -34,12 +34,17 @@ class Readback:
     def values(self) -> list[Tensor]:
         """The values on the CPU; waits for the copies if necessary.
 
-        They do not lie in pinned memory, of which there is little.
+        They are not in pinned memory, which is scarce.
         """
         if self._event is not None:
             self._event.synchronize()
             self._values, self._event = [x.clone() for x in self._values], None
         return [value.cpu() for value in self._values]
+
+
+def is_recorded(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded, in which nothing can be read back."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _pinned_copy(values: Tensor) -> Tensor:

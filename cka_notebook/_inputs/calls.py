@@ -96,7 +96,7 @@ class Caller:
         Raises:
             TypeError: If no tensor can be found in the batch.
             ValueError: If a required argument of the model's forward is missing, or
-                the number of examples cannot be settled.
+                the number of examples cannot be determined.
         """
         if self.forward is not None:
             inputs = move(batch, self.device)
@@ -184,10 +184,21 @@ class Caller:
         if self.may_group(call):
             try:
                 run(self.take(call, min(3, call.examples)))
-            except Exception as error:  # inputs no longer match; the probe goes on
+            except Exception as error:  # inputs no longer match; the probe continues
                 if is_out_of_memory(error):
                     raise
                 self.grouped = True
+
+    def uncut(self, call: Call) -> list[tuple[int, ...]]:
+        """Shapes of inputs that `pick` leaves whole, as they have other rows."""
+        known = {1, call.examples}
+        return [
+            tuple(tensor.shape)
+            for tensor in tensors((*call.args, *call.kwargs.values()))
+            if not tensor.is_nested and tensor.ndim > 1
+            if known.isdisjoint(size_of(tensor, axis) for axis in self.axes)
+            if not (self.grouped and tensor.shape[0] % call.examples == 0)
+        ]
 
     def may_group(self, call: Call) -> bool:
         """Whether an input may have several rows for each example."""

@@ -1,4 +1,4 @@
-"""How many examples each batch has, settled by the batch and the model's output.
+"""How many examples each batch has, from the batch and the model's output.
 
 Most often all inputs have as many rows as there are examples. Where they differ, as
 with graphs, patches or a time step for all, the output has the right number, too.
@@ -63,7 +63,7 @@ class ExampleCounter:
                 disagree.
 
         Raises:
-            ValueError: If inputs disagree and the output does not settle it.
+            ValueError: If inputs disagree and the output does not decide.
             TypeError: If ``examples`` gives no number.
         """
         if self._examples is not None:

@@ -10,10 +10,10 @@ from .examples import is_list_of_images
 from .nested import as_mapping, describe, tensors
 
 LABELS = ("labels", "label", "label_ids", "target", "targets")
-"""Keys that are no inputs, and make Hugging Face models compute a loss."""
+"""Keys that are not inputs, and make Hugging Face models compute a loss."""
 
 LONGEST = 8
-"""Items of a list that are looked at; longer ones hold examples, not inputs."""
+"""Maximum length of a list of inputs; longer ones hold examples."""
 
 
 def call_line(arguments: Iterable[str], how: str = "model") -> str:
@@ -37,7 +37,7 @@ class Form:
     Attributes:
         given: The arguments as they were passed, with their expressions; ``"..."`` for
             those that are not in the batch.
-        inputs: Expressions of all tensors that are no labels.
+        inputs: Expressions of all tensors other than labels.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ def no_examples(label: str, batch: Any, number: int) -> TypeError:
 
 
 def _made_tensors(batch: Any) -> str:
-    """What makes tensors of the items of a batch."""
+    """Code that converts the items of a batch to tensors."""
     items = list(batch.values()) if isinstance(batch, Mapping) else batch
     first = items[0] if isinstance(items, list | tuple) and items else items
     if isinstance(first, list | tuple) and first:
@@ -111,7 +111,7 @@ def _is_called_label(name: str) -> bool:
 
 
 def looks_like_labels(inputs: Any, value: Any) -> bool:
-    """Whether a tensor beside the inputs has one class, or some of many, an example."""
+    """Whether a tensor next to the inputs holds one class, or several, per example."""
     if value is inputs or not (
         isinstance(inputs, Tensor) and isinstance(value, Tensor)
     ):

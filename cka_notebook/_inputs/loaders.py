@@ -52,7 +52,7 @@ def check_loaders(
     """Check the loaders before any batch is taken.
 
     Raises:
-        TypeError: If one of them is no iterable of batches.
+        TypeError: If one of them is not an iterable of batches.
         ValueError: If `max_batches` is below 1, or if two loaders that should be paired
             differ in length or shuffle.
     """
@@ -105,7 +105,7 @@ def batches(
 
 
 def _named(iterator: Iterator[Any], argument: str) -> Iterator[Any]:
-    """The same batches; errors get a note that says whose they are, and what helps."""
+    """The same batches; errors get a note that names the loader and the remedy."""
     for number in itertools.count(1):
         try:
             batch = next(iterator)

@@ -32,6 +32,7 @@ DECODER = {
     "tgt_key_padding_mask": "padding",
     "decoder_padding_mask": "padding",
 }
+DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds")
 KNOWN: dict[str, Any] = {**ENCODER, **MEMORY, **DECODER}
 """Names in torch and transformers, those to be preferred first."""
 
@@ -103,6 +104,8 @@ class MaskReader:
             and not set(read) & set(ENCODER)
         ):
             inputs = decoder  # a decoder alone, with the mask of what it attends to
+        if inputs is not None and decoder is None:
+            decoder = _all_tokens(arguments)
         return Masks(inputs, decoder)
 
     def resampled(self, mask: Tensor, frames: int) -> Tensor | None:
@@ -114,7 +117,7 @@ class MaskReader:
             if int(self._frames(total)) != frames:
                 return None
             counts = self._frames((mask > 0).sum(1))
-        except Exception as error:  # a private method, which may not be what it was
+        except Exception as error:  # a private method, which may have changed
             if is_out_of_memory(error):
                 raise
             return None
@@ -136,7 +139,7 @@ class MaskReader:
     def _others(self, arguments: Mapping[str, Any]) -> Iterator[str]:
         """Names of masks that do not say so.
 
-        Their first values decide; what holds no padding then is no mask.
+        Their first values decide; without padding there, it is not a mask.
         """
         for name, value in arguments.items():
             if isinstance(value, Tensor) and "mask" not in name and value.ndim:
@@ -195,6 +198,15 @@ def _is_unnamed(name: str, value: Tensor, arguments: Mapping[str, Any]) -> bool:
     if not is_flag or _is_uniform(value) or not _masked_inputs(value, arguments):
         return False
     return _is_padding(value) and not _is_the_same_for_all(name, value, arguments)
+
+
+def _all_tokens(arguments: Mapping[str, Any]) -> Tensor | None:
+    """A mask of all tokens that a decoder is given, which has none of its own."""
+    found = (arguments.get(name) for name in DECODER_INPUTS)
+    tokens = next((x for x in found if isinstance(x, Tensor) and x.ndim > 1), None)
+    return (
+        None if tokens is None else tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    )
 
 
 def _of_decoder(name: str) -> bool:
@@ -274,7 +286,7 @@ def _masked_inputs(mask: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _inputs(arguments: Mapping[str, Any]) -> list[Tensor]:
-    """What masks may be of."""
+    """Inputs that may have a mask."""
     return [
         value
         for name, value in arguments.items()
@@ -284,7 +296,7 @@ def _inputs(arguments: Mapping[str, Any]) -> list[Tensor]:
 
 
 def _token_axes(x: Tensor, n: int) -> list[int]:
-    """Axes of an input that may be of tokens: after the examples, or before them."""
+    """Axes of an input that may hold tokens: after the examples, or before them."""
     axes = list(dict.fromkeys([1, x.ndim - 1])) if x.shape[0] == n else []
     return axes + ([0] if x.shape[1] == n != x.shape[0] else [])
 

@@ -22,10 +22,10 @@ from torch.nn.utils.rnn import PackedSequence
 from cka_notebook._messages import with_article
 
 CODE = (type, ModuleType, nn.Module, FunctionType, MethodType, BuiltinFunctionType)
-"""What has attributes, and is no data. Batches of graphs may be callable."""
+"""Has attributes but is not data. Batches of graphs may be callable."""
 
 CONTAINERS = (list, dict, set, deque, bytearray, UserDict, UserList)
-"""What is copied whatever it holds, beside arrays and dataclasses."""
+"""Types that are always copied, as arrays and dataclasses are."""
 
 MAX_OBJECTS = 1000
 """Objects without numbers, such as tokenizers, are searched no further than this."""
@@ -212,7 +212,7 @@ def _rebuilt(value: Any, items: dict[str, Any]) -> Any:
 
 
 def _is_plain_list(value: Any) -> bool:
-    """Whether this is a list or array of examples that are no tensors."""
+    """Whether this is a list or array of examples that are not tensors."""
     is_list = isinstance(value, list | tuple) and not hasattr(value, "_fields")
     is_array = isinstance(value, np.ndarray) and value.ndim > 0
     return is_array or (is_list and not has_tensor(value) and not _has_list(value))
@@ -223,7 +223,7 @@ def _has_list(value: Sequence[Any]) -> bool:
 
 
 def list_length(value: Any) -> int | None:
-    """Length of the first list of examples that are no tensors, or None."""
+    """Length of the first list of examples that are not tensors, or None."""
     if _is_plain_list(value):
         return len(value) or None
     value = as_mapping(value)

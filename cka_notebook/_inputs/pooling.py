@@ -1,9 +1,10 @@
 """From activations to features: pooling over tokens and positions."""
 
 import fnmatch
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ Pools = Pool | Mapping[str, Pool]
 
 Resampled = Callable[[Tensor, int], Tensor | None]
 """Converts a mask (n, samples) to n masks of that many tokens, or None if uncertain."""
+
+TextSide = Literal["encoder", "decoder", "any"]
+"""Whose tokens a layer has; ``"any"`` where there are not both in the model."""
+
+OF_ENCODER = re.compile(
+    r"(encoder_attn|EncDecAttention|cross_?att\w*)(\.self)?\.(k|v|key|value)(_proj)?",
+    re.IGNORECASE,
+)
+"""Parts of a decoder that see the encoder's tokens."""
 
 POOLS = ("auto", "flatten", "mean", "cls", "last")
 
@@ -39,6 +49,8 @@ class Pooling:
     Attributes:
         masked: Whether padding was left out of any layer.
         left_out: Places of the tokens that ``"auto"`` leaves out of the mean, by layer.
+        sides: Which layers of a model with both have the tokens of the encoder, and
+            which those of the decoder.
 
     Raises:
         ValueError: If a choice is unknown.
@@ -66,6 +78,7 @@ class Pooling:
         self._made: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self.masked = False
         self.left_out: dict[str, tuple[int, ...]] = {}
+        self.sides: dict[str, TextSide] = {}
 
     def check(self, layers: Sequence[str]) -> None:
         """Raise ValueError if a key of the dict matches none of these layers."""
@@ -91,16 +104,20 @@ class Pooling:
 
     def features(self, layer: str) -> Callable[[Tensor], Tensor]:
         """The function for this layer, the same object for layers pooled alike."""
-        choice, decoder = self.choice(layer), is_of_decoder(layer)
+        choice, side = self.choice(layer), self._side(layer)
         left_out = self.left_out.get(layer, ()) if choice == "auto" else ()
-        key = choice, decoder, left_out
+        key = choice, side, left_out
         if key not in self._functions:
             self._functions[key] = self._function(*key)
         return self._functions[key]
 
     def mask_of(self, shape: Sequence[int], layer: str) -> Tensor | None:
         """The mask of activations of this shape in this batch, or None."""
-        return self._mask_for(shape, decoder=is_of_decoder(layer))
+        return self._mask_for(shape, self._side(layer))
+
+    def _side(self, layer: str) -> TextSide:
+        """Whose tokens this layer has."""
+        return self.sides.get(layer, "decoder" if is_of_decoder(layer) else "any")
 
     @property
     def masks(self) -> list[Tensor]:
@@ -108,6 +125,12 @@ class Pooling:
         by_kind = zip(*self._masks, strict=True)
         first = (next((x for x in kind if x is not None), None) for kind in by_kind)
         return [mask for mask in first if mask is not None]
+
+    def masks_of(self, layer: str) -> list[Tensor]:
+        """Those of `masks` that may be of the tokens of this layer."""
+        if self._side(layer) == "encoder":
+            return [x for x in self.masks if any(x is y for y, _ in self._masks)]
+        return self.masks
 
     def describe(self) -> dict[str, str]:
         """The choices as text, for the record of a result."""
@@ -130,13 +153,13 @@ class Pooling:
         return "auto"
 
     def _function(
-        self, choice: Pool, decoder: bool, left_out: tuple[int, ...]
+        self, choice: Pool, side: TextSide, left_out: tuple[int, ...]
     ) -> Callable[[Tensor], Tensor]:
         if callable(choice):
             return _checked(_explained(choice))
 
         def make(x: Tensor) -> Tensor:
-            mask = self._mask_for(x.shape, decoder)
+            mask = self._mask_for(x.shape, side)
             if mask is None:
                 return x if choice in ("auto", "flatten") else _pooled(choice, x)
             mask = mask.to(x.device)
@@ -147,12 +170,17 @@ class Pooling:
 
         return make
 
-    def _mask_for(self, shape: Sequence[int], decoder: bool) -> Tensor | None:
+    def _mask_for(self, shape: Sequence[int], side: TextSide) -> Tensor | None:
         """The mask of these tokens, which in a decoder may be the encoder's."""
         if len(shape) != 3:
             return None
-        pairs = [pair[::-1] if decoder else pair for pair in self._masks]
-        masks = [mask for pair in pairs for mask in pair if mask is not None]
+        inputs = [x for x, _ in self._masks if x is not None]
+        of_decoder = [x for _, x in self._masks if x is not None]
+        masks = {
+            "encoder": inputs,
+            "decoder": [*of_decoder, *inputs],
+            "any": [*inputs, *of_decoder],
+        }[side]
         for mask in masks:
             if mask.shape == shape[:2]:
                 return mask
@@ -170,7 +198,30 @@ class Pooling:
 
 def is_of_decoder(layer: str) -> bool:
     """Whether this layer is in the decoder of a model that also has an encoder."""
-    return layer.startswith("decoder.") or ".decoder." in layer
+    return ".decoder." in f".{layer}"
+
+
+def sides_of(layers: Sequence[tuple[str, int]]) -> dict[str, TextSide]:
+    """Whose tokens layers have, if there are both an encoder and a decoder.
+
+    What is in neither, such as a head, has the decoder's after the encoder's last call.
+
+    Args:
+        layers: All layers, each with its place in the order of calls.
+    """
+    encoder = {name: place for name, place in layers if ".encoder." in f".{name}"}
+    crossed = {name for name, _ in layers if OF_ENCODER.search(name)}
+    last = max(encoder.values(), default=None)
+    if last is None or not any(is_of_decoder(name) for name, _ in layers):
+        return {}
+    return {
+        name: "encoder"
+        if name in encoder
+        or name in crossed
+        or (place < last and not is_of_decoder(name))
+        else "decoder"
+        for name, place in layers
+    }
 
 
 def _pooled(choice: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -206,7 +257,7 @@ def _masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _explained(pool: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
-    """The same function; its errors say that they are no model's."""
+    """The same function, whose errors name it rather than a model."""
 
     def call(x: Tensor) -> Any:
         try:

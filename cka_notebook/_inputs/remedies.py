@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .examples import is_list_of_images
 from .lines import Form, call_line, only_tensors, types_of
@@ -16,7 +16,7 @@ TYPE_ERROR = re.compile(
 """Words in torch's errors about tensors of different or unsuitable types."""
 
 INDEX_ERROR = re.compile(r"'indices' to have one of|used as indices must be long")
-"""Words in torch's errors about indices that are no integers."""
+"""Words in torch's errors about indices that are not integers."""
 
 NO_GRADIENTS = re.compile(
     r"not require grad|requires_grad=False|grad\w*( \w+)? enabled|enable_grad",
@@ -25,7 +25,7 @@ NO_GRADIENTS = re.compile(
 """Words in errors about gradients under `torch.no_grad`."""
 
 NO_DEVICE = re.compile(r"compiled with CUDA|no NVIDIA driver|No CUDA GPUs|no HIP GPUs")
-"""Words in torch's errors about a device that is not there."""
+"""Words in torch's errors about a device that does not exist."""
 
 OTHER_DEVICE = re.compile(r"on the same device|not on the expected device")
 """Words in torch's errors about tensors on different devices."""
@@ -81,11 +81,9 @@ def remedies(
             f"{label} has no forward of its own. Pass forward=, a function of (model, "
             "batch) that calls its parts."
         )
-    if any(map(is_list_of_images, inputs)) and isinstance(error, TypeError):
-        yield (
-            f"If {label} takes one tensor instead of a list of images, make it in a "
-            "collate_fn: torch.stack, after images of other sizes were resized."
-        )
+    of_list = _of_lists(label, inputs, form, accepts)
+    if of_list and isinstance(error, TypeError):
+        yield of_list
     elif TOO_LARGE in text:
         yield (
             f"An embedding in {label} has fewer rows than an index in its inputs "
@@ -94,6 +92,29 @@ def remedies(
         )
     elif form is not None and _may_be_called_otherwise(error, form):
         yield _other_call(label, form, accepts)
+
+
+def _of_lists(
+    label: str, inputs: Sequence[Any], form: Form | None, accepts: int
+) -> str:
+    """What helps where a model of one tensor gets a list of them, or nothing."""
+    if any(map(is_list_of_images, inputs)):
+        return (
+            f"If {label} takes one tensor instead of a list of images, make it in a "
+            "collate_fn: torch.stack, after images of other sizes were resized."
+        )
+    if form is None or not any(map(_are_views, inputs)):
+        return ""
+    return (
+        f"{label} got a list of tensors, such as several crops of each image. To "
+        f"compare one of them, pass {call_line(form.inputs[:accepts])}."
+    )
+
+
+def _are_views(value: Any) -> bool:
+    """Whether this is a list of batches of images or texts."""
+    is_list = isinstance(value, list | tuple) and len(value) > 1
+    return is_list and all(isinstance(x, Tensor) and x.ndim > 1 for x in value)
 
 
 def _largest(inputs: Sequence[Any]) -> int:
@@ -134,7 +155,7 @@ def _other_types(
 def _cast_to(
     dtype: str, inputs: Sequence[Any], given: set[str], form: Form | None
 ) -> str:
-    """How inputs get the type of the weights."""
+    """How to cast inputs to the type of the weights."""
     found = only_tensors(inputs)
     places = [i for i, x in found.items() if x.is_floating_point()] or list(found)[:1]
     others = [i for i in places if types_of(found[i]) != {dtype}]
@@ -239,7 +260,7 @@ def _count(device: torch.device) -> int:
     count = getattr(backend, "device_count", None)
     if count is not None:
         return int(count())
-    try:  # a back end of another package, which has no module in torch
+    try:  # a back end of another package without a module in torch
         torch.empty(0, device=device)
     except (RuntimeError, ImportError, AssertionError):
         return 0

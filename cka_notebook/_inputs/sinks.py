@@ -44,7 +44,7 @@ def find_sinks(x: Tensor, mask: Tensor) -> Sinks:
     typical = norms.nanmedian()
     places, ratio = _too_long(_ordered(norms), typical)
     norms = norms.masked_fill(~without(mask, places), torch.nan)
-    # Those that lie at one place from the end, but at none from the beginning.
+    # Those at one place counted from the end, but not from the beginning.
     last, other_ratio = _too_long(_ordered(norms.flip(1)), typical)
     places += tuple(-1 - place for place in last)
     norms = norms.masked_fill(~without(mask, places), torch.nan)
@@ -88,7 +88,7 @@ def _ordered(norms: Tensor) -> Tensor:
 def _too_long(norms: Tensor, typical: Tensor) -> tuple[tuple[int, ...], float]:
     """Places whose median is too long, and the largest one in typical norms."""
     ratios = norms.nanmedian(0).values / typical
-    # What few texts are long enough to have tells nothing about a place.
+    # Places that only few long texts have tell nothing.
     is_common = 2 * (~norms.isnan()).sum(0) > len(norms)
     too_long = is_common & (ratios > TOO_LONG) & ratios.isfinite()
     places = too_long.nonzero().flatten().tolist()

@@ -14,7 +14,7 @@ class Usage:
     """The iterators from which one run takes its batches.
 
     Attributes:
-        is_shared: Whether another run has taken from one of them meanwhile.
+        is_shared: Whether another run has taken from one of them at the same time.
         before: How many batches earlier runs have taken from them.
     """
 
@@ -24,7 +24,7 @@ class Usage:
         self._iterators: list[Iterator[Any]] = []
 
     def of(self, loader: Iterable[Any]) -> Iterable[Any]:
-        """The loader, with an eye on who iterates it."""
+        """The loader, which notes who iterates it."""
         return _Watched(loader, self)
 
     def begin(self, iterator: Iterator[Any], *, is_fresh: bool) -> None:
@@ -44,7 +44,7 @@ class Usage:
                 self.before = max(self.before, _taken_from(iterator))
 
     def end(self, taken: int) -> None:
-        """Notice that this run takes nothing more; it does no harm to repeat it.
+        """Notice that this run takes nothing more; may be repeated.
 
         Args:
             taken: How many batches it took.

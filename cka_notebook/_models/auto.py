@@ -15,7 +15,7 @@ POSITIONS = re.compile(
     r"(^|_)(pos|position|positions|positional|rotary|rope|wpe)(\d|_?emb|_?enc|_|$)"
     r"|(^|_)rel(ative)?_(pos|bias|emb|att)|Position(?!wise)|Rotary|Sinusoid|RoPE"
 )
-"""Names and classes of tables of positions, which are no stem."""
+"""Names and classes of position tables, which are not a stem."""
 
 
 def thinned(count: int) -> list[int]:
@@ -105,6 +105,11 @@ class _Surroundings:
             return self._last(outer)
         last = [x for x in outer if self._shared(x, before) > self._shared(x, after)]
         rest = [x for x in outer if x not in last]
+        if not self._shared(before, after):
+            # A projection between two towers belongs to the first one.
+            near = max((self._shared(x, after) for x in rest), default=0)
+            last += [x for x in rest if self._shared(x, after) < near]
+            rest = [x for x in rest if x not in last]
         stems = [x for x in rest if self._parts[x.position].has_weights]
         return [*self._last(last), *self._stem(stems, after)]
 

@@ -19,7 +19,7 @@ from .parts import Part, above
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 PASSIVE = (nn.Dropout, nn.Identity, nn.Flatten, nn.Unflatten)
-"""Leaves that pass on their input, so they are no stem and no head."""
+"""Leaves that pass on their input, so they are neither stem nor head."""
 
 REPEATS = 3
 """Calls that make a kind a block; two do if their modules are numbered."""
@@ -143,7 +143,7 @@ class _Candidates:
         return chosen
 
     def _unfit(self, chosen: list[int]) -> Kind | None:
-        """A kind that is no block: the largest that is rare, or the smallest helper."""
+        """A kind that is not a block: the largest rare one, or the smallest helper."""
         groups = _by_kind(chosen, self.kinds)
         size = {kind: self.parts[places[0]].kernels for kind, places in groups.items()}
         rare = [kind for kind, places in groups.items() if not self._repeat(places)]
@@ -183,7 +183,7 @@ class _Candidates:
         return count
 
     def _are_enough(self, chosen: list[int]) -> bool:
-        """Whether two calls alone are so much of what runs that they are its blocks.
+        """Whether two calls make up so much of the model that they are its blocks.
 
         Two gates beside a stack of convolutions are not.
         """
@@ -348,7 +348,7 @@ def _siblings(parts: list[Part], live: list[int]) -> set[int]:
 
 
 def _may_repeat(module: nn.Module) -> bool:
-    """Whether a module can be a block: it has children and is no plain container."""
+    """Whether a module can be a block: it has children and is not a plain container."""
     simple = is_leaf(module) or is_adapted(module)
     return not simple and type(module) not in CONTAINERS
 

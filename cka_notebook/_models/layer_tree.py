@@ -13,7 +13,7 @@ from torch import nn
 
 from .auto import AUTO_LIMIT, auto, thinned
 from .blocks import find_blocks
-from .choice import PRESETS, Choices, Row, Rows, check, choose
+from .choice import Choices, check, choose
 from .columns import columns_of
 from .left_out import incomparable_notes, left_out_notes
 from .nodes import (
@@ -28,6 +28,7 @@ from .nodes import (
     unwrap,
 )
 from .parts import Part, is_innermost, parts_of
+from .tree_rows import PRESETS, Row, Rows
 
 Outputs = dict[str, list[Output] | None]
 """What the calls of each module returned, by its name; None before a probe."""
@@ -169,7 +170,7 @@ class LayerTree:
         Entries of outputs are in the tree of the page from then on.
         """
         layers = {x.name: x for node in self.nodes for x in layers_of(node)}
-        # Of two readings of "a:b:c", the one with the shorter name of a layer counts.
+        # "a:b:c" is read with the shorter layer name, if both exist.
         owners = sorted(layers.values(), key=lambda layer: -len(layer.name))
         entries = {x.name: x for layer in owners for x in entries_of(layer)}
         found = [layers[x] if x in layers else entries[x] for x in names]
@@ -206,9 +207,15 @@ class LayerTree:
             notes += left_out_notes(self.parts, self.layers)
         return [f"{self._title}: {note}" for note in notes if note]
 
-    def incomparable_notes(self) -> list[str]:
-        """What was called and cannot be compared, for other choices than ``auto``."""
-        notes = incomparable_notes(self.parts, self.layers) if self.probed else []
+    def incomparable_notes(self, *, every: bool) -> list[str]:
+        """What was called and cannot be compared, for other choices than ``auto``.
+
+        Args:
+            every: Whether all modules were asked for, whatever is in them.
+        """
+        if not self.probed:
+            return []
+        notes = incomparable_notes(self.parts, self.layers, every=every)
         return [f"{self._title}: {note}" for note in notes]
 
     def _thinned_note(self) -> str | None:

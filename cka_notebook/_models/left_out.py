@@ -27,13 +27,39 @@ def left_out_notes(parts: list[Part], layers: list[Layer]) -> list[str]:
     ]
 
 
-def incomparable_notes(parts: list[Part], layers: list[Layer]) -> list[str]:
-    """Notes on modules that were called, and have no output that can be compared."""
-    return list(_incomparable(parts, {layer.position for layer in layers}))
+def incomparable_notes(
+    parts: list[Part], layers: list[Layer], *, every: bool = False
+) -> list[str]:
+    """Notes on modules that were called, and have no output that can be compared.
+
+    Args:
+        parts: All modules.
+        layers: All layers.
+        every: Whether to name those without weights, and those in other layers, too.
+    """
+    seen = {layer.position for layer in layers}
+    silent = [
+        place
+        for place, part in enumerate(parts)
+        if place > 0
+        and part.node.outputs
+        and part.node.alias is None
+        and place not in seen
+        and set(WEIGHTS).isdisjoint(part.node.name.split("."))
+        and (every or _is_missed(parts, place, seen))
+    ]
+    found: dict[int, str] = {}
+    for place in silent:
+        if not any(x in found for x in above(parts, place)):
+            found[place] = str((parts[place].node.outputs or [])[0].reason)
+    return [
+        f"{_not_compared(*counts)} ({reason}): {first_few(names)}."
+        for reason, counts, names in _by_reason(parts, found)
+    ]
 
 
 def _in_plain_lists(parts: list[Part]) -> Iterator[str]:
-    """Notes on modules in Python lists, which are no modules of the model."""
+    """Notes on modules in Python lists, which torch does not see."""
     known = {id(part.module) for part in parts}
     for part in parts:
         for name, value in vars(part.module).items():
@@ -109,25 +135,23 @@ def _called_by_forward(parts: list[Part]) -> Iterator[str]:
         )
 
 
-def _incomparable(parts: list[Part], seen: set[int]) -> Iterator[str]:
-    holders = seen | {x for place in seen for x in above(parts, place)}
-    found: dict[int, str] = {}
-    for place, part in enumerate(parts):
-        outputs = part.node.outputs
-        if (
-            place > 0
-            and outputs
-            and part.has_weights
-            and part.node.alias is None
-            and place not in holders
-            and part.node.name.split(".")[0] not in WEIGHTS
-            and not (isinstance(part.module, nn.Embedding) or is_position_table(part))
-            and not any(x in seen or x in found for x in above(parts, place))
-        ):
-            found[place] = str(outputs[0].reason)
-    for reason, count in Counter(found.values()).items():
-        names = [parts[x].node.title for x in found if found[x] == reason]
-        yield f"{_not_compared(count)} ({reason}): {first_few(names)}."
+def _is_missed(parts: list[Part], place: int, seen: set[int]) -> bool:
+    """Whether a module has weights, and no layer around it shows what it does."""
+    part = parts[place]
+    if not part.has_weights or any(x in seen for x in above(parts, place)):
+        return False
+    return not (isinstance(part.module, nn.Embedding) or is_position_table(part))
+
+
+def _by_reason(
+    parts: list[Part], found: dict[int, str]
+) -> Iterator[tuple[str, tuple[int, bool], list[str]]]:
+    """Each reason, with how many modules it has and whether these have weights."""
+    for reason in dict.fromkeys(found.values()):
+        places = [x for x in found if found[x] == reason]
+        weighty = all(parts[x].has_weights for x in places)
+        names = [parts[x].node.title for x in places]
+        yield reason, (len(places), weighty), names
 
 
 def _with_calls(parts: list[Part]) -> list[bool]:
@@ -167,6 +191,7 @@ def _outermost(parts: list[Part], place: int, called: list[bool]) -> int:
     return place
 
 
-def _not_compared(count: int) -> str:
+def _not_compared(count: int, weighty: bool = True) -> str:
     verb = "is" if count == 1 else "are"
-    return f"{counted(count, 'module')} with weights {verb} not compared"
+    kind = " with weights" if weighty else ""
+    return f"{counted(count, 'module')}{kind} {verb} not compared"

@@ -204,7 +204,7 @@ def entries_of(layer: Layer) -> Iterator[Layer]:
 
 
 def entry_key(path: Path) -> str:
-    """How users write where a tensor is in an output: "1.0" for ``output[1][0]``."""
+    """A place in an output as users write it: "1.0" for ``output[1][0]``."""
     return ".".join(map(str, path))
 
 

@@ -43,8 +43,8 @@ def matching(pattern: re.Pattern[str], names: list[str]) -> list[str]:
 def _most_steps(pattern: re.Pattern[str], names: list[str]) -> float:
     """An upper bound of the steps that `re` takes for all names.
 
-    A repeat of single letters ends in at most so many places as a name has, and an
-    option in two. Repeats of groups may be nested, for which there is no such bound.
+    A repeat of single letters can end at every character of a name, and an option in
+    two ways. Repeats of groups may be nested, for which there is no such bound.
     Escaped signs count as well, which only makes the bound larger.
     """
     source = str(pattern.pattern)  # One of bytes will refuse text.

@@ -48,7 +48,7 @@ def renderer() -> str:
     """How explorers are displayed: one of `RENDERERS`, from the environment.
 
     Raises:
-        ValueError: If there is no such renderer.
+        ValueError: If the renderer does not exist.
     """
     value = os.environ.get(VARIABLE) or "widget"
     if value not in RENDERERS:
@@ -88,7 +88,7 @@ class Fallback:
 
     Args:
         preview: Returns the explorer as it is now.
-        failed: Shows an error that no caller can get.
+        failed: Shows an error that reaches no caller.
 
     Raises:
         ValueError: If the environment asks for an unknown renderer.

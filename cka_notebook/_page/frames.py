@@ -1,5 +1,6 @@
 """Frames: the part of a run's state that the page draws, live and afterwards."""
 
+import base64
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,9 +10,9 @@ import torch
 
 from cka_notebook._grams.readback import Readback
 from cka_notebook._messages import is_grave
-from cka_notebook._results.result import shared
+from cka_notebook._results.layers import shared
 
-from .codes import Floats, Header, error_codes, floats, value_codes
+from .codes import Codes, Floats, Header, error_codes, floats, value_codes
 from .history import History, Moment
 from .publisher import Array, Failed, Publisher, Send
 
@@ -132,7 +133,8 @@ class Frames:
         if not state.batches or self._pending or not (for_page or for_history):
             return
         started = time.perf_counter()
-        readback = Readback(state.matrix().float(), state.stderr().float())
+        maps = state.matrix(), state.stderr(), state.floor()
+        readback = Readback(*(values.float() for values in maps))
         self._pending = _PendingFrame(
             readback,
             time.perf_counter() - started,
@@ -152,10 +154,10 @@ class Frames:
             return
         self._pending = None
         started = time.perf_counter()
-        matrix, stderr = map(floats, frame.readback.values())
+        matrix, stderr, floor = map(floats, frame.readback.values())
         if frame.for_history:
             moment = Moment(frame.progress.batches, matrix, stderr)
-            # The batches that ran during the copy are no cost.
+            # The batches that ran during the copy cost nothing.
             cost = frame.cost + time.perf_counter() - started
             self._history.add(moment, cost=cost)
         if frame.for_page:
@@ -164,7 +166,7 @@ class Frames:
             header = self._header(
                 progress, frame.skipped, catching_up=frame.catching_up
             )
-            self.publisher.offer(*live_frame(header, matrix, stderr))
+            self.publisher.offer(*live_frame(header, matrix, stderr, floor))
 
     def publish(
         self,
@@ -195,8 +197,10 @@ class Frames:
         header = self._header(
             progress, result.skipped, final=final, catching_up=catching_up
         )
-        header = self.publisher.offer(header, (matrix, stderr), urgent=True)
-        return self._traits(header, matrix, stderr)
+        header, floor = with_floor(header, floats(result.floor))
+        arrays = matrix, stderr, floor
+        header = self.publisher.offer(header, arrays, urgent=True)
+        return self._traits(header, *arrays)
 
     def show_saved(self, result: "CKAResult") -> dict[str, Any]:
         """Traits that show a result which was not computed here."""
@@ -210,7 +214,8 @@ class Frames:
         """Traits that show a result so far; nothing is sent."""
         header = self._header(progress, result.skipped, final=True)
         matrix, stderr = floats(result.matrix), floats(result.stderr)
-        return self._traits({**header, "seq": 1}, matrix, stderr)
+        header, floor = with_floor({**header, "seq": 1}, floats(result.floor))
+        return self._traits(header, matrix, stderr, floor)
 
     def progress(self, seconds: float, state: "RunView") -> Progress:
         """How far a run has come."""
@@ -257,7 +262,7 @@ class Frames:
             return
         try:
             self._send(*message)
-        except Exception as error:  # The run goes on without it.
+        except Exception as error:  # The run continues without it.
             self._failed(error)
 
     def _header(
@@ -286,7 +291,9 @@ class Frames:
             "catching_up": catching_up,
         }
 
-    def _traits(self, header: Header, matrix: Floats, stderr: Floats) -> dict[str, Any]:
+    def _traits(
+        self, header: Header, matrix: Floats, stderr: Floats, floor: Codes
+    ) -> dict[str, Any]:
         # The page adds this frame to the history itself, except during a catch-up.
         end = float("inf") if header["catching_up"] else header["batch"]
         facts, history = self._history.take(SAVED_HISTORY_BYTES, end)
@@ -294,7 +301,11 @@ class Frames:
             "_matrix": matrix.tobytes(),
             "_stderr": stderr.tobytes(),
             "_history": history,
-            "_snapshot": {"header": header, "history": facts},
+            "_snapshot": {
+                "header": header,
+                "history": facts,
+                "floor": base64.b64encode(floor.tobytes()).decode(),
+            },
         }
 
 
@@ -344,14 +355,24 @@ def gpu_memory(device: torch.device) -> list[int] | None:
 
 
 def live_frame(
-    header: Header, matrix: Floats, stderr: Floats
-) -> tuple[Header, tuple[Array, Array]]:
+    header: Header, matrix: Floats, stderr: Floats, floor: Floats
+) -> tuple[Header, tuple[Array, Array, Array]]:
     """A frame that others will follow: for large maps, a byte per value and error."""
+    header, chance = with_floor(header, floor)
     if matrix.size <= LARGE_MAP:
-        return header, (matrix, stderr)
+        return header, (matrix, stderr, chance)
     values, scale = value_codes(matrix, np.uint8)
     errors, most = error_codes(stderr)
-    return {**header, "codes": {**scale, "most": most}}, (values, errors)
+    return {**header, "codes": {**scale, "most": most}}, (values, errors, chance)
+
+
+def with_floor(header: Header, floor: Floats) -> tuple[Header, Codes]:
+    """The header of a frame and the codes of its level of chance, its last buffer.
+
+    They are codes of standard errors, of which ``floor`` in the header is the largest.
+    """
+    codes, most = error_codes(floor)
+    return {**header, "floor": most}, codes
 
 
 def largest(values: Floats) -> float | None:

@@ -101,7 +101,7 @@ def write(path: atomic.PathLike, text: str) -> None:
     Raises:
         OSError: If it cannot be written; see `atomic.replace`.
     """
-    # Of half a character, which a name may hold, UTF-8 knows nothing.
+    # A name may contain half of a surrogate pair, which UTF-8 cannot encode.
     content = text.encode("utf-8", "xmlcharrefreplace")
     atomic.replace(path, [content], "Nothing is lost: call save_html again.")
 

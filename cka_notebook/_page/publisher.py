@@ -21,7 +21,7 @@ Send = Callable[[Header, list[bytes]], None]
 """Sends a header and its buffers to the page."""
 
 Failed = Callable[[BaseException], None]
-"""Shows an error that no caller can get."""
+"""Shows an error that reaches no caller."""
 
 MOST_PAGES = 64
 """Number of pages whose views are counted; older ones are forgotten."""
@@ -131,7 +131,7 @@ class Publisher:
 
         Args:
             header: Facts about the frame; its ``seq``, if any, is replaced.
-            arrays: Values and errors. They must not change afterwards.
+            arrays: Values, errors and more. They must not change afterwards.
             urgent: Send without delay; no later frame replaces this one.
 
         Returns:

@@ -46,7 +46,7 @@ def replace(path: PathLike, chunks: Iterable[memoryview | bytes], kept: str) -> 
     """Write a file that appears complete, with its bytes on the disk, or not at all.
 
     Of several writers to one path the last one wins. A symbolic link stays, and the
-    file that it leads to is replaced. A new file has the permissions that the umask
+    file that it points to is replaced. A new file has the permissions that the umask
     leaves, and one that replaces another has those of the old file.
 
     Args:
@@ -56,7 +56,7 @@ def replace(path: PathLike, chunks: Iterable[memoryview | bytes], kept: str) -> 
 
     Raises:
         OSError: If it cannot be written, of the kind that says why, or if there is
-            something else than a regular file.
+            anything other than a regular file.
     """
     with _explained(path, kept):
         target, mode = _target(path)
@@ -96,7 +96,7 @@ def check_name(path: object) -> None:
 
 
 def _target(path: PathLike) -> tuple[Path, int | None]:
-    """The file to replace, behind all links, and its permissions if it exists."""
+    """The file to replace, with links resolved, and its permissions if it exists."""
     target = Path(os.path.realpath(path))
     try:
         mode = Path(path).stat().st_mode
@@ -163,7 +163,7 @@ def _explained(path: PathLike, kept: str = "") -> Iterator[None]:
 
 
 def _folder(path: PathLike) -> Path:
-    """The folder that an error is about: the given one, or that behind a link."""
+    """The folder that an error is about: the given one, or the target of a link."""
     given = Path(path).parent
     return Path(os.path.realpath(path)).parent if given.is_dir() else given
 

@@ -50,7 +50,7 @@ class _Sums:
     """Largest sums of values along paths from the first pair to each other one.
 
     A sum needs those above, to the left and between them, which are on the two
-    antidiagonals before its own. Stored as rows, these are computed as a whole each.
+    antidiagonals before its own. Stored as rows, each of these is computed at once.
 
     Args:
         matrix: Values, ``(L1, L2)``.

@@ -23,7 +23,16 @@ OPTIONAL = {"sums_batches", "is_difference", "grave_notes", "codes"}
 
 SUMS = [field.name for field in fields(MinibatchCKA) if field.name != "batches"]
 
-NOT_NEGATIVE = ("stderr", "xx", "yy", "xx_xx", "yy_yy", "xy_xy", "xx_yy")
+MAPS = ("matrix", "stderr", "null_sd")
+LATER_MAPS = {"null_sd"}
+LATER_SUMS = {"null"}
+"""Maps and sums of a result that files of earlier versions do not have."""
+
+NOT_NEGATIVE = (
+    *("stderr", "xx", "yy", "xx_xx", "yy_yy", "xy_xy", "xx_yy"),
+    *LATER_MAPS,
+    *LATER_SUMS,
+)
 """Tensors of squares, or of products of sums of squares, by the end of their name."""
 
 
@@ -45,7 +54,7 @@ def check(specs: Mapping[str, Spec], facts: dict[str, Any]) -> None:
 
 
 def check_values(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a sum of squares or a standard error is negative."""
+    """Raise ValueError if a sum of squares or a standard deviation is negative."""
     for name, value in tensors.items():
         is_square = name.rpartition(".")[2] in NOT_NEGATIVE
         if is_square and bool((value < 0).any()):
@@ -56,6 +65,8 @@ def check_values(tensors: Mapping[str, Tensor]) -> None:
 def check_sums(specs: Mapping[str, Spec], prefix: str, grid: tuple[int, int]) -> None:
     """Raise ValueError if these are not running sums of a matrix of this shape."""
     for name in SUMS:
+        if name in LATER_SUMS and prefix + name not in specs:
+            continue
         vector = {"x": grid[:1], "y": grid[1:]}
         letters = {*name} - {"_"}
         shape = vector[letters.pop()] if len(letters) == 1 else grid
@@ -88,14 +99,14 @@ def check_keys(content: Mapping[str, Any], needed: set[str], known: set[str]) ->
 
 
 def check_texts(value: Any, what: str) -> None:
-    """Raise ValueError if this is no list of strings."""
+    """Raise ValueError unless this is a list of strings."""
     expect_type(value, list, f"`{what}`")
     for text in value:
         expect_type(text, str, f"an item of `{what}`")
 
 
 def check_reasons(value: Any, what: str) -> None:
-    """Raise ValueError if this is no dict of strings."""
+    """Raise ValueError unless this is a dict of strings."""
     expect_type(value, dict, f"`{what}`")
     for text in value.values():
         expect_type(text, str, f"a value of `{what}`")
@@ -130,9 +141,12 @@ def _check_optional(facts: dict[str, Any]) -> None:
 def _check_tensors(specs: Mapping[str, Spec], facts: dict[str, Any]) -> None:
     grid = len(facts["layers1"]), len(facts["layers2"])
     floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    for name in ("matrix", "stderr"):
+    known = {*MAPS}
+    needed = known - LATER_MAPS
+    for name in MAPS:
+        if name in LATER_MAPS and name not in specs:
+            continue
         check_tensor(specs, name, grid, floats)
-    names = {"matrix", "stderr"}
     if "sums_batches" in facts:
         expect_count(facts["sums_batches"], "`sums_batches`")
         counts = facts["sums_batches"], facts["batches"]
@@ -140,5 +154,5 @@ def _check_tensors(specs: Mapping[str, Spec], facts: dict[str, Any]) -> None:
             counts[0] == counts[1], "its sums are of {} batches, not {}".format(*counts)
         )
         check_sums(specs, "sums.", grid)
-        names |= {f"sums.{name}" for name in SUMS}
-    check_keys(specs, names, names)
+        known |= {f"sums.{name}" for name in SUMS}
+    check_keys(specs, needed, known)

@@ -34,7 +34,7 @@ MAX_VALUES = 2_000_000
 """Values in the JSON of a header, each of which takes up to a hundred bytes."""
 
 MAX_DEPTH = 64
-"""Lists and objects in each other in the JSON of a header."""
+"""Maximum depth of nested lists and objects in the JSON of a header."""
 
 MAX_AXES = 8
 
@@ -113,7 +113,7 @@ def write(
 
     Raises:
         OSError: If it cannot be written; see `atomic.replace`.
-        TypeError: If a fact is nothing that JSON knows.
+        TypeError: If a fact has a type that JSON does not have.
         ValueError: If `read` would not accept the file.
     """
     # Wide types first, so that each tensor is aligned. Copies, because the checksum
@@ -157,7 +157,7 @@ def read(
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If it is anything else than a whole file of that kind.
+        ValueError: If it is anything other than a whole file of that kind.
     """
     atomic.check_name(path)
     with blamed(path, kind), _opened(path, kind) as file:
@@ -172,7 +172,7 @@ def read(
 
 @contextmanager
 def blamed(path: PathLike, kind: str) -> Iterator[None]:
-    """Say of every error in here that the content of this file is its reason."""
+    """Name the file in every error about its content."""
     try:
         yield
     except OSError:
@@ -192,7 +192,7 @@ def expect(holds: bool, fault: str) -> None:
 
 
 def expect_type(value: Any, kind: type | tuple[type, ...], what: str) -> None:
-    """Raise ValueError if this is not exactly of one of these types: True is no int."""
+    """Raise ValueError unless this has one of these exact types: True is no int."""
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if type(value) not in kinds:
         names = " or ".join(x.__name__ for x in kinds)
@@ -230,7 +230,7 @@ def _packed(header: dict[str, Any]) -> bytes:
 @contextmanager
 def _opened(path: PathLike, kind: str) -> Iterator[BinaryIO]:
     try:
-        # Before it is opened: opening a pipe waits, and devices may act.
+        # Before opening it: opening a pipe waits, and a device may react.
         mode = Path(path).stat().st_mode
         expect(stat.S_ISREG(mode), "it is a folder or a device, not a file")
         with Path(path).open("rb") as file:
@@ -304,7 +304,7 @@ def _spec(name: str, entry: Any) -> Spec:
 
 
 def expect_count(value: Any, what: str) -> None:
-    """Raise ValueError if this is not a number of things."""
+    """Raise ValueError unless this is a count."""
     expect_type(value, int, what)
     if not 0 <= value < 1 << 53:
         msg = f"expected {what} from 0 to 2 ** 53, got {reprlib.repr(value)}"
@@ -370,7 +370,7 @@ def _unsigned(head: bytes, checksum: str) -> bytes:
 def _tensors(
     file: BinaryIO, specs: Mapping[str, Spec], head: bytes, checksum: str | None
 ) -> dict[str, Tensor]:
-    """The tensors behind a header, each in memory of its own."""
+    """The tensors after a header, each in its own memory."""
     unsigned = head if checksum is None else _unsigned(head, checksum)
     sha, tensors = hashlib.sha256(unsigned), {}
     for name, spec in sorted(specs.items(), key=_place):

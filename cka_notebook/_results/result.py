@@ -1,6 +1,6 @@
 """A CKA matrix with the names of its axes, its uncertainty and its provenance."""
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from cka_notebook._messages import (
     code_of,
     counted,
-    did_you_mean,
     first_few,
     is_grave,
 )
@@ -18,6 +17,8 @@ from cka_notebook.metrics import MinibatchCKA
 
 from . import atomic, contents, files
 from .best_path import best_path
+from .chance import NOT_KNOWN, Chance
+from .layers import in_common, minus, position
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,16 +31,20 @@ KEPT = "Nothing is lost: call save on the same result again."
 
 
 class Pair(NamedTuple):
-    """A layer of each model and their similarity."""
+    """A layer of each model and their similarity.
+
+    A value up to ``floor`` is no better than chance; see `CKAResult.floor`.
+    """
 
     layer1: str
     layer2: str
     value: float
     stderr: float
+    floor: float = math.nan
 
 
 @dataclass(eq=False)
-class CKAResult:
+class CKAResult(Chance):
     """Similarity of every layer of model 1 (rows) to every layer of model 2 (columns).
 
     Attributes:
@@ -60,6 +65,9 @@ class CKAResult:
         undefined2: Why a column is NaN, by layer name.
         provenance: Versions, devices, dtypes, pooling, models and loaders.
         is_difference: Whether this is the difference of two results.
+        null_sd: Shape ``(L1, L2)``, float64; standard deviation of the values, around
+            0, if examples were paired at random; see `p_values`. NaN where undefined,
+            in a difference, and where an older version did not record it.
 
     Example:
         >>> from torch import nn
@@ -86,6 +94,11 @@ class CKAResult:
     provenance: dict[str, Any] = field(default_factory=dict)
     sums: MinibatchCKA | None = field(default=None, repr=False)
     is_difference: bool = False
+    null_sd: Tensor = NOT_KNOWN
+
+    def __post_init__(self) -> None:
+        if self.null_sd is NOT_KNOWN:
+            self.null_sd = torch.full_like(self.matrix, torch.nan, dtype=torch.float64)
 
     def __repr__(self) -> str:
         rows, columns = self.matrix.shape
@@ -127,16 +140,16 @@ class CKAResult:
                 "two results of the same measure, neither of them a difference."
             )
             raise ValueError(msg)
-        rows, their_rows = _in_common("rows", self.layers1, other.layers1)
-        columns, their_columns = _in_common("columns", self.layers2, other.layers2)
+        rows, their_rows = in_common("rows", self.layers1, other.layers1)
+        columns, their_columns = in_common("columns", self.layers2, other.layers2)
         mine = self._subset(rows, columns)
         theirs = other._subset(their_rows, their_columns)
         return replace(
             mine,
             matrix=mine.matrix - theirs.matrix,
             stderr=torch.hypot(mine.stderr, theirs.stderr),
-            name1=_minus(self.name1, other.name1),
-            name2=_minus(self.name2, other.name2),
+            name1=minus(self.name1, other.name1),
+            name2=minus(self.name2, other.name2),
             metric=self.metric + contents.DIFFERENCE,
             examples=min(self.examples, other.examples),
             batches=min(self.batches, other.batches),
@@ -148,15 +161,16 @@ class CKAResult:
             undefined2=mine.undefined2 | theirs.undefined2,
             provenance={"minuend": self.provenance, "subtrahend": other.provenance},
             is_difference=True,
+            null_sd=NOT_KNOWN,
         )
 
     def row(self, layer: str | int) -> Tensor:
         """One layer of model 1 against all of model 2, shape ``(L2,)``."""
-        return self.matrix[_position(layer, self.layers1, self.name1)]
+        return self.matrix[position(layer, self.layers1, self.name1)]
 
     def column(self, layer: str | int) -> Tensor:
         """One layer of model 2 against all of model 1, shape ``(L1,)``."""
-        return self.matrix[:, _position(layer, self.layers2, self.name2)]
+        return self.matrix[:, position(layer, self.layers2, self.name2)]
 
     def diagonal(self) -> Tensor:
         """Layer i against layer i, shape ``(L,)``.
@@ -173,12 +187,23 @@ class CKAResult:
             raise ValueError(msg)
         return self.matrix.diagonal()
 
-    def best_matches(self) -> dict[str, str | None]:
+    def best_matches(self, *, above_chance: bool = False) -> dict[str, str | None]:
         """The most similar layer of model 2 for each layer of model 1.
 
         None if the whole row is undefined.
+
+        Args:
+            above_chance: Leave out values that are no better than chance, that is, up
+                to their `floor`, and cells in which that is not known.
+
+        Raises:
+            ValueError: With ``above_chance``, if the level of chance is not known in
+                any cell.
         """
         values = self.matrix.nan_to_num(nan=-torch.inf)
+        if above_chance:
+            self.check_chance()
+            values = values.where(values > self.floor, -torch.inf)
         best, where = values.max(dim=1)
         return {
             layer: self.layers2[int(j)] if value > -torch.inf else None
@@ -200,20 +225,21 @@ class CKAResult:
         Example:
             >>> matrix = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.75, 1.0]])
             >>> stderr = torch.full((2, 3), 0.125)
-            >>> result = CKAResult(matrix, stderr, ("a", "b"), ("x", "y", "z"))
+            >>> layers = ("a", "b"), ("x", "y", "z")
+            >>> result = CKAResult(matrix, stderr, *layers, null_sd=stderr / 2)
             >>> [(pair.layer1, pair.layer2) for pair in result.best_path()]
             [('a', 'x'), ('b', 'y'), ('b', 'z')]
             >>> result.best_path()[1]
-            Pair(layer1='b', layer2='y', value=0.75, stderr=0.125)
+            Pair(layer1='b', layer2='y', value=0.75, stderr=0.125, floor=0.25)
         """
         path = best_path(self.matrix.double().numpy())
         where = tuple(
             torch.tensor(path, dtype=torch.long, device="cpu").reshape(-1, 2).T
         )
-        values, errors = self.matrix[where].tolist(), self.stderr[where].tolist()
+        columns = (x[where].tolist() for x in (self.matrix, self.stderr, self.floor))
         return [
-            Pair(self.layers1[i], self.layers2[j], value, error)
-            for (i, j), value, error in zip(path, values, errors, strict=True)
+            Pair(self.layers1[i], self.layers2[j], *numbers)
+            for (i, j), *numbers in zip(path, *columns, strict=True)
         ]
 
     def export(self) -> dict[str, Any]:
@@ -268,6 +294,7 @@ class CKAResult:
             self,
             matrix=sums.compute(),
             stderr=sums.stderr(),
+            null_sd=sums.null_sd(),
             examples=self.examples + other.examples,
             batches=self.batches + other.batches,
             skipped=self.skipped + other.skipped,
@@ -293,7 +320,7 @@ class CKAResult:
                 error says what to do; the result is unchanged.
             ValueError: If the result is inconsistent, so that `load` would refuse it.
         """
-        tensors = {"matrix": self.matrix, "stderr": self.stderr}
+        tensors = {name: getattr(self, name) for name in contents.MAPS}
         if self.sums is not None:
             sums = self.sums.tensors()
             tensors |= {f"sums.{name}": value for name, value in sums.items()}
@@ -314,8 +341,8 @@ class CKAResult:
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If it is no result, of a newer version, or damaged. Nothing is
-                taken from such a file.
+            ValueError: If it is not a result, is damaged, or is of a newer version.
+                Nothing is taken from such a file.
         """
         check, check_values = contents.check, contents.check_values
         tensors, facts = files.read(path, FORMAT, check, check_values)
@@ -326,7 +353,8 @@ class CKAResult:
         return cls(
             tensors["matrix"],
             tensors["stderr"],
-            sums=MinibatchCKA(**sums, batches=batches) if sums else None,
+            sums=MinibatchCKA.from_tensors(sums, batches) if sums else None,
+            null_sd=tensors.get("null_sd", NOT_KNOWN),
             **facts,
         )
 
@@ -343,6 +371,7 @@ class CKAResult:
             undefined1={k: v for k, v in self.undefined1.items() if k in layers1},
             undefined2={k: v for k, v in self.undefined2.items() if k in layers2},
             sums=None,
+            null_sd=self.null_sd[rows[:, None], columns],
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -366,55 +395,9 @@ class CKAResult:
         }
 
 
-def shared(layers: Sequence[str], others: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Positions of the common layers in the first and in the second sequence.
-
-    Both are in the order of the first sequence.
-
-    Example:
-        >>> shared(["a", "b", "c"], ["c", "b"])
-        (tensor([1, 2]), tensor([1, 0]))
-    """
-    positions = {name: i for i, name in enumerate(others)}
-    pairs = [(i, positions[name]) for i, name in enumerate(layers) if name in positions]
-    both = torch.tensor(pairs, dtype=torch.long, device="cpu").reshape(-1, 2)
-    return both[:, 0], both[:, 1]
-
-
 def _dataset(loader: Any, default: str) -> Any:
     """The data set in the facts about a loader, if there are any."""
     return loader.get("dataset", default) if isinstance(loader, dict) else default
-
-
-def _position(layer: str | int, names: tuple[str, ...], title: str) -> int:
-    if isinstance(layer, int):
-        return layer
-    if layer in names:
-        return names.index(layer)
-    msg = (
-        f"Expected a layer of {title} in this result, got {layer!r}."
-        f"{did_you_mean(layer, names)} It has {counted(len(names), 'layer')}: "
-        f"{first_few(names)}."
-    )
-    raise ValueError(msg)
-
-
-def _in_common(
-    what: str, mine: tuple[str, ...], theirs: tuple[str, ...]
-) -> tuple[Tensor, Tensor]:
-    positions = shared(mine, theirs)
-    if not len(positions[0]):
-        msg = (
-            f"Cannot subtract results without common {what}: {first_few(mine)} and "
-            f"{first_few(theirs)}. Compare layers with the same names."
-        )
-        raise ValueError(msg)
-    return positions
-
-
-def _minus(mine: str, theirs: str) -> str:
-    """The name of a model in a difference."""
-    return mine if mine == theirs else f"{mine} \u2212 {theirs}"
 
 
 def _left_out(mine: CKAResult, theirs: CKAResult) -> list[str]:

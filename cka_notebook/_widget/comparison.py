@@ -22,8 +22,9 @@ from cka_notebook._engine.keywords import check_keywords
 from cka_notebook._engine.state import RunView
 from cka_notebook._inputs.loaders import batch_size, check_loaders, length
 from cka_notebook._messages import counted
-from cka_notebook._models.choice import Rows, choose
+from cka_notebook._models.choice import choose
 from cka_notebook._models.layer_tree import LayerTree, Outputs
+from cka_notebook._models.tree_rows import Rows
 from cka_notebook._results.result import CKAResult
 
 from .saved_tree import SIDES, Columns, Side, columns_of, rows_of

@@ -15,6 +15,7 @@ from ipywidgets import widget_serialization
 
 from cka_notebook import _figures, metrics
 from cka_notebook._engine.checks import check_tolerance
+from cka_notebook._engine.keywords import explains_keywords
 from cka_notebook._messages import metric_title
 from cka_notebook._notebook import cell
 from cka_notebook._notebook.fallback import Fallback, Preview, forms
@@ -34,12 +35,12 @@ from cka_notebook._page.runtime import (
 from cka_notebook._results.atomic import PathLike
 from cka_notebook._results.result import CKAResult
 
+from .caller import CallerContext
 from .comparison import NAMES, Comparison, Live, Saved
-from .mailbox import CHOICES, PageMessages
+from .mailbox import CHOICES, PageMessages, leave_replies_to_the_page
 from .saved_tree import SIDES, side_of, unknown_layer
 from .session import Session
 from .source import with_layers
-from .worker import CallerContext
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,6 +148,7 @@ class CKAExplorer(anywidget.AnyWidget):
 
     _session: Session
 
+    @explains_keywords
     def __init__(
         self,
         model1: "nn.Module",
@@ -202,7 +204,6 @@ class CKAExplorer(anywidget.AnyWidget):
         self.on_msg(lambda _, content, __: self._messages.receive(content))
         self.observe(self._take_layers, list(SIDES))
         self.observe(self._take_metric, "metric")
-        self.observe(self._take_status, "status")
         self.observe(self._take_tolerance, "stop_when_stable")
         cell.supersede(self)
 
@@ -387,10 +388,6 @@ class CKAExplorer(anywidget.AnyWidget):
     def _take_tolerance(self, change: Any) -> None:
         self._session.tolerance_changed(change["new"])
 
-    def _take_status(self, change: Any) -> None:
-        if change["new"] in ("done", "stopped", "error"):
-            self._fallback.refresh()
-
     # The page
 
     def _answered(self, views: int) -> None:
@@ -403,9 +400,12 @@ class CKAExplorer(anywidget.AnyWidget):
         self._session.failed(error)
 
     def _put(self, traits: Mapping[str, Any]) -> None:
-        """Set traits, in this order; what fails does not keep the others back."""
+        """Set traits, in this order; one that fails does not stop the others."""
         for name, value in traits.items():
             try:
+                if name == "status" and value in ("done", "stopped", "error"):
+                    # The cell being executed may wait for the status, and then end.
+                    self._fallback.refresh()
                 self.set_trait(name, value)
             except Exception as error:  # of an observer, or of the comm
                 self._show_failure(error)
@@ -413,24 +413,13 @@ class CKAExplorer(anywidget.AnyWidget):
     def open(self) -> None:
         """Open the comm, unless there is one."""
         super().open()
-        _leave_replies_to_the_page(self.comm)
+        leave_replies_to_the_page(self.comm)
 
     def _send(self, msg: Any, buffers: Any = None) -> None:
         comm = self.comm
         if comm is not None:
             super()._send(msg, buffers=buffers)
-            _leave_replies_to_the_page(comm)
-
-
-def _leave_replies_to_the_page(comm: Any) -> None:
-    """Let the page's next message go to any free thread of the kernel.
-
-    ipykernel 7.4 notes on the comm which shell has sent last and routes the page's
-    messages there, which is the main shell, blocked while a notebook cell runs. Without
-    the note they go to a subshell, as the page asks. This is an optimization on which
-    nothing depends: other versions have no such note.
-    """
-    getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)
+            leave_replies_to_the_page(comm)
 
 
 @contextlib.contextmanager

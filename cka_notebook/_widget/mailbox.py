@@ -64,7 +64,7 @@ class Mailbox:
 
     Args:
         handle: Called with each message, one after the other.
-        failed: Called with an error of `handle`, which ends nothing.
+        failed: Called with an error of `handle`, which does not end the thread.
         idle: Seconds without a message after which the thread ends.
     """
 
@@ -126,7 +126,7 @@ class Mailbox:
                     return
 
     def _try(self, message: Message) -> None:
-        """Handle a message, and end no thread whatever happens."""
+        """Handle a message; no error ends the thread."""
         try:
             self._handle(message)
         except BaseException as error:
@@ -200,7 +200,7 @@ class PageMessages:
             self._send({"kind": "refused"})
 
     def _is_acknowledged(self, content: Message) -> bool:
-        """Note at once that a frame was drawn; False if that is not what it says."""
+        """Note at once that a frame was drawn; False for any other message."""
         try:
             self._acknowledge(content)
         except ValueError:
@@ -280,3 +280,14 @@ def _wrong(name: str, value: object) -> str:
 
 def _unknown(what: str, value: object) -> str:
     return f"The page has sent an unknown {what}, {shortened(value)}. {RELOAD}"
+
+
+def leave_replies_to_the_page(comm: Any) -> None:
+    """Let the page's next message go to any free thread of the kernel.
+
+    ipykernel 7.4 notes on the comm which shell has sent last and routes the page's
+    messages there, which is the main shell, blocked while a notebook cell runs. Without
+    the note they go to a subshell, as the page asks. This is an optimization on which
+    nothing depends: other versions have no such note.
+    """
+    getattr(comm, "__dict__", {}).pop("_reply_subshell_id", None)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from cka_notebook._undo import Undo
 
-from .worker import CallerContext, Watcher, Worker
+from .caller import CallerContext
+from .worker import Watcher, Worker
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -170,7 +171,7 @@ class RunControl:
 
     @property
     def is_forked(self) -> bool:
-        """Whether this is a copy in a forked process, which has none of our threads."""
+        """Whether this is a copy in a forked process, which has no thread of ours."""
         return os.getpid() != self._process
 
     def _check_process(self) -> None:

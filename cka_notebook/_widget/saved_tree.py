@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cka_notebook._messages import Reason, did_you_mean
-from cka_notebook._models.choice import PRESETS, Row, Rows
+from cka_notebook._models.tree_rows import PRESETS, Row, Rows
 
 Side = str
 SIDES = ("layers1", "layers2")

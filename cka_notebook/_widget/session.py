@@ -195,10 +195,10 @@ class Session:
         self._put({"_message": {"kind": kind, "text": text}})
 
     def failed(self, error: BaseException) -> None:
-        """Show an error that no caller can get, and log it, until the next run.
+        """Show an error that reaches no caller until the next run, and log it.
 
-        It comes from one of our threads, or from an observer of a trait. The run goes
-        on: its numbers do not depend on what is shown.
+        It comes from one of our threads, or from an observer of a trait. The run
+        continues: its numbers do not depend on what is shown.
         """
         log.error("An error beside the run", exc_info=error)
         text = f"Error beside the run: {type(error).__name__}: {error_text(error)}"
@@ -285,7 +285,7 @@ class Session:
         self._put({"status": "paused"})
 
     def completes(self, worker: Worker) -> bool:
-        """All batches are done; another epoch computes layers chosen meanwhile."""
+        """All batches are done; another epoch computes layers chosen since."""
         state, is_wanted = worker.state, bool(self.runs.stale)
         if state is None or not is_wanted or self.comparison.one_shot:
             return False
@@ -309,7 +309,7 @@ class Session:
         for step in (self._show_end, self._finish, self._release):
             try:
                 step(worker)
-            except Exception as error:  # The other steps are due all the same.
+            except Exception as error:  # The other steps must still run.
                 self.failed(error)
         if outcome == "error" and worker.error is not None:
             self.say("error", error_text(worker.error))
@@ -324,7 +324,7 @@ class Session:
             self._progress = self.frames.progress(worker.seconds, state)
 
     def _finish(self, worker: Worker) -> None:
-        """Let go of the run."""
+        """Release the run."""
         self.frames.publisher.finish()
         worker.state = None
         self._reuse.forget_paused()

@@ -13,14 +13,13 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Literal, Protocol
-
-import torch
 
 from cka_notebook._capture.streams import idle, lent
 from cka_notebook._undo import Undo
+
+from .caller import CallerContext
 
 if TYPE_CHECKING:
     from cka_notebook._engine.state import RunView
@@ -81,31 +80,6 @@ class Watcher(Protocol):
 
     def ends(self, worker: "Worker", outcome: Outcome) -> None:
         """The run is over; ``worker.result`` is final."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallerContext:
-    """State that torch keeps per thread and that a new thread does not inherit."""
-
-    device: torch.device
-    cuda: int | None
-
-    @classmethod
-    def current(cls) -> "CallerContext":
-        """That of the calling thread."""
-        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        cuda = torch.cuda.current_device() if started else None
-        return cls(torch.get_default_device(), cuda)
-
-    @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """Use it in the calling thread."""
-        with contextlib.ExitStack() as stack:
-            if self.device != torch.get_default_device():
-                stack.enter_context(self.device)
-            if self.cuda is not None:
-                stack.enter_context(torch.cuda.device(self.cuda))
-            yield
 
 
 class Worker:
@@ -328,7 +302,7 @@ class Worker:
                 self.epoch = self._wanted_epoch
 
     def _follow_up(self) -> None:
-        """Start another epoch if the watcher wants one, and nobody has said stop."""
+        """Start another epoch if the watcher wants one and there was no stop."""
         is_wanted = not self._is_epoch_over and self._watcher.completes(self)
         with self._lock:
             if is_wanted and not self._is_epoch_over:
@@ -440,7 +414,7 @@ class Worker:
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """End here and now, in a forked process, which has no thread of this run."""
+        """End at once in a forked process, which does not have the run's thread."""
         self._make_lock()  # The old one may be locked for good.
         self.phase, self.outcome = Phase.ENDED, self.outcome or "stopped"
 

@@ -368,7 +368,7 @@ export function estimateOf(model: Model): string {
   return String(model.get("_estimate") ?? "");
 }
 
-/** Whether layers are chosen that the run under way does not compute. */
+/** Whether layers are chosen that the current run does not compute. */
 export function queuedOf(model: Model): boolean {
   return model.get("_queued") === true;
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peers import sites
 
-from . import compare, growth, tables
+from . import chance, compare, growth, tables
 from .cases import CASES, QUICK
 from .contenders import FAST, SLOW
 
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
             "time and memory by number of layers, examples and features",
         ),
         ("--coverage", cover, "coverage of the standard errors, in a simulation"),
+        ("--chance", alarm, "how often unrelated layers look related, in a simulation"),
         ("--live", watch, "what sending frames to a page costs the engine"),
     ):
         modes.add_argument(
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         help="on CUDA, run forward passes without TF32",
     )
     add("--runs", type=int, default=200, help="runs of the coverage simulation")
+    add("--maps", type=int, default=25, help="maps of the simulation of chance")
     add("--install", action="store_true", help="install missing peers")
     add("--readme", action="store_true", help="write the tables to both READMEs")
     add(
@@ -111,6 +113,13 @@ def cover(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     found = coverage.measure(options.runs)
     _write(options, "coverage", found, coverage.markdown(found))
+
+
+def alarm(options: argparse.Namespace) -> None:
+    """Simulate how often chance passes for more."""
+    torch.set_num_threads(1)
+    found = chance.measure(options.maps)
+    _write(options, "chance", found, chance.markdown(found))
 
 
 def watch(options: argparse.Namespace) -> None:

@@ -13,25 +13,9 @@ from torch import nn
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
 
-class Around(nn.Module):
-    """A layer that gets what a function makes of the batch."""
-
-    def __init__(self, arrange):
-        super().__init__()
-        torch.manual_seed(0)
-        self.before, self.inside = nn.Linear(6, 8), nn.Linear(8, 8)
-        self.head = nn.Linear(8, 3)
-        self.arrange = arrange
-
-    def forward(self, x):
-        x = torch.tanh(self.before(x))
-        self.inside(self.arrange(x))
-        return self.head(x)
-
-
 def judged(arrange, batch):
     """Why the layer cannot be compared, or what is in doubt."""
-    tree = probed(Around(arrange), batch)
+    tree = probed(zoo.Around(arrange), batch)
     (output,) = next(x.outputs for x in tree.nodes if x.name == "inside")
     return output.reason or output.doubts
 
@@ -85,7 +69,7 @@ def test_values_that_depend_on_places_are_noted(arrange):
     ],
     ids=["itself", "norm", "pairs", "mean", "own_order", "offset"],
 )
-def test_layers_that_mix_examples_on_purpose_are_in_no_doubt(arrange, size, dtype):
+def test_layers_that_mix_examples_on_purpose_are_not_in_doubt(arrange, size, dtype):
     def cast(x):
         made = arrange(x.to(dtype))
         return (made.sum(1) if made.ndim == 4 else made).to(x.dtype)
@@ -110,14 +94,14 @@ def notes_of(model, batches):
 
 
 def test_notes_name_the_layers():
-    (placed,) = notes_of(Around(roll_tokens(0, 1)), [tokens()])
+    (placed,) = notes_of(zoo.Around(roll_tokens(0, 1)), [tokens()])
     assert placed.startswith("Around: in 'inside', the values of an example depend on")
-    (random,) = notes_of(Around(lambda x: x + torch.randn_like(x)), [tokens()])
+    (random,) = notes_of(zoo.Around(lambda x: x + torch.randn_like(x)), [tokens()])
     assert random.startswith("Around: in 'inside', values depend on random numbers")
 
 
 def test_what_was_in_doubt_is_in_the_provenance():
-    model = Around(roll_tokens(0, 1))
+    model = zoo.Around(roll_tokens(0, 1))
     result = compare(
         model, model, [tokens()], model2_layers=["head"], model1_layers="all"
     )
@@ -128,25 +112,25 @@ def test_what_was_in_doubt_is_in_the_provenance():
 
 
 def gated(first, arrange):
-    """Zeros in the first batch; the batches are told apart by their size."""
+    """Zeros in the first batch; the batches differ by their size."""
     return lambda x: arrange(x) if len(x) == 20 else x * 0 + first
 
 
 @pytest.mark.parametrize("first", [0.0, 3.0])
 def test_rows_that_are_the_same_in_the_probe_and_not_later_are_noted(first):
     batches = [torch.randn(n, 6) for n in (16, 20, 20)]
-    (note,) = notes_of(Around(gated(first, lambda x: x.flip(0))), batches)
+    (note,) = notes_of(zoo.Around(gated(first, lambda x: x.flip(0))), batches)
     assert "in 'inside', nearly all examples of the probe had the same" in note
 
 
-def test_rows_that_are_always_the_same_are_undefined_and_nothing_else():
+def test_rows_that_are_always_the_same_are_only_undefined():
     batches = [torch.randn(n, 6) for n in (16, 20)]
-    (note,) = notes_of(Around(lambda x: x * 0), batches)
+    (note,) = notes_of(zoo.Around(lambda x: x * 0), batches)
     assert "undefined" in note
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_or_two_examples_tell_too_little(count):
+def test_one_or_two_examples_are_too_few(count):
     def rare(x):
         return x * (x[:, 0] >= x[:, 0].topk(count).values[-1])[:, None]
 
@@ -158,7 +142,7 @@ def test_one_or_two_examples_tell_too_little(count):
 
 
 class Gate(nn.Module):
-    """Hands on what it was given, beside a loss of its own."""
+    """Returns what it was given, with a loss of its own."""
 
     def __init__(self, made):
         super().__init__()
@@ -179,7 +163,7 @@ class Gate(nn.Module):
     ],
     ids=["loss", "loss_of_1", "choice", "itself", "nothing"],
 )
-def test_a_tensor_that_was_handed_on_is_noted(made, noted):
+def test_a_tensor_that_was_passed_on_is_noted(made, noted):
     class Gated(nn.Module):
         def __init__(self):
             super().__init__()

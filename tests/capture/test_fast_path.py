@@ -9,7 +9,7 @@ from support.reference import compare
 from torch import nn
 
 from cka_notebook._capture.capture import Capture
-from cka_notebook._grams import buffer, products
+from cka_notebook._grams import cpu_buffer, products
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._models.nodes import Layer, Output
 
@@ -344,7 +344,9 @@ def test_all_is_forgotten_with_the_hooks():
 
 @pytest.mark.parametrize(("size", "width"), [(32, 64), (64, 32), (64, 80)])
 def test_autocast_that_begins_in_a_later_batch_rounds_no_gram(monkeypatch, size, width):
-    monkeypatch.setattr(buffer, "GROUP_BYTES", 1)  # so that each is U-centered at once
+    monkeypatch.setattr(
+        cpu_buffer, "GROUP_BYTES", 1
+    )  # so that each is U-centered at once
 
     def forward(model, batch):
         nonlocal batches
@@ -382,13 +384,13 @@ def test_a_pool_of_the_user_is_asked_about_each_batch():
 
 def test_identical_outputs_share_one_gram_in_every_batch(monkeypatch):
     made = []
-    lower = buffer.lower_product
+    lower = cpu_buffer.lower_product
 
     def counted(part, blocks, *, first):
         made.append(len(part))
         lower(part, blocks, first=first)
 
-    monkeypatch.setattr(buffer, "lower_product", counted)
+    monkeypatch.setattr(cpu_buffer, "lower_product", counted)
     monkeypatch.setattr(products, "lower_product", counted)
     layers = [nn.Linear(10, 10), nn.Dropout(), nn.Tanh(), nn.Identity()] * 3
     counts = []

@@ -69,6 +69,7 @@ WRAPS = {
     },
     (2,): lambda x, out: ((x > 0).float(), out[:, 0], out),
     (3,): lambda x, out: (x[:, :2], out.mean(0), torch.ones(len(x), 2), out),
+    ("routed",): lambda x, out: {"gate": x.softmax(-1), "routed": out},
     ("values",): lambda x, out: {"weights": weights(x), "values": out},
     ("view",): lambda x, out: {"x": x.reshape(-1, 2, 3), "view": out},
 }
@@ -92,6 +93,50 @@ def test_numbers_are_those_of_what_the_module_made(path):
     names = {"model1_layers": ["part", "head"], "model2_layers": ["part", "head"]}
     result = compare(wrapped, batches=batches, **names)
     assert_right(result, plain, plain, batches)
+
+
+def like(x, spread):
+    """Four rows of 8 positive numbers for each example, with sums about 1."""
+    return (1 + spread * torch.tanh(x.repeat(1, 8)[:, :32])).reshape(-1, 4, 8) / 8
+
+
+def nearly(x):
+    return like(x, 1e-2)
+
+
+def shares_of_the_batch(x):
+    out = like(x, 1e-2)
+    return out / out.sum(0) * len(x) / 8
+
+
+def gates(x):
+    out = like(x, 0.2)
+    return out / (out.sum(-1, keepdim=True) + 3e-3)
+
+
+@pytest.mark.parametrize("made", [nearly, shares_of_the_batch, gates])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_of_about_1_make_no_weights(made, dtype):
+    def returned(x):
+        return weights(x).to(dtype), made(x)
+
+    model = nn.Sequential(nn.Identity(), zoo.Returning(returned))
+    batch = torch.randn(16, 6, generator=seeded()).to(dtype)
+    node = next(x for x in probed(model, batch).nodes if x.name == "1")
+    assert node.outputs[0].path == (1,)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+)
+def test_weights_are_recognised_in_all_precisions(dtype):
+    def returned(x):
+        scores = torch.randn(len(x), 2, 4, 400, generator=seeded())
+        return scores.softmax(-1).to(dtype), x.tanh()
+
+    model = nn.Sequential(nn.Identity(), zoo.Returning(returned))
+    node = next(x for x in probed(model, torch.randn(16, 6)).nodes if x.name == "1")
+    assert node.outputs[0].path == (1,)
 
 
 class Pipeline(nn.Module):
@@ -182,7 +227,11 @@ def test_the_choice_of_the_probe_holds_where_the_order_of_entries_changes():
 ODD = {
     "vmap": (
         torch.vmap,
-        "output inside torch.vmap",
+        "output inside a transform of torch.func, such as vmap or grad",
+    ),
+    "jvp": (
+        lambda layer: lambda x: torch.func.jvp(layer, (x,), (torch.ones_like(x),))[0],
+        "output inside a transform of torch.func, such as vmap or grad",
     ),
     "no features": (
         lambda layer: lambda x: layer(x)[:, :0],

@@ -194,7 +194,7 @@ class Hooking(nn.Module):
         return self.head(self.body(x))
 
 
-def test_hooks_that_a_model_gives_itself_are_there_once():
+def test_hooks_that_a_model_sets_itself_exist_once():
     model, other = Hooking(), Hooking()
     other.load_state_dict(model.state_dict())
     x = torch.randn(8, 10)
@@ -233,7 +233,7 @@ def drawn():
     return torch.rand(()).item(), np.random.rand(), random.random()  # noqa: NPY002
 
 
-def test_seeded_numbers_begin_anew_and_leave_the_streams_where_they_were():
+def test_seeded_numbers_leave_the_streams_where_they_were():
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     found = []
     for seed in (5, 5, 6, 2**40):

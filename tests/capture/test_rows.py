@@ -12,22 +12,6 @@ from cka_notebook._capture.rows import Reading, equal, follow, orders, prints
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
 
-class Around(nn.Module):
-    """A layer whose rows a function of the batch has put in its own order."""
-
-    def __init__(self, arrange):
-        super().__init__()
-        torch.manual_seed(0)
-        self.before, self.inside = nn.Linear(6, 8), nn.Linear(8, 8)
-        self.head = nn.Linear(8, 3)
-        self.arrange = arrange
-
-    def forward(self, x):
-        x = torch.tanh(self.before(x))
-        self.inside(self.arrange(x))
-        return self.head(x)
-
-
 def reasons(model, batch):
     """Why layers cannot be compared, by name."""
     tree = probed(model, batch)
@@ -62,14 +46,14 @@ ARRANGEMENTS = {
 @pytest.mark.parametrize("size", [6, 8, 9, 32])
 def test_rows_in_another_order_are_refused_with_the_reason(how, size):
     torch.manual_seed(1)
-    found = reasons(Around(ARRANGEMENTS[how]), torch.randn(size, 6))
+    found = reasons(zoo.Around(ARRANGEMENTS[how]), torch.randn(size, 6))
     assert set(found) == {"inside"}
     assert found["inside"].startswith("rows are not the examples")
     assert found["inside"].code == "no_batch_axis"
 
 
 def test_a_refused_layer_leaves_the_numbers_of_the_others():
-    model1, model2 = Around(by_length), Around(drawn)
+    model1, model2 = zoo.Around(by_length), zoo.Around(drawn)
     batches = zoo.batches_of(features=6)
     result = compare(model1, model2, batches, **ALL)
     assert result.layers1 == result.layers2 == ("before", "head")
@@ -79,7 +63,7 @@ def test_a_refused_layer_leaves_the_numbers_of_the_others():
 def test_a_refused_layer_is_named_with_its_reason_when_it_is_chosen():
     with pytest.raises(ValueError, match=r"'inside'.*rows are not the examples"):
         compare(
-            Around(by_length),
+            zoo.Around(by_length),
             batches=zoo.batches_of(features=6),
             model1_layers=["inside"],
         )
@@ -157,7 +141,7 @@ def test_orders_are_seen_in_every_type_and_scale(dtype, scale):
 
 
 def test_orders_are_seen_behind_a_large_offset():
-    model = Around(lambda x: 1000 + x.flip(0))
+    model = zoo.Around(lambda x: 1000 + x.flip(0))
     torch.manual_seed(1)
     assert set(reasons(model, torch.randn(16, 6))) == {"inside"}
 
@@ -211,7 +195,7 @@ class Whole(nn.Module):
 
     def __init__(self, arrange=lambda x: x, size=16):
         super().__init__()
-        self.inside, self.size = Around(arrange), size
+        self.inside, self.size = zoo.Around(arrange), size
         self.weights = nn.Linear(6, 16)
 
     def forward(self, x):
@@ -233,7 +217,7 @@ def test_a_model_that_refuses_small_batches_is_tried_without_one_example(few):
     class Least(nn.Module):
         def __init__(self):
             super().__init__()
-            self.inside = Around(by_length)
+            self.inside = zoo.Around(by_length)
             self.square = zoo.Returning(lambda x: torch.eye(16) @ x.new_ones(16, 2))
 
         def forward(self, x):
@@ -258,7 +242,7 @@ class Opaque:
 
 
 def test_a_batch_that_cannot_be_cut_is_compared_with_a_note():
-    model = Around(lambda x: x)
+    model = zoo.Around(lambda x: x)
     batches = zoo.batches_of(features=6)
     result = compare(
         model,
@@ -388,6 +372,27 @@ def test_no_pattern_looks_as_if_rows_followed_the_orders(count, few):
     for less, pattern in zip(small, large, strict=True):
         if less != list(range(few)):
             assert [pattern[i] for i in part] != [part[i] for i in less]
+
+
+def turned(order, times):
+    """What an order makes of all places when it is repeated."""
+    places = list(range(len(order)))
+    for _ in range(times):
+        places = [order[i] for i in places]
+    return places
+
+
+@pytest.mark.parametrize("count", range(4, 9))
+def test_rows_are_refused_that_follow_one_order_by_chance(count):
+    order = orders(count, 0)[1]
+    for times in range(1, count - 1):
+        places = turned(order, times)
+
+        def arrange(x, places=places):
+            return x[places] if len(x) == count else x.flip(0)
+
+        batch = torch.randn(count, 6)
+        assert list(reasons(Around(arrange), batch)) == ["inside"], places
 
 
 def test_readings_are_axes_of_the_right_size_and_groups_along_the_first():

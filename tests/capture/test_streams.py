@@ -167,7 +167,7 @@ def test_a_run_in_a_thread_never_replaces_the_global_streams(thread):
     assert found == expected
 
 
-def test_a_second_run_ends_that_the_first_has_the_streams_to_itself(thread):
+def test_a_second_run_takes_the_streams_from_the_first(thread):
     reset()
     expected = [draws() for _ in range(3)]
     reset()

@@ -60,6 +60,7 @@ def test_layers_added_to_one_model_are_the_only_ones_computed(
     whole = expected(explorer, *wanted)
     torch.testing.assert_close(result.matrix, whole.matrix, rtol=0, atol=1e-5)
     torch.testing.assert_close(result.stderr, whole.stderr, rtol=0, atol=1e-5)
+    torch.testing.assert_close(result.null_sd, whole.null_sd, rtol=1e-5, atol=0)
     known = [i for i, name in enumerate(all_layers) if name in few]
     block = result.matrix[known] if side == 1 else result.matrix[:, known]
     assert torch.equal(block, first.matrix)

@@ -120,6 +120,7 @@ def test_a_run_that_continues_with_more_layers_is_one_that_began_with_them(
     assert (result.layers1, result.layers2) == (whole.layers1, whole.layers2)
     torch.testing.assert_close(result.matrix, whole.matrix, **EXACT)
     torch.testing.assert_close(result.stderr, whole.stderr, **EXACT)
+    torch.testing.assert_close(result.null_sd, whole.null_sd, **EXACT)
     for name, sums in result.sums.tensors().items():
         torch.testing.assert_close(sums, whole.sums.tensors()[name], rtol=1e-12, atol=0)
     assert (result.examples, result.notes) == (whole.examples, whole.notes)

@@ -173,7 +173,7 @@ def test_the_users_default_device_is_for_her_tensors_only(tmp_path):
     assert difference.matrix.isfinite().all()
 
 
-def test_torch_s_settings_come_back_whatever_was_left_behind():
+def test_torch_s_settings_come_back_after_any_interrupt():
     blocks = precision.held("cpu")
     with torch_settings({"cpu"}):
         torch.set_grad_enabled(False)
@@ -189,7 +189,7 @@ def test_torch_s_settings_come_back_whatever_was_left_behind():
     assert precision.held("cpu") == blocks
 
 
-def test_a_block_that_an_interrupt_left_suspended_changes_nothing_when_it_is_freed():
+def test_freeing_a_block_that_an_interrupt_left_suspended_changes_nothing():
     with torch_settings({"cpu"}):
         torch.autocast("cpu", torch.bfloat16).__enter__()
         left = exact(CPU)
@@ -207,7 +207,7 @@ def test_a_block_that_an_interrupt_left_suspended_changes_nothing_when_it_is_fre
     assert torch.equal(torch.get_rng_state(), expected)
 
 
-def test_torch_s_settings_inside_of_the_user_s_autocast_are_hers():
+def test_torch_s_settings_inside_the_user_s_autocast_are_the_user_s():
     x = torch.randn(2, 2)
     with torch.autocast("cpu", torch.bfloat16):
         with torch_settings({"cpu"}):

@@ -122,6 +122,30 @@ def test_a_finished_checkpoint_gives_its_result_without_a_batch(tmp_path):
     assert torch.equal(again.matrix, first.matrix)
 
 
+def test_a_run_resumed_keeps_its_level_of_chance(tmp_path):
+    path, options = tmp_path / "run", {"progress": False}
+    CKA(*models()).compare(loader(), checkpoint=path, max_batches=4, **options)
+    resumed = CKA(*models()).compare(loader(), checkpoint=path, **options)
+    whole = CKA(*models()).compare(loader(), **options)
+    assert torch.equal(resumed.null_sd, whole.null_sd)
+    assert whole.null_sd.isfinite().all()
+
+
+def test_a_checkpoint_of_before_continues_without_a_level_of_chance(tmp_path):
+    path, options = tmp_path / "run", {"progress": False}
+    CKA(*models()).compare(loader(), checkpoint=path, max_batches=4, **options)
+    tensors, facts = files.read(path, checkpoint.FORMAT)
+    del tensors["run.null"]
+    files.write(path, checkpoint.FORMAT, tensors, facts)
+    resumed = CKA(*models()).compare(loader(), checkpoint=path, **options)
+    whole = CKA(*models()).compare(loader(), **options)
+    assert torch.equal(resumed.matrix, whole.matrix)
+    assert torch.equal(resumed.stderr, whole.stderr)
+    assert resumed.null_sd.isnan().all()
+    with pytest.raises(ValueError, match="checkpoint begun, by a version that did not"):
+        resumed.p_values()
+
+
 def test_a_checkpoint_of_another_comparison_is_refused(tmp_path):
     path = tmp_path / "run"
     first, second = models()
@@ -159,7 +183,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_any_batch(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_no_file_is_refused_before_any_batch(tmp_path, make):
+def test_anything_but_a_file_is_refused_before_any_batch(tmp_path, make):
     def never():
         raise AssertionError
         yield
@@ -336,7 +360,7 @@ REFUSED = {
 
 
 def run(path, **options):
-    """A comparison that ends after four batches, or goes on from there."""
+    """A comparison that ends after four batches, or continues from there."""
     later = ("max_batches", "paired", "loader2")
     given = {"max_batches": None, **{k: options.pop(k) for k in later if k in options}}
     loader = options.pop("batches", None)

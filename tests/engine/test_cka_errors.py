@@ -8,7 +8,7 @@ from support.reference import compare
 from torch import nn
 from torch.utils.data import DataLoader
 
-from cka_notebook import CKA
+from cka_notebook import CKA, CKAExplorer
 
 
 def test_a_model_on_meta_is_an_error_with_the_remedy():
@@ -69,7 +69,7 @@ def test_types_that_autocast_does_not_cast_to_are_refused(dtype):
         (DataLoader([1]), r"Batches go to compare: CKA\(model1, model2\).compare"),
     ],
 )
-def test_what_was_passed_as_a_model_is_told_what_to_do(wrong, words):
+def test_errors_say_what_to_pass_as_a_model(wrong, words):
     with pytest.raises(TypeError, match=words):
         CKA(zoo.mlp(), wrong)
 
@@ -78,7 +78,7 @@ def test_what_was_passed_as_a_model_is_told_what_to_do(wrong, words):
     ("wrong", "words"),
     [(["0"], "Layers go to model1_layers"), (zoo.mlp(), "run it for each pair")],
 )
-def test_other_things_in_the_place_of_a_name_are_told_where_they_go(wrong, words):
+def test_errors_say_where_values_in_the_place_of_a_name_go(wrong, words):
     with pytest.raises(TypeError, match=f"`model1_name` to be a string.*{words}"):
         CKA(zoo.mlp(), zoo.mlp(), wrong)
 
@@ -214,3 +214,34 @@ def test_an_error_in_a_model_names_the_model_and_its_inputs():
 def test_options_of_the_wrong_kind_are_refused_at_once(option, message):
     with pytest.raises(TypeError, match=message):
         CKA(zoo.mlp(), **option)
+
+
+WRONG = {"model1_layers": ["nowhere"], "model2_layers": ["neither", "0"]}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: CKA(zoo.mlp(), zoo.mlp(), **WRONG),
+        lambda: CKAExplorer(zoo.mlp(), zoo.mlp(), zoo.batches_of(), **WRONG),
+        lambda: compare(
+            zoo.mlp(),
+            zoo.mlp(),
+            zoo.batches_of(),
+            model1_layers="nowhere*",
+            model2_layers="neither*",
+        ),
+    ],
+)
+def test_what_is_wrong_on_both_sides_is_one_error(call):
+    with pytest.raises(
+        ValueError, match=r"`model1_layers`.*nowhere.*`model2_.*neither"
+    ):
+        call()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nowhere*"])
+def test_one_choice_for_both_sides_is_wrong_once(name):
+    with pytest.raises(ValueError, match="`model1_layers`") as caught:
+        compare(zoo.mlp(), batches=zoo.batches_of(), model1_layers=[name])
+    assert "model2_layers" not in str(caught.value)

@@ -81,6 +81,7 @@ def test_two_ranks_return_the_result_of_one_process(tmp_path):
     for rank in range(2):
         result = CKAResult.load(tmp_path / f"result{rank}")
         torch.testing.assert_close(result.matrix, alone.matrix, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(result.null_sd, alone.null_sd, rtol=1e-12, atol=0)
         # A layer with itself has none: the square is a difference that rounding
         # leaves at about 1e-16, other for each order of summation: the root is 1e-8.
         squares = result.stderr.square(), alone.stderr.square()

@@ -12,7 +12,9 @@ from torch import nn
 
 from cka_notebook import CKA
 from cka_notebook._capture.streams import RandomStreams
+from cka_notebook._engine import fingerprint
 from cka_notebook._engine.added_layers import PausedRun
+from cka_notebook._engine.checkpoint import Checkpoint
 from cka_notebook._grams.readback import Readback
 
 LAUNCHES = 3
@@ -98,7 +100,7 @@ def test_half_precision_features_are_read_once():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["float32", "bf16"])
-def test_a_resnet_of_full_size_moves_few_times_its_features(dtype):
+def test_a_full_resnet_moves_its_features_a_few_times(dtype):
     kind = partial(ResNet, (2, 2, 2, 2)), partial(images, 256, 224)
     with fake_cuda() as recorder:
         for state in run(kind, autocast=dtype):
@@ -200,3 +202,46 @@ def test_layers_are_added_on_the_device(monkeypatch):
         *_, last = cka._steps(loader, layers1=names, layers2=names, paused=kept)
         assert last.batches == 5
         assert last.matrix().is_cuda
+
+
+def test_a_run_that_ends_when_it_is_stable_does_not_wait():
+    with fake_cuda() as recorder:
+        models = made(MLP[0], MLP[0])
+        names = {"model1_layers": ["0", "2"], "model2_layers": ["0", "2"]}
+        loader = [vectors() for _ in range(12)]
+        states = CKA(*models, **names)._steps(loader, stop_when_stable=1e-9)
+        done = [state.done for state in watched(recorder, states)]
+        assert done[-1] == 12
+
+
+def test_frames_of_added_layers_do_not_wait(monkeypatch):
+    monkeypatch.setattr(RandomStreams, "load", lambda *_: None)
+    with fake_cuda() as recorder:
+        cka = CKA(*made(MLP[0], MLP[0]))
+        loader = [vectors() for _ in range(8)]
+        names = ["0", "2"]
+        steps = cka._steps(loader, layers1=names, layers2=names)
+        kept = next(
+            PausedRun.of(state, state.result()) for state in steps if state.done == 6
+        )
+        steps.close()
+        steps = cka._steps(loader, layers1=[*names, "4"], layers2=names, paused=kept)
+        with closing(steps):
+            for state in steps:
+                if state.catching_up and state.done:
+                    Readback(state.matrix(), state.stderr())
+                    assert state.matrix().is_cuda
+                    assert state.done < 3 or recorder.waits == []
+                recorder.clear()
+
+
+def test_a_checkpoint_waits_only_where_it_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(Checkpoint, "must_keep", lambda _: True)
+    monkeypatch.setattr(Checkpoint, "write", lambda *_: None)
+    monkeypatch.setattr(fingerprint, "of_tensors", lambda _: "weights")
+    with fake_cuda() as recorder:
+        models = made(MLP[0], MLP[0])
+        names = {"model1_layers": ["0", "2"], "model2_layers": ["0", "2"]}
+        loader = [vectors() for _ in range(6)]
+        states = CKA(*models, **names)._steps(loader, checkpoint=tmp_path / "run")
+        assert len(list(watched(recorder, states))) == 4

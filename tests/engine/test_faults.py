@@ -13,7 +13,7 @@ from cka_notebook._engine import checkpoint
 CRITICAL = [
     ("state.py", "RunState.add"),
     ("state.py", "RunState.finish"),
-    ("state.py", "Faults.with_batch"),
+    ("totals.py", "Faults.with_batch"),
     ("cka.py", "MinibatchCKA.with_batch"),
     ("cka.py", "CKA.compare"),
     ("cka.py", "CKA._steps"),
@@ -79,7 +79,7 @@ def test_an_error_at_any_step(scene, steps):
         assert scene.faults(strike(draw, steps, places)) == []
 
 
-def test_a_step_that_is_struck_is_noticed(scene, steps):
+def test_an_interrupted_step_is_noticed(scene, steps):
     """The harness itself: an error that leaves something behind is found."""
     place = next(x for x in steps if x[0].co_qualname == "RunState.add")
 

@@ -1,4 +1,4 @@
-"""Batches, functions and models are told apart by what they are, not by where."""
+"""Batches, functions and models are identified by their content, not their place."""
 
 import subprocess
 import sys
@@ -70,7 +70,7 @@ CHANGED = {
 
 
 @pytest.mark.parametrize(("one", "other"), CHANGED.values(), ids=CHANGED.keys())
-def test_a_batch_with_other_values_is_told_apart(one, other):
+def test_a_batch_with_other_values_has_another_fingerprint(one, other):
     assert of_batch(one) == of_batch(one)
     assert of_batch(one) != of_batch(other)
 
@@ -86,7 +86,7 @@ def test_a_batch_with_other_values_is_told_apart(one, other):
         ({"x": tensor()}, [tensor()]),
     ],
 )
-def test_another_layout_is_told_from_other_values(one, other):
+def test_another_layout_differs_from_other_values(one, other):
     assert of_batch(one).layout != of_batch(other).layout
     assert of_batch(tensor()).layout == of_batch(tensor(1)).layout
 
@@ -198,7 +198,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER.values(), ids=OTHER.keys())
-def test_a_function_that_does_something_else_is_told_apart(one, other):
+def test_a_function_that_does_something_else_has_another_fingerprint(one, other):
     assert of_function(defined(one)) != of_function(defined(other))
 
 
@@ -227,7 +227,7 @@ def with_other_code():
     return Scaled()
 
 
-def test_models_are_told_apart_by_weights_kinds_settings_and_code():
+def test_models_differ_by_weights_kinds_settings_and_code():
     def linear(seed=0):
         torch.manual_seed(seed)
         return nn.Linear(3, 3)

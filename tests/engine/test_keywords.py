@@ -75,7 +75,7 @@ def test_names_of_other_tools_are_translated(given, own):
     assert f"{given!r} is called {own!r} here." in text
 
 
-def test_arguments_of_the_other_call_are_told_where_they_go():
+def test_errors_say_where_arguments_of_the_other_call_go():
     text = message(lambda: CKA(zoo.mlp(), verbose=True, max_batches=3))
     assert "'verbose' is an argument of CKA.compare, as 'progress'." in text
     assert "'max_batches' is an argument of CKA.compare." in text
@@ -86,7 +86,7 @@ def test_arguments_of_the_other_call_are_told_where_they_go():
 
 
 @pytest.mark.parametrize("name", ["batch_size", "epochs", "kernel", "hook_layer_types"])
-def test_arguments_that_there_are_not_here_are_explained(name):
+def test_arguments_of_other_tools_without_a_counterpart_are_explained(name):
     text = message(lambda: CKA(zoo.mlp(), **{name: 1}))
     assert re.search(rf"'{name}' (is set in|is not needed|cannot be chosen)", text)
 
@@ -105,10 +105,10 @@ def test_each_of_several_suggestions_names_its_word():
         ("hsic_matrix", "has `matrix`"),
         ("matrix", "What compare() returns has 'matrix'."),
         ("save", "What compare() returns has 'save'."),
-        ("reset", "each compare() starts anew"),
+        ("reset", "each compare() starts from scratch"),
     ],
 )
-def test_what_other_tools_or_the_result_have_is_told_of(name, words):
+def test_attributes_of_other_tools_or_the_result_are_explained(name, words):
     cka = CKA(zoo.mlp())
     assert words in message(lambda: getattr(cka, name))
 
@@ -126,3 +126,27 @@ def test_warnings_still_point_at_the_caller():
             [*zoo.batches_of(2), zoo.batches_of(1)[0][:2]], progress=False
         )
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: CKAExplorer(zoo.mlp(), None, dataloader=zoo.batches_of()),
+            r"'dataloader' is called 'loader' here.*CKAExplorer\(model1, model2",
+        ),
+        (
+            lambda: CKAExplorer(zoo.mlp(), zoo.batches_of()),
+            "needs 'loader'.*None as model2",
+        ),
+        (
+            lambda: CKAExplorer(net1=zoo.mlp(), dataloader1=zoo.batches_of()),
+            "'model1' and 'model2' and 'loader'.*'net1' is called 'model1'",
+        ),
+        (lambda: CKA(zoo.mlp()).compare(), "CKA.compare needs 'loader'"),
+        (lambda: CKA(device="cpu"), r"CKA needs 'model1'. Call CKA\(model1\)"),
+    ],
+)
+def test_what_is_missing_is_named_with_the_call_to_write(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()

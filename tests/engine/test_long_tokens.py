@@ -89,7 +89,7 @@ def padded_words(count):
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-def test_unrelated_models_with_a_long_first_token_are_not_alike(left):
+def test_unrelated_models_with_a_long_first_token_are_dissimilar(left):
     result = compare(llama(0), llama(1), list(texts(left=left)))
     assert list(result.layers1) == LAYERS
     assert result.matrix.max() < 0.25
@@ -103,7 +103,7 @@ def test_unrelated_models_with_a_long_first_token_are_not_alike(left):
 
 
 @pytest.mark.parametrize("kind", list(OTHERS))
-def test_other_architectures_are_not_alike_either(kind):
+def test_other_architectures_are_dissimilar_too(kind):
     result = compare(other(kind, 0), other(kind, 1), list(texts(2)))
     assert result.matrix.max() < 0.25
     assert len(noted(result, "the first token is up to")) == 2
@@ -197,7 +197,7 @@ def test_the_mean_is_over_the_other_tokens():
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
-def test_a_mean_of_all_tokens_is_said_to_be_text_length(left):
+def test_a_mean_of_all_tokens_is_noted_as_text_length(left):
     result = compare(llama(0), llama(1), list(texts(left=left)), pool="mean")
     assert result.matrix[0, 0] > 0.99
     assert result.provenance["tokens_left_out"] == {"model1": {}, "model2": {}}

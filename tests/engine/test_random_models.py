@@ -1,17 +1,22 @@
 """Random models: every number is right, or the result says why it is none.
 
-The suite tries 60 pairs of models. A long run tries others::
+Each try compares one model with itself or with another one. A long run makes others
+than the suite, and prints what it has found::
 
-    RANDOM_MODELS=2000 RANDOM_SEED=1 python -m pytest tests/engine/test_random_models.py
+    RANDOM_MODELS=500 RANDOM_SEED=1 python -m pytest -n0 -sk word \\
+        tests/engine/test_random_models.py
+
+It stops at the first wrong number, and does not look for a smaller model with one.
 """
 
 import math
 import os
 import warnings
+from collections import Counter
 
 import pytest
 import torch
-from hypothesis import HealthCheck, event, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from support.random_models import (
     LEAVES,
@@ -34,8 +39,9 @@ from torch import nn
 
 from cka_notebook import CKA
 
-MODELS = int(os.environ.get("RANDOM_MODELS", "60"))
-SEED = os.environ.get("RANDOM_SEED")
+LONG = os.environ.get("RANDOM_MODELS")
+SEED = int(os.environ.get("RANDOM_SEED", "0"))
+TRIES = [int(LONG)] if LONG else [25, pytest.param(150, marks=pytest.mark.slow)]
 ELEMENTWISE = nn.ReLU, nn.Tanh, nn.Identity, nn.Dropout
 LEAST = 0, 0, 0, 6, 10
 """Examples of the smallest batch that a model takes."""
@@ -110,9 +116,9 @@ def reference(model, batches):
         def hook(module, args, output, calls=calls, n=count):
             follow_owners(module, args, output)
             tensors = [main_of(output), *others_of(output)]
-            if len(tensors) > 1 and not is_in_order(tensors[0].owner, n):
-                tensors = tensors[1:]
             rows = [true_rows(x.detach().clone(), x.owner, n) for x in tensors]
+            if len(tensors) > 1 and not is_in_order(tensors[0].owner, n):
+                rows[0] = None
             calls.setdefault(module, []).append(rows)
 
         handles = [m.register_forward_hook(hook) for m in model.modules()]
@@ -127,8 +133,9 @@ def reference(model, batches):
 def truth_of(found, model, name, dtype):
     """The true rows of a layer in each batch, or None.
 
-    Where what the layer has made cannot be compared, another tensor of its output may
-    be, which the facts of the layer name.
+    Where what the layer has made cannot be compared, or is the same for all of the
+    first examples, another tensor of its output may be, which the facts of the layer
+    name.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     bare, _, number = name.partition("#")
@@ -136,10 +143,18 @@ def truth_of(found, model, name, dtype):
     each = [calls.get(module, [])[int(number or 0) :] for calls in found]
     if not all(each):
         return None
-    for rows in zip(*(calls[0] for calls in each), strict=True):
-        if not any(x is None for x in rows) and not is_constant(rows, dtype):
-            return rows
-    return None
+    found = [
+        rows
+        for rows in zip(*(calls[0] for calls in each), strict=True)
+        if not any(x is None for x in rows) and not is_constant(rows, dtype)
+    ]
+    varied = [rows for rows in found if not is_constant([tried(rows[0])], dtype)]
+    return next(iter(varied or found), None)
+
+
+def tried(rows):
+    """The rows of the first batch by which one of several tensors is chosen."""
+    return rows[[i * (len(rows) - 1) // 8 for i in range(9)] if len(rows) > 9 else ...]
 
 
 def is_in_order(owner, n):
@@ -188,6 +203,7 @@ def expected(grams1, grams2):
 
 
 def check(result, model1, model2, batches, dtype):
+    """How many values are right, undefined, or named in a note; none may be wrong."""
     bound = 1e-6 if dtype == torch.float64 else 1e-4
     sides, known = [], []
     for model, layers in ((model1, result.layers1), (model2, result.layers2)):
@@ -199,7 +215,7 @@ def check(result, model1, model2, batches, dtype):
         ]
         known.append(foreign)
     doubted = [
-        {x for layers in kinds.values() for x in layers}
+        {x for kind, layers in kinds.items() for x in layers if kind != "given"}
         for kinds in result.provenance["doubts"].values()
     ]
     by_size = [
@@ -212,13 +228,19 @@ def check(result, model1, model2, batches, dtype):
         assert blind or not set(layers) - doubts - set(undefined), (
             f"{set(layers) - doubts} hold foreign numbers"
         )
+    tally = Counter()
     for i, row in enumerate(result.layers1):
         for j, column in enumerate(result.layers2):
             value = float(result.matrix[i, j])
             if math.isnan(value):
                 assert row in result.undefined1 or column in result.undefined2
+                tally["undefined"] += 1
                 continue
-            if any(by_size) or row in doubted[0] or column in doubted[1]:
+            if any(by_size):
+                tally["by size"] += 1
+                continue
+            if row in doubted[0] or column in doubted[1]:
+                tally["in doubt"] += 1
                 continue
             sources = sides[0][i], sides[1][j]
             assert None not in sources, (
@@ -229,6 +251,8 @@ def check(result, model1, model2, batches, dtype):
             assert abs(value - right) < slack, (
                 f"{row!r} x {column!r}: {value}, not {right}"
             )
+            tally["right"] += 1
+    return tally
 
 
 def call_with_dict(model, batch):
@@ -269,6 +293,8 @@ def state_of(model):
 
 
 def try_models(bodies, sizes, tokens, kind, dtype, number):
+    """Compare such models, if they take these batches; what `check` has counted."""
+    torch.manual_seed(number)
     generator = torch.Generator().manual_seed(number)
     shapes = [(n, tokens, WIDTH) if tokens else (n, WIDTH) for n in sizes]
     drawn = [
@@ -286,7 +312,7 @@ def try_models(bodies, sizes, tokens, kind, dtype, number):
     forward = call_with_dict if kind == "popped" else None
     options = {"model1_layers": "all", "model2_layers": "all", "forward": forward}
     if not all(runs(model, x) for model in models for x, _ in drawn):
-        return None
+        return Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = compared(CKA(*models, **options), batches)
@@ -297,9 +323,9 @@ def try_models(bodies, sizes, tokens, kind, dtype, number):
         model.eval()
     uses_extra = kind in ("keywords", "popped")
     pairs = [(x, extra if uses_extra else None) for x, extra in drawn]
-    if result is not None:
-        check(result, models[0], models[-1], pairs, dtype)
-    return result
+    if result is None:
+        return Counter()
+    return check(result, models[0], models[-1], pairs, dtype)
 
 
 def runs(model, x):
@@ -323,29 +349,36 @@ def compared(cka, batches):
 
 
 profile = settings(
-    max_examples=MODELS,
     deadline=None,
-    derandomize=SEED is None,
     database=None,
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
+    phases=[Phase.generate] if LONG else list(Phase),
 )
 
 
-@profile
-@given(
-    st.lists(bodies, min_size=1, max_size=2),
-    st.lists(st.integers(4, 24), min_size=1, max_size=3),
-    st.sampled_from(["none", "three", "as many as examples"]),
-    st.sampled_from(list(INPUTS)),
-    st.sampled_from([torch.float32, torch.float64]),
-    st.integers(0, 999),
-)
-def test_no_number_is_wrong_without_a_word(bodies, sizes, tokens, kind, dtype, number):
-    count = {"none": 0, "three": TOKENS}.get(tokens, sizes[0])
-    result = try_models(bodies, sizes, count, kind, dtype, number)
-    some = result is not None and not result.matrix.isnan().all()
-    event("some numbers" if some else "none")
+@pytest.mark.parametrize("tries", TRIES)
+def test_no_number_is_wrong_without_a_word(tries):
+    tally = Counter()
+
+    @seed(SEED)
+    @settings(profile, max_examples=tries)
+    @given(
+        st.lists(bodies, min_size=1, max_size=2),
+        st.lists(st.integers(4, 24), min_size=1, max_size=3),
+        st.sampled_from(["none", "three", "as many as examples"]),
+        st.sampled_from(list(INPUTS)),
+        st.sampled_from([torch.float32, torch.float64]),
+        st.integers(0, 999),
+    )
+    def run(bodies, sizes, tokens, kind, dtype, number):
+        count = {"none": 0, "three": TOKENS}.get(tokens, sizes[0])
+        found = try_models(bodies, sizes, count, kind, dtype, number)
+        tally.update(found, tries=1, models=len(bodies), tested=found["right"] > 0)
+
+    run()
+    print(dict(tally))  # noqa: T201 a long run is done to be counted
+    assert tally["tested"] > tries / 4
 
 
 def alone(name):
@@ -376,6 +409,7 @@ FOUND = {
     "last_of_6_swapped": (["identity", "swap_last"], [6]),
     "last_of_5_swapped": (["identity", "swap_last"], [5]),
     "moved_up_by_one": (["drop_and_repeat"], [4]),
+    "means_of_experts": ([("routed", ["kept_mean", "tanh"])], [12]),
     "twice_the_same_two": (["top_rows", "swap_last"], [4]),
 }
 
@@ -389,10 +423,13 @@ def test_orders_that_a_small_batch_has_hidden(name, number):
     try_models([body], sizes, 0, "tensor", torch.float32, number)
 
 
+@pytest.mark.parametrize("number", [614, 2, 3])
+def test_weights_beside_rows_that_are_constant_in_the_first_batch_only(number):
+    sparse = "examples_with_batch", ["center", "sparse", "sum_so_far"]
+    body = [("weights_first", [sparse, "swap_first"])]
+    try_models([body], [6, 21, 9], 0, "tensor", torch.float32, number)
+
+
 def test_rows_of_a_layer_that_is_constant_in_the_first_batch_only():
     bodies, sizes = [["top_rows", "every_other_twice"]], [4, 13, 13]
     try_models(bodies, sizes, 0, "tensor", torch.float64, 235)
-
-
-if SEED is not None:
-    seed(int(SEED))(test_no_number_is_wrong_without_a_word)

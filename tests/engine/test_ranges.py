@@ -82,7 +82,7 @@ def test_a_run_of_tiny_layers_resumes_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1e150, 1e-150])
-def test_numbers_that_leave_float64_are_undefined_and_no_zeros(scale):
+def test_numbers_that_leave_float64_are_undefined_not_zero(scale):
     models = [Branches(Scale(scale)).double() for _ in range(2)]
     batches = [torch.randn(32, 10, dtype=torch.float64) for _ in range(3)]
     layers = {"model1_layers": ["branches.0"], "model2_layers": ["linear"]}
@@ -90,6 +90,18 @@ def test_numbers_that_leave_float64_are_undefined_and_no_zeros(scale):
     assert result.matrix.isnan().all()
     assert result.stderr.isnan().all()
     assert list(result.undefined1) == ["branches.0"]
+
+
+@pytest.mark.parametrize("scale", [1e-77, 1e-81])
+def test_numbers_that_have_lost_digits_are_undefined_with_their_size(scale):
+    models = [Branches(Scale(scale)).double() for _ in range(2)]
+    batches = [torch.randn(32, 10, dtype=torch.float64) for _ in range(3)]
+    layers = {"model1_layers": ["branches.0", "linear"], "model2_layers": ["linear"]}
+    result = compare(*models, batches, **layers)
+    assert result.matrix[0].isnan().all()
+    assert not result.matrix[1].isnan().any()
+    assert list(result.undefined1) == ["branches.0"]
+    assert "1e-" in result.undefined1["branches.0"]
 
 
 def test_pairs_whose_product_leaves_float64_are_defined():

@@ -31,7 +31,7 @@ def graves(result):
     return [note for note in result.notes if note.grave]
 
 
-def test_a_loader_that_ends_before_its_length_is_a_grave_note():
+def test_a_loader_that_ends_early_gives_a_grave_note():
     (note,) = graves(result_of(Promising(zoo.batches_of(3))))
     assert "has a length of 200 batches, but ended after 3" in note
 
@@ -105,7 +105,7 @@ def test_two_runs_over_one_list_do_not_disturb_each_other():
         assert not [note for note in state.notes if note.grave]
 
 
-def test_a_generator_that_an_earlier_run_has_begun_is_a_grave_note():
+def test_a_generator_that_an_earlier_run_began_gives_a_grave_note():
     generator = (x for x in zoo.batches_of(8))
     assert graves(result_of(generator, max_batches=3)) == []
     (note,) = graves(result_of(generator))

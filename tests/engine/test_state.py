@@ -7,9 +7,10 @@ from support.reference import EXACT, FLOAT32, assert_right, compare
 from torch import nn
 
 from cka_notebook import CKA
-from cka_notebook._engine import state
+from cka_notebook._engine import state, totals
 from cka_notebook._engine.facts import NO_VARIANCE
-from cka_notebook._engine.state import Axis, RunState
+from cka_notebook._engine.state import RunState
+from cka_notebook._engine.totals import Axis
 
 ALL = {"model1_layers": "all", "model2_layers": "all"}
 
@@ -27,8 +28,8 @@ def test_constant_and_dead_layers_are_nan_with_the_reason_and_no_others():
     batches = zoo.batches_of()
     result = compare(model, batches=batches, **ALL)
     reason = (
-        "no shared variance: identical for all examples, or each example differs in "
-        "its own way"
+        "no shared variance: identical for all examples (but for rounding or less than "
+        "1e-80), or each example differs in its own way"
     )
     assert result.undefined1 == {"constant": reason, "dead": reason}
     assert result.undefined2 == result.undefined1
@@ -197,8 +198,14 @@ class FullError(Exception):
     """What the tests raise."""
 
 
-@pytest.mark.parametrize("place", ["batch_products", "spread", "undisturbed"])
-def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place):
+@pytest.mark.parametrize(
+    ("module", "place"),
+    [(state, "batch_products"), (totals, "spread"), (state, "undisturbed")],
+    ids=["products", "spread", "settings"],
+)
+def test_a_batch_that_fails_while_it_is_added_does_not_count(
+    monkeypatch, module, place
+):
     model1, model2 = zoo.mlp(), zoo.mlp()
     batches = zoo.batches_of(3)
     cka = CKA(model1, model2)
@@ -212,8 +219,8 @@ def test_a_batch_that_fails_while_it_is_added_counts_nowhere(monkeypatch, place)
     def fail(*_):
         raise FullError
 
-    monkeypatch.setattr(state, place, fail)
-    monkeypatch.setattr(state, "isfinite", lambda _: False)
+    monkeypatch.setattr(module, place, fail)
+    monkeypatch.setattr(totals, "isfinite", lambda _: False)
     with pytest.raises(FullError):
         next(steps)
     assert run.totals is before[1]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bokeh.models import CustomJSTickFormatter, LinearColorMapper
+from bokeh.models import CustomJSTickFormatter, LinearColorMapper, Text
 
 from cka_notebook import CKAResult, plot_cka_heatmap, plot_cka_trend
 
@@ -64,6 +64,32 @@ def test_numbers_are_readable_on_every_color(result):
     data = source_data(plot_cka_heatmap(less, annot=True), "numbers")
     assert data["text"][0] == "-1.00"
     assert data["color"][0] == "white", "on the dark end of the palette"
+
+
+def test_a_number_that_rounds_to_0_has_no_sign():
+    values = np.array([[-0.0, -0.004, 0.004, -0.006]])
+    data = source_data(plot_cka_heatmap(values, annot=True), "numbers")
+    assert data["text"] == ["0.00", "0.00", "0.00", "-0.01"]
+
+
+@pytest.mark.parametrize(("shape", "is_upright"), [((2, 4), False), ((2, 40), True)])
+def test_numbers_are_upright_in_narrow_cells(shape, is_upright):
+    plot = plot_cka_heatmap(np.ones(shape), annot=True)
+    assert (plot.select_one(Text).angle != 0) == is_upright
+
+
+def test_a_fitted_axis_shows_the_whole_band(result):
+    less = replace(result, matrix=result.matrix - 0.25) - result
+    errors = replace(less, stderr=torch.full_like(less.stderr, 0.05))
+    plot = plot_cka_trend(errors, ["enc.0"])
+    assert plot.y_range.start < -0.3 < 0.3 < plot.y_range.end
+
+
+def test_the_legend_hides_no_line(result):
+    plot = plot_cka_trend(result, ["enc.0", "enc.1"])
+    (legend,) = plot.legend
+    assert legend in plot.right
+    assert [item.label.value for item in legend.items] == ["enc.0", "enc.1"]
 
 
 def test_the_band_of_a_line_has_the_gaps_of_the_line():

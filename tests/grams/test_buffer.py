@@ -5,8 +5,7 @@ import torch
 from support.reference import hsic1
 
 from cka_notebook import hsic
-from cka_notebook._grams import buffer as buffer_module
-from cka_notebook._grams import pairs
+from cka_notebook._grams import cpu_buffer, pairs
 from cka_notebook._grams.buffer import GramBuffer
 from cka_notebook._grams.products import lower_gram
 
@@ -45,7 +44,7 @@ def test_groups_of_any_size_give_the_hsic_of_all_pairs(n, monkeypatch):
     layers = [torch.randn(n, p) for p in (3, 50, 7, 11, 2)]
     expected = by_definition(layers)
     for size in (1, 2 * n * n * 4, 1 << 20):
-        monkeypatch.setattr(buffer_module, "GROUP_BYTES", size)
+        monkeypatch.setattr(cpu_buffer, "GROUP_BYTES", size)
         made = products(reduced(layers)[1])
         assert largest_error(made, expected) < 1e-5
 
@@ -104,8 +103,8 @@ def test_running_out_of_memory_once_halves_the_pieces(monkeypatch):
             raise torch.OutOfMemoryError
         return lower(rows, out, scratch, shift)
 
-    monkeypatch.setattr(buffer_module, "lower_gram", fails_once)
-    monkeypatch.setattr(buffer_module, "SCRATCH_BYTES", 8 * 4 * 2000)
+    monkeypatch.setattr(cpu_buffer, "lower_gram", fails_once)
+    monkeypatch.setattr(cpu_buffer, "SCRATCH_BYTES", 8 * 4 * 2000)
     made = products(reduced([x])[1])
     assert calls == [2000, 1000]
     torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-5)

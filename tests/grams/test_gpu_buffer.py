@@ -136,7 +136,7 @@ def test_a_constant_layer_has_no_trace():
 
 @pytest.mark.usefixtures("buffers")
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_not_finite_shows_and_is_gone_with_the_next_batch(value):
+def test_nonfinite_values_show_until_the_next_batch(value):
     good = related(40, (30, 30, 5000))
     bad = [x.clone() for x in good]
     for x in bad:

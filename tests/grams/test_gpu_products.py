@@ -126,7 +126,7 @@ def test_the_fastest_exact_product_is_taken():
     assert chosen(seconds | {other: 2.0}) is other
 
 
-def test_a_slower_product_is_not_taken_however_exact():
+def test_a_slower_product_is_never_taken():
     assert chosen({plain_product: 1.0, split(16): 2.0}) is plain_product
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import containers, zoo
 from support.callers import caller_of
-from support.reference import assert_right, compare
+from support.reference import FLOAT32, assert_right, compare, minibatch_cka
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -231,6 +231,41 @@ def test_labels_tell_what_a_single_input_does_not():
     result = compare(OfPatches(), OfPatches(), batches)
     assert result.examples == 24
     assert result.layers1 == ("vision", "head")
+    models = OfPatches(), OfPatches()
+    result = compare(*models, batches)
+    vision = [
+        [model.vision(x).detach().reshape(8, -1) for x, _ in batches]
+        for model in models
+    ]
+    same = minibatch_cka(*vision)
+    torch.testing.assert_close(result.matrix[0, 0], same, rtol=0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize("width", [8, 5])
+def test_features_of_as_many_as_there_are_examples_are_never_taken_for_them(width):
+    class OfNodes(nn.Module):
+        """Runs on whole batches alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.nodes, self.heads = nn.Linear(6, width), nn.Linear(6, 8 * 3)
+            self.head = nn.Linear(width, 4)
+
+        def forward(self, x, edges, batch):
+            self.heads(x)
+            sums = torch.zeros(8, width).index_add(0, batch, self.nodes(x)[edges[0]])
+            return self.head(sums)
+
+    batches = [
+        (torch.randn(30, 6), torch.randint(30, (2, 30)), torch.arange(30) % 8)
+        for _ in range(3)
+    ]
+    models = OfNodes(), OfNodes()
+    result = compare(*models, batches, **ALL, examples=lambda _: 8)
+    assert result.layers1 == ("head",)
+    notes = " ".join(result.notes)
+    assert "'nodes'" in notes
+    assert "'heads'" in notes
 
 
 def test_labels_of_another_length_do_not_matter_where_the_output_has_that_of_inputs():
@@ -372,7 +407,30 @@ def test_graphs_are_counted_where_all_inputs_have_a_row_for_each_node(kind):
     assert result.examples == 36
 
 
-def test_sorted_labels_are_no_number_of_groups():
+def test_sorted_labels_are_not_a_number_of_groups():
     labels = torch.arange(16) // 4
     batches = [(torch.randn(16, 10), labels) for _ in range(2)]
     assert compare(zoo.mlp(), batches=batches).examples == 32
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_inputs_that_cannot_be_cut_are_named_where_layers_are_refused(is_padded):
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.text, self.head = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, text, counts, patches):
+            if is_padded:
+                return self.head(self.text(text) + patches.sum(1))
+            place = torch.repeat_interleave(torch.arange(len(counts)), counts)
+            sums = torch.zeros(len(counts), 8).index_add(0, place, patches)
+            return self.head(self.text(text) + sums)
+
+    counts = torch.tensor([1, 2, 3, 4, 2, 3, 4, 1, 5, 6])
+    shape = (10, 6, 8) if is_padded else (31, 8)
+    batches = [(torch.randn(10, 6), counts, torch.randn(*shape)) for _ in range(3)]
+    result = compare(Sums(), batches=batches, **ALL)
+    named = [x for x in result.notes if "shape (31, 8) has no row for each" in x]
+    assert len(named) == (not is_padded)
+    assert ("head" in result.layers1) is is_padded

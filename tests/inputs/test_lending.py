@@ -198,7 +198,7 @@ def objects(*items):
         "expanded",
     ],
 )  # fmt: skip
-def test_what_is_no_plain_tensor_is_as_it_was(entry, change):
+def test_anything_but_a_plain_tensor_is_restored(entry, change):
     def forward(model, batch):
         change(batch["entry"])
         return model(batch["x"])

@@ -58,7 +58,7 @@ def test_arguments_are_found_in_the_batch_and_others_are_gaps():
     assert call_line(form.given[:1]).endswith(": model(batch['x'])")
 
 
-def test_lists_of_examples_and_labels_by_name_are_no_inputs():
+def test_lists_of_examples_and_labels_by_name_are_not_inputs():
     assert Form([T] * 9).inputs == []
     assert Form([torch.zeros(3, 4, 4)] * 4).inputs == []
     assert Form({"label": torch.randn(8), "x": X}).inputs == ["batch['x']"]

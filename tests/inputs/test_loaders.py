@@ -223,7 +223,7 @@ def broken(index):
         (broken, "`loader2` raised this in batch 2."),
     ],
 )
-def test_errors_of_a_loader_name_it_and_tell_what_helps(make, words):
+def test_errors_of_a_loader_name_it_and_the_remedy(make, words):
     good = DataLoader(Examples(lambda _: torch.randn(3)), batch_size=4)
     bad = DataLoader(Examples(make), batch_size=4)
     with pytest.raises(Exception, match=r".") as caught:
@@ -232,7 +232,7 @@ def test_errors_of_a_loader_name_it_and_tell_what_helps(make, words):
     assert words in " ".join(caught.value.__notes__)
 
 
-def test_a_data_set_is_no_loader():
+def test_a_data_set_is_not_a_loader():
     with pytest.raises(TypeError, match=r"Examples. Pass DataLoader\(dataset, batch"):
         check_loaders(Examples(broken), None, paired=True, max_batches=None)
 
@@ -253,7 +253,7 @@ def taken(loader):
 
 
 @pytest.mark.parametrize("kind", SHUFFLED)
-def test_a_loader_that_draws_from_a_generator_gives_what_it_gives_by_itself(kind):
+def test_a_loader_with_a_generator_yields_the_same_batches(kind):
     loader = DataLoader(DATA, **SHUFFLED[kind])
     before, start = dict(vars(loader)), torch.get_rng_state()
     generator = torch.Generator()

@@ -115,7 +115,7 @@ def test_an_empty_text_turns_no_mask():
 
 
 @pytest.mark.parametrize("dtype", [torch.long, torch.float32, torch.uint8])
-def test_inverted_masks_of_numbers_are_turned_or_named_too(dtype):
+def test_inverted_masks_of_numbers_are_inverted_or_named(dtype):
     mask = (~RIGHT).to(dtype)
     assert is_(inputs_mask("attention_mask", mask, texts(RIGHT)), RIGHT)
     reader, masks = read(ids=IDS, attention_mask=mask)
@@ -124,7 +124,7 @@ def test_inverted_masks_of_numbers_are_turned_or_named_too(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.float32])
-def test_a_mask_of_tokens_alone_is_one_whatever_the_texts_are(dtype):
+def test_a_mask_is_recognized_in_texts_of_any_length(dtype):
     mask, ids = torch.ones(4, 6, dtype=dtype), torch.full((4, 6), 7)
     assert is_(inputs_mask("attention_mask", mask, ids), mask > 0)
 
@@ -141,7 +141,7 @@ def test_flags_that_mark_padding_are_masks_whatever_their_name(name, kept):
     assert is_(inputs_mask(name, ~kept, texts(kept)), kept)
 
 
-def test_flags_that_mark_no_padding_are_none():
+def test_flags_that_mark_no_padding_are_not_masks():
     for flags in (IDS % 5 > 2, torch.ones_like(RIGHT), RIGHT[:, :4], RIGHT[:, 0]):
         reader, masks = read(ids=IDS, flags=flags)
         assert masks == (None, None)
@@ -155,7 +155,7 @@ SQUARE = torch.arange(100, 136).reshape(6, 6)
 @pytest.mark.parametrize(
     "mask", [CAUSAL, ~CAUSAL, CAUSAL.float(), added(CAUSAL), CAUSAL[None, None]]
 )
-def test_causal_masks_are_no_padding_even_of_as_many_texts_as_tokens(name, mask):
+def test_causal_masks_are_not_padding_even_with_as_many_texts_as_tokens(name, mask):
     reader, masks = read(ids=SQUARE, **{name: mask})
     assert masks == (None, None)
     assert not reader.unused

@@ -234,7 +234,7 @@ def test_whether_padding_was_left_out_is_known():
 @pytest.mark.parametrize(
     "pool", [lambda x: x.mean(5), lambda x: x.other, lambda x, n: (x, n)]
 )
-def test_errors_of_a_function_to_pool_with_are_not_the_model_s(pool):
+def test_errors_of_a_pool_function_do_not_blame_the_model(pool):
     with pytest.raises(Exception, match=r".") as caught:
         compare(zoo.mlp(), batches=zoo.batches_of(), pool=pool)
     assert caught.value.__notes__ == [
@@ -243,11 +243,11 @@ def test_errors_of_a_function_to_pool_with_are_not_the_model_s(pool):
     ]
 
 
-def test_features_that_are_integers_are_refused():
+def test_integer_features_are_refused():
     with pytest.raises(TypeError, match=r"floating-point features, got torch.int64"):
         compare(zoo.mlp(), batches=zoo.batches_of(), pool=lambda x: x.long())
 
 
-def test_keys_that_are_no_names_are_refused():
+def test_keys_that_are_not_names_are_refused():
     with pytest.raises(TypeError, match="names or globs as keys, got 0"):
         CKA(zoo.mlp(), pool={0: "mean"})

@@ -79,17 +79,17 @@ def test_autocast_is_proposed_where_it_works_and_refused_where_it_does_not():
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16])
-def test_a_model_of_several_types_is_told_of(kind):
+def test_a_model_of_several_types_is_named(kind):
     model = nn.Sequential(nn.Linear(10, 8), nn.LayerNorm(8).to(kind))
     assert "convert the model with .float()" in error_of(model, X)
 
 
-def test_inputs_of_other_types_beside_right_ones_are_cast_alone():
+def test_only_inputs_of_other_types_are_cast():
     text = error_of(Cond(), {"x": X, "t": X.double()})
     assert "model(x=batch['x'], t=batch['t'].to(torch.float32))" in text
 
 
-def test_types_that_no_cast_helps_are_told_of():
+def test_types_that_no_cast_helps_are_explained():
     assert "torch.view_as_real" in error_of(zoo.mlp(), X + 1j)
     model = nn.Linear(10, 4).to(torch.float8_e4m3fn)
     assert "Convert the model, for instance with .to(torch.bfloat16)" in error_of(
@@ -281,7 +281,7 @@ def test_arguments_by_position_only_are_taken_from_a_dict():
     assert compare(First(), batches=[{"x": X, "t": X}]).examples == 8
 
 
-def test_a_dict_that_lacks_an_input_has_a_gap_in_the_line():
+def test_a_missing_input_of_a_dict_is_a_gap_in_the_line():
     assert "model(batch['image'], t=...)" in error_of(Cond(), {"image": X})
     assert "model(batch['x'], t=...)" in error_of(Cond(), {"x": X})
 
@@ -298,22 +298,22 @@ def test_a_dict_that_lacks_an_input_has_a_gap_in_the_line():
         (3, "got an int in batch 1"),
     ],
 )
-def test_what_is_no_batch_of_tensors_is_told_what_makes_one(batch, words):
+def test_errors_say_how_to_make_a_batch_of_tensors(batch, words):
     assert words in error_of(zoo.mlp(), batch)
 
 
-def test_a_list_of_images_for_a_model_of_one_tensor_is_told_what_helps():
+def test_the_error_of_a_list_of_images_for_a_model_of_one_tensor_has_a_remedy():
     text = error_of(nn.Conv2d(3, 4, 3), [torch.zeros(3, 8 + i, 8) for i in range(8)])
     assert "instead of a list of images, make it in a collate_fn" in text
     assert "batch[0]" not in text
 
 
-def test_a_container_without_forward_is_told_what_helps():
+def test_the_error_of_a_container_without_forward_has_a_remedy():
     text = error_of(nn.ModuleList([nn.Linear(10, 3)]), X)
     assert "model1 (ModuleList) has no forward of its own. Pass forward=" in text
 
 
-def test_tensors_on_another_device_are_told_where_they_belong():
+def test_errors_say_on_which_device_tensors_belong():
     class Elsewhere(Keywords):
         def forward(self, x):
             return self.head(x) + torch.ones(4, device="meta")
@@ -322,7 +322,7 @@ def test_tensors_on_another_device_are_told_where_they_belong():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_model_that_asks_for_a_gpu_is_told_of():
+def test_the_error_of_a_model_that_asks_for_a_gpu_has_a_remedy():
     class Gpu(Keywords):
         def forward(self, x):
             return self.head(x.cuda())
@@ -355,7 +355,7 @@ def test_labels_in_the_place_of_another_argument_are_spoken_of():
 @pytest.mark.parametrize(
     "labels", [torch.arange(8)[:, None], torch.eye(8), torch.ones(8, 1)]
 )
-def test_labels_of_other_shapes_are_spoken_of_too(labels):
+def test_labels_of_other_shapes_are_noted_too(labels):
     class Sum(Keywords):
         def forward(self, x, t):
             return self.head(x + t.sum(1, keepdim=True))
@@ -364,7 +364,7 @@ def test_labels_of_other_shapes_are_spoken_of_too(labels):
         compare(Sum(), batches=[(X, labels)] * 2)
 
 
-def test_labels_as_the_last_of_three_inputs_are_spoken_of():
+def test_labels_as_the_last_of_three_inputs_are_noted():
     class Three(Keywords):
         def forward(self, x, t, context):
             return self.head(x + t + context[:, None])
@@ -373,7 +373,7 @@ def test_labels_as_the_last_of_three_inputs_are_spoken_of():
         compare(Three(), batches=[(X, X, torch.arange(8))] * 2)
 
 
-def test_small_integers_under_names_that_tell_are_no_labels():
+def test_small_integers_with_telling_names_are_not_labels():
     class Lengths(Keywords):
         def forward(self, x, lengths):
             return self.head(x * lengths[:, None])
@@ -421,7 +421,7 @@ def test_a_device_that_torch_does_not_know_is_an_error_with_those_that_it_does(n
 
 
 @pytest.mark.parametrize("name", ["xla", "hpu", "vulkan", "mps", "xpu"])
-def test_other_kinds_of_devices_that_are_not_there_are_an_error(name):
+def test_missing_devices_of_other_kinds_are_an_error(name):
     with pytest.raises(ValueError, match=r"got '\w+', and torch .* sees no device"):
         check_device(torch.device(name))
 
@@ -429,3 +429,16 @@ def test_other_kinds_of_devices_that_are_not_there_are_an_error(name):
 def test_devices_that_are_always_there_are_taken():
     check_device(torch.device("cpu"))
     check_device(torch.device("meta"))
+
+
+@pytest.mark.parametrize("sizes", [(9, 9), (9, 9, 6, 6)])
+def test_several_crops_of_each_image_are_told_how_to_compare_one(sizes):
+    crops = [torch.randn(8, 3, size, size) for size in sizes]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    text = error_of(model, [crops, torch.zeros(8).long()])
+    assert "got a list of tensors, such as several crops" in text
+    line = "lambda model, batch: model(batch[0][0])"
+    assert f"pass forward={line}." in text
+    batches = [[crops, torch.zeros(8).long()]]
+    forward = eval(line)
+    assert compare(model, batches=batches, forward=forward).examples == 8

@@ -179,3 +179,94 @@ def test_half_precision_transformers_are_finite():
     result = compare(model, batches=[words(), words(seed=1)])
     assert result.matrix.isfinite().all()
     assert result.provenance["model1"]["dtypes"] == ["bfloat16"]
+
+
+def bart_config():
+    sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2}
+    sizes |= {f"{x}_attention_heads": 2 for x in ("encoder", "decoder")}
+    sizes |= {f"{x}_ffn_dim": 32 for x in ("encoder", "decoder")}
+    return hf.BartConfig(vocab_size=100, max_position_embeddings=32, **sizes)
+
+
+ENCODER_DECODERS = {
+    "BART": lambda: hf.BartForConditionalGeneration(bart_config()),
+    "T5": lambda: hf.T5ForConditionalGeneration(t5_config()),
+}
+
+
+def translation(seed, *given):
+    """A text and its translation of as many tokens, with other padding."""
+    torch.manual_seed(seed)
+    place = torch.arange(10)
+    of_text, of_labels = (
+        (place < torch.tensor(lengths)[:, None]).long()
+        for lengths in ([10, 9, 8, 7, 6, 10, 9, 8], [10, 7, 4, 8, 5, 9, 6, 3])
+    )
+    batch = {
+        "input_ids": torch.randint(5, 90, (8, 10)),
+        "attention_mask": of_text,
+        "labels": torch.randint(5, 90, (8, 10)).masked_fill(of_labels == 0, -100),
+        "decoder_input_ids": torch.randint(5, 90, (8, 10)),
+        "decoder_attention_mask": of_labels,
+    }
+    return {key: batch[key] for key in ("input_ids", *given)}, of_text, of_labels
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["attention_mask", "labels"],
+        ["labels"],
+        ["attention_mask", "decoder_input_ids"],
+        ["attention_mask", "decoder_input_ids", "decoder_attention_mask"],
+    ],
+    ids="-".join,
+)
+def test_no_mask_of_one_text_is_used_for_another_of_the_same_length(name, given):
+    torch.manual_seed(0)
+    models = ENCODER_DECODERS[name](), ENCODER_DECODERS[name]()
+    made = [translation(seed, *given) for seed in range(2)]
+    batches = [batch for batch, _, _ in made]
+    result = compare(*models, batches)
+    has_labels = {"labels", "decoder_attention_mask"} & set(given)
+
+    def features(model):
+        found = activations(
+            model, batches, result.layers1, lambda model, x: model(**x, use_cache=False)
+        )
+        for layer, rows in found.items():
+            for i, (_, of_text, of_labels) in enumerate(made):
+                of_decoder = of_labels if has_labels else torch.ones(8, 10)
+                is_of_text = ".encoder." in f".{layer}"
+                weights = of_text if is_of_text else of_decoder
+                if "attention_mask" in given or not is_of_text:
+                    sums = (rows[i].double() * weights[..., None]).sum(1)
+                    rows[i] = sums / weights.sum(1, keepdim=True)
+        return found
+
+    expected = minibatch_matrix(*map(features, models))
+    torch.testing.assert_close(result.matrix, expected, rtol=0, atol=FLOAT32)
+    assert not [note for note in result.notes if "mask" in note]
+
+
+def test_what_a_decoder_computes_of_the_encoder_s_tokens_has_their_mask():
+    model = ENCODER_DECODERS["BART"]().eval()
+    batch, of_text, _ = translation(0, "attention_mask", "labels")
+    key = "model.decoder.layers.0.encoder_attn.k_proj"
+    result = compare(model, batches=[batch], model1_layers=[key])
+    twice = {**batch, "input_ids": batch["input_ids"] + (of_text == 0)}
+    other = compare(model, batches=[twice], model1_layers=[key])
+    torch.testing.assert_close(result.sums.xx, other.sums.xx, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("empty", [1, 2])
+def test_texts_without_any_token_that_counts_are_named(empty):
+    model = hf.BertModel(hf.BertConfig(**SMALL))
+    batch = padded(words(), LENGTHS, 0, seed=1)
+    assert not compare(model, batches=[batch]).notes
+    batch["attention_mask"][:empty] = 0
+    notes = compare(model, batches=[batch]).notes
+    (note,) = (x for x in notes if "zeros" in x)
+    assert f"{empty} text" in note
+    assert "rows of zeros" in note or "a row of zeros" in note

@@ -1,4 +1,6 @@
-"""Sums over batches: what they give is the ratio, its weights and its error."""
+"""Sums over batches: the ratio, its weights, its error and its level of chance."""
+
+from itertools import permutations, product
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ def summed(pairs):
     sums = metrics.MinibatchCKA.empty(1, 1)
     for x, y in pairs:
         xy, xx, yy = terms(x, y)
-        sums.update(xy.reshape(1, 1), xx.reshape(1), yy.reshape(1))
+        sums.update(xy.reshape(1, 1), xx.reshape(1), yy.reshape(1), examples=len(x))
     return sums
 
 
@@ -155,3 +157,76 @@ def test_sums_move_between_devices_with_their_count():
     sums = summed(correlated([16, 16])).to("cpu")
     assert sums.batches == 2
     assert all(value.device.type == "cpu" for value in sums.tensors().values())
+
+
+def values_of_all_pairings(pairs):
+    """CKA of each way to pair the examples of x with those of y, in each batch."""
+    parts = []
+    for x, y in pairs:
+        orders = permutations(range(len(x)))
+        parts.append(torch.stack([terms(x, y[list(order)]) for order in orders]))
+    sums = torch.stack([torch.stack(each).sum(0) for each in product(*parts)])
+    xy, xx, yy = sums.T
+    return xy / (xx * yy).sqrt()
+
+
+@pytest.mark.parametrize("sizes", [[4], [5], [6], [4, 5], [5, 5]])
+@pytest.mark.parametrize("p", [1, 12])
+def test_the_deviation_by_chance_is_that_of_all_pairings(sizes, p):
+    pairs = [(x[:, :p], y) for x, y in correlated(sizes)]
+    values = values_of_all_pairings(pairs)
+    sd = values.square().mean().sqrt().item()
+    assert abs(values.mean().item()) < 1e-12
+    assert summed(pairs).null_sd().item() == pytest.approx(sd, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [4, 16, 100])
+def test_the_deviation_by_chance_of_one_batch_needs_no_data(n):
+    expected = (2 / (n * (n - 3))) ** 0.5
+    assert summed(correlated([n])).null_sd().item() == pytest.approx(expected)
+
+
+def test_the_deviation_by_chance_is_not_known_without_the_number_of_examples():
+    sums = summed(correlated([16, 16]))
+    known, value = sums.null_sd(), sums.compute()
+    assert known.isfinite().all()
+    x, y = correlated([16])[0]
+    xy, xx, yy = terms(x, y)
+    sums.update(xy.reshape(1, 1), xx.reshape(1), yy.reshape(1))
+    assert sums.null_sd().isnan().all()
+    assert summed(correlated([16])).merge(sums).null_sd().isnan().all()
+    assert sums.compute().isfinite().all()
+    assert not torch.equal(sums.compute(), value)
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e-120, 1e120, 1e200])
+def test_products_that_leave_float64_give_no_deviation_rather_than_a_wrong_one(factor):
+    sums = summed(correlated([16, 16]))
+    scaled = metrics.MinibatchCKA.empty(1, 1)
+    for x, y in correlated([16, 16]):
+        xy, xx, yy = (h * factor for h in terms(x, y))
+        scaled.update(xy.reshape(1, 1), xx.reshape(1), yy.reshape(1), examples=16)
+    torch.testing.assert_close(scaled.compute(), sums.compute())
+    if 1e-150 < factor < 1e150:
+        torch.testing.assert_close(scaled.null_sd(), sums.null_sd())
+    else:
+        assert scaled.null_sd().isnan().all()
+
+
+def test_an_undefined_layer_has_no_deviation_by_chance():
+    sums = metrics.MinibatchCKA.empty(2, 1)
+    xy, xx, yy = terms(*correlated([16])[0])
+    rows = torch.stack([xx, 0 * xx])
+    sums.update(torch.stack([xy, 0 * xy])[:, None], rows, yy.reshape(1), examples=16)
+    assert sums.null_sd().isnan().tolist() == [[False], [True]]
+
+
+def test_sums_of_before_have_no_level_of_chance():
+    sums = summed(correlated([16, 16]))
+    tensors = sums.tensors()
+    assert torch.equal(metrics.MinibatchCKA.from_tensors(tensors, 2).null, sums.null)
+    del tensors["null"]
+    old = metrics.MinibatchCKA.from_tensors(tensors, 2)
+    assert old.null_sd().isnan().all()
+    assert torch.equal(old.compute(), sums.compute())
+    assert old.merge(sums).null_sd().isnan().all()

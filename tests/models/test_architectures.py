@@ -8,13 +8,12 @@ import transformers as hf
 from support import zoo
 from support.configs import SMALL, gpt2_config, llama_config, t5_config
 from support.reference import FLOAT32, assert_right, compare
+from support.texts import words
 from torch import nn
 
 TEXT = SMALL | {"num_hidden_layers": 12}
 
-
 IMAGE = SMALL | {"image_size": 16, "patch_size": 4}
-
 
 SPEECH = SMALL | {
     "conv_dim": [8, 8],
@@ -42,12 +41,6 @@ def clip_config():
         vision_config=hf.CLIPVisionConfig(**IMAGE).to_dict(),
         projection_dim=8,
     )
-
-
-def words(n=8, length=9, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, 100, (n, length), generator=generator)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def pictures(n=8, side=16):

@@ -257,3 +257,39 @@ def test_a_part_that_does_not_call_its_own_parts_is_one_layer():
 
     model = nn.Sequential(Whole(nn.Linear(6, 4)), nn.Tanh(), nn.Linear(4, 2))
     assert probed(model, ROWS).choose() == ["0", "2"]
+
+
+class Tower(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(10, 8)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 8, batch_first=True) for _ in range(3)
+        )
+
+    def forward(self, x):
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return x.mean(1)
+
+
+class Towers(nn.Module):
+    """Projects each tower's output at once, or both at the end."""
+
+    def __init__(self, *, at_once):
+        super().__init__()
+        self.one, self.other, self.at_once = Tower(), Tower(), at_once
+        self.to_one, self.to_other = nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        one = self.one(x)
+        one = self.to_one(one) if self.at_once else one
+        other = self.to_other(self.other(x))
+        return (one if self.at_once else self.to_one(one)) + other
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_projections_of_both_towers_are_kept(at_once):
+    names = probed(Towers(at_once=at_once), torch.randn(8, 5, 10)).choose("auto")
+    assert {"to_one", "to_other", "one.embed", "other.embed"} < set(names)

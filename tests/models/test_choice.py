@@ -12,8 +12,9 @@ from support import TESTS, zoo
 from support.trees import probed
 from torch import nn
 
-from cka_notebook._models.choice import PRESETS, check, choose
+from cka_notebook._models.choice import check, choose
 from cka_notebook._models.layer_tree import LayerTree
+from cka_notebook._models.tree_rows import PRESETS
 from cka_notebook._widget.saved_tree import rows_of
 
 GLOBS = json.loads((TESTS / "globs.json").read_text("utf-8"))
@@ -330,7 +331,7 @@ def test_all_items_that_match_nothing_are_in_one_error():
     assert text.count("layers to choose from") == 1
 
 
-def test_names_of_parameters_are_told_which_layer_they_are_of():
+def test_errors_say_which_layer_a_parameter_belongs_to():
     with pytest.raises(ValueError, match="no such layers") as caught:
         check(rows("body.0", "head"), ["body.0.weight", "head.bias"])
     assert "'body.0.weight' is a parameter of layer 'body.0'." in str(caught.value)
@@ -348,7 +349,7 @@ def test_integers_of_numpy_are_indices():
     assert choose(found, np.arange(2)) == ["a", "b"]
 
 
-def test_what_is_long_is_not_printed_as_a_whole():
+def test_long_values_are_shortened():
     with pytest.raises(TypeError, match="to contain names") as caught:
         check(rows("a"), [["x" * 50] * 1000])
     assert len(str(caught.value)) < 500

@@ -178,7 +178,7 @@ def test_entries_are_chosen_by_name_and_glob(choice, names):
     assert [layer.name for layer in found.find(names)] == names
 
 
-def test_layers_alone_are_what_all_other_choices_mean():
+def test_all_other_choices_find_only_layers():
     found = tree()
     layers = ["encoder.lift", "encoder.rnn", "encoder", "head"]
     assert found.choose("all") == found.choose("*") == layers
@@ -187,7 +187,7 @@ def test_layers_alone_are_what_all_other_choices_mean():
 
 
 @pytest.mark.parametrize("use", [LayerTree.choose, LayerTree.check])
-def test_an_unknown_entry_is_an_error_with_those_that_there_are(use):
+def test_an_unknown_entry_is_an_error_that_lists_the_known_ones(use):
     with pytest.raises(ValueError, match="no such layers") as caught:
         use(tree(), ["encoder:pooled", "head:0", "encodr:tokens"])
     text = str(caught.value)
@@ -235,7 +235,7 @@ def test_a_colon_in_the_name_of_a_module_means_the_module():
     assert LayerTree(Colons()).choose("a:0") == ["a:0"]
 
 
-def test_an_entry_of_a_module_called_several_times_is_one_a_call():
+def test_an_entry_of_a_module_called_several_times_is_one_per_call():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -269,7 +269,7 @@ class Sometimes(nn.Module):
         return out if len(x) == 10 else out | {"second": x.tanh()}
 
 
-def test_an_entry_that_is_missing_later_is_undefined_and_none_takes_its_place():
+def test_an_entry_that_is_missing_later_is_undefined_and_not_replaced():
     batches = [torch.randn(n, 10) for n in (12, 12, 10)]
     result = compare(
         nn.Sequential(Sometimes()), batches=batches, model1_layers=["0:second", "0"]

@@ -196,8 +196,60 @@ def test_what_uses_the_weights_inside_it_by_itself_is_a_layer(kind, choice):
     assert {"0", name, "2"} <= set(result.layers1)
 
 
-def test_what_only_calls_its_parts_is_no_leaf():
+def test_a_module_that_only_calls_its_parts_is_not_a_leaf():
     model = nn.Sequential(nn.Linear(10, 10), nn.Sequential(nn.ReLU(), nn.Linear(10, 3)))
     tree = probed(model, torch.randn(8, 10))
     assert tree.choose("leaves") == ["0", "1.0", "1.1"]
     assert tree.choose("auto") == ["0", "1.1"]
+
+
+class Sorting(nn.Module):
+    """Its rows are not the examples; those of its part are."""
+
+    def __init__(self, *, has_weights=True):
+        super().__init__()
+        self.part = nn.Linear(10, 10) if has_weights else nn.Tanh()
+
+    def forward(self, x):
+        x = self.part(x)
+        return x[x[:, 0].argsort()]
+
+
+def test_blocks_are_named_whose_parts_alone_can_be_compared():
+    model = Chain([])
+    model.blocks = nn.ModuleList(Sorting() for _ in range(3))
+    every = notes(model)
+    assert any("rows are not the examples" in x and "'blocks.0'" in x for x in every)
+    for choice in ("all", "leaves", "blocks"):
+        result = compare(model, batches=zoo.batches_of(), model1_layers=choice)
+        assert "'blocks.0'" in " ".join(result.notes)
+
+
+@pytest.mark.parametrize(("choice", "is_named"), [("all", True), ("leaves", False)])
+def test_all_names_what_has_no_weights_too(choice, is_named):
+    model = nn.Sequential(
+        nn.Linear(10, 10), Sorting(has_weights=False), nn.Linear(10, 3)
+    )
+    result = compare(model, batches=zoo.batches_of(), model1_layers=choice)
+    (note,) = result.notes
+    assert "not compared (rows are not the examples" in note
+    assert ("'1'" in note) is is_named
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (zoo.mlp, (10,)),
+        (zoo.ResNet, (3, 32, 32)),
+        (zoo.UNet, (3, 16, 16)),
+        (
+            lambda: nn.Sequential(
+                nn.utils.parametrizations.weight_norm(nn.Linear(10, 8)), nn.Tanh()
+            ),
+            (10,),
+        ),
+    ],
+)
+def test_all_layers_of_usual_models_give_no_note(make, shape):
+    batches = [torch.randn(8, *shape) for _ in range(2)]
+    assert compare(make(), batches=batches, model1_layers="all").notes == []

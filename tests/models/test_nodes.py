@@ -135,7 +135,7 @@ def test_the_root_of_a_larger_model_may_be_chosen_by_name():
     assert tree.choose([""]) == tree.choose("Sequential") == ["Sequential"]
 
 
-def test_a_part_that_is_called_like_that_of_a_wrapper_is_a_part():
+def test_a_part_named_like_a_wrapper_is_a_part():
     model = nn.Module()
     model._orig_mod, model.head = nn.Linear(3, 4), nn.Linear(4, 2)
     assert unwrap(model) is model

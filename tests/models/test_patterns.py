@@ -39,17 +39,17 @@ def test_usual_patterns_are_matched_at_once(source):
 
 
 @pytest.mark.parametrize("source", EXPLODING)
-def test_patterns_that_may_explode_are_not(source):
+def test_patterns_that_may_explode_are_not_matched_at_once(source):
     assert _most_steps(re.compile(source), ["a" * 40]) > patterns.MOST_STEPS
 
 
 @pytest.mark.parametrize("source", [r"(l|a)+yers\.\d", r"(?i)(\w+\.)+MLP$", r"(x)*$"])
-def test_a_process_of_its_own_finds_the_same(source):
+def test_a_separate_process_finds_the_same(source):
     pattern = re.compile(source)
     assert matching(pattern, NAMES) == [n for n in NAMES if pattern.search(n)]
 
 
-def test_without_a_process_they_are_matched_here(monkeypatch):
+def test_without_a_process_patterns_are_matched_here(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert matching(re.compile(r"(\w+\.)+mlp$"), ["a.b.mlp", "mlp"]) == ["a.b.mlp"]
 

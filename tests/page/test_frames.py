@@ -1,5 +1,6 @@
 """Frames: the part of a run's state that the page draws."""
 
+import base64
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ def large():
     state.layers1 = state.layers2 = LAYERS
     state.matrix = lambda: matrix
     state.stderr = lambda: matrix / 50
+    state.floor = lambda: matrix / 20
     return state
 
 
@@ -52,8 +54,8 @@ def test_a_large_map_is_sent_in_bytes_and_its_last_frame_bit_for_bit():
     state = large()
     frames, sent = begun(state)
     frames.take(1.0, state)
-    (header, (values, errors)) = sent[0]
-    assert len(values) == len(errors) == 501 * 501
+    (header, (values, errors, floor)) = sent[0]
+    assert len(values) == len(errors) == len(floor) == 501 * 501
     codes, scale = np.frombuffer(values, "u1"), header["codes"]
     assert codes[0] == 255
     read = scale["low"] + codes[1:] * scale["step"]
@@ -150,3 +152,40 @@ def test_a_frame_whose_values_arrive_after_the_last_frame_is_dropped(slow):
     frames.begin(2, state)
     frames.take(2.0, state)
     assert [header["final"] for header, _ in sent] == [True]
+
+
+def decoded(header, floor):
+    """The level of chance that crossed: to half of 1 in 254 of a square root."""
+    codes = np.frombuffer(floor, "u1").astype(float)
+    return np.where(codes == 255, NAN, header["floor"] * (codes / 254) ** 2)
+
+
+@pytest.mark.parametrize("make", [lambda: running(3), large])
+def test_every_frame_carries_the_level_of_chance(make):
+    state = make()
+    frames, sent = begun(state)
+    frames.take(1.0, state)
+    names, floor = (state.layers1, state.layers2), state.floor()
+    maps = {"null_sd": floor / 3, "batches": 5}
+    result = CKAResult(state.matrix(), state.stderr(), *names, **maps)
+    traits = frames.publish(Progress(batches=5), result, final=True)
+    saved = traits["_snapshot"]
+    assert saved == frames.show_saved(result)["_snapshot"] | {
+        "header": saved["header"],
+        "history": saved["history"],
+    }
+    crossed = [(header, buffers[2]) for header, buffers in sent]
+    crossed.append((saved["header"], base64.b64decode(saved["floor"])))
+    assert len(crossed) == 3
+    for header, buffer in crossed:
+        found = decoded(header, buffer).reshape(floor.shape)
+        np.testing.assert_allclose(found, floor.numpy(), atol=0.005 * header["floor"])
+
+
+def test_a_frame_of_a_result_without_a_level_of_chance_says_so_in_each_cell():
+    state = running(3)
+    frames, _ = begun(state)
+    matrix, names = state.matrix(), (state.layers1, state.layers2)
+    saved = frames.show_saved(CKAResult(matrix, matrix.abs(), *names))["_snapshot"]
+    assert base64.b64decode(saved["floor"]) == b"\xff" * matrix.numel()
+    assert saved["header"]["floor"] == 0

@@ -235,7 +235,7 @@ def test_values_that_cannot_be_sent_are_reported_and_later_ones_are_sent(line):
 
 
 @pytest.mark.parametrize("fault", [SystemExit, MemoryError, RuntimeError])
-def test_a_thread_that_cannot_go_on_says_so(line, monkeypatch, fault):
+def test_a_thread_that_cannot_continue_reports_it(line, monkeypatch, fault):
     failed = []
     publisher = Publisher(line, failed.append)
 
@@ -260,7 +260,7 @@ def test_a_frame_that_was_never_sent_cannot_be_acknowledged(inline, line, ahead)
     assert not inline._unacknowledged
 
 
-def test_only_so_many_pages_are_remembered(inline):
+def test_a_limited_number_of_pages_is_remembered(inline):
     for number in range(10 * MOST_PAGES):
         inline.hear(f"page-{number}", views=1)
     assert len(inline._views) == MOST_PAGES

@@ -22,7 +22,7 @@ class Standardizing(nn.Module):
 
 
 class HandingOn(nn.Module):
-    """A block that returns what it was given beside what it made."""
+    """A block that returns both its input and its output."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -364,7 +364,7 @@ def test_names_of_any_length_and_kind_can_be_written(tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-def test_a_path_that_cannot_be_is_an_error_with_the_remedy(path):
+def test_an_impossible_path_is_an_error_with_a_remedy(path):
     with pytest.raises(OSError, match=r"its name is too long\. Use a shorter one"):
         write(path.parent / ("a" * 256))
     with pytest.raises(NotADirectoryError, match=r"one.cka' is not a folder"):

@@ -131,5 +131,15 @@ def test_the_path_is_the_same_through_larger_matrices(shape):
 
 def test_a_result_names_the_pairs_with_their_errors():
     matrix = torch.tensor([[0.5, torch.nan], [0.25, 1.0]], dtype=torch.float64)
-    result = CKAResult(matrix, matrix / 8, ("a", "b"), ("x", "y"))
-    assert result.best_path() == [("a", "x", 0.5, 0.0625), ("b", "y", 1.0, 0.125)]
+    names = ("a", "b"), ("x", "y")
+    result = CKAResult(matrix, matrix / 8, *names, null_sd=matrix / 2, batches=5)
+    first, last = result.best_path()
+    assert first == ("a", "x", 0.5, 0.0625, 0.75)
+    assert last == ("b", "y", 1.0, 0.125, 1.5)
+
+
+def test_the_level_of_chance_of_a_pair_can_be_unknown():
+    result = CKAResult(torch.ones(1, 1), torch.ones(1, 1), ("a",), ("x",))
+    [pair] = result.best_path()
+    assert pair[:4] == ("a", "x", 1.0, 1.0)
+    assert math.isnan(pair.floor)

@@ -268,12 +268,12 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path):
 
 
 @pytest.mark.parametrize("size", [2**24 + 1, 2**40, 2**63, 2**64 - 1])
-def test_a_header_that_cannot_be_is_not_read(tmp_path, size):
+def test_an_impossible_header_is_not_read(tmp_path, size):
     content = size.to_bytes(8, "little") + bytes(100)
     refused(tmp_path, content, "ends within its header|it has no such header")
 
 
-def test_other_kinds_of_files_are_recognised(tmp_path):
+def test_other_kinds_of_files_are_recognized(tmp_path):
     torch.save({"a": torch.ones(1)}, tmp_path / "torch")
     refused(tmp_path, (tmp_path / "torch").read_bytes(), "it is a zip archive, as tor")
     refused(tmp_path, pickle.dumps([1, 2, 3]), "it is a pickle")
@@ -285,7 +285,7 @@ def test_other_kinds_of_files_are_recognised(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
-def test_what_is_not_a_file_is_refused_without_opening_it(tmp_path, make):
+def test_anything_but_a_file_is_refused_without_opening_it(tmp_path, make):
     make(tmp_path / "thing")  # A pipe would wait for a writer.
     with pytest.raises(ValueError, match=r"thing': it is a folder or a device"):
         CKAResult.load(tmp_path / "thing")

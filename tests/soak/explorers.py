@@ -33,7 +33,7 @@ MOST_OBJECTS = 200
 
 
 class Live(NamedTuple):
-    """What there is at one moment.
+    """What exists at one moment.
 
     Attributes:
         explorers: Explorers.
@@ -105,7 +105,7 @@ def end(explorer: CKAExplorer, way: str) -> None:
 
 
 def explorers(count: int) -> Iterator[Live]:
-    """Run so many explorers, and count after each tenth of them.
+    """Run ``count`` explorers, and measure after each tenth of them.
 
     All are of one cell, whose next run closes what is left: superseded ones, and
     deleted ones, which ipywidgets keeps until then.
@@ -136,7 +136,7 @@ def growth(first: Live, last: Live) -> dict[str, float]:
 
 
 def main(count: int, seed: int = 0) -> dict[str, float]:
-    """Run so many explorers, and return how much of each kind there is more.
+    """Run ``count`` explorers, and return by how much each kind has grown.
 
     Raises:
         AssertionError: If anything has grown.

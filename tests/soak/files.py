@@ -1,8 +1,8 @@
-"""Read thousands of damaged and hostile files.
+"""Reads thousands of damaged and hostile files.
 
-``python -m tests.soak.files 10000 0`` prints what came of them, unless a file gave any
-other error than a ValueError that names it, took long, or, although it has a checksum,
-was read with other content than was written.
+``python -m tests.soak files --count 10000`` ends with an error if a file gives any
+other error than a ValueError that names it, takes long, or, although it has a checksum,
+is read with other content than was written.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import json
 import pickle
 import random
 import resource
-import sys
 import tempfile
 import time
 import warnings
@@ -41,7 +40,7 @@ HOSTILE = (
 
 
 def bases(folder):
-    """Whole files of all kinds, by name, and what must come of each."""
+    """Whole files of all kinds, by name, with the outcome expected of each."""
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     batches = list(torch.randn(4, 8, 4))
 
@@ -239,6 +238,7 @@ def use(result, folder):
     """What a reader does with a result that was loaded; it must have no surprise."""
     assert result.matrix.shape == (len(result.layers1), len(result.layers2))
     repr(result), result.best_matches(), result.best_path(), result.export()
+    assert result.floor.shape == result.matrix.shape
     if result.sums is not None:
         result.merge(result)
     result.save(folder / "again")
@@ -301,8 +301,3 @@ def main(count, seed):
         assert not left
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"files": count, **came, "longest in s": slowest, "peak in MB": peak}
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    print(main(*map(int, sys.argv[1:])))  # noqa: T201

@@ -135,7 +135,7 @@ class Line:
 
 
 def main(count: int, seed: int = 0) -> dict[str, int]:
-    """Send so many messages to an explorer in a run, and count what came of them.
+    """Send ``count`` messages to an explorer in a run, and count the outcomes.
 
     Raises:
         AssertionError: If one does what none may do.

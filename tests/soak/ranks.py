@@ -112,7 +112,7 @@ GOOD = {
     "nan": lambda x: {"loader": with_nan(x)},
     "doubtful": lambda x: {"loader": [x[0][:1].repeat(12, 1), *x[1:]]},
 }
-"""Kinds of odd ranks that are no reason to fail."""
+"""Kinds of odd ranks that must not fail."""
 
 KILLED = "no sign of life", "connection to the other ranks is lost", "was lost while"
 

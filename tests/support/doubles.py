@@ -44,9 +44,9 @@ class Sent:
         return self.data.get("content", {}) if self.kind == "comm_msg" else {}
 
     def arrays(self):
-        """Buffers of a frame, in shape."""
+        """Values and errors of a frame, in shape."""
         shape = self.content["rows"], self.content["cols"]
-        return [np.frombuffer(b, "<f4").reshape(shape) for b in self.buffers]
+        return [np.frombuffer(b, "<f4").reshape(shape) for b in self.buffers[:2]]
 
 
 class RecordingComm(comm.base_comm.BaseComm):

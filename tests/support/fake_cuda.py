@@ -100,7 +100,7 @@ class Recorder(TorchDispatchMode):
         self.clear()
 
     def clear(self):
-        """Start to count anew."""
+        """Start counting from zero."""
         self.launches, self.nbytes = defaultdict(Counter), Counter()
         self.waits, self.features, self.layers = [], 0, 0
 
@@ -177,7 +177,7 @@ def _moved(given, taken):
 
 
 def _stored(x):
-    """Numbers of a tensor, of an expanded one what there is of it."""
+    """Numbers of a tensor; of an expanded one, those in memory."""
     strides = zip(x.shape, x.stride(), strict=True)
     return math.prod(size for size, stride in strides if stride)
 
@@ -233,6 +233,7 @@ def fake_cuda(product="split"):
         "device": lambda *_: ExitStack(),
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8, device="cpu"),
         "is_available": lambda: True,
+        "is_current_stream_capturing": lambda: False,
         "is_bf16_supported": lambda *_: True,
         "is_initialized": lambda: True,
         "mem_get_info": lambda *_: (60 << 30, 80 << 30),

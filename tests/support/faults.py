@@ -143,7 +143,7 @@ def small_models():
 
 
 class Scene:
-    """A small comparison that is struck, resumed and repeated.
+    """A small comparison that is interrupted, resumed and repeated.
 
     Args:
         folder: Where the checkpoint goes.

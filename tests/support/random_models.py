@@ -291,6 +291,17 @@ class Remembering(nn.Module):
         return x
 
 
+def chosen(made, given):
+    """The owners of what an expert makes: what is the same in all its rows tells which
+    examples have chosen it.
+    """
+    owner, rows = owner_of(made), owner_of(given)
+    if owner is None or len(made) != len(given):
+        return owner
+    rows = reduced(rows.flatten(1), 1).reshape(-1, *[1] * (made.ndim - 1))
+    return torch.where((owner == MIXED) & (made == made[:1]).all(0), rows, owner)
+
+
 class OverParts(nn.Module):
     """Calls a layer on parts of the batch, and puts their rows back in order."""
 
@@ -313,6 +324,9 @@ class OverParts(nn.Module):
         back = torch.cat(list(parts)).argsort()
         whole = torch.cat(made)
         owners = [owner_of(x) for x in made]
+        if self.kind == "routed":
+            given = [part(x, i) for i in parts if len(i)]
+            owners = [chosen(*pair) for pair in zip(made, given, strict=True)]
         owner = None if owners[0] is None else torch.cat(owners)
         if len(whole) != size:
             return tagged(whole, owner)

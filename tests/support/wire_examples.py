@@ -81,6 +81,7 @@ STDERR = torch.tensor(
     ],
     dtype=torch.float64,
 )
+NULL_SD = torch.where(MATRIX.isnan(), NAN, 2.0**-6).double()
 UNDEFINED = {"blocks.1": NO_VARIANCE}
 NOTES = ["1 batch of fewer than 4 examples left out."]
 
@@ -106,13 +107,14 @@ def running(done, factor=1.0, examples=None):
         notes=NOTES,
         matrix=lambda: MATRIX * factor,
         stderr=lambda: STDERR,
+        floor=lambda: 3 * NULL_SD,
     )
 
 
 def result():
     return CKAResult(
         MATRIX, STDERR, LAYERS1, LAYERS2, "SmallNet", "OddNet", examples=112, batches=7,
-        skipped=1, notes=NOTES, undefined1=UNDEFINED,
+        skipped=1, notes=NOTES, undefined1=UNDEFINED, null_sd=NULL_SD,
     )  # fmt: skip
 
 
@@ -144,7 +146,8 @@ def run():
 def frame_in_codes(header):
     """A live frame, as it would be were its map a large one."""
     with mock.patch.object(frames, "LARGE_MAP", 0):
-        header, arrays = live_frame(header, floats(MATRIX), floats(STDERR))
+        maps = (floats(x) for x in (MATRIX, STDERR, 3 * NULL_SD))
+        header, arrays = live_frame(header, *maps)
     return header, [array.tobytes() for array in arrays]
 
 

@@ -435,3 +435,19 @@ def quantised(model):
     if quantize is None or torch.backends.quantized.engine == "none":
         pytest.skip("this torch quantises no layers")
     return quantize(model, {nn.Linear}, dtype=torch.qint8)
+
+
+class Around(nn.Module):
+    """A layer that gets what a function makes of the batch."""
+
+    def __init__(self, arrange):
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.inside = nn.Linear(6, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 3)
+        self.arrange = arrange
+
+    def forward(self, x):
+        x = torch.tanh(self.before(x))
+        self.inside(self.arrange(x))
+        return self.head(x)

@@ -246,7 +246,7 @@ def test_the_model_is_left_without_hooks_after_every_exit():
         (None, {"max_batches": "3"}, "`max_batches` to be an integer or None, got '3'"),
     ],
 )
-def test_what_no_run_could_take_is_refused_at_once(loader, options, words):
+def test_unusable_options_are_refused_at_once(loader, options, words):
     with pytest.raises(TypeError, match=words):
         CKAExplorer(net(), net(), batches() if loader is None else loader, **options)
 

@@ -1,4 +1,4 @@
-"""What goes wrong beside a run is shown, ends nothing else, and changes no number."""
+"""An error outside of a run is shown, ends nothing else, and changes no number."""
 
 import logging
 import os
@@ -78,7 +78,7 @@ def test_a_fault_at_the_end_keeps_the_result_and_the_other_steps(monkeypatch, pl
 
 
 @pytest.mark.parametrize("name", ["status", "_axes", "_trees", "_snapshot", "layers1"])
-def test_an_observer_that_fails_is_shown_and_the_run_goes_on(loud, name):
+def test_the_error_of_an_observer_is_shown_and_the_run_continues(loud, name):
     explorer, line = make()
     matrix = expected(explorer)
     explorer.observe(fail, name)
@@ -91,7 +91,7 @@ def test_an_observer_that_fails_is_shown_and_the_run_goes_on(loud, name):
         assert "injected" in loud.text
 
 
-def test_a_line_that_breaks_for_good_ends_no_run_and_is_logged(loud):
+def test_a_connection_that_breaks_for_good_is_logged_and_ends_no_run(loud):
     def break_it(batch, *_):
         if batch == 3:
             line.publish_msg = fail
@@ -250,7 +250,7 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_does_not_have():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_copy_of_an_explorer_in_another_process_says_what_it_is(monkeypatch):
+def test_a_forked_copy_of_an_explorer_says_what_to_do(monkeypatch):
     explorer, line = make()
     result = explorer.wait(60)
     own = os.getpid()

@@ -206,7 +206,7 @@ def test_what_a_page_never_sends_changes_nothing_and_is_shown():
 
 
 @pytest.mark.parametrize("fault", [SystemExit, RuntimeError("odd"), KeyboardInterrupt])
-def test_the_thread_outlives_whatever_a_message_leads_to(fault):
+def test_the_thread_survives_any_error_of_a_message(fault):
     handled, failed = [], []
 
     def handle(message):

@@ -156,7 +156,7 @@ def test_lists_of_layers_are_python_source(names):
     assert ast.literal_eval(keywords[0].value) == names
 
 
-def test_numbers_that_python_cannot_write_have_a_source():
+def test_nonfinite_numbers_have_a_source():
     parts = call_around_layers(["m"], {"high": math.inf, "low": -math.inf}, ["x"], {})
     assert "high=float('inf')" in parts[0]
     assert "low=float('-inf')" in parts[0]

@@ -17,7 +17,8 @@ from torch import nn
 from cka_notebook import CKAExplorer, CKAResult
 from cka_notebook._undo import ATTEMPTS
 from cka_notebook._widget import worker as worker_module
-from cka_notebook._widget.worker import CallerContext, Phase, Worker
+from cka_notebook._widget.caller import CallerContext
+from cka_notebook._widget.worker import Phase, Worker
 
 WHOLE = ["begins 1", "batch 1", "batch 2", "batch 3", "ends done"]
 
@@ -449,6 +450,23 @@ def test_where_no_thread_can_be_started_the_message_says_what_to_do(monkeypatch)
         worker.start()
     assert host.events == ["ends error"]
     assert worker.wait(0)
+
+
+def test_a_run_uses_the_stream_of_its_caller(monkeypatch):
+    used = []
+
+    @contextlib.contextmanager
+    def stream(chosen):
+        used.append(chosen)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the caller's")
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    context = CallerContext.current()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the default one")
+    with context.applied():
+        assert used == ["the caller's"]
 
 
 # Interrupts in the thread of the caller

@@ -1,4 +1,4 @@
-/** The line above the map: which chosen layers it lacks, and what computes them. */
+/** The line above the map: which chosen layers are missing, and how to compute them. */
 
 import { missingWords } from "../map/words.ts";
 import type { Session } from "../state/session.ts";

@@ -1,4 +1,4 @@
-/** Starting over, which asks once before much work is thrown away. */
+/** Starting over, which asks for confirmation before much work is lost. */
 
 import type { Session } from "../state/session.ts";
 import { clock } from "../ui/format.ts";

@@ -9,7 +9,7 @@
 type Places = ReadonlySet<number>;
 type Part = (text: Text, from: Places) => Places;
 
-/** Far more than any sensible pattern takes for all layers of a large model. */
+/** Far more than a sensible pattern needs for all layers of a large model. */
 const MOST_STEPS = 5_000_000;
 
 /** Steps left for all texts together. */
@@ -25,7 +25,7 @@ interface Text {
 export class TooManySteps extends Error {}
 export class NotSupported extends Error {}
 
-/** A function that tells whether a text contains a match, in so many steps for all texts. */
+/** A function that tells whether a text contains a match, within a number of steps in all. */
 export function searcher(
   source: string,
   flags: string,
@@ -41,7 +41,7 @@ function everywhere(text: string): Places {
   return new Set(Array.from({ length: text.length + 1 }, (_, k) => k));
 }
 
-/** One character, of which a one-character pattern of JavaScript decides. */
+/** One character, matched by a one-character pattern of JavaScript. */
 function character(source: string, flags: string): Part {
   const pattern = new RegExp(`^(?:${source})$`, flags);
   const known = new Map<string, boolean>();
