@@ -176,6 +176,8 @@ def _judged(
     if match is Match.NO:
         return replace(_read(entry, reading), reason=_no_axis(OTHER_ROWS))
     doubts = _doubts(entry, redrawn, reading, match)
+    if not doubts and _are_always_alike(module, call, entry, reading, passes):
+        doubts = ("alike",)
     return replace(_read(entry, reading), doubts=doubts)
 
 
@@ -191,7 +193,8 @@ def _followed(
     match = Match.NO
     if few is not None:
         reading, match = _best(entry, few, readings, passes.order, mixed=False)
-        is_seen = few.prints[reading].varied > 1 or not entry.prints[reading].varied
+        is_seen = few.prints[reading].varied > 1 and not _needs_more(entry, reading)
+        is_seen |= not entry.prints[reading].varied
         if match is Match.EXACTLY and is_seen and not passes.are_few:
             return reading, match, None
     moved = _same_entry(passes.moved, module, call, entry)
@@ -201,7 +204,7 @@ def _followed(
     if moved is None or (passes.part is None and not _varies(entry)):
         return readings[0], Match.NO, moved
     reading, match = _best(entry, moved, readings, passes.all_moved, mixed=True)
-    if match and passes.are_few:
+    if match and (passes.are_few or _needs_more(entry, reading)):
         match = min(match, _followed_again(module, call, entry, reading, passes))
     return reading, match, moved
 
@@ -214,6 +217,12 @@ def _followed_again(
     if again is None:
         return Match.NEARLY
     return _best(entry, again, [reading], passes.all_moved_again, mixed=True)[1]
+
+
+def _needs_more(entry: Entry, reading: Reading) -> bool:
+    """Whether two of the examples could change places unseen, as both are alike."""
+    found = entry.prints[reading]
+    return found.has_pairs and found.varied >= ENOUGH
 
 
 def _best(
@@ -276,6 +285,21 @@ def _doubts(
         drawn = other is not None and not torch.equal(found.rows, other.rows)
         doubts.append("random" if drawn else "placed")
     return tuple(doubts)
+
+
+def _are_always_alike(
+    module: nn.Module, call: int, entry: Entry, reading: Reading, passes: Passes
+) -> bool:
+    """Whether the examples at two places are alike in whatever order they come."""
+    found = entry.prints[reading]
+    if not found.has_pairs:
+        return False
+    alike = found.alike
+    for calls in (passes.moved, passes.moved_again):
+        other = _same_entry(calls, module, call, entry)
+        moved = None if other is None else other.prints.get(reading)
+        alike = alike if moved is None else alike & moved.alike
+    return int(alike.sum()) > len(alike)
 
 
 def _same_entry(

@@ -78,18 +78,27 @@ class Prints:
     pairs: Tensor | None = None
 
     @cached_property
-    def varied(self) -> int:
-        """How many examples differ from what most of them have."""
+    def alike(self) -> Tensor:
+        """Which examples have the same values: they could change places unseen."""
         count, width = self.rows.shape
         if not width:
-            return 0
+            return torch.ones(count, count, dtype=torch.bool, device="cpu")
         least = RESOLUTION[self.rows.dtype] * sqrt(width) * float(self.rows.abs().max())
         some = sorted(self.rows[:, 0].tolist())
         if all(y - x > least for x, y in pairwise(some)):
-            return count - 1
+            return torch.eye(count, dtype=torch.bool, device="cpu")
         (rows,) = _scaled(self.rows)
-        alike = _distances(rows, rows) <= _resolution(rows, self)
-        return count - int(alike.sum(1).max())
+        return _distances(rows, rows) <= _resolution(rows, self)
+
+    @cached_property
+    def varied(self) -> int:
+        """How many examples differ from what most of them have."""
+        return len(self.rows) - int(self.alike.sum(1).max())
+
+    @cached_property
+    def has_pairs(self) -> bool:
+        """Whether two examples have the same values."""
+        return int(self.alike.sum()) > len(self.rows)
 
 
 def orders(examples: int, few: int) -> tuple[list[int], list[int]]:

@@ -395,6 +395,38 @@ def test_rows_are_refused_that_follow_one_order_by_chance(count):
         assert list(reasons(Around(arrange), batch)) == ["inside"], places
 
 
+SWAPS = {
+    "last": lambda x: torch.cat([x[:-2], x[-1:], x[-2:-1]]),
+    "first": lambda x: torch.cat([x[1:2], x[:1], x[2:]]),
+    "last twice": lambda x: torch.cat([x[:-1], x[-2:-1]]),
+}
+
+
+@pytest.mark.parametrize("how", SWAPS)
+def test_a_swap_is_seen_where_the_two_examples_are_alike(how):
+    part, _ = orders(9, 5)
+    batch = torch.randn(17, 6)
+    one, two = (0, 1) if how == "first" else (-2, -1)
+    batch[range(17)[::2][one]] = batch[range(17)[::2][two]]
+    batch[2 * part[one]] = batch[2 * part[two]]
+    assert list(reasons(Around(SWAPS[how]), batch)) == ["inside"]
+
+
+def test_a_few_examples_that_are_alike_leave_no_doubt():
+    batch = torch.randn(17, 6)
+    batch[2] = batch[4] = batch[10] = batch[0]
+    tree = probed(Around(torch.tanh), batch)
+    assert not any(x.doubts for node in tree.nodes for x in node.outputs)
+
+
+def test_examples_that_are_alike_at_two_places_in_each_order_leave_a_doubt():
+    batch = torch.zeros(17, 6)
+    batch[:8] = torch.randn(8, 6)
+    tree = probed(Around(torch.tanh), batch)
+    doubts = [x.doubts for node in tree.nodes if node.name for x in node.outputs]
+    assert doubts == [("alike",)] * 3
+
+
 def test_readings_are_axes_of_the_right_size_and_groups_along_the_first():
     assert set(prints(torch.randn(4, 8, 4), 4)) == {Reading(0), Reading(2)}
     assert set(prints(torch.randn(8, 3), 4)) == {
