@@ -392,7 +392,7 @@ def test_rows_are_refused_that_follow_one_order_by_chance(count):
             return x[places] if len(x) == count else x.flip(0)
 
         batch = torch.randn(count, 6)
-        assert list(reasons(Around(arrange), batch)) == ["inside"], places
+        assert list(reasons(zoo.Around(arrange), batch)) == ["inside"], places
 
 
 SWAPS = {
@@ -409,20 +409,20 @@ def test_a_swap_is_seen_where_the_two_examples_are_alike(how):
     one, two = (0, 1) if how == "first" else (-2, -1)
     batch[range(17)[::2][one]] = batch[range(17)[::2][two]]
     batch[2 * part[one]] = batch[2 * part[two]]
-    assert list(reasons(Around(SWAPS[how]), batch)) == ["inside"]
+    assert list(reasons(zoo.Around(SWAPS[how]), batch)) == ["inside"]
 
 
 def test_a_few_examples_that_are_alike_leave_no_doubt():
     batch = torch.randn(17, 6)
     batch[2] = batch[4] = batch[10] = batch[0]
-    tree = probed(Around(torch.tanh), batch)
+    tree = probed(zoo.Around(torch.tanh), batch)
     assert not any(x.doubts for node in tree.nodes for x in node.outputs)
 
 
 def test_examples_that_are_alike_at_two_places_in_each_order_leave_a_doubt():
     batch = torch.zeros(17, 6)
     batch[:8] = torch.randn(8, 6)
-    tree = probed(Around(torch.tanh), batch)
+    tree = probed(zoo.Around(torch.tanh), batch)
     doubts = [x.doubts for node in tree.nodes if node.name for x in node.outputs]
     assert doubts == [("alike",)] * 3
 
