@@ -85,7 +85,7 @@ def test_two_runs_over_one_generator_both_say_so():
     assert sum(state.batches for state in states) == 8
     for state in states:
         (note,) = [note for note in state.notes if note.grave]
-        assert f"compares {state.batches} batches, and not all" in note
+        assert f"compares {state.batches} batches, not all" in note
         assert "Another run took batches from the same iterator" in note
 
 
