@@ -110,6 +110,7 @@ class GpuBuffer:
         self._slots: list[Tensor] = list(self._sums)
         self._raw, self._mean = self._z.new_zeros(2, self.group_size).unbind()
         self._has_moments = False
+        # Slots of which the lower half of the sum may hold anything but zeros.
         self._split: set[int] = set()
         self.squares: list[Tensor] = []
         self._stacks: dict[int, Stack] = {}
@@ -192,12 +193,13 @@ class GpuBuffer:
         count, stop = len(self.waiting), len(self.indices)
         sums = self._sums[:count]
         grams = sums[:, : self._n]
-        if self._split:
+        split = self._split.intersection(range(count))
+        if split:
             mixed = sums[:, self._n :]
             grams.add_(mixed).add_(mixed.mT)
-            if len(self._split) < count:
+            if len(split) < count:
                 mixed.zero_()
-                self._split.clear()
+                self._split -= split
         z = self._z[stop - count : stop]
         packed, moment = self._packing.take(grams, z, self._mean[:count])
         raw = moment

@@ -166,6 +166,8 @@ class FusedProduct:
     def __call__(self, x: Tensor, sums: Tensor, first: bool) -> None:
         from .fused import fused_product, shape_of_sums  # noqa: PLC0415 may be missing
 
+        if x.stride(1) != 1:
+            x = x.contiguous()  # The kernel takes features to be adjacent.
         n, width = x.shape
         spans, tiles, tile = shape_of_sums(n, width)
         partial = self._scratch.numbers(spans * tiles * tile**2)

@@ -96,3 +96,10 @@ def test_a_product_of_the_engine_takes_its_sums_from_the_scratch():
 def test_the_product_is_not_tried_without_cuda():
     assert not has_fused(torch.device("cpu"))
     assert not has_fused(torch.device("mps"))
+
+
+@interpreted
+def test_features_that_are_not_adjacent_are_multiplied_too():
+    x, sums = torch.randn(90, 20).T, torch.zeros(40, 20)
+    FusedProduct(Scratch(x.device, 20, 1 << 20))(x, sums, True)
+    assert error(gpu_products.matrix_of(sums), x) < FLOAT32

@@ -236,3 +236,34 @@ def test_memory_that_is_never_enough_is_an_error(monkeypatch):
     monkeypatch.setattr(gpu_buffer, "shifted", greedy)
     with pytest.raises(torch.OutOfMemoryError):
         reduced([related(20, (20000,))])
+
+
+def test_what_a_larger_group_has_split_does_not_reach_a_later_one(buffers, monkeypatch):
+    tf32 = [True]
+    monkeypatch.setattr(gpu_buffer, "reduces_float32", lambda _: tf32[0])
+    monkeypatch.setattr(gpu_buffer, "SMALL_LAYER", 0)
+    monkeypatch.setattr(gpu_buffer, "GROUP_BYTES", 4 * 8 * 20 * 20)
+    layers = related(20, (30,) * 7)
+    buffer = GramBuffer(7)
+    # All of a group are split, then three of the next are not, then one is beside them.
+    for reduces, rows in (
+        (True, range(7)),
+        (True, range(4)),
+        (False, range(3)),
+        (False, range(4)),
+        (True, range(1)),
+        (None, range(4)),
+    ):
+        tf32[0] = bool(reduces)
+        buffer.begin(20)
+        for row in rows:
+            if reduces is None and row == 0:
+                part = buffer.part_for(layers[0])
+                part._chosen[30] = "split"
+            elif reduces is None:
+                part._chosen[30] = "plain"
+            buffer.add(layers[row], row)
+        packed = buffer.finish()
+        wanted = exact([layers[row] for row in rows])
+        assert (cka(packed) - wanted).abs().max() < FLOAT32
+    assert len(buffers) == 1
