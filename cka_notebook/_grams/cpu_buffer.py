@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .moments import Moments
 from .packing import MAX_SQUARE, PackedGrams, packing
 from .products import ONEDNN_WIDTH, Shift, lower_gram, lower_product
 
@@ -54,8 +55,7 @@ class CpuBuffer:
         self._step = max(MIN_STEP, SCRATCH_BYTES // (examples * dtype.itemsize))
         self._scratch = self._z.new_empty(0)
         self._pieces: dict[int, Tensor] = {}
-        self._raw, self._mean = self._z.new_zeros(2, self.group_size).unbind()
-        self._has_moments = False
+        self._moments = Moments(self._z, self.group_size)
         self._row_sums = self._z.new_zeros(self.group_size, self._packing.padded)
         self.begin()
 
@@ -90,11 +90,8 @@ class CpuBuffer:
         if shift is not None:
             lower_gram(rows, blocks, self._piece_for(rows), shift)
         else:
-            self._has_moments = True
-            if raw is not None:
-                self._raw[slot] = raw
             moment = lower_gram(rows, blocks, self._piece_for(rows), "mean")
-            self._mean[slot] = 0 if moment is None else moment
+            self._moments.note(slot, raw, moment)
         self.indices.append(index)
         self.waiting.append(layer)
 
@@ -119,14 +116,8 @@ class CpuBuffer:
         count, stop = len(self.waiting), len(self.indices)
         z = self._z[stop - count : stop]
         sums = self._row_sums[:count] if self._summed == count else None
-        packed, moment = self._packing.center(z, self._mean[:count], sums)
-        raw = moment
-        if self._has_moments:
-            known = self._raw[:count]
-            raw = torch.where(known > 0, known, moment)
-            self._raw.zero_()
-            self._mean.zero_()
-            self._has_moments = False
+        packed, moment = self._packing.center(z, self._moments.means[:count], sums)
+        raw = self._moments.take(moment)
         self._done.append(packed)
         self.waiting = []
         self._summed = 0
@@ -134,13 +125,7 @@ class CpuBuffer:
 
     def packed(self) -> PackedGrams:
         """All U-centered matrices of the batch."""
-        done = self._done
-        return PackedGrams(
-            self._z[: len(self.indices)],  # groups are in order there: no copy
-            scale=torch.cat([group.scale for group in done]),
-            trace=torch.cat([group.trace for group in done]),
-            norm=torch.cat([group.norm for group in done]),
-        )
+        return PackedGrams.adjacent(self._z[: len(self.indices)], self._done)
 
     @property
     def can_shrink(self) -> bool:

@@ -27,6 +27,7 @@ from .gpu_products import (
     plain_product,
     split_into,
 )
+from .moments import Moments
 from .packing import PackedGrams, on_device, packing
 from .precision import outside_inference_mode, reduces_float32
 from .products import Shift, shifted
@@ -108,8 +109,7 @@ class GpuBuffer:
         height = 2 * examples if self._halves else examples
         self._sums = self._z.new_zeros(self.group_size, height, examples)
         self._slots: list[Tensor] = list(self._sums)
-        self._raw, self._mean = self._z.new_zeros(2, self.group_size).unbind()
-        self._has_moments = False
+        self._moments = Moments(self._z, self.group_size)
         # Slots of which the lower half of the sum may hold anything but zeros.
         self._split: set[int] = set()
         self.squares: list[Tensor] = []
@@ -171,7 +171,7 @@ class GpuBuffer:
                 self._time_products(rows, slot)
             moment = self._add_pieces(rows, slot, by_mean=True)
             if shift is None:
-                self._note(slot, raw, moment)
+                self._moments.note(slot, raw, moment)
         self.indices.append(index)
         self.waiting.append(layer)
 
@@ -201,25 +201,15 @@ class GpuBuffer:
                 mixed.zero_()
                 self._split -= split
         z = self._z[stop - count : stop]
-        packed, moment = self._packing.take(grams, z, self._mean[:count])
-        raw = moment
-        if self._has_moments:
-            known = self._raw[:count]
-            raw = torch.where(known > 0, known, moment)
-            self._raw.zero_()
-            self._mean.zero_()
-            self._has_moments = False
+        packed, moment = self._packing.take(grams, z, self._moments.means[:count])
+        raw = self._moments.take(moment)
         self._done.append(packed)
         self.waiting = []
         return packed, moment, raw
 
     def packed(self) -> PackedGrams:
         """All U-centered matrices of the batch."""
-        if len(self._done) == 1:
-            return self._done[0]
-        columns = zip(*(group.tensors()[1:] for group in self._done), strict=True)
-        # The groups are in order in `_z`: no copy.
-        return PackedGrams(self._z[: len(self.indices)], *map(torch.cat, columns))
+        return PackedGrams.adjacent(self._z[: len(self.indices)], self._done)
 
     @property
     def can_shrink(self) -> bool:
@@ -325,14 +315,6 @@ class GpuBuffer:
         found = fastest([self._products[x] for x in names], rows, self._slots[slot])
         _timed[key] = next(x for x in names if self._products[x] is found)
         self._split.add(slot)  # whose lower half the trial may have filled
-
-    def _note(self, slot: int, raw: Tensor | None, moment: Tensor | None) -> None:
-        """Keep the moments of a layer for its U-centering."""
-        self._has_moments = True
-        if raw is not None:
-            self._raw[slot] = raw
-        if moment is not None:
-            self._mean[slot] = moment
 
     def _gather(self, rows: Tensor, slot: int, shift: Shift) -> None:
         """Let a small layer wait for others of its width."""

@@ -69,6 +69,14 @@ class PackedGrams:
         columns = zip(*(part.to(home).tensors() for part in parts), strict=True)
         return cls(*map(torch.cat, columns))
 
+    @classmethod
+    def adjacent(cls, z: Tensor, groups: "Sequence[Self]") -> Self:
+        """Groups of which ``z`` holds those of all, in order: it is not copied."""
+        if len(groups) == 1:
+            return groups[0]
+        columns = zip(*(group.tensors()[1:] for group in groups), strict=True)
+        return cls(z, *map(torch.cat, columns))
+
     def __getitem__(self, rows: int | slice | Tensor) -> Self:
         """Some of the Gram matrices."""
         return type(self)(*(tensor[rows] for tensor in self.tensors()))
