@@ -5,7 +5,14 @@ import torch
 import transformers as hf
 from support.configs import t5_config
 from support.reference import FLOAT32, activations, compare, minibatch_matrix
-from support.texts import LENGTHS, padded, words
+from support.texts import (
+    LENGTHS,
+    noted,
+    padded,
+    padded_words,
+    with_keywords,
+    words,
+)
 from torch import nn
 
 from cka_notebook import CKA
@@ -74,18 +81,6 @@ def other(kind, seed):
     with torch.no_grad():
         model.get_input_embeddings().weight[1] *= 100
     return model
-
-
-def with_keywords(model, batch):
-    return model(**batch)
-
-
-def noted(result, *parts):
-    return [note for note in result.notes if all(part in note for part in parts)]
-
-
-def padded_words(count):
-    return [padded(words(seed=seed), LENGTHS) for seed in range(count)]
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])

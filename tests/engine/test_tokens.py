@@ -5,23 +5,18 @@ import torch
 import transformers as hf
 from support import zoo
 from support.reference import FLOAT32, activations, compare, minibatch_matrix
-from support.texts import LENGTHS, padded, words
+from support.texts import (
+    LENGTHS,
+    noted,
+    padded,
+    padded_words,
+    with_keywords,
+    words,
+)
 from torch import nn
 
 from cka_notebook import CKA
 from cka_notebook._messages import is_grave
-
-
-def with_keywords(model, batch):
-    return model(**batch)
-
-
-def noted(result, *parts):
-    return [note for note in result.notes if all(part in note for part in parts)]
-
-
-def padded_words(count):
-    return [padded(words(seed=seed), LENGTHS) for seed in range(count)]
 
 
 class Encoder(nn.Module):

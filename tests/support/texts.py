@@ -25,3 +25,18 @@ def padded(batch, lengths, extra=0, seed=1):
         "input_ids": torch.where(mask > 0, garbage, noise),
         "attention_mask": mask,
     }
+
+
+def padded_words(count):
+    """Batches of eight padded texts."""
+    return [padded(words(seed=seed), LENGTHS) for seed in range(count)]
+
+
+def with_keywords(model, batch):
+    """Calls a model with the entries of a batch."""
+    return model(**batch)
+
+
+def noted(result, *parts):
+    """The notes in which all these words occur."""
+    return [note for note in result.notes if all(part in note for part in parts)]
