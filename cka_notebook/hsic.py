@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cka_notebook._grams.packing import MIN_EXAMPLES
 from cka_notebook._grams.precision import exact
-from cka_notebook._grams.products import lower_gram, working_dtype
+from cka_notebook._grams.products import lower_gram, scaled, working_dtype
 
 __all__ = ["cka", "gram", "hsic", "u_center"]
 
@@ -130,8 +130,8 @@ def cka(
             f"{x.shape[0]} and {y.shape[0]}. Row i of both must be the same example."
         )
         raise ValueError(msg)
-    K = gram(_scaled(x), kernel, threshold=threshold)
-    L = gram(_scaled(y), kernel, threshold=threshold)
+    K = gram(scaled(_as_rows(x).double()), kernel, threshold=threshold)
+    L = gram(scaled(_as_rows(y).double()), kernel, threshold=threshold)
     xy, xx, yy = (hsic(a, b, estimator) for a, b in ((K, L), (K, K), (L, L)))
     return xy / (xx * yy).sqrt()
 
@@ -173,17 +173,6 @@ def _as_rows(x: Tensor) -> Tensor:
         msg = f"Expected real activations, got {x.dtype}. Pass torch.view_as_real(x)."
         raise ValueError(msg)
     return x.reshape(len(x), -1)
-
-
-def _scaled(x: Tensor) -> Tensor:
-    """Float64 rows in a scale in which products of four of them stay in range.
-
-    No CKA depends on the scale. One of a power of two changes no digit.
-    """
-    rows = _as_rows(x).double()
-    largest = rows.detach().abs().max() if rows.numel() else rows.new_zeros(())
-    scale = torch.exp2(-torch.frexp(largest).exponent.double() / 2)
-    return rows * scale * scale if bool(largest.isfinite()) else rows
 
 
 def _double_center(K: Tensor) -> Tensor:

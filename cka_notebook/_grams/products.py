@@ -5,6 +5,7 @@ part of torch's public interface are tested before they are used; if they fail, 
 ones take their place.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
@@ -154,3 +155,17 @@ def shifted(part: Tensor, point: Tensor, out: Tensor) -> Tensor:
     if part.dtype == out.dtype:
         return torch.sub(part, point, out=out)
     return out.copy_(part).sub_(point)
+
+
+def scaled(rows: Tensor) -> Tensor:
+    """The rows in a scale in which products of four of them stay in range.
+
+    No CKA depends on the scale, and a power of two changes no digit. It is applied in
+    two steps, because that of the smallest numbers is not a number itself.
+    """
+    largest = float(rows.detach().abs().max()) if rows.numel() else 0.0
+    if not math.isfinite(largest):
+        return rows
+    exponent = math.frexp(largest)[1]
+    half = exponent // 2
+    return rows * 2.0**-half * 2.0 ** (half - exponent)

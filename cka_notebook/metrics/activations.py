@@ -1,6 +1,5 @@
 """Activations of one layer as the user has them, checked and in float64."""
 
-import math
 from functools import cached_property
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cka_notebook._grams.packing import CONSTANT_UNITS, MIN_EXAMPLES
-from cka_notebook._grams.products import working_dtype
+from cka_notebook._grams.products import scaled, working_dtype
 from cka_notebook._messages import with_article
 
 from .centered import CenteredGram, UndefinedError, of_kernel
@@ -45,7 +44,7 @@ class Activations:
             device = torch.device("cpu")
         rows = tensor.detach().to(device).reshape(len(tensor), -1).double()
         _check_finite(rows, name)
-        self.rows = _scaled(rows)
+        self.rows = scaled(rows)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -149,14 +148,3 @@ def _check_finite(rows: Tensor, name: str) -> None:
             f"{len(rows)} examples, first in example {first}."
         )
         raise ValueError(msg)
-
-
-def _scaled(rows: Tensor) -> Tensor:
-    """The rows in a scale in which products of four of them stay in range.
-
-    No measure depends on the scale, and one of a power of two changes no digit. It is
-    applied in two steps, because that of the smallest numbers is not a number itself.
-    """
-    exponent = math.frexp(float(rows.abs().max()))[1]
-    half = exponent // 2
-    return rows * 2.0**-half * 2.0 ** (half - exponent)

@@ -48,3 +48,16 @@ def test_a_gram_made_in_pieces_is_that_of_the_whole_however_it_is_shifted(n, shi
     made = hsic.u_center(out.tril() + out.tril(-1).T)
     expected = hsic.u_center(hsic.gram(x))
     torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("exponent", [-1070, -301, -1, 0, 1, 7, 500])
+def test_a_scale_changes_no_digit(exponent):
+    rows = torch.randn(5, 4, dtype=torch.float64).ldexp(torch.tensor(exponent))
+    made = products.scaled(rows)
+    assert 0.5 <= made.abs().max() < 1
+    assert torch.equal(made.ldexp(torch.frexp(rows.abs().max()).exponent), rows)
+
+
+def test_rows_without_a_scale_stay_as_they_are():
+    for rows in (torch.zeros(4, 0), torch.zeros(4, 2), torch.full((4, 2), torch.inf)):
+        assert torch.equal(products.scaled(rows), rows)
